@@ -12,7 +12,6 @@ def adapted(
     *,
     device_index: int,
     api_servers: int = 1,
-    explicit_kv: bool = True,
     defaults: bool = False,
     inherited: Mapping[str, str] | None = None,
     cache_dir: str = "",
@@ -23,7 +22,6 @@ def adapted(
         command: argv and env, as the runner makes them.
         device_index: replaces the UUID: older vLLM (0.23 and before) reads a number.
         api_servers: API server processes; only `vllm serve` starts more than one.
-        explicit_kv: keep the explicit KV bytes; without them vLLM measures and logs its terms.
         defaults: `vllm serve` with default options: no limits, no batch.
         inherited: environment to take `PASSED_ON` and PATH from.
         cache_dir: shared by engines for kernels that are otherwise compiled below the home folder
@@ -31,8 +29,6 @@ def adapted(
     """
     given = inherited or {}
     argv = list(command["argv"])
-    if not explicit_kv:
-        argv = _without(argv, "--kv-cache-memory-bytes")
     if defaults:
         argv = _with_defaults(_as_serve(argv))
     if api_servers > 1:

@@ -73,7 +73,7 @@ def tables(ledger: Ledger) -> str:
         notes = [note for trial in done for note in ledger.data(trial.id).get("notes", [])]
         if rows:
             parts.append(report.Section(step.title, tuple(dict.fromkeys(notes)), tuple(rows)))
-    text = report.markdown(parts, Path())
+    text = report.markdown(parts)
     return re.sub(r"^#+ ", "#### ", text, flags=re.MULTILINE)
 
 

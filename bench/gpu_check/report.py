@@ -1,10 +1,7 @@
-"""Renders the report in Markdown and HTML: results beside the paper's, and unreached trials."""
+"""Renders the report in Markdown: results beside the paper's, and unreached trials."""
 
-import base64
 import dataclasses
-import html
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.gpu_check import paper
@@ -18,13 +15,11 @@ class Section:
 
     Attributes:
         rows: a table; columns in the order they first appear.
-        images: PNG files beside the report.
     """
 
     title: str
     paragraphs: tuple[str, ...] = ()
     rows: tuple[Mapping[str, Any], ...] = ()
-    images: tuple[Path, ...] = ()
 
     @property
     def tables(self) -> list[list[Mapping[str, Any]]]:
@@ -51,7 +46,6 @@ def sections(
     not_reached: Mapping[str, str],
     run: Run,
     *,
-    images: Mapping[int, Sequence[Path]],
     headline: str = "",
 ) -> list[Section]:
     """The report's parts, in order.
@@ -60,13 +54,12 @@ def sections(
         ledger: results; None if there is no device to measure.
         steps: number, title and trials of each.
         not_reached: reason by trial.
-        images: plots by step.
         headline: the first sentence, such as that there is no GPU.
     """
     parts = [_head(ledger, run, headline), _overview(ledger, steps)]
     if ledger is not None:
         for number, title, trials in steps:
-            parts.append(_step(ledger, number, title, trials, tuple(images.get(number, ()))))
+            parts.append(_step(ledger, number, title, trials))
     parts.append(_not_reached(not_reached))
     return parts
 
@@ -106,9 +99,7 @@ def _state(ledger: Ledger | None, trial: str) -> State | None:
     return entry.state if entry is not None else None
 
 
-def _step(
-    ledger: Ledger, number: int, title: str, trials: Sequence[Trial], images: tuple[Path, ...]
-) -> Section:
+def _step(ledger: Ledger, number: int, title: str, trials: Sequence[Trial]) -> Section:
     rows: list[Mapping[str, Any]] = []
     said: list[str] = []
     for trial in trials:
@@ -122,7 +113,7 @@ def _step(
     beside = paper.STATEMENTS.get(number)
     if beside and rows:
         said.append(f"Paper: {beside}")
-    return Section(f"{number}. {title}", tuple(dict.fromkeys(said)), tuple(rows), images)
+    return Section(f"{number}. {title}", tuple(dict.fromkeys(said)), tuple(rows))
 
 
 def _trouble(entry: Entry) -> str:
@@ -152,8 +143,8 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def markdown(parts: Sequence[Section], folder: Path) -> str:
-    """The report as Markdown; images are linked relative to `folder`."""
+def markdown(parts: Sequence[Section]) -> str:
+    """The report as Markdown."""
     lines: list[str] = []
     for depth, part in enumerate(parts):
         lines += [f"{'#' if depth == 0 else '##'} {part.title}", ""]
@@ -166,38 +157,4 @@ def markdown(parts: Sequence[Section], folder: Path) -> str:
                 cells = (cell(row.get(name)).replace("|", "\\|") for name in names)
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
-        for image in part.images:
-            lines += [f"![{part.title}]({image.relative_to(folder).as_posix()})", ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-_STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "td,th{border:1px solid #ccc;padding:.25rem .6rem;text-align:left}img{max-width:100%}"
-)
-
-
-def page(parts: Sequence[Section]) -> str:
-    """The report as one HTML file, pictures included."""
-    body: list[str] = []
-    for depth, part in enumerate(parts):
-        level = 1 if depth == 0 else 2
-        body.append(f"<h{level}>{html.escape(part.title)}</h{level}>")
-        body += [f"<p>{html.escape(text)}</p>" for text in part.paragraphs]
-        for table in part.tables:
-            names = columns(table)
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-            body.append(f"<table><tr>{head}</tr>")
-            for row in table:
-                cells = "".join(f"<td>{html.escape(cell(row.get(n)))}</td>" for n in names)
-                body.append(f"<tr>{cells}</tr>")
-            body.append("</table>")
-        for image in part.images:
-            data = base64.b64encode(image.read_bytes()).decode()
-            alt = html.escape(part.title)
-            body.append(f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>')
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>GPU check</title>'
-        f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.gpu_check import plots, report
+from bench.gpu_check import report
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.ledger import Ledger
 from bench.gpu_check.scale import Scale
@@ -160,13 +160,11 @@ def write_report(
     not_reached: Mapping[str, str],
     headline: str = "",
 ) -> Path:
-    """Write report.md and report.html; return the path of report.md."""
+    """Write report.md; return its path."""
     steps = [(step.number, step.title, step.trials(scale)) for step in all_steps()]
-    images = plots.draw(ledger, folder) if ledger is not None else {}
     began = datetime.now(UTC).isoformat(timespec="seconds")
     run = report.Run(began, budget.seconds, budget.used, tried)
-    parts = report.sections(ledger, steps, not_reached, run, images=images, headline=headline)
+    parts = report.sections(ledger, steps, not_reached, run, headline=headline)
     path = folder / "report.md"
-    path.write_text(report.markdown(parts, folder), encoding="utf-8")
-    (folder / "report.html").write_text(report.page(parts), encoding="utf-8")
+    path.write_text(report.markdown(parts), encoding="utf-8")
     return path

@@ -19,7 +19,6 @@ class Changes:
     """Changes of an engine's command; see `command_line.adapted`."""
 
     api_servers: int = 1
-    explicit_kv: bool = True
     defaults: bool = False
 
 

@@ -114,7 +114,6 @@ FULL: Final = (
     *QUICK,
     "3.servers",
     "10.opt-125m",
-    "1.footprint",
     "16.qwen3-0.6b",
     "15.mps-few",
     "11.mps",

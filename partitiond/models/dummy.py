@@ -137,9 +137,10 @@ def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
         first = value[0] if isinstance(value, list) and value else value
         if first in special:
             named[f"{key}_token"] = special[first]
-    if "eos_token" in named:
+    stands_in = named.get("eos_token") or named.get("pad_token")  # an encoder may have no end
+    if stands_in:
         # Without these, some tokenizer classes add a token beyond the model's vocabulary.
-        named = {"unk_token": named["eos_token"], "pad_token": named["eos_token"], **named}
+        named = {"unk_token": stands_in, "pad_token": stands_in, **named}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,

@@ -4,16 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond import __version__
-from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
-from partitiond.core.profile.points import Footprint, LimitedBy, OperatingPoint
+from partitiond.core.profile.points import LimitedBy, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.replica.engine import EngineReport
 from partitiond.ports import ProfileRequest
 from partitiond.profiler import notes
 from partitiond.profiler.fit import explain_footprint
 from partitiond.profiler.search import SearchDone, best_rate
-from partitiond.profiler.sweep.capacity import confirmed_rate
 from partitiond.profiler.sweep.launch import ProfileLaunch, engine_args, size_of
 from partitiond.profiler.sweep.points import points_of
 from partitiond.profiler.sweep.trial import FailedTrial, Trial
@@ -37,9 +35,6 @@ class MeasuredTrials:
     started_at: str
     duration_seconds: float
     notes: tuple[str, ...] = ()
-    frontier_memory: FrontierMemory | None = None
-    capacity_trials: tuple[CapacityTrial, ...] = ()
-    paper_mode: PaperMode | None = None
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -53,7 +48,7 @@ class MeasuredTrials:
 
 
 def build_profile(measured: MeasuredTrials) -> Profile:
-    """Build the profile of a finished sweep, and of what was confirmed after it."""
+    """Build the profile of a finished sweep; `sweep.confirm.completed` adds what comes after it."""
     request, launch = measured.request, measured.planned.launch
     spec, device = request.model.spec, request.device
     footprint = explain_footprint(
@@ -63,8 +58,8 @@ def build_profile(measured: MeasuredTrials) -> Profile:
         started_kv_bytes=launch.kv_cache_bytes,
         peak_bytes=max((t.peak_bytes for t in measured.trials), default=0),
     )
-    points = _with_confirmed(measured, _points(measured, footprint))
-    profile = Profile(
+    points = points_of(request, measured.planned, measured.trials, footprint, died=measured.died)
+    return Profile(
         id=profile_id(measured),
         model=spec.name,
         kind=ProfileKind.MEASURED,
@@ -81,18 +76,13 @@ def build_profile(measured: MeasuredTrials) -> Profile:
         ),
         footprint=footprint,
         kv_cache_tokens=measured.report.kv_cache_tokens,
-        provenance=_provenance(measured),
-        capacity_req_per_s=confirmed_rate(measured.capacity_trials),
+        provenance=_provenance(measured, points),
         variant=request.variant,
         max_num_batched_tokens=launch.max_num_batched_tokens,
         kv_cache_dtype=launch.kv_cache_dtype,
         structured_output=request.structured_output,
-        frontier_memory=measured.frontier_memory,
-        capacity_trials=measured.capacity_trials,
-        paper_mode=measured.paper_mode,
         slo=spec.slo,
     )
-    return _with_notes(measured, profile)
 
 
 def profile_id(measured: MeasuredTrials) -> str:
@@ -107,40 +97,6 @@ def profile_id(measured: MeasuredTrials) -> str:
     return "-".join(part for part in (*parts, stamp) if part)
 
 
-def _points(measured: MeasuredTrials, footprint: Footprint) -> tuple[OperatingPoint, ...]:
-    return points_of(
-        measured.request, measured.planned, measured.trials, footprint, died=measured.died
-    )
-
-
-def _with_confirmed(
-    measured: MeasuredTrials, points: Sequence[OperatingPoint]
-) -> tuple[OperatingPoint, ...]:
-    """Give the confirmed batch the footprint that its confirming start needed."""
-    found = measured.frontier_memory
-    if found is None or not found.confirmed:
-        return tuple(points)
-    return tuple(
-        dataclasses.replace(point, footprint_bytes=found.footprint_bytes)
-        if point.batch == found.batch
-        else point
-        for point in points
-    )
-
-
-def _with_notes(measured: MeasuredTrials, profile: Profile) -> Profile:
-    made = dataclasses.replace(
-        profile.provenance,
-        notes=(
-            *measured.notes,
-            *notes.sweep_notes(measured.trials, measured.done, profile.points),
-            *notes.died_note(measured.died, profile.points),
-            *notes.frontier_note(measured.frontier_memory),
-        ),
-    )
-    return dataclasses.replace(profile, provenance=made)
-
-
 def _capped_by(measured: MeasuredTrials) -> LimitedBy:
     """Return why the batch grew no further, for a knee that was not reached."""
     if measured.died or any(trial.kv_limited for trial in measured.trials):
@@ -152,7 +108,7 @@ def _capped_by(measured: MeasuredTrials) -> LimitedBy:
     return measured.done.capped_by
 
 
-def _provenance(measured: MeasuredTrials) -> Provenance:
+def _provenance(measured: MeasuredTrials, points: Sequence[OperatingPoint]) -> Provenance:
     request = measured.request
     return Provenance(
         engine=measured.planned.launch.engine_kind,
@@ -169,4 +125,9 @@ def _provenance(measured: MeasuredTrials) -> Provenance:
         duration_seconds=measured.duration_seconds,
         partitiond_version=__version__,
         command=request.command,
+        notes=(
+            *measured.notes,
+            *notes.sweep_notes(measured.trials, measured.done, points),
+            *notes.died_note(measured.died, points),
+        ),
     )

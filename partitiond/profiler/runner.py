@@ -11,7 +11,6 @@ from partitiond.core.errors import PartitiondError, SpecError
 from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
 from partitiond.core.performance.estimate import prior_curve
 from partitiond.core.profile.jobs import Progress
-from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.engine import EngineReport
 from partitiond.platform.clock import SystemClock
@@ -25,7 +24,7 @@ from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.search import Prior
 from partitiond.profiler.sweep.bench import STALL_SECONDS, Bench, Tell
 from partitiond.profiler.sweep.checkpoint import Checkpoint, Saved, fingerprint, note_of
-from partitiond.profiler.sweep.confirm import Confirmation, ConfirmationTarget, aim_of
+from partitiond.profiler.sweep.confirm import Confirmation, aim_of, completed
 from partitiond.profiler.sweep.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.sweep.sweep import Sweep, sweep_through
 
@@ -94,25 +93,39 @@ class Profiler:
         run = _Run(request, planned)
         await sweep_through(sweep, bench, planned, checkpoint_for=run.open, tell=progress)
         assert sweep.report is not None  # trials were measured
-        measured = MeasuredTrials(
-            request=request,
-            planned=planned,
-            report=sweep.report,
-            steps=tuple(sweep.steps),
-            done=sweep.done,
-            started_at=started_at,
-            duration_seconds=0.0,
-            notes=(*prior_notes, *sweep.notes, *_host_notes(request)),
+        profile = build_profile(
+            MeasuredTrials(
+                request=request,
+                planned=planned,
+                report=sweep.report,
+                steps=tuple(sweep.steps),
+                done=sweep.done,
+                started_at=started_at,
+                duration_seconds=0.0,
+                notes=(*prior_notes, *sweep.notes, *_host_notes(request)),
+            )
         )
-        measured = await _confirmed(
-            bench, measured, run, elapsed=sweep.elapsed_seconds, tell=progress
-        )
-        measured = dataclasses.replace(
-            measured,
+        aim = aim_of(profile, request.model.spec)
+        if aim is not None and (
+            request.confirm_memory or request.confirm_capacity or request.paper_requests
+        ):
+            confirmation = Confirmation(
+                bench,
+                request,
+                planned,
+                aim,
+                checkpoint=run.checkpoint,
+                before_seconds=sweep.elapsed_seconds,
+                tell=progress,
+            )
+            await confirmation.run(run.saved)
+            profile = completed(profile, confirmation)
+        made = dataclasses.replace(
+            profile.provenance,
             duration_seconds=self._clock.monotonic() - began,
-            notes=(*measured.notes, *note_of(run.checkpoint)),
+            notes=(*profile.provenance.notes, *note_of(run.checkpoint)),
         )
-        return build_profile(measured)
+        return dataclasses.replace(profile, provenance=made)
 
     async def _prior(
         self, request: ProfileRequest, planned: ProfileLaunch, tell: Tell
@@ -159,43 +172,6 @@ class _Run:
         self.checkpoint = Checkpoint(self._request.checkpoint, header)
         self.saved = self.checkpoint.resume()
         return self.checkpoint, self.saved
-
-
-async def _confirmed(
-    bench: Bench, measured: MeasuredTrials, run: _Run, *, elapsed: float, tell: Tell
-) -> MeasuredTrials:
-    """Add what a second start tells about the operating point, as far as it is requested."""
-    request = measured.request
-    aim = _aim(measured)
-    asked = request.confirm_memory or request.confirm_capacity or request.paper_requests
-    if aim is None or not asked:
-        return measured
-    confirmation = Confirmation(
-        bench,
-        request,
-        measured.planned,
-        aim,
-        checkpoint=run.checkpoint,
-        before_seconds=elapsed,
-        tell=tell,
-    )
-    await confirmation.run(run.saved)
-    return dataclasses.replace(
-        measured,
-        notes=(*measured.notes, *confirmation.notes),
-        frontier_memory=confirmation.frontier_memory,
-        capacity_trials=tuple(confirmation.capacity_trials),
-        paper_mode=confirmation.paper_mode,
-    )
-
-
-def _aim(measured: MeasuredTrials) -> ConfirmationTarget | None:
-    """Return the operating point that replicas will run at; None if no batch holds the SLO."""
-    found, spec = build_profile(measured), measured.request.model.spec
-    point = named_point(found, spec.operating_point, spec.slo)
-    if point is None or point.output_tokens_per_s <= 0:
-        return None
-    return aim_of(point, found.knee.best_output_tokens_per_s, found.knee.batch)
 
 
 def prior_of(

@@ -73,29 +73,29 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
     short_dir: Path, tmp_path: Path
 ) -> None:
     lab = lab_of(short_dir, tmp_path, "--fail-start", "there is no memory")
-    made = await check(lab, 60, 1)
-    entry = lab.ledger.entries["1.footprint"]
+    made = await check(lab, 60, 9)
+    entry = lab.ledger.entries["9.replicas-1"]
     assert entry.state.value == "failed"
     assert entry.attempts == 1
     assert "there is no memory" in entry.error
-    assert made.tried.count("1.footprint") == 1, "once a run is enough"
-    assert made.not_reached["1.footprint"] == "failed"
+    assert made.tried.count("9.replicas-1") == 1, "once a run is enough"
+    assert made.not_reached["9.replicas-1"] == "failed"
     assert any("there is no memory" in log.read_text() for log in (tmp_path / "logs").iterdir())
     assert not living(short_dir)
-    await check(lab, 60, 1)
-    assert lab.ledger.entries["1.footprint"].attempts == 2
-    last = await check(lab, 60, 1)
+    await check(lab, 60, 9)
+    assert lab.ledger.entries["9.replicas-1"].attempts == 2
+    last = await check(lab, 60, 9)
     assert last.tried == [], "and twice in all"
 
 
 @pytest.mark.full
 async def test_the_budget_cuts_a_trial_that_takes_too_long(short_dir: Path, tmp_path: Path) -> None:
     lab = lab_of(short_dir, tmp_path, "--load-seconds", "60")
-    made = await check(lab, FAKE.reserve_seconds + 7, 1)
-    assert lab.ledger.entries["1.footprint"].state.value == "cut"
-    assert made.not_reached["1.footprint"] == "was cut by the budget"
+    made = await check(lab, FAKE.reserve_seconds + 7, 9)
+    assert lab.ledger.entries["9.replicas-1"].state.value == "cut"
+    assert made.not_reached["9.replicas-1"] == "was cut by the budget"
     assert not living(short_dir)
-    later = await check(lab, FAKE.reserve_seconds + 7, 1)
+    later = await check(lab, FAKE.reserve_seconds + 7, 9)
     assert later.tried == [], "nor is it tried with as little again"
 
 

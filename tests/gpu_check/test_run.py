@@ -36,7 +36,7 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     out = tmp_path / "results"
     first = check("--fake", "--only", "1", "--budget", 30, "--out", out)
     assert first.returncode == 0, first.stderr
-    assert trials(out) == {"1.facts": "done", "1.mps": "done", "1.footprint": "done"}
+    assert trials(out) == {"1.facts": "done", "1.mps": "done"}
     assert "was not asked for" in (out / "report.md").read_text()
     before = (out / "checkpoint.json").read_text()
 
@@ -112,8 +112,8 @@ def test_it_needs_two_packages_only() -> None:
         "from bench.gpu_check.steps import all_steps\n"
         "all_steps()\n"
         "roots = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(*sorted(roots & {'pydantic', 'pynvml', 'ortools', 'typer',\n"
-        "    'platformdirs', 'numpy', 'httpx', 'httptools', 'psutil', 'matplotlib', 'fastapi',\n"
+        "print(*sorted(roots & {'pydantic', 'pynvml', 'sqlmodel', 'alembic', 'ortools', 'typer',\n"
+        "    'platformdirs', 'numpy', 'httpx', 'httptools', 'psutil', 'fastapi',\n"
         "    'uvicorn', 'uvloop', 'rich', 'huggingface_hub', 'prometheus_client'}))"
     )
     result = subprocess.run(

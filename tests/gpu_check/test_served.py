@@ -64,9 +64,6 @@ def test_commands_name_the_device_and_change_with_what_is_asked_for() -> None:
     assert changed["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert (changed["argv"], changed["cores"]) == (COMMAND["argv"], [0, 1])
     assert COMMAND["env"]["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
-    argv = adapted(COMMAND, device_index=0, explicit_kv=False)["argv"]
-    assert not {"--kv-cache-memory-bytes", "1000"} & set(argv)
-    assert argv[-2:] == ["--max-num-seqs", "8"]
     argv = adapted(COMMAND, device_index=0, api_servers=4)["argv"]
     assert argv[:5] == [
         "/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "/models/m",

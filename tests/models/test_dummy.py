@@ -26,7 +26,8 @@ def test_ids_are_exactly_those_below_the_vocabulary_size_and_special_ones_among_
         vocab = dummy.tokenizer_json(config)["model"]["vocab"]
         assert sorted(vocab.values()) == list(range(config["vocab_size"])), name
         named = {k: v for k, v in dummy.tokenizer_config(config).items() if k.endswith("_token")}
-        assert {"eos_token", "pad_token", "unk_token"} <= set(named)
+        assert {"pad_token", "unk_token"} <= set(named), name
+        assert ("eos_token" in named) == ("eos_token_id" in config), name
         assert set(named.values()) <= set(vocab), name
 
 

@@ -29,7 +29,7 @@ class Sweep:
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         profile = await lab.profile(Want(trial.id.partition(".")[2], lab.scale.max_batch))
         rows = [{"model": profile.model, **_row(point)} for point in profile.points]
-        return Outcome({"rows": rows, "notes": _notes(profile), "curve": _curve(profile)})
+        return Outcome({"rows": rows, "notes": _notes(profile)})
 
 
 def _row(point: OperatingPoint) -> dict[str, Any]:
@@ -61,11 +61,3 @@ def _notes(profile: Profile) -> list[str]:
             f"output tokens/s, mean E2EL {paper.mean_e2el_seconds:.2f} s."
         )
     return [*notes, *profile.provenance.notes]
-
-
-def _curve(profile: Profile) -> list[dict[str, float]]:
-    """Points of the plot: throughput over mean latency, as in the paper's Figure 1."""
-    return [
-        {"batch": p.batch, "tokens_per_s": p.output_tokens_per_s, "e2el": p.e2el.mean}
-        for p in profile.points
-    ]

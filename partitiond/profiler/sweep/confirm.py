@@ -13,12 +13,15 @@ from typing import Final
 from loadgen import LiveState, LoadAbortedError
 from loadgen import Workload as Load
 from partitiond.core.errors import EngineError
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.core.profile.frontier import TOLERANCE
 from partitiond.core.profile.jobs import Progress
-from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.operating_points import named_point
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes
 from partitiond.ports import ProfileRequest
+from partitiond.profiler.notes import frontier_note
 from partitiond.profiler.search import NextTrial, Purpose, combine
 from partitiond.profiler.sweep.bench import Bench, Running, Tell
 from partitiond.profiler.sweep.capacity import (
@@ -80,14 +83,20 @@ class ConfirmationTarget:
         return (1 - TOLERANCE) * self.best_output_tokens_per_s
 
 
-def aim_of(
-    point: OperatingPoint, best_output_tokens_per_s: float, knee: int | None
-) -> ConfirmationTarget:
-    """At the knee (1 - e) X* must remain; elsewhere (1 - e) of what was measured at the point."""
-    reference = best_output_tokens_per_s if point.batch == knee else point.output_tokens_per_s
+def aim_of(profile: Profile, spec: ModelSpec) -> ConfirmationTarget | None:
+    """Return the operating point that replicas will run at; None if no batch holds the SLO.
+
+    At the knee (1 - e) X* must remain; elsewhere (1 - e) of what was measured at the point.
+    """
+    point, knee = named_point(profile, spec.operating_point, spec.slo), profile.knee
+    if point is None or point.output_tokens_per_s <= 0:
+        return None
+    at_knee = point.batch == knee.batch
     return ConfirmationTarget(
         batch=point.batch,
-        best_output_tokens_per_s=reference,
+        best_output_tokens_per_s=knee.best_output_tokens_per_s
+        if at_knee
+        else point.output_tokens_per_s,
         req_per_s=point.req_per_s,
         e2el_seconds=point.e2el.mean,
     )
@@ -356,3 +365,28 @@ class Confirmation:
     def _show(self, message: str, expected_seconds: float) -> None:
         """Report progress; the rest takes a time that is not known, so no fraction is shown."""
         self._tell(Progress("confirming", message, None, expected_seconds or None))
+
+
+def completed(profile: Profile, confirmation: Confirmation) -> Profile:
+    """Return the profile with what the confirming starts showed.
+
+    The confirmed batch gets the footprint that its start needed.
+    """
+    found, trials = confirmation.frontier_memory, tuple(confirmation.capacity_trials)
+    confirmed = found is not None and found.confirmed
+    made = profile.provenance
+    notes = (*made.notes, *confirmation.notes, *frontier_note(found))
+    return dataclasses.replace(
+        profile,
+        points=tuple(
+            dataclasses.replace(point, footprint_bytes=found.footprint_bytes)
+            if found is not None and confirmed and point.batch == found.batch
+            else point
+            for point in profile.points
+        ),
+        frontier_memory=found,
+        capacity_trials=trials,
+        capacity_req_per_s=confirmed_rate(trials),
+        paper_mode=confirmation.paper_mode or profile.paper_mode,
+        provenance=dataclasses.replace(made, notes=tuple(dict.fromkeys(notes))),
+    )
