@@ -7,7 +7,6 @@ from partitiond.core.errors import EngineError
 from partitiond.core.profile.record import Profile
 from partitiond.platform.clock import SystemClock
 from partitiond.profiler.sweep.bench import Bench
-from partitiond.profiler.sweep.checkpoint import Checkpoint, fingerprint
 from partitiond.profiler.sweep.confirm import Confirmation, aim_of, completed
 from partitiond.profiler.sweep.launch import plan_launch
 
@@ -15,8 +14,7 @@ from partitiond.profiler.sweep.launch import plan_launch
 async def confirm(lab: Lab, want: Want) -> Profile:
     """Start an engine with the memory of the measured operating point, and try it there.
 
-    The completed profile replaces the profile of the model's sweep. Trials finished before an
-    interruption are not repeated.
+    The completed profile replaces the profile of the model's sweep.
 
     Raises:
         EngineError: the profile has no operating point, or no engine came up.
@@ -27,8 +25,7 @@ async def confirm(lab: Lab, want: Want) -> Profile:
         confirm_memory=True,
         confirm_capacity=True,
         paper_requests=0,
-        time_limit_seconds=None,  # the budget ends it, and a later run continues it
-        checkpoint=lab.profile_path(want.model).with_suffix(".confirm.json"),
+        time_limit_seconds=None,  # the budget ends it
     )
     aim = aim_of(profile, request.model.spec)
     if aim is None:
@@ -37,18 +34,8 @@ async def confirm(lab: Lab, want: Want) -> Profile:
             hint="Measure it again, in another --out.",
         )
     planned = plan_launch(request, "check-confirm")
-    header = fingerprint(request, planned, profile.provenance.engine_version)
-    checkpoint = Checkpoint(request.checkpoint, header)
-    confirmation = Confirmation(
-        _bench(lab),
-        request,
-        planned,
-        aim,
-        checkpoint=checkpoint,
-        before_seconds=0.0,
-        tell=lab.tell,
-    )
-    await confirmation.run(checkpoint.resume())
+    confirmation = Confirmation(_bench(lab), request, planned, aim, tell=lab.tell)
+    await confirmation.run()
     if confirmation.frontier_memory is None:
         raise EngineError(
             "; ".join(confirmation.notes) or "no engine came up at the frontier memory.",
@@ -56,7 +43,6 @@ async def confirm(lab: Lab, want: Want) -> Profile:
         )
     found = completed(profile, confirmation)
     lab.keep(found)
-    checkpoint.remove()
     return found
 
 

@@ -175,7 +175,6 @@ class Lab:
             confirm_memory=False,
             confirm_capacity=False,
             paper_requests=self.scale.paper_requests,
-            checkpoint=self.folder / "profiles" / f"{want.model}.trials.json",
             command="python -m bench.gpu_check --only 2,6",
         )
 
@@ -192,7 +191,6 @@ class Lab:
         )
         profile = await profiler.run(request, self.tell)
         self.keep(profile)
-        request.forget()
         return profile
 
     def profile_path(self, model: str) -> Path:

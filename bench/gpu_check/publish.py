@@ -55,10 +55,7 @@ def published(out: Path, root: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     said = []
     for profile in sorted((out / "profiles").glob("*.json")):
-        if not profile.name.endswith(
-            (".trials.json", ".confirm.json")
-        ):  # what goes on, not results
-            said.append(str(shutil.copy(profile, folder / profile.name)))
+        said.append(str(shutil.copy(profile, folder / profile.name)))
     page = root / "docs" / "benchmarks.md"
     replace_file(page, with_tables(page.read_text(encoding="utf-8"), tables(ledger), subject))
     return [*said, str(page)]

@@ -1,8 +1,7 @@
 """Chooses the next trial by a pure function of finished trials, costs and the seconds left.
 
 Trials are listed by value. The next trial is the first one whose needs are met and that fits in the
-seconds left; a later, cheaper trial may use seconds that are too few for the first. A trial that
-resumes from a checkpoint of its own may be started with fewer seconds than it needs in all.
+seconds left; a later, cheaper trial may use seconds that are too few for the first.
 """
 
 import dataclasses
@@ -42,7 +41,6 @@ class Trial:
         starts: number of engine starts.
         windows: number of measuring windows.
         other_seconds: seconds for everything else.
-        resumes: the trial has a checkpoint of its own, so that its seconds are never lost.
     """
 
     id: str
@@ -50,7 +48,6 @@ class Trial:
     starts: int = 0
     windows: int = 0
     other_seconds: float = 1.0
-    resumes: bool = False
 
     @property
     def step(self) -> int:
@@ -92,12 +89,6 @@ class Costs:
             + trial.windows * self.window_seconds
             + trial.other_seconds
         )
-
-    def least(self, trial: Trial) -> float:
-        """The fewest seconds with which starting the trial is worthwhile."""
-        if not trial.resumes:
-            return self.of(trial)
-        return min(self.of(trial), self.start_seconds + 3 * self.window_seconds)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,7 +132,7 @@ def next_trial(
             continue
         reason = _obstacle(trial, standings, wanted, tried_now)
         if not reason:
-            needed = max(costs.least(trial), _after_cut(trial, standings))
+            needed = max(costs.of(trial), _after_cut(trial, standings))
             if needed <= seconds_left:
                 return Next(trial, costs.of(trial))
             reason = f"needs about {needed:.0f} s, {max(0.0, seconds_left):.0f} s were left"
@@ -230,6 +221,6 @@ def _obstacle(
 
 def _after_cut(trial: Trial, standings: Mapping[str, Standing]) -> float:
     standing = standings.get(trial.id)
-    if standing is None or standing.state is not State.CUT or trial.resumes:
+    if standing is None or standing.state is not State.CUT:
         return 0.0
     return CUT_FACTOR * standing.seconds

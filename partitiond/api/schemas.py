@@ -181,12 +181,6 @@ class ProfileBody(Body):
     paper_requests: int = Field(
         0, ge=0, le=10_000, description="Requests of the paper's mode (all at once); 0: none."
     )
-    fresh: str = Field(
-        "",
-        max_length=64,
-        description="Any word no earlier job had: begin anew instead of going on where an "
-        "interrupted job of the same request was.",
-    )
 
     def to_options(self) -> ProfileOptions:
         """Convert to the service's type. Raises SpecError."""

@@ -69,7 +69,7 @@ MODEL_OPTIONS: Final[Headings] = {
 """Less common options of `models add` and `models update`, by heading."""
 MEASURE_OPTIONS: Final[Headings] = {
     "A share of the device": "--device --cores --memory --mps --mig",
-    "The measurement": "--max-batch --time-limit --no-confirm --fresh --seed --quantile --lengths "
+    "The measurement": "--max-batch --time-limit --no-confirm --seed --quantile --lengths "
     "--prompt-variation --output-variation --structured-output",
     "Engine": f"--engine-kind --hub --variant {ENGINE}",
 }

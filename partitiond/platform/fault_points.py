@@ -81,8 +81,6 @@ class FaultPoint(enum.StrEnum):
     # A profile job.
     JOB_QUEUED = "job.queued"
     JOB_STARTED = "job.started"
-    STEP_KEPT = "job.step-kept"
-    """A finished trial is in the checkpoint."""
     PROFILE_STORED = "job.profile-stored"
     """The result is in the store; the job is still marked as running."""
     JOB_FINISHED = "job.finished"

@@ -1,9 +1,7 @@
 """Defines the runner that measures profiles, and its request."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from partitiond.core.hardware.kinds import Device
@@ -26,8 +24,6 @@ class ProfileRequest:
         confirm_memory: start once more at the frontier memory.
         confirm_capacity: confirm the capacity by open-loop trials.
         paper_requests: requests of the paper's mode; 0 leaves it out.
-        checkpoint: file in which finished trials are kept, so that the next run of the same
-            request goes on from there; None keeps none.
         command: reproduces the measurement; for the provenance.
         partition: what is leased to the job; None for all of its device, as it is.
     """
@@ -46,15 +42,8 @@ class ProfileRequest:
     confirm_memory: bool = True
     confirm_capacity: bool = True
     paper_requests: int = 0
-    checkpoint: Path | None = None
     command: str = ""
     partition: Partition | None = None
-
-    def forget(self) -> None:
-        """Remove the checkpoint: its profile is kept. A checkpoint that stays does no harm."""
-        if self.checkpoint is not None:
-            with contextlib.suppress(OSError):
-                self.checkpoint.unlink(missing_ok=True)
 
 
 class ProfileRunner(Protocol):

@@ -12,7 +12,6 @@ from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
 from partitiond.core.performance.estimate import prior_curve
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
-from partitiond.core.replica.engine import EngineReport
 from partitiond.platform.clock import SystemClock
 from partitiond.ports import (
     Clock,
@@ -23,7 +22,6 @@ from partitiond.ports import (
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.search import Prior
 from partitiond.profiler.sweep.bench import STALL_SECONDS, Bench, Tell
-from partitiond.profiler.sweep.checkpoint import Checkpoint, Saved, fingerprint, note_of
 from partitiond.profiler.sweep.confirm import Confirmation, aim_of, completed
 from partitiond.profiler.sweep.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.sweep.sweep import Sweep, sweep_through
@@ -74,10 +72,9 @@ class Profiler:
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
         """Sweep, confirm what was found, and leave nothing running.
 
-        The checkpoint stays until the caller has stored the profile (`ProfileRequest.forget`), so
-        that a full disk costs no measuring. Cancelling the task leaves no engine running. An engine
-        that dies or hangs during a trial is started again below that batch. A failure after the
-        sweep costs its own part of the profile and is named in its notes.
+        Cancelling the task leaves no engine running. An engine that dies or hangs during a trial
+        is started again below that batch. A failure after the sweep costs its own part of the
+        profile and is named in its notes.
 
         Raises:
             InputError: the model does not fit in the memory budget.
@@ -90,8 +87,7 @@ class Profiler:
         prior, prior_notes = await self._prior(request, planned, progress)
         progress(Progress("starting", f"starting an engine in {request.model.spec.engine.dtype}"))
         sweep = Sweep(bench, request, planned, prior=prior, tell=progress)
-        run = _Run(request, planned)
-        await sweep_through(sweep, bench, planned, checkpoint_for=run.open, tell=progress)
+        await sweep_through(sweep, bench, planned, progress)
         assert sweep.report is not None  # trials were measured
         profile = build_profile(
             MeasuredTrials(
@@ -109,22 +105,11 @@ class Profiler:
         if aim is not None and (
             request.confirm_memory or request.confirm_capacity or request.paper_requests
         ):
-            confirmation = Confirmation(
-                bench,
-                request,
-                planned,
-                aim,
-                checkpoint=run.checkpoint,
-                before_seconds=sweep.elapsed_seconds,
-                tell=progress,
-            )
-            await confirmation.run(run.saved)
+            confirmation = Confirmation(bench, request, planned, aim, tell=progress)
+            await confirmation.run()
             profile = completed(profile, confirmation)
-        made = dataclasses.replace(
-            profile.provenance,
-            duration_seconds=self._clock.monotonic() - began,
-            notes=(*profile.provenance.notes, *note_of(run.checkpoint)),
-        )
+        seconds = self._clock.monotonic() - began
+        made = dataclasses.replace(profile.provenance, duration_seconds=seconds)
         return dataclasses.replace(profile, provenance=made)
 
     async def _prior(
@@ -155,23 +140,6 @@ class Profiler:
             device_used_bytes=self._device_used_bytes,
             stall_seconds=self._stall_seconds,
         )
-
-
-class _Run:
-    """The checkpoint of one run, opened once the engine has reported its version."""
-
-    def __init__(self, request: ProfileRequest, planned: ProfileLaunch) -> None:
-        self._request = request
-        self._planned = planned
-        self.checkpoint = Checkpoint(None, {})
-        self.saved: tuple[Saved, ...] = ()
-
-    def open(self, report: EngineReport) -> tuple[Checkpoint, tuple[Saved, ...]]:
-        """Return the checkpoint, and the steps that an earlier run left in it."""
-        header = fingerprint(self._request, self._planned, report.version)
-        self.checkpoint = Checkpoint(self._request.checkpoint, header)
-        self.saved = self.checkpoint.resume()
-        return self.checkpoint, self.saved
 
 
 def prior_of(

@@ -434,11 +434,6 @@ class Settings(Table):
         return self.state_dir / "daemon.lock"
 
     @property
-    def checkpoint_dir(self) -> Path:
-        """Folder of finished trials of unfinished profiles, so that the profiles can go on."""
-        return self.state_dir / "checkpoints"
-
-    @property
     def control_url(self) -> str:
         """The URL of the control API for clients on this host."""
         return reachable_url(self.control.host, self.control.port)

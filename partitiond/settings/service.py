@@ -77,7 +77,6 @@ def service_options(settings: Settings) -> ServiceOptions:
             cpu_partition_cores=profiling.cpu_partition_cores,
             jobs_at_once=profiling.jobs_at_once,
             jobs_on_host=profiling.jobs_on_host,
-            checkpoint_dir=settings.checkpoint_dir,
         ),
     )
 

@@ -140,7 +140,6 @@ AT_THE_START = (
 IN_A_JOB = (
     FaultPoint.JOB_QUEUED,
     FaultPoint.JOB_STARTED,
-    FaultPoint.STEP_KEPT,
     FaultPoint.PROFILE_STORED,
     FaultPoint.JOB_FINISHED,
 )

@@ -35,7 +35,6 @@ def trial_lists(draw: st.DrawFn) -> list[Trial]:
                 tuple(needs),
                 starts=draw(st.integers(0, 3)),
                 windows=draw(st.integers(0, 3)),
-                resumes=draw(st.booleans()),
             )
         )
     return found
@@ -69,7 +68,7 @@ def test_what_comes_next_is_open_fits_and_has_what_it_needs(
         return
     trial = decision.trial
     assert trial.id not in over
-    assert COSTS.least(trial) <= left
+    assert COSTS.of(trial) <= left
     assert all(standings[need].state is State.DONE for need in trial.needs)
     assert trial.id not in standings or standings[trial.id].attempts < MAX_ATTEMPTS
 
@@ -84,11 +83,10 @@ def test_many_runs_with_the_same_budget_do_everything_that_fits_it(
         while isinstance(decision := next_trial(trials, standings, COSTS, left), Next):
             seconds = COSTS.of(decision.trial)
             left -= seconds
-            # One that resumes may be given less than it takes; here it is then done at once.
             standings[decision.trial.id] = Standing(State.DONE, seconds)
     for trial in trials:
         reachable = all(need in standings for need in trial.needs)
-        assert (trial.id in standings) == (reachable and COSTS.least(trial) <= budget)
+        assert (trial.id in standings) == (reachable and COSTS.of(trial) <= budget)
 
 
 def decided(trials: list[Trial], standings: dict[str, Standing], left: float = 100.0) -> object:

@@ -16,7 +16,7 @@ from bench.gpu_check.steps.killed import Seen
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.engines.install.environment import read_environment
-from partitiond.simulated.gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_program import write_program
 
 
 def test_requests_are_divided_evenly_and_every_worker_has_one() -> None:

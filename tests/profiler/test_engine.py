@@ -26,7 +26,7 @@ __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 pytestmark = [pytest.mark.engine, pytest.mark.full, real_time]
 
 
-def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
+def request_for(folder: Path) -> ProfileRequest:
     spec = model(
         "smollm2-135m",
         source=ModelSource(SourceKind.FOLDER, str(folder)),
@@ -45,7 +45,6 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
         max_window_seconds=0.5,
         structured_output=True,
         paper_requests=4,
-        checkpoint=checkpoint,
         confirm_memory=True,
         confirm_capacity=True,
     )
@@ -54,7 +53,7 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
 async def test_everything_at_once_on_one_core(
     engine_environment: EngineEnvironment, chat_model_folder: Path, short_dir: Path
 ) -> None:
-    asked = request_for(chat_model_folder, short_dir / "checkpoints" / "one.jsonl")
+    asked = request_for(chat_model_folder)
     runner = engine_fixtures.make_runner(short_dir / "run", engine_environment)
     phases: list[Progress] = []
     profiler = Profiler(runner, telemetry=HostTelemetry())
@@ -83,7 +82,3 @@ async def test_everything_at_once_on_one_core(
     assert profile.structured_output
     assert {p.phase for p in phases} == {"starting", "measuring", "confirming"}
     assert list(await runner.find()) == []
-    assert asked.checkpoint is not None
-    assert asked.checkpoint.exists()
-    asked.forget()
-    assert not asked.checkpoint.exists()

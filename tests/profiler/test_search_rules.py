@@ -11,8 +11,6 @@ from partitiond.core.profile.points import LimitedBy
 from partitiond.profiler import search
 from partitiond.profiler.search import Prior, Purpose, SearchDone, SearchLimits, Visit, propose
 from partitiond.profiler.search.anchors import roundest
-from partitiond.profiler.search.model import believed, fit
-from partitiond.profiler.search.rates import Rate
 from tests.profiler.searching import Engine, flattening, saturating, simulate
 
 FREE = SearchLimits(max_batch=512)
@@ -80,7 +78,7 @@ def test_below_the_anchors_while_the_smallest_may_be_beyond_the_knee() -> None:
     assert proposed(visits, limits).batch < min(search.anchors(limits))
 
 
-def test_the_gap_below_the_knee_is_looked_into_where_the_fit_expects_it() -> None:
+def test_the_gap_below_the_knee_is_looked_into() -> None:
     rate = saturating(1.0, 0.05)
     visits = [visit(b, rate(b), 0.01) for b in search.anchors(FREE)]
     look = proposed(visits, FREE)
@@ -235,29 +233,6 @@ def test_windows_that_scatter_or_are_left_out_widen_the_interval() -> None:
         search.combine([100.0, 60.0, 100.0], [2.0] * 3)[1]
         > search.combine([100.0, 100.0], [2.0] * 2)[1]
     )
-
-
-# The fitted search.curve
-
-
-def test_the_fit_finds_a_saturating_curve_and_where_it_crosses() -> None:
-    for half in (2.0, 10.0, 100.0):
-        rates = [Rate(b, 100 / (1 + half / b), 0.5, 1, disagreeing=False) for b in (1, 8, 64, 512)]
-        found = fit(rates)
-        assert found is not None
-        assert fit(rates[:1]) is None, "a single batch has no search.curve"
-        assert found.rate(30) == pytest.approx(100 / (1 + half / 30), rel=0.08)
-        assert found.rate(found.crossing(60.0)) == pytest.approx(60.0, rel=1e-6)
-        assert found.crossing(2 * found.top) == math.inf
-
-
-def test_a_noisy_figure_is_drawn_to_the_fit_and_a_sharp_one_is_not() -> None:
-    true = [(1, 10.0), (4, 40.0), (16, 100.0), (64, 100.0), (256, 100.0)]
-    sharp = [Rate(b, x, 0.1, 1, disagreeing=False) for b, x in true]
-    noisy = [*sharp[:3], Rate(64, 125.0, 40.0, 1, disagreeing=False), sharp[4]]
-    drawn = {p.batch: p.output_tokens_per_s for p in believed(noisy, fit(noisy))}
-    assert abs(drawn[64] - 100) < 12
-    assert drawn[256] == pytest.approx(100, abs=1)
 
 
 def test_a_slow_fresh_window_of_one_batch_does_not_undo_what_another_leaves_no_doubt_of() -> None:

@@ -23,9 +23,7 @@ class Confirmed:
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         seconds = 0.5 * scale.sweep_seconds  # open-loop trials
-        return (
-            Trial(f"10.{MODEL}", NEEDS, starts=1, windows=3, other_seconds=seconds, resumes=True),
-        )
+        return (Trial(f"10.{MODEL}", NEEDS, starts=1, windows=3, other_seconds=seconds),)
 
     async def run(self, _trial: Trial, lab: Lab, /) -> Outcome:
         profile = await confirm(lab, Want(MODEL, lab.scale.max_batch))

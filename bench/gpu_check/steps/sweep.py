@@ -12,7 +12,7 @@ from partitiond.core.profile.record import Profile
 
 
 class Sweep:
-    """Profiles models; after an interruption it resumes from its own checkpoint."""
+    """Profiles models."""
 
     def __init__(self, number: int, *models: str) -> None:
         self.number = number
@@ -22,7 +22,7 @@ class Sweep:
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         seconds = scale.sweep_seconds * 1.2
         return tuple(
-            Trial(f"{self.number}.{model}", starts=1, other_seconds=seconds, resumes=True)
+            Trial(f"{self.number}.{model}", starts=1, other_seconds=seconds)
             for model in self._models
         )
 

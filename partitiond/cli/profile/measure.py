@@ -1,7 +1,6 @@
 """Implements `partitiond profile MODEL`: a job of the daemon, shown to its end."""
 
 import dataclasses
-import secrets
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,7 +70,6 @@ def profile(
         hidden=True,  # only for reproducing the paper; serving models does not need it
     ),
     seed: int = option("Seed of the load [0].", default=0, min=0, metavar="N", show_default=False),
-    fresh: bool = option("Begin anew: leave an interrupted profile's trials alone."),
     as_json: JsonOption = False,
 ) -> None:
     """Measure where a model stops getting faster.
@@ -80,8 +78,7 @@ def profile(
     second start the memory and the request rate the knee holds.
 
     This is a job of the daemon. A model that is not registered is registered first (without
-    --auto). Interrupted, the same command goes on with the trials it has. Without a hub,
-    --weights dummy measures the true architecture.
+    --auto). Without a hub, --weights dummy measures the true architecture.
 
     A GPU is measured whole, unless --memory, --mps or --mig ask for a share of it. Plans derive
     shares from the whole by themselves; measuring one makes them surer.
@@ -110,7 +107,6 @@ def profile(
         structured_output=structured_output,
         confirm=not no_confirm,
         paper_requests=paper_requests,
-        fresh=secrets.token_hex(4) if fresh else "",
         sm_percent=mps,
         mig_profile=(mig or "").strip().lower(),
     )

@@ -22,8 +22,8 @@ from partitiond.controller.profiles.targets import (
     first_looks,
     in_a_hurry,
     profile_targets,
-    unestimated,
     unmeasured,
+    without_estimate,
 )
 from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models
 from partitiond.controller.runtime.loop import Controller
@@ -489,7 +489,7 @@ class Registry:
 
     async def _begin_again(self, record: ModelRecord) -> None:
         spec = record.spec
-        targets = unestimated(spec, self._targets(), self._store.profiles(spec.name))
+        targets = without_estimate(spec, self._targets(), self._store.profiles(spec.name))
         if not targets:
             self.measure_rest(spec.name)
             return

@@ -41,7 +41,6 @@ _HOW: Final = frozenset(
         "seed",
         "confirm",
         "paper_requests",
-        "fresh",
     }
 )
 """Parameters that say how a job measures; all others say what it measures."""

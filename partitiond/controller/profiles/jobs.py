@@ -52,12 +52,11 @@ WRITE_AGAIN_SECONDS: Final = 5.0
 CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
 _INTERRUPTED: Final = (
     JobState.FAILED,
-    f"{CUT_SHORT} Ask for it again: it resumes with the trials that it had finished.",
+    f"{CUT_SHORT} Ask for it again.",
     JobCause.INTERRUPTED,
 )
 """How a job ends with the daemon, in words for one that is not queued again by itself (`auto` off,
-or interrupted too often): its finished trials are in its checkpoint, and an equal request goes on
-from there."""
+or interrupted too often)."""
 
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Pause between two writes of a job's progress, which changes several times a second."""

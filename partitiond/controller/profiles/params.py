@@ -5,7 +5,6 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from partitiond.controller.profiles.job_room import ONLY_THERE
@@ -35,7 +34,6 @@ class ProfilingOptions:
     Attributes:
         jobs_at_once: how many jobs may run on one device at the same time.
         jobs_on_host: how many on all devices of one host together.
-        checkpoint_dir: where interrupted profiles are kept; None keeps none.
     """
 
     max_batch: int = 512
@@ -45,7 +43,6 @@ class ProfilingOptions:
     cpu_partition_cores: tuple[int, ...] = ()
     jobs_at_once: int = 1
     jobs_on_host: int = 4
-    checkpoint_dir: Path | None = None
 
 
 def params_of(
@@ -102,7 +99,6 @@ def _axes(options: ProfileOptions) -> dict[str, str]:
         "structured_output": "yes" if options.structured_output else None,
         "confirm": None if options.confirm else "no",
         "paper_requests": options.paper_requests or None,
-        "fresh": options.fresh or None,
     }
     return {name: str(value) for name, value in given.items() if value is not None}
 
@@ -129,7 +125,6 @@ def options_of(params: Params) -> ProfileOptions:
         structured_output="structured_output" in found,
         confirm="confirm" not in found,
         paper_requests=whole("paper_requests") or 0,
-        fresh=found.get("fresh", ""),
         sm_percent=whole("sm_percent"),
         mig_profile=found.get("mig_profile", ""),
     )
@@ -202,23 +197,7 @@ def profile_request(
         paper_requests=options.paper_requests,
         partition=partition,
     )
-    path = None
-    if defaults.checkpoint_dir is not None:
-        # Free memory and the device differ from run to run. So only memory that was asked for and
-        # the named device count: another device of the same hardware continues a run.
-        named = dataclasses.replace(device, id=options.device_id or device.id)
-        asked = command_of(
-            dataclasses.replace(request, device=named), options, options.memory_bytes
-        )
-        path = checkpoint_path(defaults.checkpoint_dir, model.spec.name, asked + options.fresh)
-    command = command_of(request, options, memory_bytes)
-    return dataclasses.replace(request, checkpoint=path, command=command)
-
-
-def checkpoint_path(folder: Path, model: str, request: str) -> Path:
-    """Return one file for each different request, so that an equal request continues it."""
-    digest = hashlib.sha256(request.encode()).hexdigest()[:12]
-    return folder / f"{model}-{digest}.jsonl"
+    return dataclasses.replace(request, command=command_of(request, options, memory_bytes))
 
 
 def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: int | None) -> str:

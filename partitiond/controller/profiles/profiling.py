@@ -106,7 +106,6 @@ class ProfileWork:
         # A locked store must not lose what took minutes to measure.
         await self._write(lambda: self._store.add_profile(profile))
         reached(FaultPoint.PROFILE_STORED)
-        request.forget()
         return profile.id
 
 

@@ -10,7 +10,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.planner.model.candidates import measured_with, of_its_type
+from partitiond.planner.model.candidates import measured_with, of_wanted_dtype
 
 _RANK: Final = {
     ProfileKind.MEASURED: 0,
@@ -119,7 +119,7 @@ def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile
     """
     listed = {"", *(variant.name for variant in spec.variants)}
     best: dict[tuple[str, PartitionSize, str], Profile] = {}
-    for profile in of_its_type(spec, (p for p in profiles if p.model == spec.name)):
+    for profile in of_wanted_dtype(spec, (p for p in profiles if p.model == spec.name)):
         if profile.variant not in listed or not speaks_for(profile, spec):
             continue
         key = profile.hardware, profile.size, profile.variant
@@ -169,13 +169,13 @@ def unmeasured(
         return ()
     measured = {
         (profile.hardware, profile.size)
-        for profile in of_its_type(spec, profiles)
+        for profile in of_wanted_dtype(spec, profiles)
         if profile.kind is ProfileKind.MEASURED and speaks_for(profile, spec)
     }
     return tuple(t for t in targets if (t.device.hardware, t.size) not in measured)
 
 
-def unestimated(
+def without_estimate(
     spec: ModelSpec, targets: Iterable[ProfileTarget], profiles: Iterable[Profile]
 ) -> tuple[ProfileTarget, ...]:
     """Targets on which some form of the model, as it is registered now, has no profile at all.

@@ -175,7 +175,6 @@ class ProfileOptions:
         structured_output: constrain answers to a small JSON schema.
         confirm: confirm frontier memory and capacity after the sweep.
         paper_requests: requests of the paper's mode; 0 leaves it out.
-        fresh: any word that no earlier job had: begin anew, even if an interrupted job left trials.
     """
 
     device_id: str | None = None
@@ -191,7 +190,6 @@ class ProfileOptions:
     structured_output: bool = False
     confirm: bool = True
     paper_requests: int = 0
-    fresh: str = ""
     sm_percent: int | None = None
     mig_profile: str = ""
     any_like_it: bool = False

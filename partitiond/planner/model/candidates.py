@@ -83,7 +83,9 @@ def candidates_for(
     """
     mine = [p for p in profiles if p.model == spec.name]
     usable = _surest(
-        p for p in of_its_type(spec, mine) if is_for(p, spec) and p.hardware in device_hardware_keys
+        p
+        for p in of_wanted_dtype(spec, mine)
+        if is_for(p, spec) and p.hardware in device_hardware_keys
     )
     doubts = stale or {}
     found = [
@@ -110,7 +112,7 @@ def asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
     )
 
 
-def of_its_type(spec: ModelSpec, profiles: Iterable[Profile]) -> list[Profile]:
+def of_wanted_dtype(spec: ModelSpec, profiles: Iterable[Profile]) -> list[Profile]:
     """Return the profiles without those in another type than `auto` stands for on their hardware.
 
     This release's estimate of the same form there says which type that is; else each counts.
@@ -186,7 +188,7 @@ def _surest(profiles: Iterable[Profile]) -> list[Profile]:
 def _candidates(
     spec: ModelSpec, profile: Profile, stale: tuple[str, ...], most_cores: int | None
 ) -> Iterator[Candidate]:
-    if not (can_sleep_there(spec, profile) and computes_its_type(profile)):
+    if not (can_sleep_there(spec, profile) and has_native_dtype(profile)):
         return
     chosen = named_point(profile, spec.operating_point, spec.slo)
     # A measurement of something that has changed since is no more reliable than a transfer.
@@ -375,7 +377,7 @@ def _reason(
             "it asks for sleep mode, which vLLM does not have on a CPU; switch the engine option "
             "sleep_mode off, or give it a GPU"
         )
-    if not any(computes_its_type(p) for p in usable):
+    if not any(has_native_dtype(p) for p in usable):
         return (
             f"it asks for {usable[0].dtype}, which {usable[0].hardware} does not compute; use "
             "float16, or leave the dtype out"
@@ -428,7 +430,7 @@ def can_sleep_there(spec: ModelSpec, profile: Profile) -> bool:
     return not (asked and profile.size.mode is SharingMode.CORES)
 
 
-def computes_its_type(profile: Profile) -> bool:
+def has_native_dtype(profile: Profile) -> bool:
     """Return whether vLLM runs the profile's type there: it refuses bfloat16 on older GPUs."""
     spec = HARDWARE.get(profile.hardware)
     return spec is None or not (spec.native_dtype == "float16" and profile.dtype == "bfloat16")

@@ -1,19 +1,18 @@
 """Chooses the next trial: a pure function of the visits so far, the limits and the time spent.
 
-The search keeps no state of its own: it follows from the visits, so the search can go on from any
-checkpoint. The first of these steps that has something to measure wins.
+The search keeps no state of its own: it follows from the visits. The first of these steps that has
+something to measure wins.
 
 1. Scout. A few anchors, ascending, with a short window each: around the knee of the prior if there
    is one, else every fourth batch; always the largest batch.
 2. Look where the answer may be: below the anchors while the smallest may be beyond the knee; at
    the edge of what the KV cache holds; at half the largest batch while throughput grew; in wide
    gaps near the best batch; then in the gaps beside the knee until neighbours are at most 1.25x
-   apart. A fitted curve says where the knee probably is, and how narrow an interval has to be.
+   apart.
 3. Visit again what the answer rests on (the knee, its neighbours, the best batch), in the
    opposite order of the first visits: then a drift of the machine is no effect of the batch. The
    second visit of the best batch is a fresh, longer window, which gives X*.
-4. Settle: batches whose two visits disagree; decisions that the intervals leave open, first the
-   one that loses most doubt per second; X* while its own interval is wide.
+4. Settle: batches whose two visits disagree.
 
 A change of the knee leads back to step 2. A prior, however wrong, chooses the anchors and nothing
 else. A time limit changes how far the search gets, not its order; a new batch is begun only if its
@@ -26,11 +25,7 @@ chosen say so. `python -m bench.search` judges all of them together.
 from collections.abc import Sequence
 
 from partitiond.profiler.search.anchors import anchors
-from partitiond.profiler.search.choose import (
-    MAX_CONFIRMED,
-    MAX_VISITS_PER_BATCH,
-    Search,
-)
+from partitiond.profiler.search.choose import Search
 from partitiond.profiler.search.rates import Rate, best_rate, combine, curve
 from partitiond.profiler.search.types import (
     NextTrial,
@@ -42,8 +37,6 @@ from partitiond.profiler.search.types import (
 )
 
 __all__ = [
-    "MAX_CONFIRMED",
-    "MAX_VISITS_PER_BATCH",
     "NextTrial",
     "Prior",
     "Purpose",

@@ -8,37 +8,23 @@ from typing import Final
 from partitiond.core.profile.frontier import NEIGHBOUR_RATIO
 from partitiond.profiler.search.anchors import ANCHOR_RATIO, anchors, roundest
 from partitiond.profiler.search.costs import Costs
-from partitiond.profiler.search.knowledge import SearchKnowledge, entropy
+from partitiond.profiler.search.knowledge import SearchKnowledge
 from partitiond.profiler.search.rates import best_rate
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchDone, SearchLimits, Visit
-
-MAX_VISITS_PER_BATCH: Final = 5
-"""Two passes, a fresh window, and two for what stays open; the machine drifts meanwhile. Chosen."""
-
-MAX_AGAIN_VISITS: Final = 4
-"""A batch with so many visits is not visited again to settle a decision. Chosen, not measured."""
 
 MAX_CONFIRMED: Final = 2
 """A second best batch may overtake the first once the first was measured afresh; a third will not
 differ in any way that matters."""
 
-MAX_AGAIN: Final = 6
-"""Further visits for open decisions in all. On a curve that is flat around its knee every decision
-stays open for ever, and leaving it open loses nothing. Measured together with MAX_REFINED:
-docs/decisions/0006."""
-
 MAX_REFINED: Final = 7
 """First looks around the knee: three close a gap of 4x on each side of it; if noise keeps moving
-the knee, more looks only move it further. Measured: docs/decisions/0006."""
+the knee, more looks only move it further. Chosen."""
 
 CONFIRM_AGAIN: Final = 0.01
 """A batch must look this much better than X* for a fresh window of its own. Chosen."""
 
 SCOUT_SHARE: Final = 0.10
 """Wanted interval of a first look: narrow enough to tell 60 % of X* from 100 %. Chosen."""
-
-LEAST_LOOSE_SHARE: Final = 0.05
-"""Decisions closer than this are measured with the device's default interval. Chosen."""
 
 WIDE_GAP: Final = 2.1
 WORTH_A_LOOK: Final = 0.80
@@ -49,26 +35,16 @@ CLEARLY_BELOW: Final = 0.85
 """The smallest batch must be below this share of X*, or the knee may lie below it. Chosen."""
 
 EDGE_RATIO: Final = 1.1
-"""How closely the largest batch that the KV cache holds is located, if that matters. Chosen."""
-
-EDGE_GAIN: Final = 0.02
-"""Locating it matters if the fit promises this much more throughput there. Chosen."""
+"""How closely the largest batch that the KV cache holds is located. Chosen."""
 
 HALF_AS_LARGE: Final = 2.6
 """The growth over the last doubling is measured, not spread over a gap wider than this. Chosen."""
-
-OPEN: Final = (0.08, 0.92)
-"""A decision is open if the probability of a yes lies between these two. Chosen, not measured."""
-
-EFFORT: Final = 0.4
-"""Open decisions stay open once the search took this share of the time of a sweep over every batch
-in steps of 1.25x, twice: for more certainty, make that sweep. Measured: docs/decisions/0006."""
 
 TIME_OVERRUN: Final = 1.25
 """Promised second visits are made even a little beyond the time limit. Chosen, not measured."""
 
 TYPICAL_TRIALS: Final = 10
-"""Trials after the anchors, on average over the curves of `python -m bench.search`."""
+"""Trials after the anchors, about the average over the curves of `python -m bench.search`."""
 
 Wanted = tuple[int, Purpose, float | None]
 """Batch, purpose, and the wanted interval as a share."""
@@ -89,7 +65,7 @@ class Search:
     @cached_property
     def _costs(self) -> Costs:
         # Made on demand: the time left, asked for a few times a second, does not need it.
-        return Costs(self._known.visits, self._limits, self._known.fit)
+        return Costs(self._known.visits, self._limits)
 
     def next(self) -> NextTrial | SearchDone:
         """Return the next trial, or `SearchDone`."""
@@ -152,7 +128,7 @@ class Search:
 
     def _lower(self) -> Wanted | None:
         """Return a batch below all anchors, while the smallest of them may be beyond the knee."""
-        lowest = self._known.beliefs[0]
+        lowest = self._known.rates[0]
         within = lowest.output_tokens_per_s + lowest.half_width
         if lowest.batch == 1 or within < CLEARLY_BELOW * self._known.best:
             return None
@@ -162,18 +138,15 @@ class Search:
         """Return a batch between the largest that the engine holds and the smallest that it does
         not.
         """
-        largest, ceiling, fit = self._known.rates[-1].batch, self._known.ceiling, self._known.fit
+        largest, ceiling = self._known.rates[-1].batch, self._known.ceiling
         if ceiling == self._limits.max_batch or ceiling <= EDGE_RATIO * largest:
-            return None
-        flat = fit is not None and fit.rate(ceiling) < (1 + EDGE_GAIN) * fit.rate(largest)
-        if flat and not self._known.growing:
             return None
         return _middle(largest, ceiling + 1), Purpose.REFINE, SCOUT_SHARE
 
     def _doubling(self) -> Wanted | None:
         """Half the largest batch, if throughput may have grown since."""
-        last = self._known.beliefs[-1]
-        before = [p for p in self._known.beliefs if 2 * p.batch <= last.batch]
+        last = self._known.rates[-1]
+        before = [p for p in self._known.rates if 2 * p.batch <= last.batch]
         if not before or last.batch <= HALF_AS_LARGE * before[-1].batch:
             return None
         growth = last.output_tokens_per_s / before[-1].output_tokens_per_s - 1
@@ -187,7 +160,7 @@ class Search:
         if known.growing:
             return None
         worth, top, knee = WORTH_A_LOOK * known.best, known.top.batch, known.knee
-        for low, high in zip(known.beliefs, known.beliefs[1:], strict=False):
+        for low, high in zip(known.rates, known.rates[1:], strict=False):
             hides = min(low.output_tokens_per_s, high.output_tokens_per_s) >= worth
             matters = top in {low.batch, high.batch} or high.batch <= knee
             if high.batch > WIDE_GAP * low.batch and hides and matters:
@@ -204,35 +177,11 @@ class Search:
         batches = [r.batch for r in self._known.rates]
         at = batches.index(knee)
         if at > 0 and _too_wide(batches[at - 1], knee):
-            batch = self._crossing(batches[at - 1], knee)
-            return batch, Purpose.REFINE, self._share(batch)
+            return _middle(batches[at - 1], knee), Purpose.REFINE, None
         if at + 1 < len(batches) and _too_wide(knee, batches[at + 1]):
             most = max(knee + 1, int(knee * NEIGHBOUR_RATIO))
             return roundest(most, knee + 1, most), Purpose.REFINE, SCOUT_SHARE
         return None
-
-    def _crossing(self, low: int, high: int) -> int:
-        """Return a batch inside the gap, near the batch at which the fit reaches the knee's rate.
-
-        It is geometrically halfway between the gap's middle and the fit's crossing (moved up half a
-        step, so that the crossing falls between this batch and the neighbour below): a good fit
-        saves a trial, and a bad fit cannot cost more than one.
-        """
-        if self._known.fit is None or high <= NEIGHBOUR_RATIO**2 * low:
-            return _middle(low, high)
-        expected = self._known.fit.crossing(self._known.threshold) * math.sqrt(NEIGHBOUR_RATIO)
-        inside = min(high / NEIGHBOUR_RATIO, max(low * NEIGHBOUR_RATIO, expected))
-        return roundest(math.sqrt(inside * math.sqrt(low * high)), low + 1, high - 1)
-
-    def _share(self, batch: int) -> float | None:
-        """Return the interval that tells this batch from the knee's rate, as far as the fit
-        knows.
-        """
-        fit = self._known.fit
-        if fit is None:
-            return None
-        margin = abs(fit.rate(batch) / self._known.threshold - 1) - fit.misfit
-        return min(SCOUT_SHARE, margin / 2) if margin / 2 > LEAST_LOOSE_SHARE else None
 
     # Settling
 
@@ -243,8 +192,6 @@ class Search:
             (self._confirm, self._left),
             (self._again, self._left),
         ]
-        if self._worth_more():
-            steps += [(self._decide, self._left), (self._sharpen, self._left)]
         for step, left in steps:
             wanted = step()
             if wanted is None or wanted[0] > self._known.ceiling:
@@ -253,13 +200,6 @@ class Search:
                 return wanted
             self._skipped = True
         return None
-
-    def _worth_more(self) -> bool:
-        """Return whether open decisions are worth more time, compared with a sweep of every
-        batch.
-        """
-        spent = math.fsum(v.seconds for v in self._known.visits)
-        return spent < EFFORT * self._costs.dense(self._known.ceiling)
 
     def _second(self) -> Wanted | None:
         """Return the second visit; that of the best batch is its fresh window."""
@@ -277,34 +217,12 @@ class Search:
             return None
         if best is not None and top.output_tokens_per_s <= (1 + CONFIRM_AGAIN) * best:
             return None
-        if self._known.count(top.batch) >= MAX_VISITS_PER_BATCH:
-            return None
         return top.batch, Purpose.CONFIRM, None
 
     def _again(self) -> Wanted | None:
         """Return a third visit of a batch whose two visits contradict each other."""
         apart = self._known.disagreeing()
         return (apart[0], Purpose.AGAIN, None) if apart else None
-
-    def _decide(self) -> Wanted | None:
-        """Return the visit that removes most doubt from an open decision per second."""
-        if self._known.made(Purpose.AGAIN) >= MAX_AGAIN:
-            return None
-        wanted = [
-            (entropy(yes) / self._costs.least(batch), batch)
-            for batch, yes in self._known.open_decisions()
-            if OPEN[0] < yes < OPEN[1] and self._known.count(batch) < MAX_AGAIN_VISITS
-        ]
-        return (max(wanted)[1], Purpose.AGAIN, None) if wanted else None
-
-    def _sharpen(self) -> Wanted | None:
-        """Return one more fresh window while X* is known less well than the rates compared with
-        it.
-        """
-        batch = self._known.wide_best()
-        if batch is None or self._known.count(batch) >= MAX_VISITS_PER_BATCH:
-            return None
-        return batch, Purpose.CONFIRM, None
 
     # Time
 

@@ -1,27 +1,13 @@
-"""Derives figures from the visits so far: rates, X*, the knee, and the open decisions."""
+"""Derives figures from the visits so far: rates, X* and the knee."""
 
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Final
 
 from partitiond.core.profile.frontier import knee_range, still_grows
 from partitiond.core.profile.points import LimitedBy
-from partitiond.profiler.search.model import CurveFit, ShrunkEstimate, believed, fit
-from partitiond.profiler.search.rates import best_rate, curve, fresh_rates
+from partitiond.profiler.search.rates import Rate, best_rate, curve
 from partitiond.profiler.search.types import Purpose, SearchLimits, Visit
-
-INDIFFERENT: Final = 0.015
-"""A throughput this far on the wrong side of the knee's rate loses nothing that matters: two
-windows of the same trial differ by more. Chosen."""
-
-NARROW_ENOUGH: Final = 0.03
-"""Once the interval of a batch is this narrow, the machine's drift hides what a further visit would
-tell. Chosen."""
-
-NARROW_BEST: Final = 0.04
-"""The same for X*. Every batch is compared with X*, but its fresh windows are long already. Kept,
-although docs/decisions/0006 measured no gain."""
 
 
 class SearchKnowledge:
@@ -41,19 +27,6 @@ class SearchKnowledge:
         # A batch that failed below one that ran is left out, but does not bound larger batches.
         self.ceiling = min([limits.max_batch, *(b - 1 for b in self.beyond if b > held)])
 
-    @cached_property
-    def fit(self) -> CurveFit | None:
-        """The curve fitted to the rates, None for fewer than two."""
-        return fit(self.rates)
-
-    @cached_property
-    def beliefs(self) -> tuple[ShrunkEstimate, ...]:
-        """The rates, drawn towards the fit by their noise.
-
-        They only choose trials: the profile's knee comes from the rates.
-        """
-        return believed(self.rates, self.fit)
-
     def count(self, batch: int) -> int:
         """Return the number of visits of a batch."""
         return sum(v.batch == batch for v in self.visits)
@@ -63,19 +36,14 @@ class SearchKnowledge:
         return sum(v.purpose is purpose for v in self.visits)
 
     @cached_property
-    def top(self) -> ShrunkEstimate:
+    def top(self) -> Rate:
         """The batch that looks best."""
-        return max(self.beliefs, key=lambda p: p.output_tokens_per_s)
+        return max(self.rates, key=lambda p: p.output_tokens_per_s)
 
     @cached_property
     def best(self) -> float:
-        """X* from fresh windows; without any, the best belief."""
+        """X* from fresh windows; without any, the best rate."""
         return best_rate(self.visits) or self.top.output_tokens_per_s
-
-    @cached_property
-    def threshold(self) -> float:
-        """The rate at which a batch is within the tolerance of X*."""
-        return (1 - self.limits.tolerance) * self.best
 
     @cached_property
     def growing(self) -> bool:
@@ -85,7 +53,7 @@ class SearchKnowledge:
     @cached_property
     def knee(self) -> int:
         """The batch that probably is the knee."""
-        return knee_range(self.beliefs, self.best, self.limits.tolerance)[0]
+        return knee_range(self.rates, self.best, self.limits.tolerance)[0]
 
     @cached_property
     def capped_by(self) -> LimitedBy:
@@ -123,55 +91,3 @@ class SearchKnowledge:
         """Return batches whose two visits contradict each other, nearest to the knee first."""
         apart = [r.batch for r in self.rates if r.disagreeing]
         return sorted(apart, key=lambda b: abs(math.log(b / self.knee))) if apart else []
-
-    def open_decisions(self) -> list[tuple[int, float]]:
-        """Return batches whose intervals leave a decision open, with the probability of a yes."""
-        return self._open_growth() if self.growing else self._open_knee()
-
-    def _open_growth(self) -> list[tuple[int, float]]:
-        """Return the open decision: did throughput grow beyond the tolerance over the last
-        doubling?
-        """
-        last = self.rates[-1]
-        before = [r for r in self.rates if 2 * r.batch <= last.batch]
-        if not before:
-            return []
-        half = max(before, key=lambda r: r.output_tokens_per_s)
-        shares = {r.batch: r.half_width / r.output_tokens_per_s for r in (half, last)}
-        growth = last.output_tokens_per_s / half.output_tokens_per_s - 1
-        blur = math.hypot(*shares.values()) / 2
-        yes = normal((growth - self.limits.tolerance) / max(blur, 1e-9))
-        return [(batch, yes) for batch, share in shares.items() if share > NARROW_ENOUGH]
-
-    def _open_knee(self) -> list[tuple[int, float]]:
-        """Return the open decisions: which batches, up to where the knee may be, reach its rate?"""
-        measured = knee_range(self.rates, self.best, self.limits.tolerance)[0]
-        found = []
-        for rate in self.rates:
-            x, width = rate.output_tokens_per_s, rate.half_width
-            if rate.batch > max(measured, self.knee) or width <= NARROW_ENOUGH * x:
-                continue
-            side = 1 if x < self.threshold else -1
-            edge = self.threshold * (1 + side * INDIFFERENT)
-            found.append((rate.batch, normal((x - edge) / max(width / 2, 1e-12))))
-        return found
-
-    def wide_best(self) -> int | None:
-        """Return the batch that X* comes from, while its interval is wide."""
-        for rate in fresh_rates(self.visits):
-            at_best = rate.output_tokens_per_s == best_rate(self.visits)
-            if at_best and rate.half_width > NARROW_BEST * rate.output_tokens_per_s:
-                return rate.batch
-        return None
-
-
-def normal(z: float) -> float:
-    """Return the distribution function of the standard normal."""
-    return (1 + math.erf(z / math.sqrt(2))) / 2
-
-
-def entropy(share: float) -> float:
-    """Return the entropy of a yes or no with this probability, in bits."""
-    if not 0 < share < 1:
-        return 0.0
-    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)

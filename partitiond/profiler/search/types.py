@@ -22,7 +22,7 @@ class Purpose(enum.StrEnum):
     REFINE = "refine"
     """First look inside a gap."""
     AGAIN = "again"
-    """Visits disagree, or a decision is still open."""
+    """Visits disagree."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

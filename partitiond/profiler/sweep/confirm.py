@@ -31,7 +31,6 @@ from partitiond.profiler.sweep.capacity import (
     open_trial,
     run_open_trial,
 )
-from partitiond.profiler.sweep.checkpoint import Checkpoint, Saved
 from partitiond.profiler.sweep.launch import ProfileLaunch, confirming_launch, kv_bytes
 from partitiond.profiler.sweep.load import load_of
 from partitiond.profiler.sweep.paper import run_paper_mode
@@ -137,17 +136,12 @@ class Confirmation:
         planned: ProfileLaunch,
         aim: ConfirmationTarget,
         *,
-        checkpoint: Checkpoint,
-        before_seconds: float,
         tell: Tell,
     ) -> None:
         self._bench = bench
         self._request = request
         self._planned = planned
         self._aim = aim
-        self._checkpoint = checkpoint
-        self._before_seconds = before_seconds
-        self._began = bench.clock.monotonic()
         self._tell = tell
         self._capacity_seconds = 0.0
         self.frontier_memory: FrontierMemory | None = None
@@ -155,9 +149,8 @@ class Confirmation:
         self.paper_mode: PaperMode | None = None
         self.notes: list[str] = []
 
-    async def run(self, saved: Sequence[Saved]) -> None:
-        """Do what is requested and not yet done; an engine that fails here costs only its part."""
-        self._replay(saved)
+    async def run(self) -> None:
+        """Do what is requested; an engine that fails here costs only its part."""
         await self._starts()
         self._note_capacity()
 
@@ -169,8 +162,6 @@ class Confirmation:
         """
         cache = kv_bytes(self._request, self._planned.architecture, self._aim.batch)
         starts = 1
-        if self.frontier_memory is not None:
-            cache, starts = self.frontier_memory.kv_cache_bytes, self.frontier_memory.starts
         while self._work_left() and starts <= MAX_STARTS:
             try:
                 if await self._on_engine(cache, starts):
@@ -191,18 +182,6 @@ class Confirmation:
             or (asked.paper_requests > 0 and self.paper_mode is None)
         )
 
-    def _replay(self, saved: Sequence[Saved]) -> None:
-        for one in saved:
-            match one.step:
-                # Results of an older version were judged by other rules: they are made again.
-                case FrontierMemory(batch=self._aim.batch, share_of_best=float()):
-                    self.frontier_memory = one.step
-                case CapacityTrial(batch=self._aim.batch, utilisation=float()):
-                    self.capacity_trials.append(one.step)
-                    self._capacity_seconds += one.step.seconds
-                case PaperMode():
-                    self.paper_mode = one.step
-
     async def _on_engine(self, cache: int, starts: int) -> bool:
         """Do all that is left on one start; False if its KV cache was too small."""
         planned = confirming_launch(
@@ -218,17 +197,12 @@ class Confirmation:
                 if said is ConfirmVerdict.TOO_SMALL and starts < MAX_STARTS:
                     return False
                 self.frontier_memory = found
-                self._checkpoint.keep(found, self._elapsed)
             if self._request.confirm_capacity:
                 await self._capacity(engine, load)
             if self._request.paper_requests > 0 and self.paper_mode is None:
                 await self._paper(engine, load)
             await self._raise_footprint(engine)
         return True
-
-    @property
-    def _elapsed(self) -> float:
-        return self._before_seconds + self._bench.clock.monotonic() - self._began
 
     async def _frontier_memory(
         self, engine: Running, load: Load, cache: int, starts: int
@@ -331,7 +305,6 @@ class Confirmation:
             )
             self._capacity_seconds += self._bench.clock.monotonic() - began
             self.capacity_trials.append(done)
-            self._checkpoint.keep(done, self._elapsed)
 
     def _note_capacity(self) -> None:
         """Note why no rate is confirmed, if the time was too short."""
@@ -353,7 +326,6 @@ class Confirmation:
         self.paper_mode = await self._bench.while_alive(
             engine, f"{count} requests at once", run_paper_mode(engine, fresh, count)
         )
-        self._checkpoint.keep(self.paper_mode, self._elapsed)
 
     async def _raise_footprint(self, engine: Running) -> None:
         """Raise the footprint to the peak of everything on this engine, not of one window only."""

@@ -2,11 +2,8 @@
 
 An engine that ends or hangs during a trial is started again, with the batch of that trial as the
 new bound, and the sweep goes on. A trial whose load generator was saturated is made again, once.
-Finished trials of an earlier run are replayed into the search.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
 from typing import Final
 
 from loadgen import LiveState, LoadAbortedError, StalledError
@@ -26,7 +23,6 @@ from partitiond.profiler.search import (
     seconds_left,
 )
 from partitiond.profiler.sweep.bench import Bench, Running, Tell
-from partitiond.profiler.sweep.checkpoint import Checkpoint, Saved
 from partitiond.profiler.sweep.launch import ProfileLaunch
 from partitiond.profiler.sweep.load import load_of
 from partitiond.profiler.sweep.stall import first_stall_seconds, stall_seconds
@@ -77,7 +73,7 @@ class Sweep:
         self._half_width_share = HALF_WIDTH_SHARE[request.device.kind]
         self._load = load_of(request, planned.architecture)
         self._prior = prior
-        self._began = 0.0
+        self._began: float | None = None
         self._restarts = 0
         self._warm: Visit | None = None
         self._remeasures = True
@@ -98,10 +94,11 @@ class Sweep:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Measuring time so far, earlier runs included."""
-        return self._bench.clock.monotonic() - self._began
+        """Time since the first engine was up."""
+        now = self._bench.clock.monotonic()
+        return 0.0 if self._began is None else now - self._began
 
-    async def run(self, engine: Running, checkpoint: Checkpoint, saved: Sequence[Saved]) -> None:
+    async def run(self, engine: Running) -> None:
         """Make trials on an engine that is up, until the search is done.
 
         Call it again with another engine after an `ExitedError` that `survives`.
@@ -110,29 +107,29 @@ class Sweep:
             ExitedError: the engine ended during a trial.
             StalledError: the engine answered no request any more.
         """
-        if not self.steps:
-            self._replay(saved)
+        if self._began is None:
+            self._began = self._bench.clock.monotonic()
         self.report = self.report or engine.report
         proposal = self._next()
         if isinstance(proposal, NextTrial):
             await self._warm_up(engine)
         while isinstance(proposal, NextTrial):
             await self._bench.until_idle(engine)
-            self._keep(await self._step(engine, proposal, checkpoint), checkpoint)
+            self.steps.append(await self._step(engine, proposal))
             proposal = self._next()
         self.done = proposal
 
     def _next(self) -> NextTrial | SearchDone:
         return propose(self._visits(), self._limits(), self.elapsed_seconds)
 
-    async def _step(self, engine: Running, proposal: NextTrial, checkpoint: Checkpoint) -> Trial:
+    async def _step(self, engine: Running, proposal: NextTrial) -> Trial:
         began = self._bench.clock.monotonic()
         try:
             trial = await self._trial(engine, proposal)
             return await self._again(engine, trial) if trial.saturated else trial
         except (ExitedError, StalledError) as error:
             seconds = self._bench.clock.monotonic() - began
-            self._keep(FailedTrial(proposal, seconds, _reason(error)), checkpoint)
+            self.steps.append(FailedTrial(proposal, seconds, _reason(error)))
             raise
 
     async def _again(self, engine: Running, trial: Trial) -> Trial:
@@ -179,18 +176,6 @@ class Sweep:
             raise EngineError(f"a trial failed: {error}", hint="See the engine's log.") from error
         self.notes.append(f"the sweep ended early: {reason}")
         return False
-
-    def _replay(self, saved: Sequence[Saved]) -> None:
-        kept = [one for one in saved if isinstance(one.step, Trial | FailedTrial)]
-        self.steps += [one.step for one in kept if isinstance(one.step, Trial | FailedTrial)]
-        elapsed = max((one.elapsed_seconds for one in kept), default=0.0)
-        self._began = self._bench.clock.monotonic() - elapsed
-        if kept:
-            self.notes.append(f"resumed after an interruption, with {len(kept)} finished trials")
-
-    def _keep(self, step: Trial | FailedTrial, checkpoint: Checkpoint) -> None:
-        self.steps.append(step)
-        checkpoint.keep(step, self.elapsed_seconds)
 
     def _limits(self) -> SearchLimits:
         """Return the bounds of the search, below every batch that ended the engine."""
@@ -245,26 +230,16 @@ class Sweep:
         )
 
 
-async def sweep_through(
-    sweep: Sweep,
-    bench: Bench,
-    planned: ProfileLaunch,
-    *,
-    checkpoint_for: Callable[[EngineReport], tuple[Checkpoint, tuple[Saved, ...]]],
-    tell: Tell,
-) -> None:
+async def sweep_through(sweep: Sweep, bench: Bench, planned: ProfileLaunch, tell: Tell) -> None:
     """Run a sweep on one engine, or on a few more if trials end it.
 
     Raises:
         EngineError: the engine did not start, or died before anything was measured.
     """
-    opened: tuple[Checkpoint, tuple[Saved, ...]] | None = None
     while True:
         try:
             async with bench.running(planned.launch, tell) as engine:
-                if opened is None:
-                    opened = await asyncio.to_thread(checkpoint_for, engine.report)
-                await sweep.run(engine, *opened)
+                await sweep.run(engine)
         except (EngineError, LoadAbortedError) as error:
             if sweep.survives(error):
                 continue

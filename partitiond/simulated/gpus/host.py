@@ -13,7 +13,7 @@ from partitiond.serde import to_json
 from partitiond.simulated.gpus.description import HostDescription, checked, find_description
 from partitiond.simulated.gpus.initial_state import write_host
 from partitiond.simulated.gpus.library import install_libraries
-from partitiond.simulated.gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_program import write_program
 from partitiond.simulated.gpus.reading import HostReader
 from partitiond.simulated.gpus.records import NO_ID, create_state
 

@@ -23,32 +23,8 @@ MODULE: Final = "partitiond.simulated.gpus.mps_control"
 NAME: Final = "nvidia-cuda-mps-control"
 DETACHED: Final = "--detached"
 NO_DAEMON: Final = "Cannot find MPS control daemon process"
-HOST: Final = "PARTITIOND_SIMULATED_HOST"
-"""Environment variable with the folder of the simulated host that this program belongs to."""
 DEFAULT_PIPE_DIR: Final = "/tmp/nvidia-mps"  # noqa: S108 - where the real one is, too
 DEFAULT_LOG_DIR: Final = "/var/log/nvidia-mps"
-
-
-def write_program(path: Path, host: Path | None = None) -> Path:
-    """Write the program: a script that runs this module with this Python.
-
-    Args:
-        path: the script.
-        host: folder of the simulated host that it belongs to; None if it stands alone.
-    """
-    import shlex
-
-    package_dir, python = Path(__file__).parents[3], shlex.quote(sys.executable)
-    belongs = "" if host is None else f"{HOST}={shlex.quote(str(host))} "
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "#!/bin/sh\n"
-        f"[ $# -gt 0 ] || exec {python} -I -S {shlex.quote(__file__)}\n"
-        f'PYTHONPATH={shlex.quote(str(package_dir))}"${{PYTHONPATH:+:$PYTHONPATH}}" '
-        f'{belongs}exec {python} -m {MODULE} "$@"\n'
-    )
-    path.chmod(0o755)
-    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from typing import Final
 from partitiond.core.units import MIB
 from partitiond.simulated.gpus import mps_commands, mps_process
 from partitiond.simulated.gpus.host import SimulatedHost
-from partitiond.simulated.gpus.mps_control import HOST
+from partitiond.simulated.gpus.mps_program import HOST
 from partitiond.simulated.gpus.mps_state import (
     CLIENT_TERMINATED,
     INVALID_VALUE,

@@ -86,7 +86,6 @@ def test_cores_come_from_the_request_then_the_settings_then_the_device() -> None
         structured_output=st.booleans(),
         confirm=st.booleans(),
         paper_requests=st.integers(0, 10_000),
-        fresh=st.sampled_from(["", "abc"]),
         any_like_it=st.just(True),
     )
 )
@@ -132,7 +131,7 @@ def request(
 ) -> ProfileRequest:
     form = measured_spec(spec, options)
     model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
-    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"), **changes)  # type: ignore[arg-type]
+    defaults = ProfilingOptions(**changes)  # type: ignore[arg-type]
     there = device or fake_cpu(cores=4)
     return profile_request(model, there, options, defaults, cores=(0, 1), memory_bytes=memory_bytes)
 
@@ -174,6 +173,9 @@ def test_the_command_repeats_every_choice() -> None:
     assert made.command.startswith(begin)
     assert f"--memory {2**33}" in made.command
     assert parse_bytes(str(2**33)) == 2**33
+    first, second = fake_gpus("a100-80gb", 2)
+    elsewhere = request(ProfileOptions(device_id=first.id), device=second)
+    assert f"--device {second.id}" in elsewhere.command  # where it was measured
 
 
 def test_an_engine_is_measured_in_the_type_that_its_device_computes() -> None:
@@ -192,39 +194,3 @@ def test_an_engine_is_measured_in_the_type_that_its_device_computes() -> None:
         )
         assert made.model.spec.engine.dtype == dtype
         assert f"--dtype {dtype}" in made.command
-
-
-def test_equal_requests_share_a_checkpoint_and_others_do_not() -> None:
-    same = request(ProfileOptions()).checkpoint
-    assert same is not None
-    assert request(ProfileOptions()).checkpoint == same
-    others = [
-        ProfileOptions(seed=1),
-        ProfileOptions(variant="fp8"),
-        ProfileOptions(workload=Workload(64, 33)),
-        ProfileOptions(workload=Workload.of_trace([(64, 32)])),
-        ProfileOptions(workload=Workload.of_trace([(64, 32), (64, 32)])),
-        ProfileOptions(fresh="now"),
-        ProfileOptions(structured_output=True),
-    ]
-    found = {request(options).checkpoint for options in others}
-    assert len(found) == len(others)
-    assert same not in found
-
-
-def test_a_job_goes_on_from_its_checkpoint_with_other_free_memory_and_on_a_gpu_like_its_own() -> (
-    None
-):
-    def path(options: ProfileOptions, **there: object) -> Path | None:
-        return request(options, **there).checkpoint  # type: ignore[arg-type]
-
-    assert path(ProfileOptions()) == path(ProfileOptions(), memory_bytes=2**33 - 4096)
-    sizes = (2**33, 2**32)
-    assert len({path(ProfileOptions(memory_bytes=n), memory_bytes=n) for n in sizes}) == 2
-    first, second = fake_gpus("a100-80gb", 2)
-    named = ProfileOptions(device_id=first.id)
-    there = request(named, device=second)
-    assert there.checkpoint == path(named, device=first)
-    assert there.checkpoint == path(ProfileOptions(), device=first)
-    assert there.checkpoint != path(ProfileOptions(device_id=second.id), device=second)
-    assert f"--device {second.id}" in there.command

@@ -14,8 +14,8 @@ from partitiond.controller.profiles.targets import (
     in_a_hurry,
     profile_targets,
     speaks_for,
-    unestimated,
     unmeasured,
+    without_estimate,
 )
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant, Weights
 from partitiond.core.model.workload import Workload
@@ -117,7 +117,7 @@ FP8 = Variant("fp8", EngineOptions(quantization="fp8"))
 def test_where_a_chain_was_not_begun_is_told_by_the_profiles(
     changes: dict[str, Any], profiles: list[Profile], found: list[object]
 ) -> None:
-    assert unestimated(spec("a", **changes), (HERE, THERE), profiles) == tuple(found)
+    assert without_estimate(spec("a", **changes), (HERE, THERE), profiles) == tuple(found)
 
 
 def estimated(dtype: str, *, version: str = __version__) -> Profile:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.simulated.gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_program import write_program
 from tests.engines.process.scripts import Launcher
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from partitiond.devices.mps import keeper
 from partitiond.devices.mps.processes import PID_FILE
-from partitiond.simulated.gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_program import write_program
 from tests.devices.mps.clients import scripted
 from tests.engine_fixtures import short_dir
 

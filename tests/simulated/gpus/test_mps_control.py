@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.devices.mps.processes import servers_of
-from partitiond.simulated.gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_program import write_program
 from partitiond.simulated.gpus.mps_state import (
     ClientRequest,
     MpsState,
