@@ -92,13 +92,12 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         "--lengths",
         default="",
         metavar="KIND",
-        help=f"fixed, lognormal, {', '.join(PRESETS)}, or a file: ShareGPT JSON, or a trace "
+        help=f"fixed, lognormal, {', '.join(PRESETS)}, or the file of a trace, "
         "whose lengths are drawn at random",
     )
     add("--prompt-variation", type=float, default=0.0, help="lognormal: sd / mean")
     add("--output-variation", type=float, default=0.0, help="lognormal: sd / mean")
     add("--longest-tokens", type=int, help="file: leave out requests longer than this in all")
-    add("--tokenizer", default="", metavar="PATH", help="ShareGPT: count tokens by this tokenizer")
     add("--prompts", choices=[k.value for k in PromptKind], default="tokens")
     add("--last-token-id", type=int, default=LAST_TOKEN_ID, help="keep it below the vocabulary")
     add("--stop-at-eos", action="store_true", help="do not ask for ignore_eos")

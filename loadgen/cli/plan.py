@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from loadgen.errors import InputError
 from loadgen.load import arrivals, lengths
-from loadgen.load.sharegpt import by_characters, by_tokenizer, looks_like_sharegpt, read_sharegpt
 from loadgen.load.streams import Stream
 from loadgen.load.traces import Trace, read_trace
 from loadgen.load.workload import Endpoint, PromptKind, Workload
@@ -27,7 +26,7 @@ _STREAM_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "arrivals": str, "burstiness": (int, float), "speed": (int, float), "start": (int, float),
     "limit": int, "prompt_tokens": int, "output_tokens": int, "lengths": str,
     "prompt_variation": (int, float), "output_variation": (int, float), "longest_tokens": int,
-    "tokenizer": str, "prompts": str,
+    "prompts": str,
     "last_token_id": int, "stop_at_eos": bool, "temperature": (int, float), "extra": dict,
     "seed": int, "slo_ttft": (int, float), "slo_tpot": (int, float),
 }  # fmt: skip
@@ -101,10 +100,6 @@ def lengths_of(options: argparse.Namespace) -> lengths.Lengths | None:
     if not path.exists():
         known = ", ".join(("fixed", "lognormal", *lengths.PRESETS))
         raise InputError(f"--lengths {kind!r} is neither {known} nor a file that exists.")
-    if looks_like_sharegpt(path):
-        count = by_tokenizer(options.tokenizer) if options.tokenizer else by_characters
-        longest = options.longest_tokens
-        return read_sharegpt(path, limit=options.limit, longest_tokens=longest, count=count)
     trace = read_trace(path, start_seconds=options.start, limit=options.limit)
     return _short_enough(trace, options.longest_tokens).drawn
 

@@ -230,6 +230,11 @@ def test_options_become_the_load_they_describe(tmp_path: Path) -> None:
     trace, _ = write(tmp_path)
     drawn = load_of(parsed("--model", "m", "--rate", "1", "--lengths", str(trace)))
     assert set(drawn.distribution.prompts) == {3, 5, 7}
+    short = ("--lengths", str(trace), "--longest-tokens", "9")
+    assert set(load_of(parsed("--model", "m", "--rate", "1", *short)).distribution.prompts) == {
+        3,
+        5,
+    }
     plan = open_plan(parsed("--model", "m", "--replay", str(trace), "--speed", "0.1"))
     assert plan.seconds == pytest.approx(4.001)
     assert plan.warmup_seconds == 0.0

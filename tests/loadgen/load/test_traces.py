@@ -1,13 +1,11 @@
 """Recorded traffic is read in the forms in which it is published."""
 
 import gzip
-import json
 from pathlib import Path
 
 import pytest
 
 from loadgen import InputError, read_trace
-from loadgen.load.sharegpt import by_tokenizer, looks_like_sharegpt, read_sharegpt
 
 BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,472,18,490,Conversation log
@@ -104,49 +102,3 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_trace(written(tmp_path, BURSTGPT), start_seconds=1e6)
     with pytest.raises(InputError, match="at least 1"):
         read_trace(written(tmp_path, BURSTGPT), limit=0)
-    for text, message in (
-        ("[]", "holds no conversation"),
-        ("[1]", "after conversation 1: it is no JSON object"),
-        (json.dumps(CONVERSATIONS)[:500], "after conversation 0: no JSON, or cut off"),
-        (json.dumps([talk("a", "b")]), "holds no conversation"),
-    ):
-        with pytest.raises(InputError, match=message):
-            read_sharegpt(written(tmp_path, text))
-    with pytest.raises(InputError, match="tokenizer"):
-        by_tokenizer(str(tmp_path / "none.json"))
-    for text in (BURSTGPT, MOONCAKE):
-        assert not looks_like_sharegpt(written(tmp_path, text))
-
-
-def talk(*texts: str) -> dict[str, object]:
-    people = ("human", "gpt")
-    turns = [{"from": people[i % 2], "value": text} for i, text in enumerate(texts)]
-    return {"id": "x", "conversations": turns}
-
-
-CONVERSATIONS = [
-    talk("q" * 400, "a" * 80, "more"),
-    talk("hi", "hello there, how are you"),
-    talk("alone"),
-    talk("w" * 4000, "v" * 2000),
-    {"id": "empty", "conversations": []},
-]
-
-
-@pytest.mark.parametrize("form", ["array", "indented", "lines"])
-def test_sharegpt_conversations_give_first_question_and_answer(tmp_path: Path, form: str) -> None:
-    text = {
-        "array": json.dumps(CONVERSATIONS),
-        "indented": json.dumps(CONVERSATIONS, indent=2),
-        "lines": "\n".join(map(json.dumps, CONVERSATIONS)),
-    }[form]
-    path = written(tmp_path, text)
-    assert looks_like_sharegpt(path)
-    made = read_sharegpt(path)
-    assert sorted(zip(made.prompts, made.outputs, strict=True)) == [(100, 20), (1000, 500)]
-    assert "characters / 4" in str(made)
-    assert read_sharegpt(path, longest_tokens=1000).longest == 120
-    assert len(read_sharegpt(path, limit=1).prompts) == 1
-    # Longer than a piece that is read at once.
-    entries = [talk("q" * (40 + i % 7), "a" * 400_000) for i in range(12)]
-    assert len(read_sharegpt(written(tmp_path, json.dumps(entries))).prompts) == 12
