@@ -145,13 +145,15 @@ def test_the_figures_of_keys_are_bounded_and_each_learns_from_its_own_pair() -> 
     for number in [*range(estimates.MAX_KEYS), 0, estimates.MAX_KEYS]:
         keys.learn(f"k{number}", prompt=(10**6, 10**5), text=(10**6, 5 * 10**5), output_tokens=900)
     assert len(keys) == estimates.MAX_KEYS
-    assert keys.of("k1") == UNKNOWN_KEY
+    assert keys.of("k1") is UNKNOWN_KEY
     known = keys.of("k0")
     assert known.prompt.value == pytest.approx(0.1)
     assert known.text.value == pytest.approx(0.5)
     assert known.output.value == 900
-    keys.learn("k")
-    assert keys.of("k") == UNKNOWN_KEY
+    keys.learn("k0")
+    assert keys.of("k0").prompt is known.prompt
+    assert keys.of("k0").text is known.text
+    assert keys.of("k0").output is known.output
 
 
 # The estimators

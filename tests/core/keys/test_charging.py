@@ -86,8 +86,8 @@ def test_what_was_seen_is_charged_and_of_an_answer_without_usage_its_limit(
         for usage in (None, TOLD):  # not of the whole answer, which nobody got
             assert charged(ending, usage, of, cost) == Charge(30, output)
         for told in (0, 41):
-            of_engine = dataclasses.replace(of, prompt_tokens=told)
-            assert charged(ending, None, of_engine, cost) == Charge(told, output)
+            exact = seen(of.output_events, told, text=of.text_bytes, seconds=of.hidden_seconds)
+            assert charged(ending, None, exact, cost) == Charge(told, output)
     assert charged(Ending.ANSWERED, None, of, cost) == Charge(30, answered, untold=True)
 
 
