@@ -33,6 +33,8 @@ PACKAGES: Final = (
     "fastapi",
     "uvicorn",
     "httpx",
+    "sqlmodel",
+    "alembic",
     "ortools",
     "typer",
 )

@@ -22,6 +22,7 @@ def set_up_logging() -> None:
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to the proxy
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs three lines for each start
 
 
 def make_folder(folder: Path, setting: str) -> None:

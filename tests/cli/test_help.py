@@ -17,7 +17,7 @@ from tests.cli.conftest import Cli, commands
 
 FOREGROUND = (("serve",), ("host", "join"), ("host", "ray"))
 """Commands that run until a signal; they have nothing to print as JSON."""
-HEAVY = ("pydantic", "fastapi", "ortools", "httpx", "rich", "matplotlib", "psutil")
+HEAVY = ("pydantic", "fastapi", "ortools", "httpx", "sqlmodel", "rich", "matplotlib", "psutil")
 
 
 def test_every_command_explains_itself_in_80_columns_and_speaks_json(cli: Cli) -> None:

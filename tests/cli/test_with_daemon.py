@@ -157,4 +157,5 @@ def test_down_leaves_nothing(partitiond: Partitiond) -> None:
     assert partitiond.process.wait(60) == 0
     state_dir = str(partitiond.settings.state_dir)
     assert what_runs(partitiond.run_dir, state_dir) == []
+    assert "alembic" not in partitiond.log.read_text()
     assert partitiond.json("down") == {"stopped": False, "engines_kept": False}
