@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from typing import Final
+from typing import Any, Final
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.numbers.grouping import by_key
@@ -35,7 +35,7 @@ from partitiond.planner.pack.running import packing_of
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.search.portfolio import evaluate, solve_portfolio
-from partitiond.planner.search.priorities import order, values_of
+from partitiond.planner.search.priorities import lexicographic, order, values_of
 from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
@@ -197,7 +197,13 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
             and all_stay(asked, held.placements)
             and not forbidden_outages(request, placements)
         ):
-            return _held(made, placements, coming, held.found.method)
+            answer = _held(made, placements, coming, held.found.method)
+            alone = made.found.beside
+            if alone is None:
+                return answer
+            # Asked apart, what runs and what is new may not gain from one another.
+            starts = assign(made.instance, alone)
+            return max(answer, _held(made, starts, coming, made.found.method), key=_held_order)
     raise PlanRefusedError(
         "no plan without an outage was found, though all that runs could stay.",
         hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
@@ -224,6 +230,15 @@ def _serves_as_much(one: _Made, other: _Made) -> bool:
     if mine.short_replicas() != theirs.short_replicas():
         return mine.short_replicas() < theirs.short_replicas()
     return order(values_of(mine), values_of(theirs)) >= 0
+
+
+def _held_order(made: _Made) -> tuple[int, Any]:
+    """Return a sort key of answers that hold something back: least numbers as they were asked for,
+    without a replica of each model that a cost objective wants, then what each priority gets."""
+    packing, models = made.found.packing, made.instance.request.models
+    least = {n.model: models[n.model].min_replicas or (not n.rated) for n in made.instance.needs}
+    short = sum(max(0, number - packing.counts[model]) for model, number in least.items())
+    return -short, lexicographic(values_of(packing))
 
 
 def _held(

@@ -18,6 +18,7 @@ from partitiond.planner.exact.constraints import (
     add_order,
     add_pools,
     add_rules,
+    add_staying,
 )
 from partitiond.planner.exact.objectives import (
     Goal,
@@ -76,6 +77,7 @@ def solve_exact(
     stop: Callable[[], bool] = lambda: False,
     moves: Moves | None = None,
     stage: Stage | None = None,
+    stays: Packing | None = None,
 ) -> Exact:
     """Solve for one goal on some of the devices.
 
@@ -91,15 +93,19 @@ def solve_exact(
         stop: called periodically; True ends the solve with the best packing so far.
         stage: for `Goal.GOODPUT`: which models count; None for all.
         moves: for `Goal.COST`: the price of moves; load i of a hint is then device i.
+        stays: what load i holds stays on device i, as it does in a hint then.
     """
+    fixed = moves is not None or stays is not None
     model, unit, replica = cp_model.CpModel(), 1.0 / PRICE_SCALE, 0
     variables = make_variables(model, instance, devices, hint=hint)
     for index in devices:
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
-    if moves is None:
+    if not fixed:
         add_order(model, instance, variables)
     add_rules(model, instance, variables)
+    if stays is not None:
+        add_staying(model, variables, stays)
     if goal is Goal.GOODPUT:
         unit, replica = maximise_goodput(model, instance, variables, stage)
     elif scale is not None:
@@ -109,7 +115,7 @@ def solve_exact(
         price = 0 if moves is None else moves_cost(model, instance, variables, moves)
         model.minimize(total_cost(instance, variables) + price)
     if hint is not None:
-        _add_hint(model, variables, hint, as_it_is=moves is not None)
+        _add_hint(model, variables, hint, as_it_is=fixed)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # with more, the answer is not always the same
     solver.parameters.random_seed = instance.request.seed

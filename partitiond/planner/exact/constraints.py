@@ -13,6 +13,7 @@ from partitiond.planner.model.needs import ANY_NUMBER
 from partitiond.planner.model.rates import most_copies
 from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import Instance, Item, Need
+from partitiond.planner.pack.packing import Packing
 
 Held = list[tuple[Any, Item]]
 """Counts of items on one device that is run one way."""
@@ -72,6 +73,16 @@ def _add_near(
                 company = sum(count for count, _ in counts.get((host, other), []))
                 for count, most in counts.get((host, number), []):
                     model.add(count <= most * company)
+
+
+def add_staying(model: cp_model.CpModel, variables: Variables, stays: Packing) -> None:
+    """Leave what the loads of a packing hold where it is, at whatever level."""
+    counts = collections.defaultdict[tuple[int, int], list[Any]](list)
+    for (index, _, item), count in variables.count.items():
+        counts[index, item].append(count)
+    held = collections.Counter((i, item) for i in stays.used() for item in stays.loads[i].items)
+    for place, number in held.items():
+        model.add(sum(counts[place]) >= number)
 
 
 def add_demands(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:

@@ -1,16 +1,15 @@
 """Computes the usable memory of a device, and the limits that devices of one host share."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
 from partitiond.core.numbers.grouping import by_key
 
-MAX_CORE_SETS: Final = 6
-"""Distinct core lists on one host for which every union is constrained; a host has one per NUMA
-node and one for the CPU device. Chosen, not measured."""
+MOST_UNIONS: Final = 1_000
+"""Unions of core lists on one host that are constrained. NUMA nodes and a CPU device have one each,
+n lists of which each overlaps the next n^2 / 2; more than that is no host that we know."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,18 +52,22 @@ def shared_limits(
 def _core_pools(
     devices: tuple[Device, ...], bins: list[int]
 ) -> Iterable[tuple[str, frozenset[int], int]]:
-    """Apply Hall's condition: engines with cores within a set need no more cores than it has."""
+    """Apply Hall's condition: engines with cores within a set need no more cores than it has.
+
+    A union of lists that do not overlap needs no limit of its own: its parts have theirs.
+    """
     sets = sorted({frozenset(devices[b].cores) for b in bins if devices[b].cores}, key=sorted)
-    if sum(len(s) for s in sets) == len(frozenset().union(*sets)) and len(sets) == len(bins):
-        return
-    sizes = range(1, len(sets) + 1) if len(sets) <= MAX_CORE_SETS else (1, len(sets))
-    limits: dict[frozenset[int], int] = {}
-    for size in sizes:
-        for chosen in itertools.combinations(sets, size):
-            union = frozenset().union(*chosen)
-            members = frozenset(
-                b for b in bins if devices[b].cores and union >= {*devices[b].cores}
-            )
-            if len(members) > 1:
-                limits[members] = min(len(union), limits.get(members, len(union)))
-    yield from (("cores", members, limit) for members, limit in limits.items())
+    unions = dict.fromkeys(sets)
+    waiting = [*sets]
+    while waiting and len(unions) < MOST_UNIONS:
+        one = waiting.pop()
+        for more in (one | other for other in sets if one & other):
+            if more not in unions:
+                unions[more] = None
+                waiting.append(more)
+    if waiting:
+        unions[frozenset().union(*sets)] = None
+    for union in unions:
+        members = frozenset(b for b in bins if devices[b].cores and union >= {*devices[b].cores})
+        if len(members) > 1:
+            yield "cores", members, len(union)

@@ -29,6 +29,7 @@ class SolveAnswer:
             None if nothing better than `bound` is proven.
         class_bounds: if models with a priority other than 0 count, each priority with the most
             weighted requests/s that the best plan gives it (`priorities.bounds_of`).
+        beside: if this plan has an outage that is not allowed, the best one found without.
 
     `value`, `bound`, `status` and `best_value` exclude the price of moves.
     """
@@ -43,3 +44,4 @@ class SolveAnswer:
     best_value: float | None = None
     priced_bound: float | None = None
     class_bounds: tuple[tuple[int, float], ...] = ()
+    beside: Packing | None = None

@@ -19,18 +19,20 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import from_nothing
-from partitiond.planner.pack.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
+from partitiond.planner.pack.members import EPSILON, EXACT, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.running import staying_items
+from partitiond.planner.pack.running import running_packing, staying_items
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress, SolveMonitor
-from partitiond.planner.search.nearest import May, nearest_cost, nearest_goodput
+from partitiond.planner.search.nearest import OUTAGE, May, nearest_cost, nearest_goodput
 from partitiond.planner.search.priorities import (
     class_by_class,
     classes_of,
     exact_classes,
     goodput_key,
+    order,
+    values_of,
 )
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.scale import evaluate_factor, largest_factor
@@ -81,6 +83,14 @@ def solve_portfolio(
     if objective is Objective.MAX_GOODPUT:
         return _solve_goodput(watch, None, may)
     return _solve_scaled(watch, may)
+
+
+def _beside(members: list[Member], chosen: Member, may: May, *, by_cost: bool) -> Packing | None:
+    """Return the best plan without an outage, if the chosen one has one that is not allowed."""
+    if may(chosen.packing) < OUTAGE:
+        return None
+    best = _best([one for one in members if may(one.packing) < OUTAGE], by_cost)
+    return None if best is None else best.packing
 
 
 @dataclasses.dataclass(slots=True)
@@ -165,31 +175,63 @@ def _ask_exact(watch: SolveMonitor, found: _Gathered, *, by_cost: bool) -> Statu
     """Run CP-SAT from the best plan, keep its plans and bounds, and return its status."""
     if watch.done:
         return None
-    best, classes = _best(found.members, by_cost), classes_of(watch.instance)
+    best = _best(found.members, by_cost)
     hint = None if best is None else best.packing
-    every = [*range(len(watch.instance.group_of))]
-    if by_cost:
-        exact = _exact(watch, Goal.COST, _devices_at_most(watch.instance, hint), hint)
-    elif len(classes) < 2 or best is None:
-        exact = _exact(watch, Goal.GOODPUT, every, hint)
-    else:
-        exact = exact_classes(
-            classes,
-            found.members,
-            found.class_bounds,
-            lambda hint, stage, share: _exact(
-                watch, Goal.GOODPUT, every, hint, stage=stage, share=share
-            ),
-        )
-    found.exact = exact
+    exact = found.exact = _exactly(watch, found, hint, by_cost=by_cost)
     if exact is None:
         return None
     if exact.packing is not None:
-        found.members.append(member("exact (CP-SAT)", exact.packing))
+        found.members.append(member(EXACT, exact.packing))
     if exact.bound is not None:
         watch.proved(exact.bound)
     watch.take(found.members)
     return exact.status
+
+
+def _exactly(
+    watch: SolveMonitor,
+    found: _Gathered,
+    hint: Packing | None,
+    *,
+    by_cost: bool,
+    stays: Packing | None = None,
+) -> Exact | None:
+    """Run CP-SAT for the least cost, or for the most goodput by priority."""
+    classes, every = classes_of(watch.instance), [*range(len(watch.instance.group_of))]
+    if by_cost:
+        devices = every if stays else _devices_at_most(watch.instance, hint)
+        return _exact(watch, Goal.COST, devices, hint, stays=stays)
+    if len(classes) < 2 or hint is None:
+        return _exact(watch, Goal.GOODPUT, every, hint, stays=stays)
+    return exact_classes(
+        classes,
+        found.members,
+        found.class_bounds,
+        lambda hint, stage, share: _exact(
+            watch, Goal.GOODPUT, every, hint, stage=stage, share=share, stays=stays
+        ),
+    )
+
+
+def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cost: bool) -> None:
+    """Add the best plan beside all that runs, if the best of all has an outage that is not allowed:
+    what was completed greedily may serve less. What gives a model its first replica, and others
+    less than that, is no plan."""
+    best = _best(found.members, by_cost)
+    if best is None or may(best.packing) < OUTAGE:
+        return
+    runs = running_packing(watch.instance)
+    if not by_cost:  # beside what is started, an instance may not be where it is
+        found.members.append(member(f"{KEPT}, as it is", runs.copy()))
+    if _variables(watch.instance) > SMALL:
+        return
+    hint = next((m for m in found.members if m.name == KEPT), Member(KEPT, runs))
+    alone = _Gathered([hint])
+    exact = _exactly(watch, alone, hint.packing, by_cost=by_cost, stays=runs)
+    if exact is None or exact.packing is None:
+        return
+    if by_cost or order(values_of(exact.packing), values_of(hint.packing)) >= 0:
+        found.members.append(member(f"{KEPT}, {EXACT}", exact.packing))
 
 
 def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
@@ -207,13 +249,15 @@ def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
         exact = found.exact
         watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
         return None
+    _add_starts_alone(watch, found, may, by_cost=True)
     priced_bound = _exact_with_moves(watch, found.members, least)
     chosen = nearest_cost(watch, found.members, may=may)
     least = watch.bound if watch.bound is not None else least
     best = min(found.members, key=lambda m: m.packing.cost())
     optimal = chosen.packing.cost() <= least + EPSILON
     answer = _answer(watch, found, chosen, best=best, bound=least, optimal=optimal)
-    return dataclasses.replace(answer, priced_bound=priced_bound)
+    beside = _beside(found.members, chosen, may, by_cost=True)
+    return dataclasses.replace(answer, priced_bound=priced_bound, beside=beside)
 
 
 def _answer(
@@ -233,7 +277,7 @@ def _answer(
     exact, proof = found.exact, "columns" if found.by_columns else "linear prices"
     if exact is not None and exact.bound is not None:
         near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
-        proof = "exact (CP-SAT)" if near or exact.status is Status.OPTIMAL else proof
+        proof = EXACT if near or exact.status is Status.OPTIMAL else proof
     return SolveAnswer(
         packing=chosen.packing,
         objective=watch.objective,
@@ -255,6 +299,8 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
     if len(classes) > 1 and any(need.rated for need in instance.needs):
         watch.proved(math.fsum(n.worth * n.rate for c in classes for n in c.needs) / RATE_SCALE)
     found = _gather(watch, prices, by_cost=False)
+    _add_starts_alone(watch, found, may, by_cost=False)
+    members = found.members
     exact, most = found.exact, math.inf if watch.bound is None else watch.bound
     best, until = max(found.members, key=goodput_key), watch.finish()
     chosen = nearest_goodput(instance, found.members, may=may, stop=until)
@@ -266,7 +312,8 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
     optimal = optimal and chosen.packing.goodput() >= value * (1 - EPSILON)
     answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
-    answer = dataclasses.replace(answer, proven_impossible=proven_impossible)
+    beside = _beside(members, chosen, may, by_cost=False)
+    answer = dataclasses.replace(answer, proven_impossible=proven_impossible, beside=beside)
     return _by_class(watch, found, answer)
 
 
@@ -374,6 +421,7 @@ def _exact(
     *,
     stage: Stage | None = None,
     moves: Moves | None = None,
+    stays: Packing | None = None,
     share: float = 1.0,
 ) -> Exact | None:
     """Run CP-SAT from a packing in a share of its time; with moves, in all remaining time."""
@@ -391,4 +439,5 @@ def _exact(
         stop=watch.stop,
         stage=stage,
         moves=moves,
+        stays=stays,
     )

@@ -21,7 +21,7 @@ from partitiond.core.plan.record import Status
 from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.exact import Exact, Stage
 from partitiond.planner.model.types import RATE_SCALE, Instance, Need
-from partitiond.planner.pack.members import Member, member
+from partitiond.planner.pack.members import EXACT, Member, member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
@@ -182,7 +182,7 @@ def exact_classes(
         found = ask(best, Stage(models, tuple(kept)), 1 / (len(classes) - k))
         if found is None or found.packing is None:
             return Exact(Status.OUT_OF_TIME, None, None)
-        members.append(member("exact (CP-SAT)", found.packing))
+        members.append(member(EXACT, found.packing))
         best = max((members[-1].packing, best), key=lambda p: lexicographic(values_of(p)))
         if found.bound is not None:
             bounds[k] = found.bound / mine.factor

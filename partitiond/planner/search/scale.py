@@ -31,6 +31,7 @@ from partitiond.planner.pack.adding import Adding, fill
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
+from partitiond.planner.pack.members import EXACT
 from partitiond.planner.pack.moves import price_of_a_move, with_price
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
@@ -45,7 +46,6 @@ SAFETY: Final = 1e-9
 """Relative slack subtracted for floating-point sums: some million terms are off by less."""
 SEARCH_SHARE: Final = 0.9
 """Share of the time for bound and plans; the rest is for sharing out what is left over. Chosen."""
-EXACT: Final = "exact (CP-SAT)"
 LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
