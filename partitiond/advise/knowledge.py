@@ -20,7 +20,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.performance.transfer import Target, transfer_profile
 from partitiond.core.performance.transfer_fit import Source, Subject, source_of
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.fleet.offline import estimate, sizes
+from partitiond.fleet.estimates import estimate, sizes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,21 +5,19 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from partitiond import __version__
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
-from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
+from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.performance.estimate import estimate_profile, hardware_of
-from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan
-from partitiond.core.profile.record import Profile
+from partitiond.fleet.estimates import estimate, sizes
 from partitiond.fleet.file import Fleet
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
-from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.candidates import asked, candidates_for
 from partitiond.planner.model.draw import most_host_cores
 from partitiond.planner.model.types import PlanRequest
 
@@ -162,24 +160,16 @@ def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDeman
     """Return the demand of this model with the candidates of an equally fast one; `coarse`:
     fewer.
     """
-    asked = dataclasses.replace(
-        made,
-        model=spec.name,
-        demand=spec.demand,
-        rules=spec.rules,
-        min_replicas=spec.min_replicas,
-        max_replicas=spec.max_replicas,
-        isolation=spec.isolation,
-    )
-    asked = leaner(asked) if coarse else asked
+    mine = dataclasses.replace(asked(made, spec), model=spec.name)
+    mine = leaner(mine) if coarse else mine
     if made.model == spec.name:
-        return asked
+        return mine
     old, own = f"estimate-{made.model}-", f"estimate-{spec.name}-"
     candidates = tuple(
         dataclasses.replace(c, model=spec.name, profile_id=own + c.profile_id.removeprefix(old))
-        for c in asked.candidates
+        for c in mine.candidates
     )
-    return dataclasses.replace(asked, candidates=candidates)
+    return dataclasses.replace(mine, candidates=candidates)
 
 
 def few(device: Device) -> tuple[PartitionSize, ...]:
@@ -223,57 +213,6 @@ def _architecture(
             hint="Give its numbers in an `architecture` table, or name a catalog model.",
         )
     return found
-
-
-def sizes(device: Device) -> tuple[PartitionSize, ...]:
-    """Partition sizes worth an estimate on this device."""
-    if device.kind is DeviceKind.CPU:
-        count = len(device.cores)
-        powers = [2**n for n in range(count.bit_length()) if 2**n < count]
-        return tuple(PartitionSize(SharingMode.CORES, n) for n in (*powers, count))
-    found: list[PartitionSize] = []
-    if SharingMode.MPS in device.modes:
-        found += [PartitionSize(SharingMode.MPS, 1, percent) for percent in SM_PERCENTS]
-    if {SharingMode.WHOLE, SharingMode.MEMORY} & set(device.modes):
-        found.append(PartitionSize(SharingMode.MEMORY, 1, 100))
-    if SharingMode.MIG in device.modes:
-        offered = hardware_of(device).mig_profiles
-        # Media engines make an instance no faster at text, and only one instance can have them.
-        plain = [p.name for p in offered if not p.name.endswith("+me")]
-        found += [PartitionSize(SharingMode.MIG, 1, 100, name) for name in plain]
-    return tuple(found)
-
-
-def estimate(
-    spec: ModelSpec,
-    architecture: Architecture,
-    device: Device,
-    size: PartitionSize,
-    now: str,
-    *,
-    variant: str = "",
-) -> Profile:
-    """Return the estimated profile of one form of a model on one kind of device and partition
-    size.
-    """
-    name = f"{spec.name}-{variant}" if variant else spec.name
-    return estimate_profile(
-        model=spec.name,
-        architecture=architecture,
-        workload=spec.workload,
-        hardware=device,
-        size=size,
-        max_model_len=spec.max_model_len,
-        profile_id=f"estimate-{name}-{device.hardware}-{size.key}",
-        created_at=now,
-        dtype=spec.engine.dtype,
-        max_num_batched_tokens=spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
-        weights=spec.weights.value,
-        partitiond_version=__version__,
-        quantization=spec.engine.quantization,
-        kv_cache_dtype=spec.engine.kv_cache_dtype,
-        variant=variant,
-    )
 
 
 def leaner(demand: ModelDemand) -> ModelDemand:

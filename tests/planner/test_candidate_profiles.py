@@ -296,21 +296,6 @@ def test_memory_that_a_start_confirmed_is_what_the_candidate_asks_for() -> None:
     assert refuted == candidates(SPEC, beyond_the_knee())
 
 
-def test_dominated_candidates_are_left_out() -> None:
-    found = candidates(SPEC, *(mps(p) for p in (50, 60, 80, 100)))
-    for one in found:
-        assert not any(
-            other != one
-            and other.size.sm_percent <= one.size.sm_percent
-            and other.memory_bytes <= one.memory_bytes
-            and other.capacity_req_per_s > one.capacity_req_per_s
-            and other.tpot_p95_seconds <= one.tpot_p95_seconds
-            and other.ttft_p95_seconds <= one.ttft_p95_seconds
-            and other.busy <= one.busy
-            for other in found
-        )
-
-
 # -- what sharing costs ----------------------------------------------------------------------------
 
 

@@ -23,11 +23,11 @@ from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.performance.estimate import estimate_profile, hardware_of
-from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.transfer import Target, transfer_profile
 from partitiond.core.performance.transfer_fit import source_of, usable_points
 from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.fleet.estimates import estimate
 
 REMEMBERED: Final = 512
 """Models whose derived profiles are kept for the next plan."""
@@ -130,7 +130,18 @@ def _of_size(
         first = next((p for p in measured if p.size.mode in modes), measured[0])
         return _transferred(form, measured, first, size), first.id
     guess = next((p for p in mine if p.kind is ProfileKind.ESTIMATED), None)
-    return None if guess is None else (_estimated(form, guess, size), guess.id)
+    if guess is None:
+        return None
+    made = estimate(
+        form.spec.as_variant(form.variant),
+        form.architecture,
+        form.device,
+        size,
+        form.created_at,
+        variant=form.variant,
+        profile_id=f"{guess.id}@{size.key}",
+    )
+    return made, guess.id
 
 
 def _transferred(
@@ -152,27 +163,6 @@ def _transferred(
     # Interference between replicas in that mode, if it was measured, was measured on the same GPU.
     shared = tuple(s for p in measured for s in p.sharing if s.mode == size.mode.value)
     return dataclasses.replace(made, variant=form.variant, sharing=shared[:1], slo=first.slo)
-
-
-def _estimated(form: _Form, guess: Profile, size: PartitionSize) -> Profile:
-    spec = form.spec.as_variant(form.variant)
-    return estimate_profile(
-        model=form.spec.name,
-        architecture=form.architecture,
-        workload=spec.workload,
-        hardware=form.device,
-        size=size,
-        max_model_len=spec.max_model_len,
-        profile_id=f"{guess.id}@{size.key}",
-        created_at=form.created_at,
-        dtype=spec.engine.dtype,
-        max_num_batched_tokens=spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
-        weights=spec.weights.value,
-        partitiond_version=__version__,
-        quantization=spec.engine.quantization,
-        kv_cache_dtype=spec.engine.kv_cache_dtype,
-        variant=form.variant,
-    )
 
 
 def _note(form: _Form, size: PartitionSize, error: SpecError) -> str:

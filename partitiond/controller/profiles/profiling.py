@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from partitiond import __version__
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.jobs import Neighbours, Tell, Write
 from partitiond.controller.profiles.params import (
@@ -15,15 +14,14 @@ from partitiond.controller.profiles.params import (
 )
 from partitiond.controller.profiles.targets import ProfileTarget, source_note
 from partitiond.core.errors import NotFoundError
-from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind, SharingMode, short_device
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, short_device
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.performance.estimate import estimate_profile
-from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.profile.jobs import Job, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.leases import Lease
+from partitiond.fleet.estimates import estimate
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import FleetModels, ModelResolver, ProfileRunner, Store
 
@@ -143,35 +141,11 @@ def estimates(
     note = (figures.note,) if figures.note else ()
     return tuple(
         with_source(
-            _estimate(spec, architecture, target, created_at, figures.cpu),
+            estimate(
+                spec, architecture, target.device, target.size, created_at, figures=figures.cpu
+            ),
             spec,
             *(note if target.device.kind is DeviceKind.CPU else ()),
         )
         for target in targets
-    )
-
-
-def _estimate(
-    form: ModelSpec,
-    architecture: Architecture,
-    target: ProfileTarget,
-    created_at: str,
-    figures: CpuFigures | None,
-) -> Profile:
-    return estimate_profile(
-        model=form.name,
-        architecture=architecture,
-        workload=form.workload,
-        hardware=target.device,
-        size=target.size,
-        max_model_len=form.max_model_len,
-        profile_id=f"estimate-{form.name}-{target.device.hardware}-{target.size.key}",
-        created_at=created_at,
-        dtype=form.engine.dtype,
-        max_num_batched_tokens=form.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
-        weights=form.weights.value,
-        partitiond_version=__version__,
-        quantization=form.engine.quantization,
-        kv_cache_dtype=form.engine.kv_cache_dtype,
-        figures=figures,
     )

@@ -2,8 +2,8 @@
 
 A replica runs at the model's operating point (by default the knee, or the largest batch up to it
 that holds the SLO). Smaller measured batches are candidates as well: they need less KV cache, so a
-model with little demand need not pay for its knee. A candidate that another one beats in every
-respect is left out.
+model with little demand need not pay for its knee. Those that others beat where they could be
+used are left out by `dominated`.
 
 A profile counts only for what it was measured for: the model's own form or a variant that the
 spec lists, its workload, its engine options. The share of a device's shared resource that a replica
@@ -13,12 +13,10 @@ any.
 
 import dataclasses
 import math
-import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from partitiond import __version__
-from partitiond.core.drift.correction import factor_for
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
@@ -31,7 +29,7 @@ from partitiond.core.performance.footprint import (
 from partitiond.core.performance.interference import planned_kappa
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.performance.transfer_fit import engine_argument
-from partitiond.core.plan.record import Candidate, ModelDemand, Placement
+from partitiond.core.plan.record import Candidate, ModelDemand
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.points import OperatingPoint, SleepingFootprint
 from partitiond.core.profile.record import (
@@ -54,8 +52,6 @@ _RANK: Final = {ProfileKind.MEASURED: 0, ProfileKind.TRANSFERRED: 1, ProfileKind
 
 StaleReasons = Mapping[str, tuple[str, ...]]
 """Reasons why a profile is stale, by profile id."""
-Corrections = Mapping[str, float]
-"""Factor on a profile's rates, by profile id."""
 
 
 def candidates_for(
@@ -63,7 +59,6 @@ def candidates_for(
     profiles: Sequence[Profile],
     device_hardware_keys: Collection[str],
     stale: StaleReasons | None = None,
-    corrections: Corrections | None = None,
     *,
     most_cores: Mapping[str, int] | None = None,
 ) -> ModelDemand:
@@ -75,7 +70,6 @@ def candidates_for(
             counts, then the newest.
         device_hardware_keys: hardware of the devices present.
         stale: profiles in doubt; they are planned with the margins of transferred profiles.
-        corrections: factor by profile id for profiles whose replicas were observed to be slower.
         most_cores: host cores of the GPU with most of them, by hardware; absent where not known.
 
     Returns:
@@ -89,13 +83,14 @@ def candidates_for(
     )
     doubts = stale or {}
     found = [
-        corrected(c, factor_for(corrections or {}, p.id))
+        c
         for p in usable
         for c in _candidates(spec, p, doubts.get(p.id, ()), (most_cores or {}).get(p.hardware))
     ]
     reason = "" if found else _reason(spec, mine, usable, device_hardware_keys)
-    there = tuple(_undominated(found))
-    return asked(ModelDemand(spec.name, spec.demand, there, reason=reason, slo=spec.slo), spec)
+    return asked(
+        ModelDemand(spec.name, spec.demand, tuple(found), reason=reason, slo=spec.slo), spec
+    )
 
 
 def asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
@@ -330,36 +325,6 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
     return min(1.0, traffic * steps_per_s / reached)
 
 
-def _undominated(found: list[Candidate]) -> list[Candidate]:
-    """Return candidates that no other candidate beats; of equal ones the first stays."""
-    alike: dict[object, list[int]] = {}
-    for n, c in enumerate(found):
-        # The planner compares a measured kappa (or power) with an unknown one.
-        known = (c.kappa is None, c.watts is None)
-        alike.setdefault((c.hardware, c.size.mode, c.size.mig_profile, known), []).append(n)
-    rows = [_needs(c) for c in found]
-    kept = [
-        n
-        for mine in alike.values()
-        for n in mine
-        if not any(
-            all(map(operator.le, rows[m], rows[n])) and (m < n or rows[m] != rows[n])
-            for m in mine
-            if m != n
-        )
-    ]
-    return [found[n] for n in sorted(kept)]
-
-
-def _needs(c: Candidate) -> tuple[float, ...]:
-    """Return what a candidate needs and lacks; less is better in each place."""
-    return (
-        -c.capacity_req_per_s, c.memory_bytes, c.size.cores, c.size.sm_percent, c.busy,
-        c.kappa or 0.0, c.host_memory_bytes, c.watts or 0.0,
-        c.ttft_p95_seconds, c.tpot_p95_seconds,
-    )  # fmt: skip
-
-
 def _reason(
     spec: ModelSpec, mine: list[Profile], usable: list[Profile], keys: Collection[str]
 ) -> str:
@@ -451,28 +416,3 @@ def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:
         with_margin(exact.level_2_bytes),
         with_margin(exact.host_bytes),
     )
-
-
-def corrected(candidate: Candidate, factor: float) -> Candidate:
-    """Return the candidate with its rates multiplied, and its latencies divided, by a factor."""
-    if factor == 1.0:
-        return candidate
-    return dataclasses.replace(
-        candidate,
-        capacity_req_per_s=candidate.capacity_req_per_s * factor,
-        output_tokens_per_s=candidate.output_tokens_per_s * factor,
-        ttft_p95_seconds=candidate.ttft_p95_seconds / factor,
-        tpot_p95_seconds=candidate.tpot_p95_seconds / factor,
-        correction=factor,
-    )
-
-
-def corrections_told(placements: Sequence[Placement]) -> Iterator[str]:
-    """Yield the models whose figures differ from those of their profiles."""
-    factors = {(p.model, p.candidate.correction) for p in placements}
-    for model, factor in sorted(factors):
-        if factor != 1.0:
-            yield (
-                f"{model}: its replicas were slower than its profile, so its rates are planned "
-                f"times {factor:.2f} (`partitiond models drift`) until it is measured again."
-            )
