@@ -10,7 +10,6 @@ from bench.command import chosen, options
 from bench.daemons import end_in_order
 from bench.fleet.arms import ARMS
 from bench.fleet.cases import Case, Model, cases
-from bench.proxy.tools import MissingError
 from loadgen import OpenLoopResult, Outcome, Workload, open_loop
 from loadgen.results.statistics import is_good, percentile
 
@@ -34,10 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
         case = known[case_name]
         print(f"\n{case.name}: {case.about}; {case.seconds:.0f} s", flush=True)
         for arm in arms:
-            try:
-                print("  " + asyncio.run(measure(case, arm)), flush=True)
-            except MissingError as error:
-                print(f"  SKIPPED {arm}: {error}", flush=True)
+            print("  " + asyncio.run(measure(case, arm)), flush=True)
     return 0
 
 

@@ -8,7 +8,6 @@ internal/router/design.md, read in November 2026), not its code:
   load or a request ends.
 - A load begins only once every model that it unloads has no request in flight. Independent loads
   run side by side.
-- *group*, the default: loading a model unloads every other one.
 - *matrix*: models that fit beside each other stay; of the others, those that are cheapest to load
   again are unloaded. llama-swap uses the load times that it measured; here all load times are
   equal, and of equal models the least recently used one is unloaded.
@@ -17,25 +16,6 @@ Pure: takes requests, models and the loaded set, and returns the actions to take
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-
-Evict = Callable[[str, Sequence[str]], Sequence[str]]
-"""Maps (model to load, loaded models, least recently used first) to the models to unload."""
-
-
-def one_at_a_time(target: str, loaded: Sequence[str]) -> Sequence[str]:
-    """The default group: unload all other models."""
-    return [model for model in loaded if model != target]
-
-
-def as_many_as_fit(limit: int) -> Evict:
-    """A matrix of all sets of `limit` models."""
-
-    def evict(target: str, loaded: Sequence[str]) -> Sequence[str]:
-        others = [model for model in loaded if model != target]
-        return others[: max(0, len(others) + 1 - limit)]
-
-    return evict
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,9 +35,13 @@ class Load:
 
 @dataclasses.dataclass(slots=True)
 class SwapPolicy:
-    """The state of the router. Each call returns the actions to take now."""
+    """The state of the router. Each call returns the actions to take now.
 
-    evict: Evict
+    Attributes:
+        limit: number of models that fit beside each other; 1 is llama-swap's default group.
+    """
+
+    limit: int
     waiting: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     loaded: list[str] = dataclasses.field(default_factory=list)  # longest unused first
     loading: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -101,7 +85,8 @@ class SwapPolicy:
         return found
 
     def _load(self, model: str) -> list[Serve | Load]:
-        unload = tuple(self.evict(model, [*self.loaded, *self.loading]))
+        others = [*self.loaded, *self.loading]
+        unload = tuple(others[: max(0, len(others) + 1 - self.limit)])
         busy = any(self.in_flight.get(other, 0) for other in unload)
         if busy or any(other in self.loading for other in unload):
             return []

@@ -2,11 +2,11 @@
 
 import random
 
-from bench.fleet.swap_policy import Load, Serve, SwapPolicy, as_many_as_fit, one_at_a_time
+from bench.fleet.swap_policy import Load, Serve, SwapPolicy
 
 
 def test_a_loaded_model_is_served_at_once_and_another_waits_for_its_requests() -> None:
-    policy = SwapPolicy(one_at_a_time)
+    policy = SwapPolicy(1)
     assert policy.arrived(1, "a") == [Load("a", ())]
     assert policy.is_loaded("a") == [Serve(1)]
     assert policy.arrived(2, "a") == [Serve(2)]
@@ -19,11 +19,11 @@ def test_a_loaded_model_is_served_at_once_and_another_waits_for_its_requests() -
 
 
 def test_requests_share_a_load_and_a_client_that_leaves_is_not_waited_for() -> None:
-    policy = SwapPolicy(one_at_a_time)
+    policy = SwapPolicy(1)
     policy.arrived(1, "a")
     assert policy.arrived(2, "a") == []
     assert policy.is_loaded("a") == [Serve(1), Serve(2)]
-    policy = SwapPolicy(one_at_a_time)
+    policy = SwapPolicy(1)
     policy.arrived(1, "a")
     policy.arrived(2, "b")
     assert policy.left(1) == []
@@ -35,7 +35,7 @@ class World:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.policy = SwapPolicy(as_many_as_fit(limit))
+        self.policy = SwapPolicy(limit)
         self.models: dict[int, str] = {}
         self.served: list[int] = []
         self.running: list[str] = []
