@@ -16,7 +16,6 @@ import pytest
 from partitiond import serde
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import BudgetPeriod, RoutingTable
-from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import BudgetUse
@@ -51,10 +50,9 @@ KINDS = {
     "owner": RunFolderOwner,
     "lock": LockHolder,
     "ledger": LedgerEntry,
-    "correction": Correction,
     "traffic": TrafficSample,
 }
-OTHERWISE = {"devices", "mps", "budgets"}
+OTHERWISE = {"devices", "mps", "budgets", "correction"}
 """Bodies that have readers of their own."""
 FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem not in OTHERWISE)
 

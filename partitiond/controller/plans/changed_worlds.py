@@ -12,6 +12,7 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import ModelDemand
 from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.fleet.estimates import estimate, sizes
 from partitiond.planner.answers.questions import adds_devices
 from partitiond.planner.answers.whatif import Demands, World
 from partitiond.planner.model.candidates import candidates_for
@@ -38,7 +39,6 @@ async def demands_of(
         now: when the estimates are made, ISO 8601, UTC.
     """
     profiles, stale = dict(situation.profiles), dict(situation.stale)
-    corrections = dict(situation.corrections)
     records = {record.spec.name: record for record in situation.records}
     here = {device.hardware for device in situation.devices}
     known: dict[str, Architecture] = {}
@@ -59,7 +59,6 @@ async def demands_of(
                 ),
                 hardware,
                 stale,
-                corrections,
                 most_cores=most_host_cores(world.devices),
             )
             for spec in world.specs
@@ -80,8 +79,6 @@ def _estimated(
     spec: ModelSpec, architecture: Architecture | None, devices: Sequence[Device], now: str
 ) -> Iterator[Profile]:
     """Estimate profiles on kinds of device that are not here."""
-    from partitiond.fleet.offline import estimate, sizes
-
     if architecture is None:
         return
     for device in {d.hardware: d for d in devices}.values():
