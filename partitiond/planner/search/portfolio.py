@@ -20,7 +20,7 @@ from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import from_nothing
 from partitiond.planner.pack.members import EPSILON, EXACT, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
+from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, staying_of, with_price
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing, staying_items
 from partitiond.planner.progress.answer import SolveAnswer
@@ -214,16 +214,20 @@ def _exactly(
 
 
 def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cost: bool) -> None:
-    """Add the best plan beside all that runs, if the best of all has an outage that is not allowed:
-    what was completed greedily may serve less. What gives a model its first replica, and others
-    less than that, is no plan."""
-    best = _best(found.members, by_cost)
-    if best is None or may(best.packing) < OUTAGE:
+    """Add the best plan beside all that runs, if the best of all moves replicas, or has an outage
+    that is not allowed: what was completed greedily may serve less. What gives a model its first
+    replica, and others less than that, is no plan."""
+    instance, best = watch.instance, _best(found.members, by_cost)
+    if best is None:
         return
-    runs = running_packing(watch.instance)
-    if not by_cost:  # beside what is started, an instance may not be where it is
+    out = may(best.packing) >= OUTAGE
+    moves = 0 if by_cost else count_of_moves(instance, applied(instance, best.packing))
+    if not (out or moves):
+        return
+    runs = running_packing(instance)
+    if out and not by_cost:  # beside what is started, an instance may not be where it is
         found.members.append(member(f"{KEPT}, as it is", runs.copy()))
-    if _variables(watch.instance) > SMALL:
+    if _variables(instance) > SMALL:
         return
     hint = next((m for m in found.members if m.name == KEPT), Member(KEPT, runs))
     alone = _Gathered([hint])
