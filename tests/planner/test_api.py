@@ -4,27 +4,12 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.spec import Demand, Slo
 from partitiond.core.plan.record import Infeasible, Objective, Status, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 from tests.planner.problems import plan_for
-
-
-def test_two_models_without_a_rate_share_a_two_core_cpu() -> None:
-    models = (
-        want("chat", on_cores("chat", 3, 1), on_cores("chat", 5, 2)),
-        want("code", on_cores("code", 4, 1), on_cores("code", 6, 2)),
-    )
-    made = plan_for(PlanRequest((cpu(2),), models))
-    assert sorted(p.replica_id for p in made.placements) == ["chat-1", "code-1"]
-    cores = [p.partition.cores for p in made.placements if isinstance(p.partition, CpuCores)]
-    assert sorted(cores) == [(0,), (1,)]
-    assert made.certificate.status is Status.OPTIMAL
-    assert made.unplaced == ()
 
 
 def test_a_model_alone_takes_all_the_cores_in_the_way_that_serves_most() -> None:
@@ -119,21 +104,3 @@ def test_the_certificate_names_a_baseline_and_a_bound() -> None:
     proof = made.certificate
     assert (proof.value, proof.bound, proof.status) == (1, 1, Status.OPTIMAL)
     assert proof.baseline_one_model_per_device == 6
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"cordoned": True}, "is cordoned"),
-        ({"occupied_sm_percent": 100}, "beside the 100 % of others"),
-        ({"occupied_slices": (0,), "modes": (SharingMode.MPS,)}, "is cut by MIG for others"),
-        ({"modes": ()}, "no device allows any sharing mode"),
-    ],
-)
-def test_a_device_that_is_closed_is_named_as_the_reason(
-    changes: dict[str, object], says: str
-) -> None:
-    device = dataclasses.replace(gpu(), **changes)  # type: ignore[arg-type]
-    answer = solve(PlanRequest((device,), (want("a", point("a", 5, 4, sm=10), rate=3),)))
-    assert isinstance(answer, Infeasible)
-    assert says in answer.reasons[0]

@@ -14,7 +14,7 @@ from partitiond.planner.model.figures import down, up
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.search.portfolio import solve_portfolio
-from tests.planner.build import FREE, cpu, gpus, on_cores, point, want
+from tests.planner.build import cpu, gpus, on_cores, point, want
 from tests.planner.problems import plan_for
 
 LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)
@@ -24,20 +24,6 @@ def asked(devices: tuple[object, ...], *models: ModelDemand, **more: object) -> 
     """A question that is answered at once."""
     values: dict[str, object] = {"time_limit_seconds": 5, "interference": LEVELS, **more}
     return PlanRequest(devices, models, may_search=False, **values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("rate", "times", "devices"),
-    [(0.50004, 2, 2), (0.00019, 4, 4), (1234.567, 3, 3), (1 / 3, 3, 3), (1e-4, 2.00004, 3)],
-)
-def test_a_demand_takes_no_more_replicas_than_serve_it(
-    rate: float, times: float, devices: int
-) -> None:
-    """Whole replicas take so many, and a trifle more one more; `tests/oracle` tries the rest."""
-    model = want("a", point("a", rate, 60), rate=rate * times)
-    plan = plan_for(asked(gpus(5), model, interference=FREE))
-    assert plan.certificate.value == plan.certificate.bound == devices
-    assert plan.unplaced == ()
 
 
 @pytest.mark.parametrize("objective", Objective)

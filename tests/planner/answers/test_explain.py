@@ -13,7 +13,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.answer import SolveAnswer
-from tests.planner.build import cpu, gpu, on_cores, point, want
+from tests.planner.build import gpu, point, want
 
 THIRD = point("a", 10, 30, sm=10)
 SURVIVES = PlacementRules(survive=FaultDomain.DEVICE, survive_share=1.0)
@@ -86,7 +86,6 @@ def test_what_has_no_replica_is_not_helped_by_less_demand() -> None:
 ENGINE = point("a", 30, 5, sm=10, host_gib=10, cores=2)
 NEAR_B = want("a", point("a", 30, 5, sm=10), rate=20, rules=PlacementRules(near=("b",)))
 ONE_B = want("b", point("b", 30, 5, sm=10), rate=20, max_replicas=1)
-PAIR = (gpu("g0", cores=(0, 1, 2)), gpu("g1", cores=(0, 1, 2)))
 
 
 def one_more(devices: tuple[Device, ...], *models: ModelDemand, **more: object) -> str:
@@ -109,18 +108,6 @@ def test_no_more_fits_than_the_host_has_memory_for() -> None:
         assert ("engines on host need 20 GiB of host memory, 19 GiB are there" in said) == (
             not fits
         )
-
-
-def test_cores_and_memory_of_a_host_are_given_once() -> None:
-    """A core that two devices list; and memory that what runs on the CPU takes, too."""
-    model = want("a", ENGINE, rate=20)
-    said = one_more(PAIR, model)
-    assert "engines on g0 of host need 4 host cores, 3 are free for them" in said
-    assert "could take it" not in said
-    on_cpu = want("b", on_cores("b", 5, 1, gib=10), rate=4)
-    crowded = one_more((gpu("g0"), cpu(8, gib=24)), model, on_cpu)
-    assert "Too little left of the host on 1 device in use" in crowded
-    assert "One more would fit" in one_more((gpu("g0"), cpu(8)), model)
 
 
 def test_a_replica_has_its_company_on_the_host() -> None:
