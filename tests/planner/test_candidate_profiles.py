@@ -256,7 +256,7 @@ def test_beyond_the_knee_only_when_asked_by_name() -> None:
         ({"slo": Slo(1e3, 1e3), "operating_point": PointName.SLO}, best),
     ):
         found = candidates(asking(**changes), made)
-        assert max(found, key=lambda c: c.capacity_req_per_s).batch == batch
+        assert max(found, key=lambda c: (c.capacity_req_per_s, -c.batch)).batch == batch
 
 
 @pytest.mark.parametrize(("share", "held"), [(0.7, True), (0.5, False), (0.4, False)])
