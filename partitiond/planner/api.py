@@ -20,6 +20,7 @@ from partitiond.core.plan.record import (
     Plan,
     Status,
     Unplaced,
+    same_engine,
 )
 from partitiond.planner.answers.certify import certify, rates_of
 from partitiond.planner.answers.explain import explain, unplaced
@@ -246,8 +247,9 @@ def _held(
 ) -> _Made:
     """Return the answer with running replicas that stay, and the models that this holds back: those
     that lack something, or whose replicas stay although their rules or candidates changed."""
-    request, ran = made.instance.request, {p.replica_id for p in made.instance.request.running}
-    old = by_key((p.model, p) for p in placements if p.replica_id in ran)
+    request, ran = made.instance.request, {p.replica_id: p for p in made.instance.request.running}
+    stays = (p for p in placements if p.replica_id in ran and same_engine(ran[p.replica_id], p))
+    old = by_key((p.model, p) for p in stays)
     candidates = {m.model: m.candidates for m in request.models}
     changed = {p.model for p in placements if p.candidate not in candidates[p.model]}
     seconds = {outage.model: outage for outage in coming}

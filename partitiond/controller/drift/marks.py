@@ -20,7 +20,7 @@ class DriftMarks:
         self._words = {profile_id: words for profile_id, words in told.items() if words}
 
     @property
-    def words(self) -> Mapping[str, str]:
+    def doubts(self) -> Mapping[str, str]:
         """How each profile drifts that plans take for stale."""
         return self._words
 

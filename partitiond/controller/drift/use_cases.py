@@ -109,7 +109,7 @@ class DriftUseCases:
 
     def doubts(self, profile: Profile) -> tuple[str, ...]:
         """Return why plans take a profile for stale: how its replicas drift; empty if not."""
-        words = self._marks.words.get(profile.id, "") if self._options.enabled else ""
+        words = self._marks.doubts.get(profile.id, "") if self._options.enabled else ""
         return (words,) if words else ()
 
     def report(self) -> DriftReport:
@@ -193,7 +193,7 @@ class DriftUseCases:
         self._judge(sample.at)
         now = self._clock.utc_iso()
         for profile_id in self.remeasures.tend(self._drifting(), sample, now):
-            if profile_id in self._marks.words:
+            if profile_id in self._marks.doubts:
                 self._set(profile_id, "")
 
     def _watch(self, name: str, engine: Engine) -> None:
@@ -378,7 +378,7 @@ class DriftUseCases:
     def _doubt(self, profile_id: str) -> None:
         """Take a profile for stale, or not any more; while nobody is sure it stays as it is."""
         entries = self._on_profile(profile_id)
-        together, known = pooled(entries), profile_id in self._marks.words
+        together, known = pooled(entries), profile_id in self._marks.doubts
         # Replicas keep a superseded profile until a plan is applied: it is not doubted any more.
         if together is Verdict.SLOWER and not known and self.remeasures.counts(profile_id):
             self._set(profile_id, drift_words(ratio_of(entries, together)))
@@ -391,7 +391,7 @@ class DriftUseCases:
 
     def _drifting(self) -> dict[str, str]:
         """Return the profiles that their replicas together disagree with, and how."""
-        found = dict(self._marks.words)
+        found = dict(self._marks.doubts)
         judged: dict[str, list[LedgerEntry]] = {}
         for watched in self._watched.values():
             if watched.judged is not None:

@@ -31,6 +31,8 @@ def overlap(one: Partition, other: Partition) -> bool:
 def fits(partition: Partition, occupants: Sequence[Partition], free_bytes: int) -> bool:
     """Return whether a partition has room beside the occupants of its device.
 
+    The memory of an instance under MIG is its own.
+
     Args:
         partition: the partition to place.
         occupants: partitions held now, of any device.
@@ -39,6 +41,8 @@ def fits(partition: Partition, occupants: Sequence[Partition], free_bytes: int) 
     beside = [other for other in occupants if other.device_id == partition.device_id]
     if any(overlap(partition, other) for other in beside):
         return False
+    if isinstance(partition, MigSlice):
+        return True
     everyone = [partition, *beside]
     sm_percent = sum(p.sm_percent for p in everyone if isinstance(p, MpsShare))
     return sum(p.memory_bytes for p in everyone) <= free_bytes and sm_percent <= 100

@@ -182,7 +182,7 @@ def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop
     found = []
     for _, close in sorted(by_short.items()):
         found.append(_nearest_of(instance, close, may=may, stop=stop))
-        if len(by_short) == 1 or may(found[-1].packing) < LEAVES:
+        if may(found[-1].packing) < LEAVES:
             return found[-1]
     # What spare room is filled with may make leave what has to stay.
     return next((m for m in members if may(m.packing) < LEAVES), found[0])

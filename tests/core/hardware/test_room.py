@@ -50,3 +50,8 @@ def test_what_the_driver_does_not_make_side_by_side_is_not_there_side_by_side(
 ) -> None:
     assert overlap(one, other) is overlap(other, one) is exclude
     assert fits(one, [other], 2) is not exclude
+
+
+def test_an_instance_has_memory_of_its_own() -> None:
+    assert fits(mig("2g.20gb", 0, 2), [mig("1g.10gb", 2, 1)], 1)
+    assert not fits(SHARE, [SHARE], 1)
