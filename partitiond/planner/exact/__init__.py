@@ -27,6 +27,7 @@ from partitiond.planner.exact.objectives import (
     Stage,
     maximise_goodput,
     maximise_scale,
+    maximise_share,
     moves_cost,
     total_cost,
 )
@@ -39,6 +40,7 @@ POLL_SECONDS: Final = 0.05
 """A request to stop waits for at most this long."""
 
 __all__ = [
+    "MAX_VARIABLES",
     "Exact",
     "Goal",
     "Moves",
@@ -47,6 +49,9 @@ __all__ = [
     "solve_exact",
     "variable_count",
 ]
+
+MAX_VARIABLES: Final = 30_000
+"""Integer variables up to which CP-SAT is worth its start on one core. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Exact:
         status: optimal, feasible, infeasible or out of time (nothing known).
         packing: the packing, if there is one.
         bound: proven bound on the cost, or on the weighted requests/s of plans that are short of
-            no more replicas than the packing; None if nothing is proven.
+            no more replicas than the packing; None if nothing is proven, and for `Goal.SHARE`.
     """
 
     status: Status
@@ -72,6 +77,7 @@ def solve_exact(
     hint: Packing | None,
     *,
     deterministic_seconds: float,
+    cost_limit: int = 0,
     scale: Scale | None = None,
     wall_seconds: float = math.inf,
     stop: Callable[[], bool] = lambda: False,
@@ -85,9 +91,10 @@ def solve_exact(
         instance: the problem instance.
         goal: the goal to optimise.
         devices: devices that are decided; the others hold nothing.
-        hint: a packing to start from.
+        hint: a packing to start from; for `Goal.SHARE` it must cover everything.
         deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
             that, for machines too slow or busy to be deterministic on.
+        cost_limit: for `Goal.SHARE`: limit on the devices' cost, in 1 / PRICE_SCALE.
         scale: for `Goal.SCALE`: the targets of the factor.
         wall_seconds: wall-clock limit, if the answer may depend on the clock.
         stop: called periodically; True ends the solve with the best packing so far.
@@ -112,8 +119,11 @@ def solve_exact(
         unit = maximise_scale(model, instance, variables, scale)
     else:
         add_demands(model, instance, variables)
-        price = 0 if moves is None else moves_cost(model, instance, variables, moves)
-        model.minimize(total_cost(instance, variables) + price)
+        if goal is Goal.COST:
+            price = 0 if moves is None else moves_cost(model, instance, variables, moves)
+            model.minimize(total_cost(instance, variables) + price)
+        else:
+            maximise_share(model, instance, variables, cost_limit)
     if hint is not None:
         _add_hint(model, variables, hint, as_it_is=fixed)
     solver = cp_model.CpSolver()
@@ -126,7 +136,7 @@ def solve_exact(
     outcome = solve_stoppable(solver, model, stop)
     packing, status = _read(instance, variables, solver, outcome)
     bound = None
-    if packing is not None:
+    if packing is not None and goal is not Goal.SHARE:
         # The factor is cut into steps: the step after the bound cannot be reached.
         more = 1 if goal is Goal.SCALE else replica * packing.short_replicas()
         # The bound is a whole number by its terms, but the solver returns it as a float.

@@ -12,6 +12,7 @@ from ortools.sat.python import cp_model
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.exact.constraints import add_numbers
 from partitiond.planner.exact.variables import Terms, Variables, by_model
+from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
 STEPS: Final = 10_000_000
@@ -20,6 +21,7 @@ MOST_TIMES: Final = 1 << 40
 """Limit for rates close to 0: CP-SAT takes 64-bit integers."""
 PRECISION: Final = 10_000_000
 """Rates per step are rounded down to one part in this many, so that the optimum is a bound."""
+SHARE_UNITS: Final = 10_000
 OBJECTIVE_STEPS: Final = 10**8
 """Steps of the most that can be served: a hundred replicas are off by less than a millionth
 together. With a hundred times as many, CP-SAT found no optimum of three models but claimed one."""
@@ -47,6 +49,8 @@ class Goal(enum.Enum):
     """Meet least numbers of replicas, then maximise weighted requests/s."""
     SCALE = "scale"
     """Maximise the common factor of all demands; see `exact.scale`."""
+    SHARE = "share"
+    """Cover everything within a given cost; then even out the weighted shares of the rest."""
 
 
 def total_cost(instance: Instance, variables: Variables) -> Any:
@@ -141,6 +145,23 @@ def most_served(instance: Instance, variables: Variables, model: int) -> int:
             full = option.max_items * instance.rate(item, option)
             best[index] = max(best.get(index, 0), full)
     return sum(best.values())
+
+
+def maximise_share(
+    model: cp_model.CpModel, instance: Instance, variables: Variables, cost_limit: int
+) -> None:
+    """Maximise the smallest weighted share, then the sum of shares."""
+    model.add(total_cost(instance, variables) <= cost_limit)
+    replicas, alone = by_model(instance, variables), reference_rates(instance)
+    lowest = model.new_int_var(0, 1000 * SHARE_UNITS, "lowest")
+    total = []
+    for need in (n for n in instance.needs if not n.rated):
+        unit = alone[need.model]
+        mine = replicas.get(need.model, [])
+        share = sum(count * (rate * SHARE_UNITS // unit) for count, rate in mine)
+        model.add(lowest * max(1, round(100 * need.weight)) <= 100 * share)
+        total.append(share)
+    model.maximize(len(total) * 100 * lowest + sum(total))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -97,9 +97,16 @@ class SolveMonitor:
             return self.instance.request.time_limit_seconds
         return max(0.0, self.deadline - time.monotonic())
 
+    def rest(self) -> float:
+        """Return the seconds until the time limit; infinite if there is no clock."""
+        if self.stop():
+            return 0.0
+        limit = math.inf if self.fixed else self.instance.request.time_limit_seconds
+        return max(0.0, self.began + limit - time.monotonic())
+
     def over(self) -> bool:
         """Return whether the time limit has passed, or the caller asked to stop."""
-        return self.until(self.began + self.instance.request.time_limit_seconds)()
+        return self.rest() <= 0
 
     def within(self, share: float) -> Stop:
         """Return a `Stop` for a step that may take a share of the time left."""

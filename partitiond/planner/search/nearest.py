@@ -10,6 +10,7 @@ from typing import Final
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
+from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.model.costs import charges_replicas, true_value
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance
@@ -49,6 +50,12 @@ FEW_DEVICES: Final = 64
 EQUAL: Final = 1e-6
 NEAR_SHARE: Final = 0.05
 """Relative tolerance for shares of models without a rate, worth less than a restart. Chosen."""
+SHARE_SHARE: Final = 0.1
+"""Deterministic seconds for the shares per second of the time limit. Chosen, not measured."""
+EXACT_SHARE: Final = 0.4
+"""Share of the time left for building the shares' model, and as much for solving it. Chosen."""
+VARIABLES: Final = 5_000
+"""Number of variables that are made in a second, on a core that is shared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +85,9 @@ def nearest_cost(watch: SolveMonitor, members: list[Member], *, may: May) -> Mem
     staying = bool(staying_items(instance))
     looks = _worth_a_look(instance, members, cost=True)
     filled = [_filled(instance, one, watch.over, may_open=False) for one in looks]
+    shared = _exact_share(watch, max(filled, key=lambda m: share_value(m.packing)))
+    if shared is not None:
+        filled.append(shared)
     ranks = []
     for one in filled:
         done, own = applied(instance, one.packing), one.packing.cost()
@@ -171,6 +181,29 @@ def _taken(ranked: Sequence[_Filled], objective: Objective, price: float, may: M
 
     told = spoken_against([one.member.packing for one in ranked], may)
     return ranked[least_against(told, worth)].member
+
+
+def _exact_share(watch: SolveMonitor, best: Member) -> Member | None:
+    """Solve the even shares exactly on the devices that the best plan uses."""
+    instance, devices = watch.instance, best.packing.used()
+    unrated = [need for need in instance.needs if not need.rated]
+    if not unrated or charges_replicas(instance.request) or not devices:
+        return None
+    wall_seconds = EXACT_SHARE * watch.rest()
+    if variable_count(instance, devices) > min(MAX_VARIABLES, VARIABLES * wall_seconds):
+        return None
+    found = solve_exact(
+        instance,
+        Goal.SHARE,
+        devices,
+        best.packing,
+        deterministic_seconds=SHARE_SHARE
+        * min(instance.request.time_limit_seconds, watch.left() + 1),
+        wall_seconds=wall_seconds,
+        cost_limit=best.packing.cost_units(),
+        stop=watch.stop,
+    )
+    return None if found.packing is None else member(best.name, found.packing)
 
 
 def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop: Stop) -> Member:
