@@ -84,8 +84,13 @@ class OutputP90:
 FIRST_OUTPUT: Final = OutputP90()
 
 
+@dataclasses.dataclass(init=False, slots=True)
 class KeyFigures:
     """What was learned from the requests of one key to one model; see the module."""
+
+    prompt: Final[Mean]
+    text: Final[Mean]
+    output: Final[OutputP90]
 
     def __init__(
         self,
@@ -93,9 +98,9 @@ class KeyFigures:
         text: Mean = FIRST_RATIO,
         output: OutputP90 = FIRST_OUTPUT,
     ) -> None:
-        self.prompt: Final = prompt
-        self.text: Final = text
-        self.output: Final = output
+        self.prompt = prompt
+        self.text = text
+        self.output = output
 
 
 UNKNOWN_KEY: Final = KeyFigures()

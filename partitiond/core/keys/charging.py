@@ -57,6 +57,7 @@ class Ending(enum.Enum):
     """The engine refused the request itself (4xx)."""
 
 
+@dataclasses.dataclass(init=False, slots=True)
 class ObservedOutput:
     """The observed part of an answer that may not have ended.
 
@@ -67,6 +68,11 @@ class ObservedOutput:
         hidden_seconds: how long an engine worked at an answer that shows no output before its end.
     """
 
+    output_events: Final[int]
+    prompt_tokens: Final[int | None]
+    text_bytes: Final[int]
+    hidden_seconds: Final[float]
+
     def __init__(
         self,
         output_events: int = 0,
@@ -74,10 +80,10 @@ class ObservedOutput:
         text_bytes: int = 0,
         hidden_seconds: float = 0.0,
     ) -> None:
-        self.output_events: Final = output_events
-        self.prompt_tokens: Final = prompt_tokens
-        self.text_bytes: Final = text_bytes
-        self.hidden_seconds: Final = hidden_seconds
+        self.output_events = output_events
+        self.prompt_tokens = prompt_tokens
+        self.text_bytes = text_bytes
+        self.hidden_seconds = hidden_seconds
 
 
 @dataclasses.dataclass(init=False, slots=True)
