@@ -132,6 +132,7 @@ class SimulatedHost:
     can_sleep: bool = True
     leases: tuple[CpuCores, ...] = ()
     measuring: tuple[str, ...] = ()
+    start_cores: dict[str, int] = dataclasses.field(default_factory=dict)
     not_ready: tuple[str, ...] = ()
     without_files: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
@@ -148,6 +149,7 @@ class SimulatedHost:
             now=self.now,
             leases=self.leases,
             measuring=self.measuring,
+            start_cores=self.start_cores,
             not_ready=self.not_ready,
             without_files=self.without_files,
             faulted=tuple(sorted(self.faulted)),
@@ -275,7 +277,8 @@ class SimulatedHost:
         for device, mib in self.memory_mib.items():
             here = [e for e in live if e.placement.device_id == device]
             assert sum(holds(e).memory_bytes for e in here) <= mib * MIB
-            assert sum(e.state in ALLOCATING for e in here) <= POLICY.max_starting
+            changing = [e for e in here if e.state in ALLOCATING]
+            assert len(changing) <= max(1, self.start_cores.get(device, 0))
 
     def settle(self, desired: tuple[Placement, ...], passes: int = 200) -> int:
         """Let everything go well until nothing is left to do; the number of passes it took."""

@@ -127,7 +127,7 @@ class Host(SimulatedHost):
             assert sum(share.sm_percent for share in under_mps) <= 100
             assert len({share.isolation_group for share in under_mps}) <= 1, "one MPS daemon"
             fresh = [e for e in here if e.state in ALLOCATING and e.generation not in self.adopted]
-            assert len(fresh) <= POLICY.max_starting
+            assert len(fresh) <= 1
 
 
 class History:

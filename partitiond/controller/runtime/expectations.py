@@ -10,7 +10,7 @@ from partitiond.core.plan.diff import start_seconds
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_STAKES, StartGains
 from partitiond.core.profile.jobs import AwaitedLook
-from partitiond.core.replica.observation import ObservedReplica, ReconcilePolicy
+from partitiond.core.replica.observation import Observation, ObservedReplica, ReconcilePolicy
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
 from partitiond.core.replica.reconcile import restart_seconds
 from partitiond.core.replica.states import ReplicaState
@@ -51,12 +51,13 @@ class Expectations:
         desired: Sequence[Placement],
         replicas: Sequence[ObservedReplica],
         policy: ReconcilePolicy,
-        now: float,
+        observed: Observation,
         looks: Mapping[str, AwaitedLook],
     ) -> Mapping[str, float]:
         """Return when models without a serving replica should serve (again), monotonic seconds.
 
         Args:
+            replicas: as they are once the pass has acted on what it `observed`.
             looks: the first looks that models wait for which are not measured yet.
         """
         missing = _missing(desired, replicas)
@@ -67,7 +68,9 @@ class Expectations:
         starts = Starts(
             {p.replica_id: measured[p.model] for p in missing if p.model in measured},
             {r.replica_id: restart_seconds(r, policy) for r in replicas if r.failures},
+            observed.start_cores,
         )
+        now = observed.now
         times = {model: now + one.seconds for model, one in looks.items()}
         times |= ready_times(desired, replicas, starts, now)
         self._ready_at = settled(self._ready_at, times, now)

@@ -519,7 +519,7 @@ class Controller:
                 version=0,
                 asleep=levels.keys(),
                 waited_for=waited_models(records, levels, self.engines),
-                ready_at=self._expected.ready_at(awake, now, policy, observed.now, looks),
+                ready_at=self._expected.ready_at(awake, now, policy, observed, looks),
                 looks=looks,
                 ending=self._closing,
             )
@@ -581,6 +581,7 @@ class Controller:
             now=self._clock.monotonic(),
             leases=self.leases(),
             measuring=tuple(self._callbacks.measuring()),
+            start_cores=self._devices.start_cores,
             not_ready=(*missing, *sorted(unknown)),
             without_files=self._without_files(there),
             faulted=tuple(sorted(self.faults.reasons)),

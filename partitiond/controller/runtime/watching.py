@@ -16,7 +16,7 @@ from partitiond.core.errors import (
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
-from partitiond.core.hardware.hosts import hosts_of
+from partitiond.core.hardware.hosts import cores_apart, hosts_of
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
 from partitiond.core.hardware.named import device_named
 from partitiond.core.model.resolved import ResolvedModel
@@ -101,6 +101,7 @@ class DeviceWatch:
         problem: why they could not be seen the last time; empty if they could.
         looked: whether a look has ended since the start: the driver answered, or refused.
         on_several_hosts: whether the devices are on more than one host.
+        start_cores: as in `Observation`.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class DeviceWatch:
         self.devices: tuple[Device, ...] = ()
         self._by_id: dict[str, Device] = {}
         self.on_several_hosts = False
+        self.start_cores: Mapping[str, int] = {}
         self.problem = ""
         self.looked = False
         self._after_look = after_look
@@ -239,6 +241,7 @@ class DeviceWatch:
         self.devices = self._marked(self._seen)
         self._by_id = {device.id: device for device in reversed(self.devices)}
         self.on_several_hosts = len(hosts_of(self.devices)) > 1
+        self.start_cores = cores_apart(self.devices)
 
     def find(self, device_id: str) -> Device | None:
         """The device, or None."""

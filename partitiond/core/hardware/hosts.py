@@ -31,6 +31,18 @@ def on_each_host(
     return {host: [*there[host], *there[None]] for host in hosts_of(devices)}
 
 
+def cores_apart(devices: Sequence[Device]) -> dict[str, int]:
+    """Return by device how many host cores its engines may use if all devices are to have as many:
+    those of its host's devices of that kind, divided among them.
+    """
+    alike = by_key(((device.host, device.kind), device) for device in devices)
+    found: dict[str, int] = {}
+    for those in alike.values():
+        cores = {core for device in those for core in device.cores}
+        found |= dict.fromkeys((device.id for device in those), len(cores) // len(those))
+    return found
+
+
 def memory_by_host(
     devices: Iterable[Device], usual_bytes: int | None, told_bytes: Mapping[str, int]
 ) -> dict[str, int]:

@@ -21,7 +21,7 @@ from typing import Final
 
 from partitiond.core.hardware.room import fits
 from partitiond.core.plan.record import Placement, Plan, same_engine
-from partitiond.core.replica.device_room import holds, key_of
+from partitiond.core.replica.device_room import has_turn, holds, key_of
 from partitiond.core.replica.observation import (
     ALLOCATING,
     HOPELESS_FAILURES,
@@ -501,10 +501,11 @@ def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> _At:
     leases = [lease for lease in here.seen.leases if lease.device_id == placement.device_id]
     if not fits(placement.partition, leases, free_bytes):
         return _At(waiting, "waits until a profile job gives its place back")
-    busy = [r.replica_id for r in there if r.state in ALLOCATING]
-    measuring = here.seen.measuring.count(placement.device_id)
-    if len(busy) + measuring >= here.policy.max_starting:
-        return _At(waiting, f"starts after {', '.join(busy) or 'the engine of a profile job'}")
+    busy = [r.placement for r in there if r.state in ALLOCATING]
+    cores = here.seen.start_cores.get(placement.device_id, 0)
+    if placement.device_id in here.seen.measuring or not has_turn(placement, busy, cores):
+        before = ", ".join(p.replica_id for p in busy) or "the engine of a profile job"
+        return _At(waiting, f"starts after {before}")
     if not fits(placement.partition, [*leases, *(holds(r) for r in there)], free_bytes):
         old = _names(r.replica_id for r in here.unwanted(there))
         if old:

@@ -6,6 +6,7 @@ from typing import Final
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import fits, overlap
 from partitiond.core.plan.record import Placement
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.observation import ALLOCATING, ObservedReplica
 from partitiond.core.replica.sleep import held
 from partitiond.core.replica.states import ReplicaState
@@ -27,6 +28,32 @@ def holds(replica: ObservedReplica) -> Partition:
     return replica.placement.partition
 
 
+def is_known(placement: Placement) -> bool:
+    """Return whether it is known what an engine takes: its KV cache has explicit bytes, and the
+    rest was measured on such a device, for what runs now.
+    """
+    candidate = placement.candidate
+    measured = candidate.profile_kind is ProfileKind.MEASURED and not candidate.stale
+    return measured and candidate.kv_cache_bytes > 0
+
+
+def has_turn(placement: Placement, changing: Sequence[Placement], cores: int) -> bool:
+    """Return whether an engine may start, fall asleep or wake while others of its device do.
+
+    vLLM ends itself if its share of the device is not free when it starts. Each engine finds its
+    share if all of them are known and the plan has room for all. Any other engine waits until no
+    memory changes. And a start keeps its cores busy: two that share them take twice as long.
+
+    Args:
+        placement: of the engine.
+        changing: placements of the others.
+        cores: host cores for the starts on this device; 0 for one at a time.
+    """
+    together = [*changing, placement]
+    busy = sum(max(1, one.candidate.size.cores) for one in together)
+    return not changing or (busy <= cores and all(map(is_known, together)))
+
+
 class DeviceRoom:
     """Room of one device while it is handed out; local to one call, so everything else stays pure.
 
@@ -38,8 +65,8 @@ class DeviceRoom:
         free_bytes: that all engines on the device may take together.
         live: the engines that hold something of it.
         leases: what is lent of it to profile jobs.
-        max_starting: number of engines, besides those of profile jobs, whose memory may change at a
-            time.
+        cores: as in `has_turn`.
+        measuring: whether a profile job starts its engine there, of which nothing is known.
     """
 
     def __init__(
@@ -48,20 +75,30 @@ class DeviceRoom:
         free_bytes: int,
         live: Sequence[ObservedReplica],
         leases: Sequence[Partition],
-        max_starting: int,
+        *,
+        cores: int,
+        measuring: bool,
     ) -> None:
         self.device_id = device_id
         self._free_bytes = free_bytes
-        self._places = max_starting - sum(replica.state in ALLOCATING for replica in live)
+        self._cores = cores
+        self._measuring = measuring
+        self._changing = [r.placement for r in live if r.state in ALLOCATING]
+        self._awaited = False
         self._held = [*leases, *(holds(r) for r in live)]
         self._staying = [*leases, *(holds(r) for r in live if r.state not in _LEAVING)]
         self._taken: set[str] = set()
 
     def take(self, placement: Placement) -> bool:
-        """Reserve room for a start; False if there is none now."""
-        if self._places <= 0 or not fits(placement.partition, self._held, self._free_bytes):
+        """Reserve room for a start; False if there is none now, or it is not the engine's turn.
+        Then it is nobody's: an engine that has to start alone is not overtaken for ever.
+        """
+        if not fits(placement.partition, self._held, self._free_bytes):
             return False
-        self._places -= 1
+        if not self._has_turn(placement):
+            self._awaited = True
+            return False
+        self._changing.append(placement)
         self._held.append(placement.partition)
         self._staying.append(placement.partition)
         self._taken.add(placement.replica_id)
@@ -73,13 +110,18 @@ class DeviceRoom:
         """
         if placement.device_id != self.device_id or placement.replica_id in self._taken:
             return False
-        return self._places <= 0 and fits(placement.partition, self._held, self._free_bytes)
+        waits = not self._has_turn(placement)
+        return waits and fits(placement.partition, self._held, self._free_bytes)
+
+    def _has_turn(self, placement: Placement) -> bool:
+        free = not (self._measuring or self._awaited)
+        return free and has_turn(placement, self._changing, self._cores)
 
     def put_to_sleep(self, replica: ObservedReplica) -> bool:
-        """Reserve one of the `max_starting` places; freed memory counts once the engine sleeps."""
-        if replica.placement.device_id != self.device_id or self._places <= 0:
+        """Reserve a turn to fall asleep; freed memory counts once the engine sleeps."""
+        if not self._has_turn(replica.placement):
             return False
-        self._places -= 1
+        self._changing.append(replica.placement)
         return True
 
     def wake(self, replica: ObservedReplica) -> bool:
@@ -99,11 +141,12 @@ class DeviceRoom:
         outgoing: Sequence[ObservedReplica],
         needed: Collection[tuple[str, str]] = (),
     ) -> set[tuple[str, str]]:
-        """Choose outgoing engines to drain so that one sleeper can wake or one placement can start.
+        """Choose outgoing engines to drain so that one sleeper can wake or one placement can start,
+        while no memory changes here.
 
         Engines that are `needed` now are never chosen.
         """
-        if self._places <= 0:
+        if self._changing or self._measuring:
             return set()
         candidates = [
             replica

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.hardware.partition import Partition
@@ -27,8 +28,7 @@ LIVE: Final = frozenset(
 ALLOCATING: Final = frozenset(
     {ReplicaState.STARTING, ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING}
 )
-"""States in which an engine's memory changes. The limit on starts per device holds for all of them:
-an engine that reads the device's free memory meanwhile is misled, and vLLM then ends itself."""
+"""States in which an engine's memory changes (`core.replica.device_room.has_turn`)."""
 
 HOPELESS_FAILURES: Final = 3
 """Failures in a row after which nothing waits for a replica any more: after failed starts it makes
@@ -89,7 +89,9 @@ class Observation:
             as Unknown.
         now: monotonic seconds.
         leases: partitions lent to profile jobs; nothing starts on them.
-        measuring: devices on which a profile job starts its engine now, once for each such job.
+        measuring: devices on which a profile job starts its engine now.
+        start_cores: device id -> host cores for the engines that start there at a time. On a device
+            that is not listed one starts after the other.
         not_ready: forms of models (`Placement.form`) whose files are not on disk yet; none of
             their engines is started.
         without_files: replicas whose host lacks the files of their form, although another host has
@@ -107,6 +109,7 @@ class Observation:
     now: float
     leases: tuple[Partition, ...] = ()
     measuring: tuple[str, ...] = ()
+    start_cores: Mapping[str, int] = dataclasses.field(default_factory=dict)
     not_ready: tuple[str, ...] = ()
     without_files: tuple[str, ...] = ()
     faulted: tuple[str, ...] = ()
@@ -222,7 +225,6 @@ class ReconcilePolicy:
         stop_grace_seconds: between terminate and kill.
         backoff_base_seconds, backoff_max_seconds: restart delay from the second failure in a row
             on, base x 2^(failures - 2), capped; the first restart is immediate.
-        max_starting: engines that may start at a time per device, including those of profile jobs.
     """
 
     start_deadline_seconds: float = 600.0
@@ -230,4 +232,3 @@ class ReconcilePolicy:
     stop_grace_seconds: float = 10.0
     backoff_base_seconds: float = 1.0
     backoff_max_seconds: float = 60.0
-    max_starting: int = 1

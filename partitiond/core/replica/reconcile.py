@@ -5,8 +5,8 @@ Invariants (each is a property test):
 - what could not be observed is `Unknown`, and no action relies on it: nothing starts on a device
   whose room is unknown and nothing there makes way; a drain with an unknown number of requests
   in flight waits for its deadline;
-- per device, at most `max_starting` engines start, fall asleep or wake at a time, including those
-  that profile jobs start;
+- on a device engines start, fall asleep or wake one at a time, those of profile jobs included, or
+  together if it is known what each takes and they share no cores (`device_room.has_turn`);
 - engines never overlap in cores, memory slices or SM percent, and together they stay within the
   memory that the device has for engines; partitions leased to a profile job count as taken;
 - make-before-break where room allows: a replaced engine drains only once all wanted replicas of its
@@ -383,7 +383,8 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
             free,
             here.engines.live_on(device_id),
             leased_on.get(device_id, ()),
-            policy.max_starting - seen.measuring.count(device_id),
+            cores=seen.start_cores.get(device_id, 0),
+            measuring=device_id in seen.measuring,
         )
         actions += _sleeps(here, room, current_on.get(device_id, ()))
         sleeping = _to_wake(here, current_on.get(device_id, ()))

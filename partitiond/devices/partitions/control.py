@@ -148,7 +148,8 @@ class HostPartitions:
             made = await self._mps.make(launch, partition)
         else:
             made = self._outside_mps(launch)
-        self._holders.put(launch.replica_id, Holder(made, partition, use.used_bytes))
+        holder = Holder(made, partition, use.used_bytes, starting=True)
+        self._holders.put(launch.replica_id, holder)
         return made
 
     def _outside_mps(self, launch: EngineLaunch) -> EngineLaunch:
@@ -188,6 +189,7 @@ class HostPartitions:
                 hint=hint,
                 facts=facts,
             )
+        self._holders.started(launch.replica_id)
 
     async def _problem(
         self, launch: EngineLaunch, report: EngineReport, partition: Partition

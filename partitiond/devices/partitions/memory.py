@@ -34,13 +34,16 @@ class Holder:
     """An engine's partition.
 
     Attributes:
-        used_before: bytes in use on the GPU before the start; None if the engine was found running.
+        used_before: bytes in use on the GPU before the start; None if the engine was found running,
+            or started beside another one.
+        starting: whether it is not known yet what the engine takes.
         sleep_level: sleep level of the engine; 0 is awake.
     """
 
     launch: EngineLaunch
     partition: Partition
     used_before: int | None = None
+    starting: bool = False
     sleep_level: int = 0
 
     @property
@@ -73,8 +76,19 @@ class Holders:
         self._held: dict[str, Holder] = {}
 
     def put(self, name: str, holder: Holder) -> None:
-        """Record that the engine has its partition."""
+        """Record that the engine has its partition. What two that start together take cannot be
+        told apart by the memory in use.
+        """
         self._held[name] = holder
+        starting = {n: h for n, h in self._on(holder.partition.device_id) if h.starting}
+        if holder.starting and len(starting) > 1:
+            apart = {n: dataclasses.replace(h, used_before=None) for n, h in starting.items()}
+            self._held |= apart
+
+    def started(self, name: str) -> None:
+        """Record that the engine has taken what it takes."""
+        if name in self._held:
+            self._held[name] = dataclasses.replace(self._held[name], starting=False)
 
     def pop(self, name: str) -> None:
         """Record that the engine has no partition any more."""
@@ -164,8 +178,8 @@ class Holders:
         taken = use.held_by([pid for pid, owner in owners.items() if owner == name])
         before = self._held[name].used_before if name in self._held else None
         if taken is None and before is not None:
-            # In a container the driver may not tell whose memory it is. Engines start one at a time
-            # on a device, so memory that was added meanwhile belongs to this engine.
+            # In a container the driver may not tell whose memory it is. If the engine started
+            # alone, the memory that was added meanwhile is its own.
             taken = use.used_bytes - before
         if taken is None:
             return ""
@@ -192,7 +206,7 @@ class Holders:
                     found.append(ShareUse(name, share.memory_bytes, held))
         return found
 
-    def _on(self, device_id: str, *, without: str) -> list[tuple[str, Holder]]:
+    def _on(self, device_id: str, *, without: str = "") -> list[tuple[str, Holder]]:
         return [
             (name, there)
             for name, there in self._held.items()

@@ -1,5 +1,6 @@
 """The time at which a model without a replica will serve again is predicted."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -51,6 +52,19 @@ def test_when_a_model_serves_again(
     wanted: list[Placement], there: list[ObservedReplica], now: float, times: dict[str, Any]
 ) -> None:
     assert ready_times(tuple(wanted), tuple(there), STARTS, now) == pytest.approx(times)
+
+
+@pytest.mark.parametrize(
+    ("cores", "times"),
+    [(1, {"a": 110.0, "b": 130.0}), (2, {"a": 110.0, "b": 121.0, "c": 115.0})],
+)
+def test_those_that_start_together_are_ready_sooner(cores: int, times: dict[str, Any]) -> None:
+    """The third has its turn once the first is ready."""
+    starts = dataclasses.replace(STARTS, cores={"cpu": cores})
+    if cores > 1:
+        starts = dataclasses.replace(starts, seconds={**STARTS.seconds, "c-1": 5.0})
+    ready = ready_times((A, B, C), (STARTING,), starts, 101.0)
+    assert ready == pytest.approx(times)
 
 
 def test_a_time_that_says_nearly_the_same_is_not_told_anew() -> None:

@@ -12,6 +12,7 @@ from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, 
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.profile.points import SleepingFootprint
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica import observation
 from partitiond.core.replica import reconcile as reconciler
 from partitiond.core.replica.observation import HOPELESS_FAILURES
@@ -35,6 +36,9 @@ MOVED, WIDER, OTHER_BATCH = (
     placement("a-1", [1]), placement("a-1", [0, 1]), placement("a-1", [0], batch=16)
 )  # fmt: skip
 B_FOR_A1 = placement("b-1", [0])
+GUESSED = dataclasses.replace(
+    B1, candidate=dataclasses.replace(B1.candidate, profile_kind=ProfileKind.ESTIMATED)
+)
 SHARE = MemoryShare("gpu-0", Bytes(100 * MIB))
 HOPELESS: dict[str, Any] = {"state": STARTING, "failures": 3, "failed_starts": HOPELESS_FAILURES}
 RUNS: dict[str, Any] = {"in_flight": 1}
@@ -74,6 +78,15 @@ PARAMETERS = ("there", "wanted", "story", "given")
         case("devices side by side", [], [AT_0["a-1"], AT_1["a-2"]], "> start a-1, start a-2"),
         case("not beside the engine of a profile job", [], [AT_0["a-1"], AT_1["b-1"]],
              "> start b-1; >", measuring=("gpu-0",)),
+        case("together where cores suffice and it is known what each takes", [], [A1, A2, B1],
+             "> start a-1, start b-1; >; g0 is ready; > start a-2", start_cores={"cpu": 2}),
+        case("together they wait for the engine of a profile job", [], [A1, A2], ">",
+             start_cores={"cpu": 2}, measuring=("cpu",)),
+        case("alone, and not overtaken, what was not measured", [(A1, STARTING)], [A1, GUESSED, C1],
+             ">; g0 is ready; > start b-1; >; g1 is ready; > start c-1", start_cores={"cpu": 4}),
+        case("beside one that wakes, and none before that has its turn",
+             [(A1, SLEEPING), (B1, STARTING)], [A1, B1, C1],
+             "> wake g0; >; g1 is ready; > start c-1", start_cores={"cpu": 2}),
         case("a model without any before a second replica", [A1], [A1, A2, B1], "> start b-1"),
         case("what failed to start after what did not",
              [(A1, {"state": FAILED, "failures": 1, "failed_starts": 1}),
@@ -322,19 +335,6 @@ def test_actions_carry_the_bounds_of_the_policy() -> None:
         observation.DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),
         observation.StartEngine(B1, POLICY.start_deadline_seconds),
     )
-
-
-@pytest.mark.parametrize(
-    ("measuring", "begun"),
-    [((), ["a-1", "a-2"]), (("cpu",), ["a-1"]), (("cpu", "cpu"), [])],
-)
-def test_each_engine_that_a_profile_job_starts_takes_one_of_several_places(
-    measuring: tuple[str, ...], begun: list[str]
-) -> None:
-    two = dataclasses.replace(POLICY, max_starting=2)
-    actions = reconcile((A1, A2, C1), host(measuring=measuring).observe(), two)
-    names = {"a-1", "c-1"} if len(begun) == 2 else set(begun)  # a model before a second replica
-    assert {in_words(action) for action in actions} == {f"start {name}" for name in names}
 
 
 def test_of_two_engines_of_one_replica_the_serving_one_stays() -> None:

@@ -89,6 +89,21 @@ async def test_without_processes_in_sight_the_rise_of_the_device_counts(
         await here.verify(engine, READY)
 
 
+async def test_the_rise_of_the_device_is_not_counted_against_one_of_two_that_start_together(
+    world: World, here: HostPartitions
+) -> None:
+    first = await started(here, share())
+    second = handle(await here.prepare(launch("b-1", share(20))))
+    third = handle(await here.prepare(launch("c-1", share(20))))
+    world.gpus[GPU].use = {5: 40 * GIB}
+    for engine in (first, second, third):
+        await here.verify(engine, READY)
+    fourth = handle(await here.prepare(launch("d-1", share())))  # alone again
+    world.gpus[GPU].use = {5: 52 * GIB}
+    with pytest.raises(StartFailedError, match="12 GiB"):
+        await here.verify(fourth, READY)
+
+
 async def test_a_sleepers_memory_is_anothers_until_it_wakes(
     world: World, here: HostPartitions
 ) -> None:
