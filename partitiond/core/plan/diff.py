@@ -1,9 +1,10 @@
 """Estimates what applying a plan takes: time, and memory while old and new replicas coexist.
 
-The order is that of `core.replica.reconcile`. Engines start one at a time on each device, and on
-all devices in parallel; those that bring back most goodput start first. A replaced replica drains
-only once its model's new replicas serve, unless a new replica has no room beside it: then it makes
-way first. Draining counts for outages alone, because requests take as long as they take.
+The order is that of `core.replica.reconcile`, with one start at a time on each device: the most
+that it takes. Devices start theirs in parallel; the engines that bring back most goodput start
+first. A replaced replica drains only once its model's new replicas serve, unless a new replica has
+no room beside it: then it makes way first. Draining counts for outages alone, because requests take
+as long as they take.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
 """Orders the starts of engines: those that restore most goodput per second come first. Pure.
 
-On each device one engine starts at a time; devices start theirs in parallel. The loss on the way is
-the integral over time of the requests/s that will be served in the end and are not served yet. On
-one device, with gains that do not depend on each other, the loss is least if engines start by
-falling gain / seconds (Smith's rule for the weighted sum of completion times). Here a further
-replica of a model gains only what the model's demand still lacks, so the gains are computed anew
-after each choice, device by device as they become free.
+On each device one engine is taken to start at a time; devices start theirs in parallel. The loss on
+the way is the integral over time of the requests/s that will be served in the end and are not
+served yet. On one device, with gains that do not depend on each other, the loss is least if engines
+start by falling gain / seconds (Smith's rule for the weighted sum of completion times). Here a
+further replica of a model gains only what the model's demand still lacks, so the gains are computed
+anew after each choice, device by device as they become free.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import EngineError, EngineUnavailableError
 from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.engine import EngineExit, EngineHandle
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
@@ -34,6 +35,19 @@ async def test_an_applied_plan_comes_to_serve_is_routed_and_then_rests(bench: Be
     published = len(bench.proxy.tables)
     await bench.passes(5)
     assert (len(bench.proxy.tables), len(bench.runner.launches)) == (published, 2)
+
+
+async def test_engines_whose_memory_was_measured_start_together_and_others_one_at_a_time(
+    bench: Bench,
+) -> None:
+    bench.runner._ready_at_once = False
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))
+    assert len(bench.runner.launches) == 2
+    guessed = [
+        placement(f"{name}-1", [core], kind=ProfileKind.ESTIMATED) for core, name in enumerate("cd")
+    ]
+    await bench.run(*guessed, plan_id="plan-2")
+    assert [launch.model_name for launch in bench.runner.launches[2:]] == ["c"]
 
 
 async def test_a_dead_engine_leaves_the_routes_at_once_and_comes_back(bench: Bench) -> None:

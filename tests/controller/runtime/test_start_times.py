@@ -35,7 +35,7 @@ async def test_a_start_is_measured_until_it_serves_and_what_fails_or_is_adopted_
     bench: Bench,
 ) -> None:
     bench.runner._ready_at_once = False
-    await bench.run(placement("a-1", [0]), placement("b-1", [1]))  # one after the other
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))
     bench.clock.now += 20.0
     bench.runner.engines["a-1"].ready.set()
     await bench.passes()
