@@ -11,11 +11,11 @@ from partitiond.core.errors import NotFoundError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, SharingMode, short_device, silent_device
+from partitiond.core.mig.changes import MigChanges
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import CPU_DEVICE_ID, discover_cpu
 from partitiond.devices.gpus.details import details_of
 from partitiond.devices.gpus.discovery import GpuDiscovery, GpuSnapshot
-from partitiond.devices.gpus.mig import MigChanges
 from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.library import use_library
 from partitiond.platform.deadline_calls import DeadlineCalls

@@ -208,6 +208,11 @@ class CpuSettings(Table):
     )
 
 
+def _without_former_mode(value: object) -> object:
+    """Earlier releases turned MIG on and off where the value was "mode"; now people do."""
+    return "instances" if value == "mode" else value
+
+
 class GpuSettings(Table):
     """NVIDIA GPUs as devices."""
 
@@ -217,10 +222,12 @@ class GpuSettings(Table):
         min_length=1,
         description="MPS control program, found on PATH or by its absolute path.",
     )
-    mig_changes: Literal["never", "instances", "mode"] = Field(
-        "instances",
-        description="What plans may change of MIG: nothing (only instances that exist are used), "
-        "GPU instances of GPUs whose MIG mode is on, or the mode of idle GPUs, too.",
+    mig_changes: Annotated[Literal["never", "instances"], BeforeValidator(_without_former_mode)] = (
+        Field(
+            "instances",
+            description="What plans may change of MIG: nothing (only instances that exist are "
+            "used), or GPU instances of GPUs whose MIG mode is on.",
+        )
     )
     mig_helper: AbsolutePath = Field(
         Path("/run/partitiond-mig/helper.sock"),

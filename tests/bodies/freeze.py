@@ -109,7 +109,6 @@ def _devices(folder: Path) -> dict[str, str]:
     path = folder / "devices.json"
     journal = DeviceJournal(path)
     journal.use("GPU-0", EntryKind.MPS, "", "a-1")
-    journal.use("GPU-1", EntryKind.MIG_MODE, "on", "")
     journal.done(journal.use("GPU-1", EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "b-1"))
     return {"devices": path.read_text()}
 

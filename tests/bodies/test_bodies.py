@@ -183,7 +183,6 @@ def test_the_device_journal_is_read(tmp_path: Path) -> None:
         entries = read_entries(tmp_path / "devices.json")
         assert [(e.device_id, e.kind, e.what, e.users) for e in entries] == [
             ("GPU-0", EntryKind.MPS, "", ("a-1",)),
-            ("GPU-1", EntryKind.MIG_MODE, "on", ()),
             ("GPU-1", EntryKind.MIG_INSTANCE, "1g.10gb@0+1", ("b-1",)),
         ]
 

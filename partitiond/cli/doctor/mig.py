@@ -26,7 +26,7 @@ def check_mig(
     found = [finding for gpu in able for finding in _modes(gpu)]
     on = [gpu for gpu in able if gpu.mig_mode == "on"]
     found += [finding for gpu in on for finding in _unused(gpu)]
-    found += _rights(on, able, changes, may_change)
+    found += _rights(on, changes, may_change)
     summary = f"on {len(on)} of {len(able)} GPUs that have it; gpu.mig_changes is {changes}"
     return found or [ok(CHECK, summary)]
 
@@ -79,22 +79,15 @@ def _list(instances: Sequence[MigInstance]) -> str:
 
 
 def _rights(
-    on: Sequence[DeviceDetails],
-    able: Sequence[DeviceDetails],
-    changes: str,
-    may_change: bool | None,
+    on: Sequence[DeviceDetails], changes: str, may_change: bool | None
 ) -> list[DoctorFinding]:
-    if changes == "never" or may_change is not False:
+    if changes == "never" or may_change is not False or not on:
         return []
-    needed = able if changes == "mode" else on
-    if not needed:
-        return []
-    what = "GPU instances" if changes == "instances" else "GPU instances and the MIG mode"
     return [
         warn(
             CHECK,
-            f"gpu.mig_changes allows plans to change {what}, and neither this user nor a helper "
-            "may: plans use only instances that exist",
+            "gpu.mig_changes allows plans to change GPU instances, and neither this user nor a "
+            "helper may: plans use only instances that exist",
             "install the privileged helper, or set gpu.mig_changes to never",
             "sudo systemctl enable --now partitiond-mig.socket",
         )

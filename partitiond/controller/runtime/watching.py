@@ -16,7 +16,7 @@ from partitiond.core.errors import (
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
-from partitiond.core.hardware.hosts import cores_apart, hosts_of
+from partitiond.core.hardware.hosts import hosts_of, start_cores
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
 from partitiond.core.hardware.named import device_named
 from partitiond.core.model.resolved import ResolvedModel
@@ -241,7 +241,7 @@ class DeviceWatch:
         self.devices = self._marked(self._seen)
         self._by_id = {device.id: device for device in reversed(self.devices)}
         self.on_several_hosts = len(hosts_of(self.devices)) > 1
-        self.start_cores = cores_apart(self.devices)
+        self.start_cores = start_cores(self.devices)
 
     def find(self, device_id: str) -> Device | None:
         """The device, or None."""

@@ -31,7 +31,7 @@ def on_each_host(
     return {host: [*there[host], *there[None]] for host in hosts_of(devices)}
 
 
-def cores_apart(devices: Sequence[Device]) -> dict[str, int]:
+def start_cores(devices: Sequence[Device]) -> dict[str, int]:
     """Return by device how many host cores its engines may use if all devices are to have as many:
     those of its host's devices of that kind, divided among them.
     """

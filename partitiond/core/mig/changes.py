@@ -1,11 +1,11 @@
 """Plans the steps from the GPU instances that exist to those that are wanted.
 
 The driver's rules: an instance needs free memory slices at one of its starts. A GPU instance can be
-destroyed once it has no compute instance, a compute instance once no process runs in it. The mode
-can change while no process uses the GPU. The rules of this module: instances that are not ours are
-neither destroyed nor completed, an instance in use is never destroyed, and an instance that fits
-stays. So the steps destroy first and create then, and each GPU instance gets its compute instance
-at once: a crash leaves at most one incomplete instance.
+destroyed once it has no compute instance, a compute instance once no process runs in it. The rules
+of this module: MIG is turned on and off by people, instances that are not ours are neither
+destroyed nor completed, an instance in use is never destroyed, and an instance that fits stays. So
+the steps destroy first and create then, and each GPU instance gets its compute instance at once: a
+crash leaves at most one incomplete instance.
 
 A place describes an instance completely (profile and first slice), so no search is needed: only the
 instances that overlap a place to be created are in its way.
@@ -13,14 +13,14 @@ instances that overlap a place to be created are in its way.
 
 import collections
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Literal
 
 from partitiond.core.hardware.kinds import MigProfile
 from partitiond.core.mig.geometry import Place, covered_slices, starts_of
 from partitiond.core.units import ZERO_BYTES, Bytes
 
-MigChanges = Literal["never", "instances", "mode"]
+MigChanges = Literal["never", "instances"]
 """Which changes are allowed; the values of the setting gpu.mig_changes."""
 
 
@@ -59,7 +59,6 @@ class MigLayout:
         pending: the mode after the GPU's next reset.
         profiles: sizes of GPU instance on offer, with their starts.
         instances: by first slice.
-        in_use: with MIG off, a process runs on the GPU.
         placed: the starts of instances come from the driver; else they are made up such that they
             fit (the driver does not tell unprivileged users where instances are).
     """
@@ -69,15 +68,7 @@ class MigLayout:
     pending: bool
     profiles: tuple[MigProfile, ...] = ()
     instances: tuple[PresentInstance, ...] = ()
-    in_use: bool = False
     placed: bool = True
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SetMigMode:
-    """Turn MIG on or off."""
-
-    enabled: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,13 +99,7 @@ class CreateComputeInstance:
     place: Place
 
 
-Step = (
-    SetMigMode
-    | DestroyComputeInstance
-    | DestroyGpuInstance
-    | CreateGpuInstance
-    | CreateComputeInstance
-)
+Step = DestroyComputeInstance | DestroyGpuInstance | CreateGpuInstance | CreateComputeInstance
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,19 +108,6 @@ class Refused:
 
     reason: str
     hint: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class MigTarget:
-    """The wanted state of MIG on one GPU.
-
-    Attributes:
-        places: instances that are to exist, each with its compute instance.
-        enabled: the mode.
-    """
-
-    places: tuple[Place, ...] = ()
-    enabled: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,28 +131,36 @@ _HINT_NOT_OURS: Final = (
 
 
 def plan_changes(
-    state: MigLayout, wish: MigTarget, leave: MigPermissions
+    state: MigLayout, wanted: Sequence[Place], leave: MigPermissions
 ) -> tuple[Step, ...] | Refused:
-    """Return the steps from what exists to what is wanted; none if nothing has to change.
+    """Return the steps from what exists to the wanted instances, each with its compute instance;
+    none if nothing has to change.
 
     No order of steps destroys fewer instances, and an instance that fits is never destroyed.
     """
     if not state.capable:
         return Refused("the GPU has no MIG", "Use it whole, by memory shares or with MPS.")
-    if not wish.enabled:
-        return _turn_off(state, leave)
-    if state.pending != state.enabled and not (state.pending and leave.changes == "mode"):
+    if state.pending != state.enabled:
         mode = "on" if state.pending else "off"
         return Refused(
             f"MIG is to be turned {mode} with the GPU's next reset",
             "Reset the idle GPU with `nvidia-smi --gpu-reset -i UUID`, or reboot.",
         )
-    wrong = illegal(state.profiles, wish.places)
+    if not state.enabled:
+        return Refused(
+            "MIG is off",
+            "Turn it on with `nvidia-smi -i UUID -mig 1` while no process uses the GPU.",
+        )
+    wrong = illegal(state.profiles, wanted)
     if wrong:
         return Refused(wrong, _offer(state.profiles))
-    if not state.enabled:
-        return _turn_on(state, wish, leave)
-    return _allowed(_rebuild(state, wish, leave), leave)
+    steps = _rebuild(state, wanted, leave)
+    if steps and not isinstance(steps, Refused) and leave.changes == "never":
+        return Refused(
+            "the MIG geometry may not be changed (gpu.mig_changes is never)",
+            "Make the instances yourself, or set gpu.mig_changes to instances.",
+        )
+    return steps
 
 
 def plan_removal(state: MigLayout, place: Place) -> tuple[Step, ...] | Refused:
@@ -224,8 +204,6 @@ def place_text(place: Place) -> str:
 def step_text(step: Step) -> str:
     """Describe a step in words, for people."""
     match step:
-        case SetMigMode(enabled=enabled):
-            return f"turn MIG {'on' if enabled else 'off'}"
         case DestroyComputeInstance(place=place):
             return f"destroy the compute instance of {place_text(place)}"
         case DestroyGpuInstance(place=place):
@@ -236,81 +214,13 @@ def step_text(step: Step) -> str:
             return f"create the compute instance of {place_text(place)}"
 
 
-def after(state: MigLayout, steps: Iterable[Step]) -> MigLayout:
-    """Return the state after the steps were taken."""
-    there = {i.place: i for i in state.instances}
-    enabled = state.enabled
-    for step in steps:
-        match step:
-            case SetMigMode(enabled=enabled):
-                there = {}
-            case DestroyComputeInstance(place=place):
-                there[place] = dataclasses.replace(
-                    there[place], compute_instances=0, whole=False, uuid="", busy=False
-                )
-            case DestroyGpuInstance(place=place):
-                del there[place]
-            case CreateGpuInstance(place=place):
-                there[place] = PresentInstance(place, compute_instances=0, whole=False)
-            case CreateComputeInstance(place=place):
-                there[place] = dataclasses.replace(there[place], compute_instances=1, whole=True)
-    ordered = tuple(sorted(there.values(), key=lambda i: i.place[1]))
-    return dataclasses.replace(state, enabled=enabled, pending=enabled, instances=ordered)
-
-
-def _turn_off(state: MigLayout, leave: MigPermissions) -> tuple[Step, ...] | Refused:
-    if not state.enabled and not state.pending:
-        return ()
-    steps: list[Step] = []
-    for i in state.instances:
-        stop = _why_kept(i, leave)
-        if stop is not None:
-            return stop
-        steps += _destroy(i)
-    return _allowed((*steps, SetMigMode(enabled=False)), leave)
-
-
-def _turn_on(
-    state: MigLayout, wish: MigTarget, leave: MigPermissions
-) -> tuple[Step, ...] | Refused:
-    if state.in_use:
-        return Refused(
-            "MIG is off, and cannot be turned on while processes use the GPU",
-            "End them (`nvidia-smi` shows them), then try again.",
-        )
-    return _allowed((SetMigMode(enabled=True), *_create(wish.places)), leave)
-
-
-def _allowed(
-    steps: tuple[Step, ...] | Refused, leave: MigPermissions
-) -> tuple[Step, ...] | Refused:
-    """Return the steps, or a refusal if the operator does not allow such steps."""
-    if isinstance(steps, Refused) or not steps:
-        return steps
-    if leave.changes == "never":
-        return Refused(
-            "the MIG geometry may not be changed (gpu.mig_changes is never)",
-            "Make the instances yourself, or set gpu.mig_changes to instances.",
-        )
-    if leave.changes != "mode" and any(isinstance(step, SetMigMode) for step in steps):
-        wanted = next(step for step in steps if isinstance(step, SetMigMode))
-        return Refused(
-            f"MIG would have to be turned {'on' if wanted.enabled else 'off'}, which is not "
-            "allowed",
-            "Turn it with `nvidia-smi -i UUID -mig 1` (0 for off) while no process uses the GPU; "
-            "or set gpu.mig_changes to mode.",
-        )
-    return steps
-
-
 def _rebuild(
-    state: MigLayout, wish: MigTarget, leave: MigPermissions
+    state: MigLayout, wanted: Sequence[Place], leave: MigPermissions
 ) -> tuple[Step, ...] | Refused:
-    wanted = set(wish.places)
     there = {i.place: i for i in state.instances}
-    missing = [place for place in wish.places if place not in there]
+    missing = [place for place in wanted if place not in there]
     mended: list[Step] = []
-    for place in wish.places:
+    for place in wanted:
         found = there.get(place)
         if found is None or found.whole:
             continue
@@ -321,7 +231,7 @@ def _rebuild(
             mended.append(DestroyComputeInstance(place))
         mended.append(CreateComputeInstance(place))
     others = [i for i in state.instances if i.place not in wanted]
-    going = _in_the_way(others, missing, wish.places, state.profiles, leave)
+    going = _in_the_way(others, missing, wanted, state.profiles, leave)
     for i in going:
         stop = _why_kept(i, leave)
         if stop is not None:
@@ -382,7 +292,7 @@ def _destroy(instance: PresentInstance) -> list[Step]:
     return [*steps, DestroyGpuInstance(instance.place)]
 
 
-def _create(places: Iterable[Place]) -> list[Step]:
+def _create(places: Sequence[Place]) -> list[Step]:
     steps: list[Step] = []
     # The largest first: if the driver refuses one after all, the least is lost.
     for place in sorted(places, key=lambda p: (-p[2], p[1])):

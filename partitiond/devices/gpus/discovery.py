@@ -22,6 +22,7 @@ from partitiond.core.hardware.health import (
     judge,
 )
 from partitiond.core.hardware.kinds import Device, DeviceKind, ForeignProcess, silent_device
+from partitiond.core.mig.changes import MigChanges
 from partitiond.core.mig.geometry import Place
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import core_nodes
@@ -40,7 +41,6 @@ from partitiond.devices.nvml.session import (
     told,
     translate,
 )
-from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.devices.nvml.topology import near_cores
 from partitiond.platform.deadline_calls import DeadlineCalls
 
@@ -99,7 +99,7 @@ class GpuDiscovery:
         self,
         *,
         own_pids: Callable[[], Collection[int]] = tuple,
-        mig_changes: mig.MigChanges | None = None,
+        mig_changes: MigChanges | None = None,
         mig_helper: Path | None = None,
         host_pids: bool | None = None,
         xids: Callable[[str], Sequence[XidEvent]] = lambda _: (),
@@ -189,14 +189,8 @@ class GpuDiscovery:
         return f"silent for {self._looks.seconds:g} s"
 
     def _silent(self, uuids: Iterable[str]) -> dict[str, GpuSnapshot]:
-        """Return GPUs that do not answer as last seen, marked as silent.
-
-        While a GPU changes its MIG mode, no GPU may be read (`quiet`); silence then says nothing
-        about the GPUs, so they are not marked.
-        """
+        """Return GPUs that do not answer as last seen, marked as silent."""
         found = {uuid: self._known[uuid] for uuid in uuids if uuid in self._known}
-        if QUIET.changing:
-            return found
         return {
             uuid: dataclasses.replace(
                 known,
@@ -244,8 +238,8 @@ class GpuDiscovery:
         compute_mode, mode = _compute_mode(handle), mig.mig_mode(handle)
         readings = readings_of(handle)
         verdict = judge(readings, self._xids(uuid))
-        state, fixed = self._mig_state(handle, mode, split)
-        slices = self._read_mig(uuid, key, state, mode, own)
+        state, fixed = self._mig_state(handle, mode)
+        slices = self._read_mig(uuid, key, mode, own)
         cordon = _cordon(verdict, compute_mode)
         near = near_cores(handle, cores)
         device = Device(
@@ -306,13 +300,12 @@ class GpuDiscovery:
         self,
         uuid: str,
         key: str,
-        state: MigState,
         mode: tuple[bool, bool] | None,
         own: frozenset[int],
     ) -> mig.MigReading:
         """Return GPU instances and MIG profiles, if slices can be planned."""
         on = mode is not None and mode[0]
-        if not on and (state is not MigState.EITHER or self._mig_changes is None):
+        if not on:
             return mig.MigReading(readable=True)
         return mig.read_mig(
             uuid,
@@ -321,9 +314,7 @@ class GpuDiscovery:
             lambda pid: pid not in own and (self._host_pids or processes.is_visible(pid)),
         )
 
-    def _mig_state(
-        self, handle: Any, mode: tuple[bool, bool] | None, split: MemorySplit
-    ) -> tuple[MigState, bool]:
+    def _mig_state(self, handle: Any, mode: tuple[bool, bool] | None) -> tuple[MigState, bool]:
         """Return with which MIG mode the GPU can be used, and whether its geometry is fixed."""
         if mode is None:
             return MigState.NONE, False
@@ -331,14 +322,6 @@ class GpuDiscovery:
         if self._mig_changes is None:
             return (MigState.ON if on else MigState.EITHER), False
         may = self._mig_changes != "never" and mig.may_change_instances(handle, self._mig_helper)
-        switch = (
-            self._mig_changes == "mode"
-            and may
-            and not split.foreign
-            and mig.may_change_mode(self._mig_helper, instances=may)
-        )
-        if switch:
-            return MigState.EITHER, False
         return (MigState.ON if on else MigState.OFF), on and not may
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pynvml
 
@@ -20,8 +20,6 @@ from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
 
 log = logging.getLogger(__name__)
 
-MigChanges = Literal["never", "instances", "mode"]
-"""Which changes of MIG are allowed; values of the setting gpu.mig_changes."""
 
 CONFIG_RIGHT: Final = Path("/proc/driver/nvidia/capabilities/mig/config")
 """A process that can read this file may manage GPU instances."""
@@ -132,16 +130,6 @@ def _profile_info(handle: Any, number: int) -> Any:
     """Drivers before 525 know only the first version of the answer."""
     ask = pynvml.nvmlDeviceGetGpuInstanceProfileInfo
     return told(ask, handle, number, 2) or told(ask, handle, number, 1)
-
-
-def may_change_mode(helper: Path | None, *, instances: bool) -> bool:
-    """Whether the MIG mode can be set here: by root, or by the privileged helper.
-
-    Args:
-        instances: whether GPU instances can be made here.
-    """
-    by_helper = helper is not None and _reachable(helper)
-    return by_helper or (instances and os.geteuid() == 0)
 
 
 def _reachable(socket: Path) -> bool:

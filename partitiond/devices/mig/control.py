@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import os
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,10 +18,8 @@ from partitiond.core.mig.changes import (
     MigChanges,
     MigLayout,
     MigPermissions,
-    MigTarget,
     PresentInstance,
     Refused,
-    SetMigMode,
     Step,
     place_text,
     plan_changes,
@@ -33,10 +30,9 @@ from partitiond.core.mig.geometry import Place
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.instances import perform
 from partitiond.devices.mig.reading import read_state
-from partitiond.devices.mig.refusals import in_use, not_permitted
+from partitiond.devices.mig.refusals import not_permitted
 from partitiond.devices.nodes import make_mig_nodes
 from partitiond.devices.nvml.processes import OWN_PROCESSES
-from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 log = logging.getLogger(__name__)
@@ -44,11 +40,8 @@ log = logging.getLogger(__name__)
 Planning = Callable[[MigLayout], tuple[Step, ...] | Refused]
 ATTEMPTS: Final = 3
 """How often steps are planned anew if another process changes the GPU meanwhile."""
-MODE_TRIES: Final = 3
-MODE_RETRY_SECONDS: Final = 0.5
 CHANGE_SECONDS: Final = 300.0
-"""Deadline of all steps on one GPU: each step may take as long as the helper's answer, and a mode
-change resets the GPU."""
+"""Deadline of all steps on one GPU: each step may take as long as the helper's answer."""
 
 
 class MigControl:
@@ -91,7 +84,7 @@ class MigControl:
         place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
         device_id = wanted.device_id
         async with self._one_at_a_time:
-            state = await self._reach(device_id, self._toward(MigTarget((place,)), ours))
+            state = await self._reach(device_id, self._toward((place,), ours))
         found = _at(state, place)
         if found is None or not found.uuid:
             raise DeviceError(
@@ -123,15 +116,6 @@ class MigControl:
         own = await self._own()
         return tuple(_instance(i, busy=bool(set(i.pids) - own)) for i in state.instances)
 
-    async def set_mode(self, device_id: str, *, on: bool) -> None:
-        """Turn MIG on or off on an idle GPU without instances.
-
-        Raises:
-            DeviceError: the change is not allowed, the GPU is in use, or it needs a reset first.
-        """
-        async with self._one_at_a_time:
-            await self._reach(device_id, self._toward(MigTarget(enabled=on), ()))
-
     async def _read(self, device_id: str) -> MigLayout:
         return await self._looks.look(device_id, lambda: self._read_now(device_id))
 
@@ -142,9 +126,9 @@ class MigControl:
         ask = self._helper.read_placed if self._helper.there() else None
         return read_state(device_id, ask)
 
-    def _toward(self, wish: MigTarget, ours: Collection[Place]) -> Planning:
+    def _toward(self, wanted: Sequence[Place], ours: Collection[Place]) -> Planning:
         leave = MigPermissions(self._changes, frozenset(ours))
-        return lambda state: plan_changes(state, wish, leave)
+        return lambda state: plan_changes(state, wanted, leave)
 
     async def _reach(self, device_id: str, planning: Planning) -> MigLayout:
         """Take the steps, one by one; plan anew if another process changed the GPU meanwhile."""
@@ -183,28 +167,6 @@ class MigControl:
 
     def _perform(self, device_id: str, step: Step) -> None:
         """Do a step, or let the helper do it. Raises DeviceError."""
-        if isinstance(step, SetMigMode):
-            self._set_mode(device_id, step)
-        else:
-            self._do(device_id, step)
-        log.info("%s: %s", short_device(device_id), step_text(step))
-
-    def _set_mode(self, device_id: str, step: Step) -> None:
-        """Change the mode while this process has no NVML session.
-
-        Other processes may have one for a moment (a command, an exporter), so this retries.
-        """
-        with QUIET.kept():
-            for left in reversed(range(MODE_TRIES)):
-                try:
-                    self._do(device_id, step)
-                    break
-                except DeviceError as error:
-                    if not left or not in_use(error):
-                        raise
-                time.sleep(MODE_RETRY_SECONDS)
-
-    def _do(self, device_id: str, step: Step) -> None:
         try:
             perform(device_id, step)
         except DeviceError as error:
@@ -214,6 +176,7 @@ class MigControl:
         else:
             if isinstance(step, CreateComputeInstance) and os.geteuid() == 0:
                 make_mig_nodes()  # engines of another user may not make them
+        log.info("%s: %s", short_device(device_id), step_text(step))
 
 
 def _possible(

@@ -1,10 +1,10 @@
 """Runs the privileged MIG helper: `python -m partitiond.devices.mig.helper`, as root.
 
 The helper performs the few MIG operations that only root may, for a daemon that runs as another
-user: it creates and destroys GPU and compute instances, tells their places and, only with
---allow-mode, turns MIG on or off. It decides nothing and keeps no state; the driver refuses to
-change what is in use. The client is identified by the socket (SO_PEERCRED) and has to be root, a
-user of --allow-user or in a group of --allow-group. Every request is logged with its client.
+user: it creates and destroys GPU and compute instances, and tells their places. It decides nothing
+and keeps no state; the driver refuses to change what is in use. The client is identified by the
+socket (SO_PEERCRED) and has to be root, a user of --allow-user or in a group of --allow-group.
+Every request is logged with its client.
 
 systemd passes the socket (LISTEN_FDS; the helper then ends when idle, and the next connection
 starts it again), or the helper creates one with --socket.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError, InputError
-from partitiond.core.mig.changes import CreateComputeInstance, SetMigMode, Step, step_text
+from partitiond.core.mig.changes import CreateComputeInstance, Step, step_text
 from partitiond.devices.mig import protocol
 from partitiond.devices.mig.instances import perform
 from partitiond.devices.mig.reading import read_placed
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     idle = options.idle_seconds if options.socket is None else None
     with listener:
-        HelperServer(listener, users, groups, allow_mode=options.allow_mode).run(idle)
+        HelperServer(listener, users, groups).run(idle)
     if options.socket is not None:
         options.socket.unlink(missing_ok=True)
     return 0
@@ -72,21 +72,14 @@ class HelperServer:
         listener: listening Unix socket.
         users: user ids that may ask, in addition to root.
         groups: group ids whose members may ask.
-        allow_mode: whether the MIG mode may be changed.
     """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        users: frozenset[int],
-        groups: frozenset[int],
-        *,
-        allow_mode: bool = False,
+        self, listener: socket.socket, users: frozenset[int], groups: frozenset[int]
     ) -> None:
         self._listener = listener
         self._users = users
         self._groups = groups
-        self._allow_mode = allow_mode
 
     def run(self, idle_seconds: float | None) -> None:
         """Serve; return after `idle_seconds` without a connection, or never if None."""
@@ -138,13 +131,6 @@ class HelperServer:
 
     def _answer(self, uuid: str, step: Step | None, who: str) -> bytes:
         said = f"{who}: {'read' if step is None else step_text(step)} on {uuid}"
-        if isinstance(step, SetMigMode) and not self._allow_mode:
-            log.warning("refused: %s: started without --allow-mode", said)
-            return protocol.refusal_line(
-                "the MIG helper may not change the mode.",
-                "Start it with --allow-mode, or change the mode as root.",
-                None,
-            )
         try:
             if step is None:
                 answer = protocol.instances_line(read_placed(uuid))
@@ -232,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, help="make this Unix socket (else systemd's)")
     parser.add_argument("--allow-user", action="append", default=[], metavar="USER")
     parser.add_argument("--allow-group", action="append", default=[], metavar="GROUP")
-    parser.add_argument("--allow-mode", action="store_true", help="allow turning MIG on and off")
+    parser.add_argument("--allow-mode", action="store_true", help=argparse.SUPPRESS)  # of before
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, metavar="SECONDS")
     parser.add_argument("--nvml", type=Path, help="use this NVML library (a simulated host's)")
     return parser

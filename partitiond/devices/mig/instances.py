@@ -11,7 +11,6 @@ from partitiond.core.mig.changes import (
     CreateGpuInstance,
     DestroyComputeInstance,
     DestroyGpuInstance,
-    SetMigMode,
     Step,
     place_text,
     step_text,
@@ -19,7 +18,7 @@ from partitiond.core.mig.changes import (
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.mig.profiles import Offered, sizes_of
 from partitiond.devices.mig.reading import compute_instances, compute_sizes, gpu_instances
-from partitiond.devices.mig.refusals import asking, refused_activation
+from partitiond.devices.mig.refusals import asking
 from partitiond.devices.nvml.session import gpu
 
 
@@ -32,8 +31,6 @@ def perform(uuid: str, step: Step) -> None:
     what = f"{step_text(step)} on {uuid}"
     with asking(what), gpu(uuid, what) as handle:
         match step:
-            case SetMigMode(enabled=enabled):
-                _set_mode(handle, what, enabled=enabled)
             case CreateGpuInstance(place=place):
                 _create_gpu_instance(handle, place)
             case DestroyGpuInstance(place=place):
@@ -45,24 +42,6 @@ def perform(uuid: str, step: Step) -> None:
                 for instance in _at(handle, place):
                     for compute, _ in compute_instances(instance):
                         pynvml.nvmlComputeInstanceDestroy(compute)
-
-
-def _set_mode(handle: Any, what: str, *, enabled: bool) -> None:
-    """Set the mode; NVML tells separately whether the mode came into force."""
-    mode = pynvml.NVML_DEVICE_MIG_ENABLE if enabled else pynvml.NVML_DEVICE_MIG_DISABLE
-    current, pending = pynvml.nvmlDeviceGetMigMode(handle)
-    if current == pending == mode:
-        return
-    activation = int(pynvml.nvmlDeviceSetMigMode(handle, mode))
-    if activation != pynvml.NVML_SUCCESS:
-        refused = refused_activation(activation, what)
-        try:
-            # The mode stays pending and would come with the next reset. Restore what was pending
-            # before: an earlier request of the operator stays, and ours is undone.
-            pynvml.nvmlDeviceSetMigMode(handle, pending)
-        except pynvml.NVMLError as error:
-            refused.message = f"{refused.message} It comes with the next reset ({error})."
-        raise refused
 
 
 def _create_gpu_instance(handle: Any, place: Place) -> None:

@@ -18,7 +18,6 @@ from partitiond.core.mig.changes import (
     CreateGpuInstance,
     DestroyComputeInstance,
     DestroyGpuInstance,
-    SetMigMode,
     Step,
 )
 from partitiond.core.mig.geometry import Place
@@ -38,19 +37,15 @@ _AT_PLACE: Final[Mapping[str, Callable[[Place], Step]]] = {
 }
 _NAMES: Final[Mapping[Any, str]] = {kind: name for name, kind in _AT_PLACE.items()}
 READ: Final = "read"
-SET_MODE: Final = "set-mode"
 
 
 def request_line(uuid: str, step: Step | None) -> bytes:
     """Return a request: do a step, or list the instances (None)."""
     said: dict[str, Any] = {"version": VERSION, "gpu": uuid}
-    match step:
-        case None:
-            said["do"] = READ
-        case SetMigMode(enabled=enabled):
-            said |= {"do": SET_MODE, "enabled": enabled}
-        case _:
-            said |= {"do": _NAMES[type(step)], "place": list(step.place)}
+    if step is None:
+        said["do"] = READ
+    else:
+        said |= {"do": _NAMES[type(step)], "place": list(step.place)}
     return _line(said)
 
 
@@ -66,17 +61,13 @@ def parse_request(line: bytes) -> tuple[str, Step | None]:
     uuid, do = said.get("gpu"), said.get("do")
     if not isinstance(uuid, str) or not _GPU.match(uuid):
         raise InputError("gpu is no GPU's UUID.", hint="Name it as nvidia-smi -L does.")
-    known = {READ: set[str](), SET_MODE: {"enabled"}} | {name: {"place"} for name in _AT_PLACE}
+    known = {READ: set[str]()} | {name: {"place"} for name in _AT_PLACE}
     if not isinstance(do, str) or do not in known:
         raise InputError("do is none of what can be done.", hint=f"{', '.join(sorted(known))}.")
     if said.keys() != {"version", "gpu", "do"} | known[do]:
         raise InputError(f"{do} has other fields than it should.", hint="Update partitiond.")
     if do == READ:
         return uuid, None
-    if do == SET_MODE:
-        if not isinstance(said["enabled"], bool):
-            raise InputError("enabled is neither true nor false.")
-        return uuid, SetMigMode(said["enabled"])
     return uuid, _AT_PLACE[do](_place(said["place"]))
 
 

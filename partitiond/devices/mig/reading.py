@@ -83,8 +83,7 @@ def read_state(uuid: str, ask: Ask | None = None) -> MigLayout:
         if not enabled:
             # If a driver lists no profiles while MIG is off, use the catalog's.
             profiles = profiles or _geometry(handle, profiles).profiles
-            in_use = bool(_pids(handle))
-            return MigLayout(True, enabled, pending, profiles, in_use=in_use)
+            return MigLayout(True, enabled, pending, profiles)
         devices = list(_mig_devices(handle, profiles))
         geometry = _geometry(handle, profiles)
         placed = _placed_or_none(handle, sizes)

@@ -26,7 +26,6 @@ _HINTS: Final[Mapping[int, str]] = {
 }
 
 NO_PERMISSION: Final = int(pynvml.NVML_ERROR_NO_PERMISSION)
-IN_USE: Final = int(pynvml.NVML_ERROR_IN_USE)
 
 
 @contextlib.contextmanager
@@ -43,20 +42,3 @@ def asking(what: str) -> Iterator[None]:
 def not_permitted(error: DeviceError) -> bool:
     """Whether the driver refused because this user has no permission."""
     return error.facts.get("nvml_code") == NO_PERMISSION
-
-
-def in_use(error: DeviceError) -> bool:
-    """Whether the driver refused because a process has the GPU open."""
-    return error.facts.get("nvml_code") == IN_USE
-
-
-def refused_activation(code: int, what: str) -> DeviceError:
-    """Return the error for a mode that is set but not in force: NVML's second answer says why."""
-    found = translate(pynvml.NVMLError(code), what)
-    found.hint = _HINTS.get(code, found.hint)
-    if code == pynvml.NVML_ERROR_IN_USE:
-        found.hint = (
-            "End what holds the GPU: processes on it, agents that watch it (DCGM, nvsm and others "
-            "that use NVML), and profiles that are being measured on this host; then try again."
-        )
-    return found

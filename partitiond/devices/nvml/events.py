@@ -21,7 +21,6 @@ from partitiond.core.hardware.health import XidEvent
 from partitiond.core.hardware.kinds import short_device
 from partitiond.devices.nvml.processes import NO_INSTANCE
 from partitiond.devices.nvml.session import session, text_of, told
-from partitiond.devices.nvml.session_gate import QUIET
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class XidWatch:
             return False
         self.listening.set()
         waits_left = self._retry_seconds * 1000 / self._wait_ms if missing else float("inf")
-        while not self._ending.is_set() and not QUIET.wanted and waits_left > 0:
+        while not self._ending.is_set() and waits_left > 0:
             waits_left -= 1
             try:
                 data = pynvml.nvmlEventSetWait_v2(events, self._wait_ms)

@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar
 import pynvml
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.nvml.session_gate import QUIET
 
 T = TypeVar("T")
 
@@ -85,18 +84,15 @@ def asking(what: str) -> Iterator[None]:
 def session() -> Iterator[None]:
     """Start NVML and end it with the block. NVML counts sessions, so they may overlap.
 
-    A session begins once no change of a GPU needs all sessions ended (`quiet`).
-
     Raises:
         NVMLError: NVML does not start; use `session` inside `asking`.
     """
-    with QUIET.counted():
-        pynvml.nvmlInit()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(pynvml.NVMLError):  # nothing depends on its result
-                pynvml.nvmlShutdown()
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):  # nothing depends on its result
+            pynvml.nvmlShutdown()
 
 
 @contextlib.contextmanager

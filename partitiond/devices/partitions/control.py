@@ -51,12 +51,6 @@ _HINT_OUTSIDE: Final = (
     "of partitiond, and look into the MPS daemon's control.log (`partitiond doctor` names it)."
 )
 
-_ALL: Final = frozenset(EntryKind)
-_WITHOUT_MODE: Final = frozenset({EntryKind.MPS, EntryKind.MIG_INSTANCE})
-"""Kinds that are undone with their last engine. A mode change takes a reset and an idle GPU, so MIG
-stays on until the GPU is wanted for something else, or the daemon ends. Only a mode change that did
-not come into force is taken back at once."""
-
 
 class HostPartitions:
     """Prepares, verifies and releases partitions on this host's devices.
@@ -94,7 +88,7 @@ class HostPartitions:
         self._kv_tokens = kv_tokens
         self._outside_env = outside_env
         self._mps = MpsShares(journal, daemons)
-        self._mig = MigSlices(journal, gpus, instances)
+        self._mig = MigSlices(journal, instances)
         self._holders = Holders(gpus, self._owned)
         self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
         self._faults: tuple[DeviceFault, ...] = ()
@@ -134,12 +128,11 @@ class HostPartitions:
         device_id = partition.device_id
         self._holders.require_mode(launch.replica_id, partition)
         await self._tidy(device_id, _in_the_way(partition))
-        mode = await asyncio.to_thread(self._gpus.mig_mode, device_id)
         if isinstance(partition, MigSlice):
-            made = await self._mig.make(self._outside_mps(launch), partition, mode)
+            made = await self._mig.make(self._outside_mps(launch), partition)
             self._holders.put(launch.replica_id, Holder(made, partition))
             return made
-        if mode[0]:
+        if await asyncio.to_thread(self._gpus.mig_is_on, device_id):
             raise _mig_is_on(device_id)
         await asyncio.to_thread(self._require_compute_mode, partition)
         use = await self._holders.use(device_id)
@@ -251,7 +244,7 @@ class HostPartitions:
         async with self._locks[partition.device_id]:
             self._holders.pop(launch.replica_id)
             self._journal.leave(launch.replica_id, partition.device_id)
-            await self._tidy(partition.device_id, _WITHOUT_MODE)
+            await self._tidy(partition.device_id)
 
     # -- the daemon's start and end ----------------------------------------------------------
 
@@ -268,7 +261,7 @@ class HostPartitions:
         for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
             self._journal.leave(user)
         # Awaited only briefly: a hanging driver must not keep living engines from being adopted.
-        self._undoing = asyncio.create_task(self._undo_everywhere(_WITHOUT_MODE))
+        self._undoing = asyncio.create_task(self._undo_everywhere())
         await asyncio.wait([self._undoing], timeout=self._settle_seconds)
         if not self._undoing.done():
             return (*said, "What was left over on the devices is still being undone.")
@@ -294,8 +287,7 @@ class HostPartitions:
         """Record the engine as a user of everything on its device: what it uses is unknown."""
         device_id = handle.launch.device_id
         for entry in self._journal.entries:
-            here = not device_id or entry.device_id == device_id
-            if here and entry.kind is not EntryKind.MIG_MODE:
+            if not device_id or entry.device_id == device_id:
                 self._journal.use(*entry.key, handle.launch.replica_id)
 
     def _journal_daemons(self) -> None:
@@ -313,18 +305,18 @@ class HostPartitions:
             self._holders.pop(user)
             self._journal.leave(user)
         self._journal_daemons()
-        await self._undo_everywhere(_ALL)
-        left = [e for e in self._journal.entries if not e.users or e.kind is EntryKind.MIG_MODE]
+        await self._undo_everywhere()
+        left = [entry for entry in self._journal.entries if not entry.users]
         return (*said, *(f"{_words(entry)} could not be undone." for entry in left))
 
-    async def _undo_everywhere(self, kinds: Collection[EntryKind]) -> list[str]:
+    async def _undo_everywhere(self) -> list[str]:
         """Undo entries without users; return one sentence for each entry undone or refused."""
         said = []
-        before = [e for e in self._journal.entries if not e.users and _undone_with(e, kinds)]
+        before = [entry for entry in self._journal.entries if not entry.users]
         for device_id in sorted({entry.device_id for entry in before}):
             async with self._locks[device_id]:
                 try:
-                    await self._tidy(device_id, kinds)
+                    await self._tidy(device_id)
                 except DeviceError as error:
                     said.append(str(error))
         left = {entry.key for entry in self._journal.entries}
@@ -342,7 +334,7 @@ class HostPartitions:
             self._faults = tuple(found[device_id] for device_id in sorted(found))
         if now - self._retried_at >= RETRY_SECONDS:
             self._retried_at = now
-            said = await self._undo_everywhere(_WITHOUT_MODE)
+            said = await self._undo_everywhere()
             for sentence in said:
                 # A failure that persists (on a removed device, say) is logged once, not every time.
                 if sentence not in self._said:
@@ -381,50 +373,35 @@ class HostPartitions:
         """Undo what a failed start left on the device; what cannot be undone stays journalled."""
         try:
             self._journal.leave(name, device_id)
-            await self._tidy(device_id, _WITHOUT_MODE)
+            await self._tidy(device_id)
         except DeviceError as error:
             log.warning("after the failed start of %s: %s", name, error)
 
-    async def _tidy(self, device_id: str, kinds: Collection[EntryKind]) -> None:
+    async def _tidy(
+        self, device_id: str, kinds: Collection[EntryKind] = frozenset(EntryKind)
+    ) -> None:
         """Undo a device's entries without users. Raises the first DeviceError, after all tries."""
         errors: list[DeviceError] = []
         for entry in self._journal.of(device_id):
-            if not self._is_left_over(entry, kinds):
+            if entry.users or entry.kind not in kinds:
                 continue
             try:
-                if entry.kind not in kinds:
-                    await self._mig.settle_mode(entry)
-                else:
-                    await (self._mps if entry.kind is EntryKind.MPS else self._mig).undo(entry)
+                await (self._mps if entry.kind is EntryKind.MPS else self._mig).undo(entry)
             except DeviceError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
-
-    def _is_left_over(self, entry: Entry, kinds: Collection[EntryKind]) -> bool:
-        """Whether to undo an entry: unused and of these kinds, or a merely planned mode change."""
-        if entry.kind is not EntryKind.MIG_MODE:
-            return entry.kind in kinds and not entry.users
-        there = self._journal.of(entry.device_id)
-        needed = any(other.kind is EntryKind.MIG_INSTANCE for other in there)
-        return _undone_with(entry, kinds) and not needed
-
-
-def _undone_with(entry: Entry, kinds: Collection[EntryKind]) -> bool:
-    return entry.kind in kinds or (
-        entry.kind is EntryKind.MIG_MODE and entry.state is EntryState.PLANNED
-    )
 
 
 def _in_the_way(partition: Partition) -> Collection[EntryKind]:
     """Return kinds of leftovers to undo before a partition of this kind can be made."""
     match partition:
         case MpsShare():
-            return frozenset({EntryKind.MIG_INSTANCE, EntryKind.MIG_MODE})
+            return frozenset({EntryKind.MIG_INSTANCE})
         case MigSlice():
             return frozenset({EntryKind.MPS})
         case _:
-            return _ALL
+            return frozenset(EntryKind)
 
 
 def _mig_is_on(device_id: str) -> DeviceError:
@@ -441,5 +418,3 @@ def _words(entry: Entry) -> str:
             return f"The MPS daemon of {short_device(entry.device_id)}"
         case EntryKind.MIG_INSTANCE:
             return f"The GPU instance {entry.what} of {short_device(entry.device_id)}"
-        case EntryKind.MIG_MODE:
-            return f"MIG mode of {short_device(entry.device_id)}"

@@ -93,12 +93,12 @@ class NvmlGpus:
             all_told=self._host_pids,
         )
 
-    def mig_mode(self, device_id: str) -> tuple[bool, bool]:
-        """Whether MIG is on now, and after the next reset. Raises DeviceError."""
+    def mig_is_on(self, device_id: str) -> bool:
+        """Whether MIG is on now. Raises DeviceError."""
 
-        def mode() -> tuple[bool, bool]:
+        def mode() -> bool:
             with gpu(device_id, f"tell the MIG mode of {device_id}") as handle:
-                return mig_mode(handle) or (False, False)
+                return (mig_mode(handle) or (False, False))[0]
 
         return self._looks.ask(device_id, mode)
 

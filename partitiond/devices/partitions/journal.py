@@ -14,7 +14,7 @@ import enum
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from partitiond import serde
 from partitiond.core.errors import DeviceError, InputError
@@ -25,13 +25,16 @@ from partitiond.platform.process_identity import boot_id
 
 log = logging.getLogger(__name__)
 
+FORMER_KIND: Final = "mig-mode"
+"""Of entries that say that an earlier release turned MIG on. It stays on until a person turns it
+off."""
+
 
 class EntryKind(enum.StrEnum):
     """Kinds of things that this daemon puts on a device, in the order in which they are undone."""
 
     MPS = "mps"
     MIG_INSTANCE = "mig-instance"
-    MIG_MODE = "mig-mode"
 
 
 class EntryState(enum.StrEnum):
@@ -46,7 +49,7 @@ class Entry:
     """One thing on one device.
 
     Attributes:
-        what: "" for MPS; "2g.20gb@4+2" for an instance; "on" for the mode.
+        what: "" for MPS; "2g.20gb@4+2" for an instance.
         users: replica ids of the engines that use the thing; empty if it is left over.
         boot_id: id of the boot in which the entry was written; empty if unknown.
     """
@@ -220,6 +223,8 @@ def _entries_of(raw: bytes) -> tuple[tuple[Entry, ...], str]:
         return (), error.message
     entries, problems = [], []
     for body in bodies:
+        if body.get("kind") == FORMER_KIND:
+            continue
         try:
             entries.append(serde.from_stored(Entry, body))
         except InputError as error:

@@ -1,9 +1,8 @@
 """Makes and undoes what MPS shares and MIG slices write to a device; one sibling class each."""
 
-import asyncio
 import dataclasses
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from partitiond.core.hardware.kinds import MigInstance
 from partitiond.core.hardware.partition import MigSlice, MpsShare
@@ -11,7 +10,6 @@ from partitiond.core.mig.geometry import Place
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.devices.mig.control import MigControl
 from partitiond.devices.mps.control import MpsControl
-from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import (
     DeviceJournal,
     Entry,
@@ -77,29 +75,20 @@ class MpsShares:
 class MigSlices:
     """Makes a GPU instance for each engine."""
 
-    def __init__(self, journal: DeviceJournal, gpus: NvmlGpus, instances: MigControl) -> None:
+    def __init__(self, journal: DeviceJournal, instances: MigControl) -> None:
         self._journal = journal
-        self._gpus = gpus
         self._instances = instances
 
-    async def make(
-        self, launch: EngineLaunch, wanted: MigSlice, mode: tuple[bool, bool]
-    ) -> EngineLaunch:
+    async def make(self, launch: EngineLaunch, wanted: MigSlice) -> EngineLaunch:
         """Make the instance if missing, and point CUDA to it in the launch. Raises DeviceError.
 
-        An existing instance that this daemon did not create is used but never destroyed. A MIG mode
-        that the operator turned on for the next reset is never turned off by this daemon.
-
-        Args:
-            mode: whether MIG is on now, and after the next reset.
+        An existing instance that this daemon did not create is used but never destroyed.
         """
         device_id, place = wanted.device_id, _place(wanted)
-        there = {_place(i) for i in await self._there(device_id, mode[0])}
+        there = await self._there(device_id)
         known = self._journal.get(device_id, EntryKind.MIG_INSTANCE, place_text(place))
         ours = self._idle(device_id)
         entries = []
-        if not any(mode):
-            entries.append(self._journal.use(device_id, EntryKind.MIG_MODE, "on", ""))
         if known is not None or place not in there:
             entries.append(
                 self._journal.use(
@@ -115,35 +104,14 @@ class MigSlices:
             launch, visible_device=instance.uuid, device_memory_bytes=instance.memory_bytes
         )
 
-    async def settle_mode(self, entry: Entry) -> None:
-        """Settle a mode change of unknown outcome: keep it if it is in force, else undo it.
-
-        A mode in force stays until the GPU is wanted for something else. Raises DeviceError.
-        """
-        on, pending = await asyncio.to_thread(self._gpus.mig_mode, entry.device_id)
-        if on and pending:
-            self._journal.done(entry)
-        else:
-            await self.undo(entry)
-
     async def undo(self, entry: Entry) -> None:
-        """Destroy the instance, or turn the mode off again. Raises DeviceError.
-
-        A mode that is on only after the next reset is taken back, too. A mode that cannot be turned
-        off now stays journalled.
-        """
-        on, pending = await asyncio.to_thread(self._gpus.mig_mode, entry.device_id)
-        if entry.kind is EntryKind.MIG_MODE:
-            if on or pending:
-                await self._instances.set_mode(entry.device_id, on=False)
-        elif on and place_of(entry.what) in {
-            _place(i) for i in await self._instances.instances(entry.device_id)
-        }:
+        """Destroy the instance. Raises DeviceError."""
+        if place_of(entry.what) in await self._there(entry.device_id):
             await self._instances.destroy(entry.device_id, place_of(entry.what))
         self._journal.drop([entry])
 
-    async def _there(self, device_id: str, mig_on: bool) -> Sequence[MigInstance]:
-        return await self._instances.instances(device_id) if mig_on else ()
+    async def _there(self, device_id: str) -> set[Place]:
+        return {_place(instance) for instance in await self._instances.instances(device_id)}
 
     def _idle(self, device_id: str) -> frozenset[Place]:
         """Return our instances that no engine uses; they may be destroyed to make room."""
@@ -154,7 +122,7 @@ class MigSlices:
         )
 
     async def _forget_destroyed(self, device_id: str) -> None:
-        there = {_place(i) for i in await self._instances.instances(device_id)}
+        there = await self._there(device_id)
         self._journal.drop(
             entry
             for entry in self._journal.of(device_id)

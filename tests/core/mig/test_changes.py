@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.mig import changes
-from partitiond.core.mig.changes import MigLayout, MigPermissions, MigTarget, PresentInstance
+from partitiond.core.mig.changes import MigLayout, MigPermissions, PresentInstance
 from partitiond.core.mig.geometry import Place, starts_of
 
 PROFILES = HARDWARE["a100-80gb"].mig_profiles
@@ -23,18 +23,12 @@ class Driver:
 
     def __init__(self, state: MigLayout) -> None:
         self.enabled = state.enabled
-        self.in_use = state.in_use
         self.compute = {i.place: i.compute_instances for i in state.instances}
         self.whole = {i.place: i.whole for i in state.instances}
         self.busy = {i.place for i in state.instances if i.busy}
 
     def do(self, step: changes.Step) -> None:
         match step:
-            case changes.SetMigMode(enabled=enabled):
-                assert not self.in_use, "in use"
-                assert not self.compute, "instances are there"
-                assert enabled != self.enabled, "no change"
-                self.enabled = enabled
             case changes.DestroyComputeInstance(place=place):
                 assert place not in self.busy, "in use"
                 assert self.compute[place] > 0, "there is none"
@@ -87,12 +81,11 @@ def states(draw: st.DrawFn) -> MigLayout:
         pending=enabled,
         profiles=PROFILES,
         instances=tuple(sorted(instances, key=lambda i: i.place[1])),
-        in_use=not enabled and draw(st.booleans()),
     )
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
+def questions(draw: st.DrawFn) -> tuple[MigLayout, tuple[Place, ...], MigPermissions]:
     state = draw(states())
     there = [i.place for i in state.instances]
     some = draw(st.lists(st.sampled_from(there), unique=True)) if there else []
@@ -101,21 +94,18 @@ def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
         if legal_together([*wanted, place]):
             wanted.append(place)
     ours = frozenset(draw(st.lists(st.sampled_from(there), unique=True))) if there else frozenset()
-    allowed: changes.MigChanges = draw(st.sampled_from(["never", "instances", "mode", "mode"]))
-    enabled = draw(st.sampled_from([True, True, True, False]))
-    places = tuple(wanted) if enabled else ()
-    wish = MigTarget(places, enabled=enabled)
-    return state, wish, MigPermissions(allowed, ours)
+    allowed: changes.MigChanges = draw(st.sampled_from(["never", "instances", "instances"]))
+    return state, tuple(wanted), MigPermissions(allowed, ours)
 
 
-def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int | None:
+def reachable(state: MigLayout, places: tuple[Place, ...], leave: MigPermissions) -> int | None:
     """The least number of GPU instances destroyed by any way there; None where there is none.
 
     Tries every set of instances that may go: order does not matter, since what goes can go first.
     """
     by_place = {i.place: i for i in state.instances}
     may_go = [i.place for i in state.instances if i.place in leave.ours and not i.busy]
-    wanted = set(wish.places)
+    wanted = set(places)
 
     def reaches(gone: set[Place]) -> bool:
         left = set(by_place) - gone
@@ -132,14 +122,8 @@ def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int |
             return False
         return legal_together(sorted(left | wanted))
 
-    if not wish.enabled:
-        if not state.enabled:
-            return 0
-        if leave.changes != "mode" or len(may_go) < len(by_place):
-            return None
-        return len(by_place)
     if not state.enabled:
-        return 0 if leave.changes == "mode" and not state.in_use else None
+        return None
     best: int | None = None
     for number in range(2 ** len(may_go)):
         gone = {p for n, p in enumerate(may_go) if number >> n & 1}
@@ -152,11 +136,11 @@ def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int |
 @settings(max_examples=400)
 @given(question=questions())
 def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed(
-    question: tuple[MigLayout, MigTarget, MigPermissions],
+    question: tuple[MigLayout, tuple[Place, ...], MigPermissions],
 ) -> None:
-    state, wish, leave = question
-    steps = changes.plan_changes(state, wish, leave)
-    least = reachable(state, wish, leave)
+    state, wanted, leave = question
+    steps = changes.plan_changes(state, wanted, leave)
+    least = reachable(state, wanted, leave)
     assert isinstance(steps, changes.Refused) == (least is None)
     if isinstance(steps, changes.Refused):
         assert steps.reason
@@ -169,9 +153,8 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
         missing = [p for p, count in driver.compute.items() if count == 0]
         before = [i.place for i in state.instances if not i.compute_instances]
         assert len(set(missing) - set(before)) <= 1, "a crash leaves at most one incomplete"
-    assert driver.enabled == wish.enabled
-    assert set(wish.places) <= driver.compute.keys()
-    assert all(driver.whole[place] for place in wish.places)
+    assert set(wanted) <= driver.compute.keys()
+    assert all(driver.whole[place] for place in wanted)
     destroyed = [s.place for s in steps if isinstance(s, changes.DestroyGpuInstance)]
     assert len(destroyed) == least
     kept = {i.place for i in state.instances} - set(destroyed)
@@ -182,12 +165,12 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
         assert not there[place].busy
     if leave.changes == "never":
         assert steps == ()
-    if leave.changes != "mode":
-        assert not any(isinstance(step, changes.SetMigMode) for step in steps)
-    left = changes.after(state, steps)
-    assert left.enabled == driver.enabled
-    assert {i.place: i.whole for i in left.instances} == driver.whole
-    assert changes.plan_changes(left, wish, leave) == ()
+    left = tuple(
+        PresentInstance(place, count, whole=driver.whole[place], busy=place in driver.busy)
+        for place, count in driver.compute.items()
+    )
+    there_now = dataclasses.replace(state, instances=left)
+    assert changes.plan_changes(there_now, wanted, leave) == ()
 
 
 @settings(max_examples=200)
@@ -218,25 +201,23 @@ def state_of(*instances: PresentInstance, **more: Any) -> MigLayout:
 
 WANTED = ("2g.20gb", 2, 2)
 SMALL, OLD_MEDIA, NEW_MEDIA = ("1g.10gb", 2, 1), ("1g.10gb+me", 0, 1), ("1g.10gb+me", 6, 1)
-OFF = state_of(enabled=False, pending=False)
 
 
 @pytest.mark.parametrize(
     ("state", "places", "leave", "words"),
     [
-        (state_of(capable=False), [WANTED], "mode", "no MIG"),
-        (state_of(pending=False), [WANTED], "mode", "next reset"),
-        (state_of(), [("9g.90gb", 0, 8)], "mode", "no MIG profile 9g.90gb"),
-        (state_of(), [("2g.20gb", 1, 2)], "mode", "cannot start at slice 1"),
-        (state_of(), [("2g.20gb", 0, 1)], "mode", "covers 2 memory slices"),
-        (state_of(), [WANTED, ("3g.40gb", 0, 4)], "mode", "overlap"),
-        (state_of(), [OLD_MEDIA, ("1g.10gb+me", 1, 1)], "mode", "holds 1 of 1g.10gb+me"),
+        (state_of(capable=False), [WANTED], "instances", "no MIG"),
+        (state_of(pending=False), [WANTED], "instances", "next reset"),
+        (state_of(), [("9g.90gb", 0, 8)], "instances", "no MIG profile 9g.90gb"),
+        (state_of(), [("2g.20gb", 1, 2)], "instances", "cannot start at slice 1"),
+        (state_of(), [("2g.20gb", 0, 1)], "instances", "covers 2 memory slices"),
+        (state_of(), [WANTED, ("3g.40gb", 0, 4)], "instances", "overlap"),
+        (state_of(), [OLD_MEDIA, ("1g.10gb+me", 1, 1)], "instances", "holds 1 of 1g.10gb+me"),
         (state_of(), [WANTED], "never", "gpu.mig_changes is never"),
-        (OFF, [WANTED], "instances", "turned on, which is not allowed"),
-        (dataclasses.replace(OFF, in_use=True), [WANTED], "mode", "processes use the GPU"),
-        (state_of(PresentInstance(SMALL, busy=True)), [WANTED], "mode",
+        (state_of(enabled=False, pending=False), [WANTED], "instances", "MIG is off"),
+        (state_of(PresentInstance(SMALL, busy=True)), [WANTED], "instances",
          "a process runs in 1g.10gb@2"),
-        (state_of(PresentInstance(("1g.10gb", 3, 1))), [WANTED], "mode", "made by others"),
+        (state_of(PresentInstance(("1g.10gb", 3, 1))), [WANTED], "instances", "made by others"),
         (state_of(PresentInstance(OLD_MEDIA)), [NEW_MEDIA], "instances", "is in the way"),
     ],
 )  # fmt: skip
@@ -244,7 +225,7 @@ def test_refusals_say_why_and_what_to_do(
     state: MigLayout, places: list[Place], leave: changes.MigChanges, words: str
 ) -> None:
     ours = frozenset({SMALL})
-    found = changes.plan_changes(state, MigTarget(tuple(places)), MigPermissions(leave, ours))
+    found = changes.plan_changes(state, tuple(places), MigPermissions(leave, ours))
     assert isinstance(found, changes.Refused)
     assert words in found.reason
     assert found.hint.endswith(".")
@@ -253,9 +234,7 @@ def test_refusals_say_why_and_what_to_do(
 def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
     small = [PresentInstance(("1g.10gb", start, 1)) for start in range(7)]
     ours = frozenset(one.place for one in small)
-    steps = changes.plan_changes(
-        state_of(*small), MigTarget((WANTED,)), MigPermissions("instances", ours)
-    )
+    steps = changes.plan_changes(state_of(*small), [WANTED], MigPermissions("instances", ours))
     assert steps == (
         changes.DestroyComputeInstance(SMALL),
         changes.DestroyGpuInstance(SMALL),
@@ -268,8 +247,6 @@ def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
 
 def test_media_engines_go_to_one_instance_only() -> None:
     leave = MigPermissions("instances", frozenset({OLD_MEDIA}))
-    steps = changes.plan_changes(
-        state_of(PresentInstance(OLD_MEDIA)), MigTarget((NEW_MEDIA,)), leave
-    )
+    steps = changes.plan_changes(state_of(PresentInstance(OLD_MEDIA)), [NEW_MEDIA], leave)
     assert not isinstance(steps, changes.Refused)
     assert changes.DestroyGpuInstance(OLD_MEDIA) in steps

@@ -63,13 +63,12 @@ def test_memory_of_others_is_not_free_and_that_of_our_engines_is(
     host = make_host()
     (uuid,) = host.uuids()
     host.add_process(uuid, process, 30 * GIB)
-    (device,) = found(GpuDiscovery(host_pids=True, mig_changes="mode"))
+    (device,) = found(GpuDiscovery(host_pids=True, mig_changes="instances"))
     (foreign,) = device.foreign
     assert foreign.pid == process
     assert foreign.used_bytes >= 30 * GIB
     assert foreign.name.startswith("python")
     assert device.free_bytes == device.memory_bytes - device.reserved_bytes - foreign.used_bytes
-    assert MIG not in device.modes, "the mode stays while somebody uses the GPU"
     (seen,) = GpuDiscovery(own_pids=lambda: {process}).discover(CORES)
     assert seen.device.foreign == ()
     assert seen.device.free_bytes == seen.device.memory_bytes - seen.device.reserved_bytes
@@ -98,7 +97,7 @@ def test_in_a_container_hidden_memory_stays_foreign_when_our_engines_come(
     assert found(gpus)[0].free_bytes == alone.free_bytes
 
 
-def test_slices_are_offered_where_the_mode_may_change_and_fixed_where_they_may_not(
+def test_slices_are_offered_where_mig_is_on_and_fixed_where_they_may_not_change(
     make_host: MakeHost, tmp_path: Path
 ) -> None:
     every = HARDWARE["a100-80gb"].modes
@@ -108,7 +107,6 @@ def test_slices_are_offered_where_the_mode_may_change_and_fixed_where_they_may_n
         (None, every),
         ("never", (WHOLE, MEMORY, MPS)),
         ("instances", (WHOLE, MEMORY, MPS)),
-        ("mode", every),
     ):
         (device,) = found(GpuDiscovery(mig_changes=changes))
         assert (device.modes, device.mig_fixed) == (modes, False), changes
@@ -118,7 +116,6 @@ def test_slices_are_offered_where_the_mode_may_change_and_fixed_where_they_may_n
         ("never", True, True),
         ("instances", True, False),
         ("instances", False, True),
-        ("mode", False, True),
     ):
         host.privileged(privileged)
         (device,) = found(GpuDiscovery(mig_changes=changes, mig_helper=nowhere))
@@ -138,8 +135,6 @@ def test_a_helper_that_can_be_reached_may_change_what_this_user_may_not(
         listener.bind(str(helper))
         with gpu(cut, "ask") as handle:
             assert mig.may_change_instances(handle, helper)
-        assert mig.may_change_mode(helper, instances=False)
-    assert not mig.may_change_mode(tmp_path / "none", instances=False)
     with gpu(other, "ask") as handle:  # one without MIG
         assert mig.mig_mode(handle) is None
         assert not mig.may_change_instances(handle, None)

@@ -193,54 +193,24 @@ async def test_a_crash_anywhere_is_mended(
     assert all(i.whole for i in read_state(first).instances)
 
 
-async def test_the_mode_changes_only_where_allowed_and_idle(tmp_path: Path) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb")) as (host, uuid):
-        wanted, may = cut(uuid, CUT[0]), control("mode")
+async def test_nothing_is_made_where_mig_is_off_or_waits_for_a_reset(tmp_path: Path) -> None:
+    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as (host, uuid):
         assert await control().instances(uuid) == ()
-        with pytest.raises(DeviceError, match="turned on, which is not allowed"):
-            await control().ensure(wanted)
-        host.add_process(uuid, os.getpid(), GIB)
-        with pytest.raises(DeviceError, match="processes use the GPU"):
-            await may.ensure(wanted)
-        assert not host.mig_mode(uuid)
-        host.remove_process(uuid, os.getpid())
-        made = await may.ensure(wanted)
-        assert host.mig_mode(uuid)
-        await may.destroy(uuid, place_of(made))
-        await may.set_mode(uuid, on=False)
-        assert not host.mig_mode(uuid)
-        # Sizes of a driver that lists none with MIG off are the catalog's.
-        host.fail("nvmlDeviceGetGpuInstanceProfileInfo*", pynvml.NVML_ERROR_NOT_SUPPORTED, times=-1)
-        assert {p.name for p in read_state(uuid).profiles} >= {"7g.80gb", "1g.10gb+me"}
-        host.lose(uuid)
-        with pytest.raises(DeviceError, match="GPU"):
-            await control().instances(uuid)
-
-
-async def test_a_mode_that_needs_a_reset_is_taken_back_and_an_operators_left_alone(
-    tmp_path: Path,
-) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as (_, uuid):
-
-        async def refused_mode() -> bool:
-            """Whether it is still pending after it was refused."""
-            with pytest.raises(DeviceError) as refused:
-                await control("mode").set_mode(uuid, on=True)
-            assert "reset" in refused.value.hint.lower()
-            assert not read_state(uuid).enabled
-            return read_state(uuid).pending
-
-        assert not await refused_mode()
+        with pytest.raises(DeviceError, match="MIG is off") as refused:
+            await control().ensure(cut(uuid, CUT[0]))
+        assert "-mig 1" in refused.value.hint
         pynvml.nvmlInit()
         pynvml.nvmlDeviceSetMigMode(pynvml.nvmlDeviceGetHandleByUUID(uuid), 1)
         pynvml.nvmlShutdown()
         with pytest.raises(DeviceError, match="next reset") as refused:
             await control().ensure(cut(uuid, CUT[0]))
         assert "--gpu-reset" in refused.value.hint
-        assert await refused_mode()
-        await control("mode").set_mode(uuid, on=False)
-        state = read_state(uuid)
-        assert (state.enabled, state.pending) == (False, False)
+        # Sizes of a driver that lists none with MIG off are the catalog's.
+        host.fail("nvmlDeviceGetGpuInstanceProfileInfo*", pynvml.NVML_ERROR_NOT_SUPPORTED, times=-1)
+        assert {p.name for p in read_state(uuid).profiles} >= {"7g.80gb", "1g.10gb+me"}
+        host.lose(uuid)
+        with pytest.raises(DeviceError, match="GPU"):
+            await control().instances(uuid)
 
 
 async def test_sizes_of_an_old_driver_are_named_as_newer_ones_do(host: SimulatedHost) -> None:
@@ -276,4 +246,4 @@ async def test_a_gpu_without_mig_is_refused(tmp_path: Path) -> None:
     with one(tmp_path, GpuDescription("l4-24gb")) as (_, uuid):
         assert await control().instances(uuid) == ()
         with pytest.raises(DeviceError, match="the GPU has no MIG"):
-            await control("mode").ensure(cut(uuid, CUT[0]))
+            await control().ensure(cut(uuid, CUT[0]))

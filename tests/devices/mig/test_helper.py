@@ -1,6 +1,5 @@
 """The privileged helper, a process behind a socket, does what this user may not."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,15 +19,13 @@ from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.mig import changes
 from partitiond.core.mig.geometry import place_of
 from partitiond.core.units import Bytes
-from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl, protocol, read_state
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.helper import main
 from partitiond.devices.mig.protocol import MAX_LINE_BYTES, request_line
-from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import SimulatedHost
 from tests.devices.mig.test_control import CUT, PAIR, places
 from tests.engine_fixtures import short_dir
-from tests.engines.process.scripts import eventually
 
 __all__ = ["short_dir"]
 
@@ -112,55 +109,10 @@ async def test_the_helper_does_what_this_user_may_not(host: SimulatedHost, run: 
         asked.perform(first, changes.CreateGpuInstance(("9g.90gb", 0, 8)))
     with pytest.raises(DeviceError):
         asked.perform(UUID.replace("2", "3"), changes.DestroyGpuInstance(CUT[0]))
-    # The mode is changed only where the helper was told to allow it.
-    await control.destroy(empty, ("3g.40gb", 4, 4))
-    with pytest.raises(DeviceError, match="may not change the mode"):
-        await MigControl("mode", helper.path).set_mode(empty, on=False)
-    assert host.mig_mode(empty)
-    await MigControl("mode", run(host, "--allow-mode").path).set_mode(empty, on=False)
-    assert not host.mig_mode(empty)
     helper.close()
     with pytest.raises(DeviceError, match=r"h\.sock does not answer") as refused:
-        asked.perform(first, changes.SetMigMode(enabled=True))
+        asked.perform(first, changes.DestroyGpuInstance(CUT[0]))
     assert "partitiond-mig.socket" in refused.value.hint
-
-
-async def test_the_helper_changes_the_mode_of_an_a100_that_this_process_listens_to(
-    tmp_path: Path, run: Run
-) -> None:
-    description = HostDescription("one", (GpuDescription("a100-80gb"),), privileged=False)
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
-        (uuid,) = host.uuids()
-        found = run(host, "--allow-mode")
-        devices = HostDevices(
-            cpu=False, mig_changes="mode", mig_helper=found.path, watch_xids=True,
-            simulated_host=host.folder,
-        )  # fmt: skip
-        control = MigControl("mode", found.path)
-        try:
-            devices.discover()
-            assert devices._xids.listening.wait(60)
-            with pytest.raises(DeviceError, match="In use"):
-                MigHelper(found.path).perform(uuid, changes.SetMigMode(True))
-            # Another who looks, too, and for longer than it is tried.
-            with look_at(host, uuid), pytest.raises(DeviceError) as refused:
-                await control.set_mode(uuid, on=True)
-            assert "DCGM" in refused.value.hint
-            assert read_state(uuid).pending is False
-            with look_at(host, uuid):  # for a moment only: it is tried again
-                change = asyncio.create_task(control.set_mode(uuid, on=True))
-                await asyncio.sleep(0)
-            await change
-            assert host.mig_mode(uuid)
-            assert (await control.ensure(MigSlice(uuid, Bytes(1), *CUT[3]))).uuid
-            assert devices._xids.listening.wait(60)
-            host.xid(uuid, 63)
-            await eventually(lambda: devices._xids.xids(uuid))
-            await control.destroy(uuid, CUT[3])
-            await control.set_mode(uuid, on=False)
-            assert not host.mig_mode(uuid)
-        finally:
-            devices.close()
 
 
 LOOK = """
@@ -298,7 +250,6 @@ OF_GPU, OF_COMPUTE = (
     (changes.CreateComputeInstance, changes.DestroyComputeInstance),
 )
 steps = st.one_of(
-    st.builds(changes.SetMigMode, st.booleans()),
     *(st.builds(kind, PLACES) for kind in (*OF_GPU, *OF_COMPUTE)),
 )
 

@@ -17,7 +17,6 @@ from partitiond.core.errors import SilentError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
-from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.platform.deadline_calls import DeadlineCalls, PendingCall
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
@@ -142,7 +141,7 @@ def devices_of(driver: Driver) -> HostDevices:
         return []
 
     return HostDevices(
-        cpu=False, own_pids=own_pids, mig_changes="mode", mig_helper=Path("/nonexistent"),
+        cpu=False, own_pids=own_pids, mig_changes="instances", mig_helper=Path("/nonexistent"),
         looks=Looks(driver),
     )  # fmt: skip
 
@@ -193,7 +192,7 @@ def test_a_start_is_refused_in_time_and_gauges_come_without_gpus_that_hang(
     host: SimulatedHost, driver: Driver
 ) -> None:
     gpus, uuid = NvmlGpus(host_pids=True, looks=Looks(driver)), host.uuids()[1]
-    for look, least in ((gpus.use, 7), (gpus.mig_mode, 2), (gpus.compute_mode, 2)):
+    for look, least in ((gpus.use, 7), (gpus.mig_is_on, 2), (gpus.compute_mode, 2)):
         functions = made_by(driver, functools.partial(look, uuid))
         assert len(functions) >= least
         for function in functions:
@@ -214,16 +213,3 @@ def test_a_start_is_refused_in_time_and_gauges_come_without_gpus_that_hang(
             assert gauges.read() == {}
         assert len(looking()) == 1
         driver.heal()
-
-
-@pytest.mark.usefixtures("host")
-def test_a_change_of_mig_mode_makes_no_gpu_silent() -> None:
-    looks = DeadlineCalls(60.0)
-    devices = HostDevices(cpu=False, looks=looks)
-    assert health(devices) == [FINE, FINE]
-    with QUIET.kept():
-        looks.seconds = 0.01
-        for _ in range(3):
-            assert health(devices) == [FINE, FINE]
-    for thread in looking():
-        thread.join(60)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError, StartFailedError
-from partitiond.core.hardware.partition import CpuCores, Partition, WholeDevice
+from partitiond.core.hardware.partition import CpuCores, MigSlice, Partition, WholeDevice
 from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.engine import EngineHandle, EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions import HostPartitions
-from partitiond.devices.partitions.journal import EntryKind, place_of, place_text, read_entries
+from partitiond.devices.partitions.journal import place_of, place_text, read_entries
 from partitiond.platform.process_identity import boot_id
 from tests.controller.samples import placement
 from tests.devices.partitions import world as made
@@ -132,12 +132,13 @@ async def test_a_sleepers_memory_is_anothers_until_it_wakes(
 
 @pytest.mark.parametrize("other", [mps(), mig(), WholeDevice(GPU, Bytes(GIB))])
 async def test_another_mode_has_to_wait_until_the_gpu_is_empty(
-    here: HostPartitions, other: Partition
+    world: World, here: HostPartitions, other: Partition
 ) -> None:
     first = await here.prepare(launch("a-1", share()))
     with pytest.raises(DeviceError, match="a-1 in the mode 'memory'"):
         await here.prepare(launch("b-1", other))
     await here.release(first)
+    world.gpus[GPU].mig = isinstance(other, MigSlice)  # turned on by its operator
     await here.prepare(launch("b-1", other))
 
 
@@ -163,31 +164,6 @@ async def test_the_host_s_own_pages_in_coherent_memory_are_nobody_s_work(
 # -- MIG -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("refuse_in", [None, 1])
-async def test_a_mode_that_waits_for_a_reset_is_taken_back_now_or_later(
-    world: World, here: HostPartitions, path: Path, refuse_in: int | None
-) -> None:
-    world.gpus[GPU].reset_due, world.refuse_in = True, refuse_in
-    with pytest.raises(DeviceError, match="reset is due"):
-        await here.prepare(launch("a-1", mig()))
-    if refuse_in:  # it cannot be taken back now
-        assert world.gpus[GPU].pending
-        assert [entry.what for entry in read_entries(path)] == ["on"]
-        await made.partitions(world, path).settle([])  # a daemon that was killed meanwhile
-    assert not world.gpus[GPU].pending
-    assert read_entries(path) == ()
-
-
-async def test_what_an_operator_turned_on_for_the_next_reset_stays(
-    world: World, here: HostPartitions
-) -> None:
-    world.gpus[GPU].reset_due = world.gpus[GPU].pending = True
-    with pytest.raises(DeviceError, match="reset is due"):
-        await here.prepare(launch("a-1", mig()))
-    assert list(await here.clear()) == []
-    assert world.gpus[GPU].pending
-
-
 async def test_slices_under_an_engine_are_not_anothers(world: World, here: HostPartitions) -> None:
     world.gpus[GPU].mig, world.gpus[GPU].instances = True, {OPERATORS}
     await here.prepare(launch("a-1", mig(6)))
@@ -211,6 +187,7 @@ def rewrite(path: Path, boot: str | None = None, *more: dict[str, str]) -> str:
 async def test_an_instance_made_after_a_reboot_at_our_place_stays(world: World, path: Path) -> None:
     """One of this boot is ours to destroy, and one of a journal from before boots were noted."""
     gpu = world.gpus[GPU]
+    gpu.mig = True
     for boot in (boot_id(), ""):
         await made.partitions(world, path).prepare(launch("a-1", mig(6)))
         assert {entry.boot_id for entry in read_entries(path)} == {boot_id()}
@@ -227,15 +204,13 @@ async def test_an_instance_made_after_a_reboot_at_our_place_stays(world: World, 
     assert not world.gpus["GPU-1"].daemon, "is still undone"
     await here.release(await here.prepare(launch("b-1", mig(6))))
     assert gpu.instances == {OPERATORS}
-    assert [entry.kind for entry in read_entries(path)] == [EntryKind.MIG_MODE]
-    gpu.instances.clear()  # by its operator
-    await here.clear()
-    assert not gpu.mig
+    assert read_entries(path) == ()
 
 
 async def prepared_before(world: World, path: Path) -> None:
     """An engine under MPS on one GPU, one in MIG on the other."""
     await made.partitions(world, path).prepare(launch("a-1", mps()))
+    world.gpus["GPU-1"].mig = True
     await made.partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
 
 

@@ -52,8 +52,6 @@ def require_covered(world: World, before: World, path: Path) -> None:
     for name, gpu in world.gpus.items():
         if gpu.daemon:
             assert (name, EntryKind.MPS, "") in entries
-        if gpu.mig and not before.gpus[name].mig:
-            assert (name, EntryKind.MIG_MODE, "on") in entries
         for place in gpu.instances - before.gpus[name].instances:
             assert (name, EntryKind.MIG_INSTANCE, place_text(place)) in entries
 

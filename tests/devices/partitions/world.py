@@ -32,16 +32,12 @@ class Gpu:
     """One device.
 
     Attributes:
-        pending: MIG is to be on after the next reset.
-        reset_due: it is not turned on without one.
         clients: of its MPS daemon.
         host_bytes: in use by the host's own pages, as where its memory is coherent with the host's.
         all_told: processes can be told apart from here; else none is.
     """
 
     mig: bool = False
-    pending: bool = False
-    reset_due: bool = False
     instances: set[Place] = dataclasses.field(default_factory=set)
     daemon: bool = False
     servers: int = 0
@@ -81,7 +77,7 @@ class World:
     def picture(self) -> dict[str, tuple[object, ...]]:
         """What is on the devices."""
         return {
-            name: (gpu.mig, gpu.pending, frozenset(gpu.instances), gpu.daemon, gpu.servers)
+            name: (gpu.mig, frozenset(gpu.instances), gpu.daemon, gpu.servers)
             for name, gpu in self.gpus.items()
         }
 
@@ -96,9 +92,8 @@ class World:
         told = tuple(processes) if gpu.all_told else ()
         return GpuUse(TOTAL, RESERVED, free, told, gpu.all_told)
 
-    def mig_mode(self, device_id: str) -> tuple[bool, bool]:
-        gpu = self.gpus[device_id]
-        return gpu.mig, gpu.mig or gpu.pending
+    def mig_is_on(self, device_id: str) -> bool:
+        return self.gpus[device_id].mig
 
     def compute_mode(self, device_id: str) -> int:
         return self.modes.get(device_id, 0)
@@ -120,12 +115,7 @@ class World:
     async def ensure(self, wanted: MigSlice, ours: Collection[Place]) -> MigInstance:
         gpu = self.gpus[wanted.device_id]
         if not gpu.mig:
-            self.touch("turn MIG on")
-            if gpu.reset_due:
-                gpu.pending = True
-                raise DeviceError("a reset is due.")
-            gpu.mig = True
-            self.touch("go on after turning MIG on")
+            raise DeviceError("MIG is off.")
         place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
         if place not in gpu.instances:
             for other in [p for p in gpu.instances if _overlap(p, place)]:
@@ -148,12 +138,6 @@ class World:
             MigInstance(*place, memory_bytes=Bytes(10 * GIB), uuid="MIG-x")
             for place in sorted(self.gpus[device_id].instances)
         ]
-
-    async def set_mode(self, device_id: str, *, on: bool) -> None:
-        self.touch("change the mode")
-        assert not self.gpus[device_id].instances
-        self.gpus[device_id].mig = self.gpus[device_id].pending = on
-        self.touch("go on after changing the mode")
 
 
 def _overlap(one: Place, other: Place) -> bool:
