@@ -133,10 +133,10 @@ class HostDevices:
                 hint="`partitiond devices` lists them.",
                 facts={"device": device_id},
             )
-        seen, others = found[device_id], [uuid for uuid in found if uuid != device_id]
+        seen = found[device_id]
         xids = self._xids.xids(device_id)
         try:
-            return self.looks.ask(device_id, lambda: details_of(seen, others, xids))
+            return self.looks.ask(device_id, lambda: details_of(seen, xids))
         except SilentError:  # what was read is still worth showing
             return DeviceDetails(seen.device, seen.readings, xids)
 

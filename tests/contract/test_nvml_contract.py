@@ -73,7 +73,6 @@ def test_gpus_describe_themselves(here: Here) -> None:
         assert told.device.id == device.id
         assert told.compute_capability
         assert told.pci_bus_id.count(":") == 2
-        assert len(told.links) == len(here.gpus) - 1
         assert told.readings.temperature_c is None or 0 < told.readings.temperature_c < 120
         limit = told.power_limit_watts or 2000
         assert told.power_watts is None or 0 <= told.power_watts < 1.5 * limit

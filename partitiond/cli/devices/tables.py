@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import Column, bare_fields, new_table, table_of, titled
+from partitiond.cli.columns import bare_fields, new_table, titled
 from partitiond.cli.tables import HALF_PAGE_ROWS, MANY_ROWS, core_list
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import xid_meaning
@@ -147,8 +147,6 @@ def device_view(details: DeviceDetails) -> RenderableType:
         parts.append(titled("MIG instances", _instances(details.device)))
     if details.device.foreign:
         parts.append(titled("Foreign processes", _foreign(details.device)))
-    if details.links:
-        parts.append(titled("Links to other GPUs", _links(details)))
     return Group(*parts, Text())
 
 
@@ -165,8 +163,6 @@ def _what_it_is(details: DeviceDetails) -> Iterator[Pair]:
     if details.hidden_bytes:
         yield "hidden", f"{format_bytes(Bytes(details.hidden_bytes))} by processes not seen here"
     yield "cores", core_list(device.cores)
-    if details.numa_node >= 0:
-        yield "NUMA node", str(details.numa_node)
     yield "sharing", ", ".join(mode.value for mode in device.modes)
     if details.compute_mode:
         yield "compute mode", details.compute_mode
@@ -175,14 +171,8 @@ def _what_it_is(details: DeviceDetails) -> Iterator[Pair]:
         yield "MIG", details.mig_mode + (f"{then} with the next reset" if then else "")
     if details.persistence is not None:
         yield "persistence", "on" if details.persistence else "off"
-    yield from _bus(details)
-
-
-def _bus(details: DeviceDetails) -> Iterator[Pair]:
     if details.pci_bus_id:
-        yield "PCI", " ".join(filter(None, (details.pci_bus_id, details.pcie)))
-    if details.nvlinks:
-        yield "NVLinks", f"{details.nvlinks} up" + (", to a switch" if details.nvswitch else "")
+        yield "PCI", details.pci_bus_id
     if details.power_watts is not None:
         limit = details.power_limit_watts
         of = "" if limit is None else f" of {limit:.0f} W"
@@ -240,12 +230,3 @@ def _foreign(device: Device) -> RenderableType:
         held = format_bytes(process.used_bytes) if process.used_bytes else "-"
         table.add_row(str(process.pid), process.name or "-", held)
     return table
-
-
-def _links(details: DeviceDetails) -> RenderableType:
-    return table_of(
-        details.links,
-        Column("device", lambda link: short_device(link.device_id), right=False),
-        Column("NVLinks", lambda link: str(link.nvlinks or "-")),
-        Column("PCIe path", lambda link: link.path or "-", right=False),
-    )

@@ -297,13 +297,10 @@ def _foreign(gpu: DeviceDetails) -> list[DoctorFinding]:
 
 def _fabric(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
     """Check the fabric manager: CUDA does not start before it has set up the NVSwitches."""
-    if not host.pci_switches and not any(gpu.nvswitch for gpu in gpus):
+    if not host.pci_switches:
         return []
     if "nv-fabricmanager" in host.programs:
         return [ok("nvswitch fabric", "nvidia-fabricmanager runs")]
-    if not host.pci_switches:
-        # The host is a virtual machine, or its rack's switches are managed elsewhere.
-        return [ok("nvswitch fabric", "the switches are not of this host: managed elsewhere")]
     version = gpus[0].device.driver
     command = "sudo systemctl enable --now nvidia-fabricmanager"
     if "nvidia-fabricmanager.service" not in host.units:

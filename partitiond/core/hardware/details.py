@@ -7,22 +7,6 @@ from partitiond.core.hardware.kinds import Device
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DeviceLink:
-    """How a GPU reaches another one of this host.
-
-    Attributes:
-        device_id: of the other GPU.
-        nvlinks: direct NVLinks that are up; 0 where there are none.
-        path: what lies between both on PCIe: "board", "switch", "switches", "host bridge",
-            "node", "system"; empty where the driver does not say.
-    """
-
-    device_id: str
-    nvlinks: int = 0
-    path: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class DeviceDetails:
     """One device and what its driver tells beside what plans need.
 
@@ -33,19 +17,15 @@ class DeviceDetails:
         architecture: "ampere", "hopper", ...
         compute_capability: "8.0".
         pci_bus_id: "00000000:07:00.0".
-        pcie: "gen4 x16", of at most that.
         compute_mode: "default", "exclusive-process" or "prohibited".
         mig_mode, mig_pending: "on", "off", or empty where it has no MIG; the pending mode holds
             after the next reset.
         persistence: the driver stays loaded without clients.
-        nvlinks: NVLinks that are up.
-        nvswitch: they lead to a switch, and so to all GPUs on it.
         power_watts, power_limit_watts: drawn now, and allowed.
         energy_joules: since the driver was loaded.
         ours_bytes: device memory of this daemon's engines and MPS servers.
         hidden_bytes: memory in use by processes that cannot be seen from here, as from within a
             container.
-        numa_node: -1 where it is not known.
     """
 
     device: Device
@@ -54,20 +34,15 @@ class DeviceDetails:
     architecture: str = ""
     compute_capability: str = ""
     pci_bus_id: str = ""
-    pcie: str = ""
     compute_mode: str = ""
     mig_mode: str = ""
     mig_pending: str = ""
     persistence: bool | None = None
-    nvlinks: int = 0
-    nvswitch: bool = False
-    links: tuple[DeviceLink, ...] = ()
     power_watts: float | None = None
     power_limit_watts: float | None = None
     energy_joules: float | None = None
     ours_bytes: int = 0
     hidden_bytes: int = 0
-    numa_node: int = -1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

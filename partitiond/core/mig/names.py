@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES
-from partitiond.core.units import GIB, MIB
+from partitiond.core.units import MIB
 
 _NAME: Final = re.compile(
     r"^(?:MIG\s+)?(?:(?P<compute>\d+)c\.)?(?P<slices>\d+)g\.(?P<gb>\d+)gb"
@@ -72,24 +72,6 @@ def canonical(text: str) -> str:
     """
     found = read_name(text)
     return text.strip() if found is None else found.text
-
-
-def name_of_size(slices: int, memory_mib: int, total_bytes: int, attributes: str = "") -> str:
-    """Return the name of a GPU instance, for drivers whose first version of the answer has no name.
-
-    The memory in the name is the instance's share in eighths, rounded up, of the GPU's memory in
-    whole GiB. go-nvlib computes it so (`pkg/nvlib/device/mig_profile.go`), and drivers print it so.
-
-    Args:
-        slices: compute slices.
-        memory_mib: of the instance.
-        total_bytes: memory of the GPU.
-        attributes: as "+me".
-    """
-    eighths = memory_slices_of(memory_mib, total_bytes)
-    whole_gib = -(-total_bytes // GIB)
-    # Half up, unlike Python's round: 23.5 is printed as 24, and 22.5 as 23.
-    return f"{slices}g.{math.floor(eighths / MIG_MEMORY_SLICES * whole_gib + 0.5)}gb{attributes}"
 
 
 def memory_slices_of(memory_mib: int, total_bytes: int) -> int:

@@ -1,5 +1,6 @@
 """Collects everything that a driver tells about one GPU, for display."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,13 +25,10 @@ _ARCHITECTURES: Final = {
 }
 
 
-def details_of(
-    seen: GpuSnapshot, others: Sequence[str] = (), xids: Sequence[XidEvent] = ()
-) -> DeviceDetails:
+def details_of(seen: GpuSnapshot, xids: Sequence[XidEvent] = ()) -> DeviceDetails:
     """Return details of a GPU that was just read; if it does not answer, only what was known.
 
     Args:
-        others: UUIDs of the other GPUs of this host.
         xids: the driver's messages about the GPU.
     """
     known = DeviceDetails(
@@ -46,38 +44,23 @@ def details_of(
     try:
         with session():
             handle = told(pynvml.nvmlDeviceGetHandleByUUID, seen.device.id)
-            return known if handle is None else _asked(known, handle, others)
+            return known if handle is None else _asked(known, handle)
     except pynvml.NVMLError:  # the driver is gone by now: what was read is still worth showing
         return known
 
 
-def _asked(known: DeviceDetails, handle: Any, others: Sequence[str]) -> DeviceDetails:
-    peers, nvlinks, switch = topology.nvlinks_of(handle)
-    handles = {uuid: told(pynvml.nvmlDeviceGetHandleByUUID, uuid) for uuid in others}
-    reachable = {uuid: other for uuid, other in handles.items() if other is not None}
+def _asked(known: DeviceDetails, handle: Any) -> DeviceDetails:
     capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
     persistence = told(pynvml.nvmlDeviceGetPersistenceMode, handle)
-    return DeviceDetails(
-        device=known.device,
-        readings=known.readings,
-        xids=known.xids,
+    return dataclasses.replace(
+        known,
         architecture=_ARCHITECTURES.get(told(pynvml.nvmlDeviceGetArchitecture, handle) or 0, ""),
         compute_capability="" if capability is None else f"{capability[0]}.{capability[1]}",
         pci_bus_id=topology.pci_bus_id(handle),
-        pcie=topology.pcie_of(handle),
-        compute_mode=known.compute_mode,
-        mig_mode=known.mig_mode,
-        mig_pending=known.mig_pending,
         persistence=None if persistence is None else bool(persistence),
-        nvlinks=nvlinks,
-        nvswitch=switch,
-        links=topology.links_to(handle, reachable, peers),
         power_watts=_thousandth(told(pynvml.nvmlDeviceGetPowerUsage, handle)),
         power_limit_watts=_thousandth(told(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
         energy_joules=_thousandth(told(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
-        ours_bytes=known.ours_bytes,
-        hidden_bytes=known.hidden_bytes,
-        numa_node=topology.numa_node(handle),
     )
 
 

@@ -109,7 +109,7 @@ def may_change_instances(handle: Any, helper: Path | None) -> bool:
     if helper is not None and _reachable(helper):
         return True
     for number in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
-        info = _profile_info(handle, number)
+        info = told(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, number, 2)
         if info is None:
             continue
         count = pynvml.c_uint(0)
@@ -124,12 +124,6 @@ def may_change_instances(handle: Any, helper: Path | None) -> bool:
             return bool(error.value == pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
         return True
     return False
-
-
-def _profile_info(handle: Any, number: int) -> Any:
-    """Drivers before 525 know only the first version of the answer."""
-    ask = pynvml.nvmlDeviceGetGpuInstanceProfileInfo
-    return told(ask, handle, number, 2) or told(ask, handle, number, 1)
 
 
 def _reachable(socket: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pynvml
@@ -10,26 +10,15 @@ import pynvml
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import MigProfile
 from partitiond.core.mig.geometry import starts_of
-from partitiond.core.mig.names import canonical, memory_slices_of, name_of_size
+from partitiond.core.mig.names import canonical, memory_slices_of
 from partitiond.core.units import MIB, Bytes
 from partitiond.devices.nvml.hardware_names import hardware_key
-from partitiond.devices.nvml.session import offered, text_of
+from partitiond.devices.nvml.session import NOT_OFFERED, offered, text_of
 
 PROFILE_ENUMS: Final = range(0x20)
 """Numbers by which NVML is asked for profiles; it knows 18, and newer drivers may know more."""
 
-_ATTRIBUTES: Final = {
-    0x07: "+me", 0x08: "+me",
-    0x0A: "+gfx", 0x0B: "+gfx", 0x0C: "+gfx", 0x11: "+gfx",
-    0x0D: "-me", 0x0E: "-me",
-    0x0F: "+me.all", 0x10: "+me.all",
-}  # fmt: skip
-"""Names of the variants of a size, if the driver does not tell them (nvml.h)."""
-
-_OLD: Final = frozenset(
-    {pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH}
-)
-_NONE: Final = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
+UNKNOWN_NUMBER: Final = frozenset({int(pynvml.NVML_ERROR_INVALID_ARGUMENT)})
 """Errors for a number that this GPU or driver does not know."""
 
 
@@ -55,10 +44,11 @@ def sizes_of(handle: Any) -> tuple[Offered, ...]:
     Raises:
         NVMLError: the driver refuses for another reason.
     """
-    listed = [(number, _info(handle, number)) for number in PROFILE_ENUMS]
-    known = [(number, info) for number, info in listed if info is not None]
-    total = total_bytes(handle, [int(info.memorySizeMB) * MIB for _, info in known])
-    found = [_offered(handle, number, info, total) for number, info in known]
+    ask = pynvml.nvmlDeviceGetGpuInstanceProfileInfo
+    listed = [offered(ask, handle, number, 2, also=UNKNOWN_NUMBER) for number in PROFILE_ENUMS]
+    known = [info for info in listed if info is not None]
+    total = total_bytes(handle, [int(info.memorySizeMB) * MIB for info in known])
+    found = [_offered(handle, info, total) for info in known]
     found.sort(key=lambda o: (-o.profile.compute_slices, -o.profile.memory_slices, o.profile.name))
     return tuple(found)
 
@@ -81,32 +71,11 @@ def total_bytes(handle: Any, sizes: Sequence[int]) -> int:
     return largest if spec is None else spec.memory_bytes
 
 
-def versioned(ask: Callable[[int], Any]) -> Any | None:
-    """Return a call's second version's answer, or the first's with old drivers, or None."""
-    for version in (2, 1):
-        try:
-            return ask(version)
-        except pynvml.NVMLError as error:
-            if error.value in _NONE:
-                return None
-            if error.value not in _OLD:
-                raise
-    return None
-
-
-def _info(handle: Any, number: int) -> Any | None:
-    return versioned(lambda v: pynvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, number, v))
-
-
-def _offered(handle: Any, number: int, info: Any, total: int) -> Offered:
+def _offered(handle: Any, info: Any, total: int) -> Offered:
     memory_mib = int(info.memorySizeMB)
-    told = text_of(getattr(info, "name", ""))
-    name = canonical(told) or name_of_size(
-        int(info.sliceCount), memory_mib, total, _ATTRIBUTES.get(number, "")
-    )
     placements = list(_placements(handle, int(info.id)))
     profile = MigProfile(
-        name=name,
+        name=canonical(text_of(info.name)),
         compute_slices=int(info.sliceCount),
         memory_slices=placements[0][1] if placements else memory_slices_of(memory_mib, total),
         sm_count=int(info.multiprocessorCount),
@@ -126,7 +95,7 @@ def _placements(handle: Any, profile_id: int) -> Iterator[tuple[int, int]]:
         room = (pynvml.c_nvmlGpuInstancePlacement_t * max(1, count.value))()
         ask(handle, profile_id, room, ctypes.byref(count))
     except pynvml.NVMLError as error:
-        if error.value in {pynvml.NVML_ERROR_NO_PERMISSION, *_OLD, *_NONE}:
+        if error.value in {pynvml.NVML_ERROR_NO_PERMISSION, *NOT_OFFERED, *UNKNOWN_NUMBER}:
             return
         raise
     for at in range(min(count.value, len(room))):

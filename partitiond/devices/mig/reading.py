@@ -19,7 +19,7 @@ from partitiond.core.mig.changes import MigLayout, PresentInstance
 from partitiond.core.mig.geometry import Geometry, Place, geometry_from, geometry_of
 from partitiond.core.mig.names import canonical, read_name
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
-from partitiond.devices.mig.profiles import Offered, sizes_of, total_bytes, versioned
+from partitiond.devices.mig.profiles import UNKNOWN_NUMBER, Offered, sizes_of, total_bytes
 from partitiond.devices.mig.refusals import asking
 from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.processes import processes_on
@@ -130,11 +130,10 @@ def compute_sizes(instance: Any) -> list[Any]:
     """Return NVML's records of compute instance profiles in a GPU instance. Raises NVMLError."""
     ask = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo
     shared = pynvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
-
-    def asked(number: int) -> Any | None:
-        return versioned(lambda version: ask(instance, number, shared, version))
-
-    return [info for number in COMPUTE_ENUMS if (info := asked(number)) is not None]
+    listed = [
+        offered(ask, instance, number, shared, 2, also=UNKNOWN_NUMBER) for number in COMPUTE_ENUMS
+    ]
+    return [info for info in listed if info is not None]
 
 
 def compute_instances(instance: Any) -> list[tuple[Any, int]]:

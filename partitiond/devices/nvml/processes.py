@@ -18,21 +18,11 @@ NO_INSTANCE: Final = 0xFFFFFFFF
 _HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
 """The kernel's fixed number of the initial namespace (PROC_PID_INIT_INO in proc_ns.h)."""
 
-_LISTS: Final[tuple[tuple[Callable[[Any], Sequence[Any]], ...], ...]] = (
-    (
-        pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
-        pynvml.nvmlDeviceGetComputeRunningProcesses_v2,
-    ),
-    (
-        pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3,
-        pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2,
-    ),
-    (
-        pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v3,
-        pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v2,
-    ),
+_LISTS: Final[tuple[Callable[[Any], Sequence[Any]], ...]] = (
+    pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
+    pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3,
+    pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v3,
 )
-"""Each call with its replacement for older drivers (before 510)."""
 
 
 def processes_on(handle: Any) -> tuple[GpuProcess, ...]:
@@ -44,8 +34,8 @@ def processes_on(handle: Any) -> tuple[GpuProcess, ...]:
         NVMLError: the driver refuses for a reason other than not offering a list.
     """
     found: dict[tuple[int, int | None], GpuProcess] = {}
-    for versions in _LISTS:
-        for entry in _listed(handle, versions):
+    for call in _LISTS:
+        for entry in _listed(handle, call):
             process = _process(entry)
             key = (process.pid, process.gpu_instance)
             known = found.get(key)
@@ -54,16 +44,14 @@ def processes_on(handle: Any) -> tuple[GpuProcess, ...]:
     return tuple(found[key] for key in sorted(found, key=lambda k: (k[0], k[1] or 0)))
 
 
-def _listed(handle: Any, versions: tuple[Callable[[Any], Sequence[Any]], ...]) -> Sequence[Any]:
-    for call in versions:
-        try:
-            return _again_if_grown(call, handle)
-        except pynvml.NVMLError as error:
-            if error.value == pynvml.NVML_ERROR_NO_PERMISSION:
-                return ()  # a MIG GPU on which this user may only query the instances
-            if error.value not in NOT_OFFERED:
-                raise
-    return ()
+def _listed(handle: Any, call: Callable[[Any], Sequence[Any]]) -> Sequence[Any]:
+    try:
+        return _again_if_grown(call, handle)
+    except pynvml.NVMLError as error:
+        # Without the right, it is a MIG GPU on which this user may only query the instances.
+        if error.value in {pynvml.NVML_ERROR_NO_PERMISSION, *NOT_OFFERED}:
+            return ()
+        raise
 
 
 def _again_if_grown(call: Callable[[Any], Sequence[Any]], handle: Any) -> Sequence[Any]:

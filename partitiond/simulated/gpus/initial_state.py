@@ -20,7 +20,6 @@ _NAMESPACE: Final = uuid.UUID("6f0f6b0e-6a6c-4a36-9c58-9a5d6c8f3b11")
 _DRIVER: Final = "580.95.05"
 _CUDA: Final = 13000
 """Versions of the simulated driver; CUDA's as drivers number them."""
-_GPUS_PER_SWITCH: Final = 2
 _CPU_BITS: Final = 64
 _GPUS_PER_DOMAIN: Final = 16
 """GPUs of one PCI domain, whose buses end at 255."""
@@ -39,7 +38,7 @@ def write_host(records: Records, description: HostDescription) -> None:
         for _ in range(group.count):
             _write_gpu(records, index, group, description.name)
             node = index * description.numa_nodes // description.count
-            _write_places(records, index, node, _cores_of(cores, node, description.numa_nodes))
+            _write_cores(records, index, _cores_of(cores, node, description.numa_nodes))
             _write_profiles(records, index, group)
             index += 1
     records.set(
@@ -92,22 +91,19 @@ def _write_gpu(records: Records, index: int, group: GpuDescription, host: str) -
             "temperature_c": 33,
             "slowdown_c": 87,
             "throttle": 1,  # idle
-            "nvlinks": model.nvlinks,
-            "pcie_switch": index // _GPUS_PER_SWITCH,
         },
     )
     records.settle_energy(index)
     records.set("gpu", index, {"energy_joules": 0})
 
 
-def _write_places(records: Records, index: int, node: int, cores: Sequence[int]) -> None:
+def _write_cores(records: Records, index: int, cores: Sequence[int]) -> None:
     """Write the cores of a GPU's NUMA node."""
     words = [0] * 16
     for core in cores:
         if core // _CPU_BITS < len(words):
             words[core // _CPU_BITS] |= 1 << core % _CPU_BITS
-    cpus = {f"cpus.{place}": word for place, word in enumerate(words)}
-    records.set("gpu", index, {"numa_node": node, **cpus})
+    records.set("gpu", index, {f"cpus.{place}": word for place, word in enumerate(words)})
 
 
 def _cores_of(cores: Sequence[int], node: int, nodes: int) -> Sequence[int]:

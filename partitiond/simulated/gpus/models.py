@@ -25,7 +25,6 @@ class GpuModel:
         pci_device_id: PCI ids of device and vendor.
         reserved_mib: memory that the driver keeps.
         context_mib: memory of one CUDA context.
-        nvlinks: NVLinks of one GPU; 0 if there are none.
         mig_needs_reset: whether a change of MIG mode resets the GPU (A100, not Hopper and newer).
         gpm: whether the GPU has GPU performance metrics.
         engines: copy, decoder, JPEG and optical-flow engines per MIG profile, in the catalog's
@@ -38,7 +37,6 @@ class GpuModel:
     pci_device_id: int
     reserved_mib: int = 600
     context_mib: int = 448
-    nvlinks: int = 0
     mig_needs_reset: bool = False
     gpm: bool = False
     engines: tuple[tuple[int, int, int, int], ...] = ()
@@ -54,29 +52,25 @@ _H100_ENGINES: Final = (
 )  # fmt: skip
 
 
-def _a100(name: str, pci: int, *, nvlinks: int) -> GpuModel:
-    return GpuModel(
-        name, (8, 0), 7, pci, nvlinks=nvlinks, mig_needs_reset=True, engines=_A100_ENGINES
-    )
+def _a100(name: str, pci: int) -> GpuModel:
+    return GpuModel(name, (8, 0), 7, pci, mig_needs_reset=True, engines=_A100_ENGINES)
 
 
-def _hopper(name: str, pci: int, *, nvlinks: int) -> GpuModel:
-    return GpuModel(
-        name, (9, 0), 9, pci, context_mib=528, nvlinks=nvlinks, gpm=True, engines=_H100_ENGINES
-    )
+def _hopper(name: str, pci: int) -> GpuModel:
+    return GpuModel(name, (9, 0), 9, pci, context_mib=528, gpm=True, engines=_H100_ENGINES)
 
 
 MODELS: Final[Mapping[str, GpuModel]] = {
-    "a100-40gb": _a100("NVIDIA A100-SXM4-40GB", 0x20B010DE, nvlinks=12),
-    "a100-pcie-40gb": _a100("NVIDIA A100-PCIE-40GB", 0x20F110DE, nvlinks=0),
-    "a100-80gb": _a100("NVIDIA A100-SXM4-80GB", 0x20B210DE, nvlinks=12),
-    "a100-pcie-80gb": _a100("NVIDIA A100 80GB PCIe", 0x20B510DE, nvlinks=0),
-    "h100-80gb": _hopper("NVIDIA H100 80GB HBM3", 0x233010DE, nvlinks=18),
-    "h100-pcie-80gb": _hopper("NVIDIA H100 PCIe", 0x233110DE, nvlinks=0),
-    "h100-nvl-94gb": _hopper("NVIDIA H100 NVL", 0x232110DE, nvlinks=0),
-    "h200-141gb": _hopper("NVIDIA H200", 0x233510DE, nvlinks=18),
+    "a100-40gb": _a100("NVIDIA A100-SXM4-40GB", 0x20B010DE),
+    "a100-pcie-40gb": _a100("NVIDIA A100-PCIE-40GB", 0x20F110DE),
+    "a100-80gb": _a100("NVIDIA A100-SXM4-80GB", 0x20B210DE),
+    "a100-pcie-80gb": _a100("NVIDIA A100 80GB PCIe", 0x20B510DE),
+    "h100-80gb": _hopper("NVIDIA H100 80GB HBM3", 0x233010DE),
+    "h100-pcie-80gb": _hopper("NVIDIA H100 PCIe", 0x233110DE),
+    "h100-nvl-94gb": _hopper("NVIDIA H100 NVL", 0x232110DE),
+    "h200-141gb": _hopper("NVIDIA H200", 0x233510DE),
     "b200-180gb": GpuModel(
-        "NVIDIA B200", (10, 0), 10, 0x290110DE, context_mib=560, nvlinks=18, gpm=True,
+        "NVIDIA B200", (10, 0), 10, 0x290110DE, context_mib=560, gpm=True,
         engines=_H100_ENGINES,
     ),
     "l4-24gb": GpuModel("NVIDIA L4", (8, 9), 8, 0x27B810DE, reserved_mib=384),

@@ -1,9 +1,9 @@
-"""Names of MIG profiles are parsed, and sizes get the names that drivers print."""
+"""Names of MIG profiles are parsed."""
 
 import pytest
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.mig.names import MigName, canonical, memory_slices_of, name_of_size, read_name
+from partitiond.core.mig.names import MigName, canonical, memory_slices_of, read_name
 from partitiond.core.units import MIB
 
 
@@ -42,11 +42,8 @@ def test_a_compute_instance_with_all_slices_has_the_short_name() -> None:
 @pytest.mark.parametrize(
     "hardware", ["a100-40gb", "a100-80gb", "h100-80gb", "h100-nvl-94gb", "h200-141gb", "b200-180gb"]
 )
-def test_sizes_get_the_names_that_drivers_print(hardware: str) -> None:
+def test_a_size_lies_on_as_many_slices_as_its_memory_takes(hardware: str) -> None:
     spec = HARDWARE[hardware]
     for profile in spec.mig_profiles:
         memory = profile.memory_bytes // MIB
-        attributes = "+me" if profile.name.endswith("+me") else ""
-        named = name_of_size(profile.compute_slices, memory, spec.memory_bytes, attributes)
-        assert named == profile.name
         assert memory_slices_of(memory, spec.memory_bytes) == profile.memory_slices

@@ -213,19 +213,6 @@ async def test_nothing_is_made_where_mig_is_off_or_waits_for_a_reset(tmp_path: P
             await control().instances(uuid)
 
 
-async def test_sizes_of_an_old_driver_are_named_as_newer_ones_do(host: SimulatedHost) -> None:
-    first, empty = host.uuids()
-    named = {p.name for p in read_state(first).profiles}
-    for function in (
-        "nvmlDeviceGetGpuInstanceProfileInfoV",
-        "nvmlGpuInstanceGetComputeInstanceProfileInfoV",
-    ):
-        host.fail(function, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=-1)
-    assert {p.name for p in read_state(first).profiles} == named
-    assert places(host, first) == [i.place for i in read_state(first).instances]
-    assert (await control().ensure(cut(empty, ("1g.10gb+me", 3, 1)))).uuid
-
-
 async def test_without_the_right_what_exists_is_used_and_nothing_is_made(
     host: SimulatedHost,
 ) -> None:

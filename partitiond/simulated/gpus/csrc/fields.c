@@ -33,7 +33,7 @@ static const field HOST[] = {
 #define G(type, member) FIELD(sim_gpu, type, member)
 static const field GPU[] = {
     G(TEXT, uuid), G(TEXT, name), G(U32, domain), G(U32, bus), G(U32, device),
-    G(U32, pci_device_id), G(U32, numa_node), G(U32, pcie_switch), G(U32, architecture),
+    G(U32, pci_device_id), G(U32, architecture),
     G(U32, cc_major), G(U32, cc_minor), G(U32, sm_count), G(U64, total_bytes),
     G(U64, reserved_bytes), G(U64, context_bytes), G(U32, lost), G(U32, mig_capable),
     G(U32, mig_needs_reset), G(U32, reset_possible), G(U32, mig_mode), G(U32, mig_pending),
@@ -44,7 +44,7 @@ static const field GPU[] = {
     G(U64, ecc_corrected_volatile), G(U64, ecc_uncorrected_volatile),
     G(U64, ecc_corrected_aggregate), G(U64, ecc_uncorrected_aggregate), G(U32, remapped_corrected),
     G(U32, remapped_uncorrected), G(U32, remapped_pending), G(U32, remapped_failure),
-    G(U64, throttle), G(U32, nvlinks), ARRAY(sim_gpu, U64, cpus, uint64_t), {0},
+    G(U64, throttle), ARRAY(sim_gpu, U64, cpus, uint64_t), {0},
 };
 #define P(type, member) FIELD(sim_profile, type, member)
 static const field PROFILE[] = {

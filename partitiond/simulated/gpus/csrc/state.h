@@ -51,7 +51,7 @@ typedef struct {
 
 typedef struct {
     char uuid[80], name[96];
-    uint32_t domain, bus, device, pci_device_id, numa_node, pcie_switch;
+    uint32_t domain, bus, device, pci_device_id;
     uint32_t architecture, cc_major, cc_minor, sm_count;
     uint64_t total_bytes, reserved_bytes, context_bytes;
     uint32_t lost, mig_capable, mig_needs_reset, reset_possible, mig_mode, mig_pending, swizzle;
@@ -65,7 +65,6 @@ typedef struct {
     uint64_t ecc_corrected_aggregate, ecc_uncorrected_aggregate;
     uint32_t remapped_corrected, remapped_uncorrected, remapped_pending, remapped_failure;
     uint64_t throttle;
-    uint32_t nvlinks;
     uint64_t cpus[16];
     sim_profile profiles[SIM_PROFILES];
     sim_instance instances[SIM_INSTANCES];
