@@ -5,7 +5,7 @@ GPUs in the same way.
 """
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +14,14 @@ from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import CPU_DEVICE_ID, cpu_device_id
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl
-from partitiond.devices.mps import MpsControl, StartPlace, without_mps_env
+from partitiond.devices.mps import MpsControl, without_mps_env
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, place_of
+from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.commands import planned_kv_tokens
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.owners import owners
-from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.settings.schema import Settings
 from partitiond.simulated.gpus import SimulatedHost
@@ -113,22 +113,21 @@ def mps_control(settings: Settings, program: str = "") -> MpsControl:
     return MpsControl(
         settings.run_dir,
         program or mps_program(settings),
-        place=outliving(cgroups),
+        into=outliving(cgroups),
         keepers=KeptPrograms(settings.engine.launcher, cgroups),
     )
 
 
-def outliving(cgroups: EngineCgroups) -> Callable[[str], Awaitable[StartPlace]]:
+def outliving(cgroups: EngineCgroups) -> Callable[[str], Sequence[str]]:
     """Choose where MPS daemons start: as for engines, since engines depend on them."""
 
-    async def place(name: str) -> StartPlace:
+    def words(name: str) -> Sequence[str]:
         try:
-            found = await cgroups.place_named(name)
+            return cgroups.words(name)
         except StartFailedError as error:
             raise DeviceError(error.message, hint=error.hint, facts=error.facts) from error
-        return StartPlace(found.prefix, found.environment)
 
-    return place
+    return words
 
 
 def gpu_cores(settings: Settings) -> range | None:

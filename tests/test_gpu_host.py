@@ -1,7 +1,6 @@
 """The wiring of a host's GPUs keeps what outlives the daemon, and ends the rest with it."""
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 from partitiond.core.errors import DeviceError, EngineUnavailableError
 from partitiond.devices.mps import MpsControl
 from partitiond.engines.install.finder import EngineFinder
-from partitiond.engines.process.scope import EngineCgroups
-from partitiond.engines.process.scope_facts import ScopeFacts
+from partitiond.engines.process.cgroups import EngineCgroups
+from partitiond.engines.process.delegation import Delegation
 from partitiond.gpu_host import outliving
 from partitiond.settings.schema import Settings
 from partitiond.simulated.gpus import SimulatedHost
@@ -26,7 +25,7 @@ def folder() -> Iterator[Path]:
 
 
 def mps(folder: Path, host: SimulatedHost, cgroups: EngineCgroups) -> MpsControl:
-    return MpsControl(folder / "r", str(host.mps_control), place=outliving(cgroups))
+    return MpsControl(folder / "r", str(host.mps_control), into=outliving(cgroups))
 
 
 def test_on_a_simulated_host_vllm_is_not_looked_for(folder: Path) -> None:
@@ -46,8 +45,7 @@ async def test_an_mps_daemon_gets_a_cgroup_beside_those_of_engines(folder: Path)
     host = SimulatedHost.create("a100-80gb-x8", folder / "h")
     delegated = folder / "delegated"
     delegated.mkdir()
-    facts = ScopeFacts(uid=os.geteuid(), delegated=delegated)
-    control = mps(folder, host, EngineCgroups("delegated", lambda: facts))
+    control = mps(folder, host, EngineCgroups("delegated", lambda: Delegation(delegated)))
     daemon = control.daemon(host.uuids()[0])
     await daemon.ensure()
     try:
@@ -61,8 +59,8 @@ async def test_an_mps_daemon_gets_a_cgroup_beside_those_of_engines(folder: Path)
 
 async def test_a_cgroup_that_cannot_be_had_is_a_devices_refusal(folder: Path) -> None:
     host = SimulatedHost.create("a100-80gb-x8", folder / "h")
-    control = mps(folder, host, EngineCgroups("scope", lambda: ScopeFacts(uid=os.geteuid())))
-    with pytest.raises(DeviceError, match=r"engine.cgroup = scope is not possible") as refused:
+    control = mps(folder, host, EngineCgroups("delegated", lambda: None))
+    with pytest.raises(DeviceError, match=r"engine.cgroup = delegated is not possible") as refused:
         await control.daemon(host.uuids()[0]).ensure()
     assert "partitiond setup" in refused.value.hint
     assert await asyncio.to_thread(control.running) == []

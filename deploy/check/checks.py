@@ -361,18 +361,6 @@ def in_a_sandbox(program: str, launcher: str, *words: str) -> "subprocess.Popen[
     )
 
 
-def engine_has_a_scope() -> str:
-    """The supervisor's cgroup is a scope of the user's manager, outside the service."""
-    pid = engine()
-    where = cgroup(pid)
-    uid = pwd.getpwnam("partitiond").pw_uid
-    assert f"user@{uid}.service" in where, where
-    assert where.endswith(".scope"), where
-    assert "partitiond-checked" in where, where
-    assert os.getsid(pid) == pid, "the shim leads its session"
-    return where
-
-
 def reload_takes_settings() -> str:
     """SIGHUP applies the settings that may change, names the others, and keeps the process."""
     pid = main_pid()
@@ -426,7 +414,7 @@ def a_hung_daemon_is_replaced() -> str:
 
 
 def delegated_cgroups_work() -> str:
-    """Without a user's manager, engines are below the service's own cgroup, and outlive it too."""
+    """Engines are below the cgroup that systemd delegated to the service, and outlive it too."""
     settings(CONFIG + '[engine]\ncgroup = "delegated"\n')
     run("systemctl", "restart", UNIT)
     first = engine()
@@ -623,7 +611,6 @@ CHECKS = (
     an_engine_ends_with_its_supervisor,
     engines_of_both_users_are_adopted,
     groups_are_kept_apart,
-    engine_has_a_scope,
     reload_takes_settings,
     restart_keeps_the_engine,
     kill_is_survived,

@@ -12,10 +12,10 @@ from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import Variant
 from partitiond.engines.install.finder import EngineFinder, HostResolver
+from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.engine_user import EngineUser, group_warning
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.scope import EngineCgroups
 from partitiond.engines.process.warm import MODULES
 from partitiond.gpu_host import GpuHost
 from partitiond.models.copies import CopiedFolders

@@ -66,6 +66,11 @@ class ControlSettings(Table):
     )
 
 
+def _without_former_scope(value: object) -> object:
+    """Earlier releases had systemd's scopes beside delegated cgroups."""
+    return "auto" if value == "scope" else value
+
+
 class EngineSettings(Table):
     """The choice of the engine, and its time limits."""
 
@@ -110,11 +115,12 @@ class EngineSettings(Table):
         description="Longest time for a probe's token while the engine is idle, in seconds; three "
         "times as long while requests run. After two misses it counts as hung and is replaced.",
     )
-    cgroup: Literal["auto", "scope", "delegated", "none"] = Field(
+    cgroup: Annotated[
+        Literal["auto", "delegated", "none"], BeforeValidator(_without_former_scope)
+    ] = Field(
         "auto",
-        description="Where an engine's processes live: a systemd scope of their own, a cgroup "
-        "below the daemon's delegated one, the daemon's own, or auto (the first that this host "
-        "allows).",
+        description="Where an engine's processes live: in a cgroup below the one that systemd "
+        "delegated to the daemon, in the daemon's own, or auto (the first that this host allows).",
     )
     warm_starts: bool = Field(
         default=True,

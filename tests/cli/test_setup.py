@@ -45,11 +45,7 @@ def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> 
         f"{UNITS}/sockets.target.wants/partitiond-mig.socket",
         "etc/udev/rules.d/70-partitiond.rules",
         "etc/partitiond/config.toml",
-        "var/lib/systemd/linger/partitiond",
     }
-    uid = SetupHost(image, live=False).user_id()
-    manager = made[f"{UNITS}/partitiond.service.d/20-user-manager.conf"].decode()
-    assert f"Wants=user@{uid}.service" in manager
     assert (image / "usr/local/libexec/partitiond/device-nodes").stat().st_mode & stat.S_IXUSR
 
     again = cli("setup --root", image, "--gpu", "--apply", "--json")
@@ -146,8 +142,6 @@ case "$*" in
   *persistence_mode,* | *--query-gpu=persistence_mode*) echo Disabled ;;
   is-*) exit 3 ;;
   show*) echo NeedDaemonReload=yes ;;
-  enable-linger*) mkdir -p {root}/var/lib/systemd/linger
-    : > {root}/var/lib/systemd/linger/partitiond ;;
 esac
 case "${{0##*/}}" in
   systemd-sysusers) echo "partitiond:x:990:990::/:/bin/false" >> {root}/etc/passwd ;;
@@ -245,7 +239,6 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     in_order(
         played.apply(mig=mig),
         "systemd-sysusers",
-        "loginctl enable-linger partitiond",
         "systemctl daemon-reload",
         "nvidia-smi --persistence-mode=1",
         *(["systemctl enable --now partitiond-mig.socket"] if mig else []),
@@ -255,14 +248,12 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     assert f"ExecStart={played.facts.bin_dir}/partitiond serve" in text
     drop_ins = played.units / "partitiond.service.d"
     assert (drop_ins / "50-subgroup.conf").exists()  # systemd 256
-    assert "user@990.service" in (drop_ins / "20-user-manager.conf").read_text()
 
     back = played.undo()
     assert back[0].startswith("runuser -u partitiond")
     assert back[0].endswith("partitiond down")
     assert back[1] == "systemctl disable --now partitiond.service"
     assert "nvidia-smi --persistence-mode=0" in back
-    assert "loginctl disable-linger partitiond" in back
     assert back[-1] == "systemctl daemon-reload"
     assert not (played.units / "partitiond.service").exists()
     left = played.host.file("/etc/partitiond")

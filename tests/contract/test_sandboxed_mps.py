@@ -20,10 +20,10 @@ from partitiond.core.units import MIB
 from partitiond.devices.mps import MpsControl, MpsDaemon
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
+from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.kept_programs import KeptPrograms
-from partitiond.engines.process.scope import EngineCgroups
 from partitiond.engines.process.spawn import spawn_shim
 from tests.contract.test_mps_contract import CLIENT_TERMINATED, Gpu, gpu
 from tests.engine_fixtures import simulated_launch

@@ -75,7 +75,6 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
         *(step for group in ("", *facts.isolation_groups) for step in _mps(group, facts)),
         *_gpu(facts),
         *_cluster(facts, host),
-        *_scopes(host),
         CommandStep(
             "reload-units",
             "systemd reads the units",
@@ -388,39 +387,6 @@ def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
             for kind in ("socket", "service")
         ]
     return steps
-
-
-def _scopes(host: SetupHost) -> Sequence[SetupStep]:
-    what = f"a manager for user {USER} from boot on: engines get scopes of their own"
-    marker = f"/var/lib/systemd/linger/{USER}"
-    linger: SetupStep = FileStep("linger", what, marker, "")
-    if host.live:
-        linger = CommandStep(
-            "linger",
-            what,
-            ("loginctl", "enable-linger", USER),
-            done=lambda h: h.file(marker).exists(),
-            undo=(("loginctl", "disable-linger", USER),),
-        )
-    return (
-        linger,
-        FileStep(
-            "user-manager",
-            "the service starts after that manager",
-            f"{UNITS}/{SERVICE}.d/20-user-manager.conf",
-            _user_manager_text,
-        ),
-    )
-
-
-def _user_manager_text(host: SetupHost) -> str:
-    uid = host.user_id()
-    # Before the user is made, its id is not known; the placeholder is only shown.
-    name = f"user@{uid if uid is not None else '<uid of partitiond>'}.service"
-    return (
-        "# The manager of the daemon's user, which makes the engines' scopes.\n"
-        f"[Unit]\nWants={name}\nAfter={name}\n"
-    )
 
 
 def _persistence(facts: SetupFacts) -> Sequence[SetupStep]:

@@ -22,7 +22,6 @@ from partitiond.devices.mps.control import MpsControl
 from partitiond.devices.mps.daemon import MpsClient, MpsDaemon
 from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env, without_mps_env
 from partitiond.devices.mps.foreign import ForeignMps
-from partitiond.devices.mps.lifecycle import StartPlace
 
 __all__ = [
     "CLIENT_LIMIT",
@@ -30,7 +29,6 @@ __all__ = [
     "MpsClient",
     "MpsControl",
     "MpsDaemon",
-    "StartPlace",
     "client_env",
     "compute_mode_refusal",
     "without_mps_env",

@@ -57,15 +57,14 @@ class MpsDaemon:
         folder: Path,
         program: str,
         *,
-        place: lifecycle.PlaceFor = lifecycle.no_place,
+        into: lifecycle.WordsInto = lifecycle.as_it_is,
         keepers: Keepers = NO_KEEPERS,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Keep the arguments; nothing is started or read yet.
 
         Args:
-            place: where a daemon of our user is started, so that it outlives a restart of
-                partitiond.
+            into: puts a daemon of our user where it outlives a restart of partitiond.
             keepers: starts daemons as the users of engines.
             check_seconds: shortest time between two checks for a fault.
         """
@@ -73,7 +72,7 @@ class MpsDaemon:
         self.folder = folder
         self._program = program
         self._keepers = keepers
-        self._direct = DirectMps(uuid, folder, program, place)
+        self._direct = DirectMps(uuid, folder, program, into)
         self._check_seconds = check_seconds
         self._changing = asyncio.Lock()
         self._checked_at = -float("inf")

@@ -3,6 +3,7 @@
 Where engines have a user of their own, only a daemon that an earlier release started runs so.
 """
 
+import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,12 +64,12 @@ class MpsAccess(Protocol):
 class DirectMps:
     """One GPU's control daemon of our user."""
 
-    def __init__(self, uuid: str, folder: Path, program: str, place: lifecycle.PlaceFor) -> None:
+    def __init__(self, uuid: str, folder: Path, program: str, into: lifecycle.WordsInto) -> None:
         self._uuid = uuid
         self._folder = folder
         self._program = program
-        self._place = place
-        self._placed = lifecycle.StartPlace()
+        self._into = into
+        self._words: Sequence[str] = ()
         self.pipe_dir = folder / "pipe"
         self.log_dir = folder / "log"
 
@@ -104,18 +105,18 @@ class DirectMps:
         return lifecycle.tail(self.log_dir / name)
 
     async def prepare(self) -> None:
-        """Choose the place, leave nothing of an earlier daemon, and make fresh folders.
+        """Choose the cgroup, leave nothing of an earlier daemon, and make fresh folders.
 
         Raises:
-            DeviceError: there is no place, something does not end, or a folder cannot be written.
+            DeviceError: there is no cgroup, something does not end, or a folder cannot be written.
         """
-        self._placed = await self._place(f"mps-{self._folder.name}")
+        self._words = await asyncio.to_thread(self._into, f"mps-{self._folder.name}")
         await self.end_leftovers()
         record.make(self._folder)
 
     async def start(self) -> ProcessId:
         """Start the daemon and wait until it answers; else leave nothing. Raises DeviceError."""
-        return await lifecycle.start(self._program, self._env(), self._folder, self._placed)
+        return await lifecycle.start(self._program, self._env(), self._folder, self._words)
 
     async def quit(self, process: ProcessId) -> None:
         """Ask the daemon and its servers to quit; else end them. Raises DeviceError."""

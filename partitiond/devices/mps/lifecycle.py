@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import os
 import signal
@@ -30,33 +29,22 @@ POLL_SECONDS: Final = 0.05
 LOG_TAIL_BYTES: Final = 65_536
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class StartPlace:
-    """How a daemon is started so that it outlives a restart of partitiond: in a scope, say.
-
-    Attributes:
-        prefix: words in front of the program's command line.
-        environment: environment variables that those words need.
-    """
-
-    prefix: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-
-
 Ask = Callable[[Sequence[str], float], Awaitable[str]]
 """Sends commands to a daemon, and waits some seconds for its answer. Raises DeviceError."""
 
-PlaceFor = Callable[[str], Awaitable[StartPlace]]
-"""Returns where a daemon of this name ("mps-3c5a1b2d") is started; called anew for every start,
-since a scope's name is used once. Raises DeviceError."""
+WordsInto = Callable[[str], Sequence[str]]
+"""Returns words before the command of a daemon of this name ("mps-3c5a1b2d") with which it outlives
+a restart of partitiond: they put it into a cgroup of its own. Raises DeviceError."""
 
 
-async def no_place(_name: str) -> StartPlace:
+def as_it_is(_name: str) -> Sequence[str]:
     """Start the daemon in our cgroup: it ends when a service manager ends that cgroup."""
-    return StartPlace()
+    return ()
 
 
-async def start(program: str, env: Mapping[str, str], folder: Path, place: StartPlace) -> ProcessId:
+async def start(
+    program: str, env: Mapping[str, str], folder: Path, into: Sequence[str]
+) -> ProcessId:
     """Start a daemon in the background and wait until it answers.
 
     Raises:
@@ -65,8 +53,7 @@ async def start(program: str, env: Mapping[str, str], folder: Path, place: Start
     said = folder / "log" / "start.log"
     deadline = time.monotonic() + START_SECONDS
     try:
-        argv = (*place.prefix, program_path(program), "-d")
-        await _launched(argv, {**env, **dict(place.environment)}, said, deadline)
+        await _launched((*into, program_path(program), "-d"), env, said, deadline)
         return await _until_it_answers(program, env, folder, deadline)
     except (DeviceError, TimeoutError) as error:
         words = _why(folder, said)

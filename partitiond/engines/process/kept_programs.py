@@ -15,9 +15,9 @@ from partitiond.core.errors import DeviceError, StartFailedError
 from partitiond.core.model.isolation_group import of_group
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
+from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.engine_user import mps_launcher
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.scope import NOWHERE, EngineCgroups
 from partitiond.engines.process.spawn import spawn_shim
 from partitiond.platform.process_identity import ProcessId
 
@@ -65,13 +65,11 @@ class KeptPrograms:
         cores = sorted(os.sched_getaffinity(0))
         command = {"argv": list(argv), "cores": cores, "cwd": "/", "launcher": str(launcher)}
         command["env"] = {**env, process.REPLICA_DIR_VARIABLE: str(folder)}
-        place = NOWHERE
         try:
             await asyncio.to_thread(_write, folder, command)
-            place = await self._cgroups.place_named(f"mps-{folder.name}")
-            await spawn_shim(RunFolder(folder), place=place)
+            into = await asyncio.to_thread(self._cgroups.words, f"mps-{folder.name}")
+            await spawn_shim(RunFolder(folder), into=into)
         except StartFailedError as error:
-            self._cgroups.doubt(place)
             await self.end(folder)
             raise DeviceError(error.message, hint=error.hint, facts=error.facts) from error
         except OSError as error:

@@ -31,10 +31,10 @@ from partitiond.core.replica.engine import (
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
+from partitiond.engines.process.cgroups import EngineCgroups, memory_limit_bytes
 from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
-from partitiond.engines.process.scope import CgroupPlace, EngineCgroups, memory_limit_bytes
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.process.warm import WarmKey, WarmStarts, warm_key
@@ -134,20 +134,20 @@ class ProcessEngineRunner:
     async def _spawn(
         self, launch: EngineLaunch, folder: RunFolder, command: dict[str, Any]
     ) -> EngineHandle:
-        place = await self._cgroups.place(launch, folder.path.name)
+        limit = memory_limit_bytes(launch)
+        into = await asyncio.to_thread(self._cgroups.words, folder.path.name, limit=limit)
         key = warm_key(launch, command, self._warm_modules)
         if key is not None and launch.placement is None:
             # It is measured alone, so it imports by itself, and the others' parent beside it.
             self._warm.prepare(key)
         elif key is not None:
-            handle = await self._forked(key, folder, place)
+            handle = await self._forked(key, folder, into)
             if handle is not None:
                 return handle
         lifeline = None if launch.placement is not None else self._lifelines.open(folder)
         try:
-            return await spawn_or_undo(folder, lifeline, place=place)
+            return await spawn_or_undo(folder, lifeline, into=into)
         except BaseException:
-            self._cgroups.doubt(place)
             self._lifelines.close(folder)
             raise
         finally:
@@ -155,14 +155,14 @@ class ProcessEngineRunner:
                 os.close(lifeline)
 
     async def _forked(
-        self, key: WarmKey, folder: RunFolder, place: CgroupPlace
+        self, key: WarmKey, folder: RunFolder, into: Sequence[str]
     ) -> EngineHandle | None:
         """Start an engine by the warm parent; None if there is none, or it does not start it."""
         parent = await self._warm.parent(key)
         if parent is None:
             return None
         try:
-            return await spawn_or_undo(folder, begun=parent.fork(folder, place))
+            return await spawn_or_undo(folder, begun=parent.fork(folder, into))
         except StartFailedError as error:
             await self._warm.failed(parent, error)
             return None

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
 from partitiond.core.errors import StartFailedError
@@ -13,12 +13,11 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.scope import NOWHERE, CgroupPlace
-from partitiond.engines.process.scope_facts import SEARCH_PATH
 from partitiond.platform.fault_points import FaultPoint, reached
 
 log = logging.getLogger(__name__)
 
+SEARCH_PATH: Final = "/usr/bin:/bin"
 SHIM_SECONDS: Final = 15.0
 """The shim forks, writes two small files and answers, in milliseconds on an idle machine."""
 
@@ -68,7 +67,7 @@ async def spawn_or_undo(
     lifeline: int | None = None,
     seconds: float = SHIM_SECONDS,
     *,
-    place: CgroupPlace = NOWHERE,
+    into: Sequence[str] = (),
     begun: Awaitable[None] | None = None,
 ) -> EngineHandle:
     """Spawn the shim; leave no process behind on any failure, cancellation included.
@@ -76,7 +75,7 @@ async def spawn_or_undo(
     Args:
         begun: starts the shim in another way, and ends once it and its engine run.
     """
-    spawning = asyncio.ensure_future(begun or spawn_shim(folder, lifeline, seconds, place=place))
+    spawning = asyncio.ensure_future(begun or spawn_shim(folder, lifeline, seconds, into=into))
     try:
         await asyncio.shield(spawning)
         handle = folder.handle()
@@ -107,7 +106,7 @@ async def spawn_shim(
     lifeline: int | None = None,
     seconds: float = SHIM_SECONDS,
     *,
-    place: CgroupPlace = NOWHERE,
+    into: Sequence[str] = (),
 ) -> None:
     """Start the shim and wait until it says that the engine's process exists.
 
@@ -115,12 +114,12 @@ async def spawn_shim(
         folder: a prepared run folder with a command.json.
         lifeline: read end of a pipe; the shim kills the engine when the pipe ends.
         seconds: how long the shim may take.
-        place: the cgroup that the shim starts in. The command that enters it becomes the shim (by
-            exec), so the shim's session, lifeline and answer are the same in every place.
+        into: words that enter the cgroup that the shim starts in. Their command becomes the shim
+            (by exec), so the shim's session, lifeline and answer are the same in every cgroup.
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
-        *place.prefix,
+        *into,
         sys.executable,
         "-I",
         "-S",
@@ -131,11 +130,7 @@ async def spawn_shim(
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         # Marked, so that the shim can be found before it has written its identity.
-        env={
-            "PATH": SEARCH_PATH,
-            **dict(place.environment),
-            process.REPLICA_DIR_VARIABLE: str(folder.path),
-        },
+        env={"PATH": SEARCH_PATH, process.REPLICA_DIR_VARIABLE: str(folder.path)},
         cwd="/",
         pass_fds=() if lifeline is None else (lifeline,),
     )
@@ -157,5 +152,5 @@ async def spawn_shim(
             f"the supervisor for {folder.path.name} could not start the engine: "
             f"{errors.decode(errors='replace').strip()[-500:]}",
             hint="See that the cores exist and the run folder is writable."
-            + (" engine.cgroup = none starts it without a cgroup." if place.prefix else ""),
+            + (" engine.cgroup = none starts it without a cgroup." if into else ""),
         )

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +18,7 @@ from partitiond.core.replica.engine import EngineLaunch
 from partitiond.engines.process import shim, warm_parent
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.scope import CgroupPlace
-from partitiond.engines.process.scope_facts import SEARCH_PATH
-from partitiond.engines.process.spawn import SHIM_SECONDS
+from partitiond.engines.process.spawn import SEARCH_PATH, SHIM_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +157,7 @@ class WarmParent:
         except OSError:
             return False
 
-    async def fork(self, folder: RunFolder, place: CgroupPlace) -> None:
+    async def fork(self, folder: RunFolder, into: Sequence[str]) -> None:
         """Start the shim of a prepared run folder, and its engine.
 
         Raises:
@@ -168,10 +166,9 @@ class WarmParent:
         ready, theirs = os.pipe()
         asked = {
             "run_dir": str(folder.path),
-            "argv": [*place.prefix, sys.executable, "-I", "-S", shim.__file__],
+            "argv": [*into, sys.executable, "-I", "-S", shim.__file__],
             "env": {
                 "PATH": SEARCH_PATH,
-                **dict(place.environment),
                 process.REPLICA_DIR_VARIABLE: str(folder.path),
             },
         }

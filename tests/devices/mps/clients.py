@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 from partitiond.devices.mps import MpsControl, MpsDaemon
+from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.kept_programs import KeptPrograms
-from partitiond.engines.process.scope import EngineCgroups
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 OTHER = "GPU-77aa1b2d-0000-0000-0000-000000000002"

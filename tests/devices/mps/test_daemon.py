@@ -8,13 +8,13 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from partitiond.core.errors import DeviceError, SilentError
-from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace, lifecycle, queries
+from partitiond.devices.mps import MpsControl, MpsDaemon, lifecycle, queries
 from partitiond.devices.mps import daemon as daemons
 from partitiond.devices.mps import record as records
 from partitiond.devices.mps.processes import PROC, MpsProcess
@@ -291,27 +291,25 @@ async def test_it_is_started_where_it_outlives_us_or_not_at_all(
     """Also a driver's that knows no time for `quit`: it is asked plainly."""
     asked: list[str] = []
 
-    async def place(name: str) -> StartPlace:
+    def into(name: str) -> Sequence[str]:
         asked.append(name)
         if len(asked) > 2:
-            raise DeviceError("there is no scope.")
-        return StartPlace(("/usr/bin/env", f"PLACE={len(asked)}"), (("MANAGER", "here"),))
+            raise DeviceError("there is no cgroup.")
+        return "/usr/bin/env", f"PLACE={len(asked)}"
 
     older = clients.scripted(tmp_path, f"sed 's/quit -t/nothing/' | {program} \"$@\"")
-    daemon = MpsControl(tmp_path / "r", str(older), place=place).daemon(GPU)
+    daemon = MpsControl(tmp_path / "r", str(older), into=into).daemon(GPU)
     for number in (1, 2):
         await daemon.ensure()
         await daemon.ensure()
         (pid,) = daemon.pids()
-        words = environment_of(pid).split(b"\0")
-        assert f"PLACE={number}".encode() in words
-        assert b"MANAGER=here" in words
+        assert f"PLACE={number}".encode() in environment_of(pid).split(b"\0")
         await daemon.quit()
         assert start_ticks(pid) is None
         log = (daemon.log_dir / "control.log").read_text().splitlines()
         assert any(line.endswith("Cmd:quit") for line in log)
         assert "Exit" in log[-2] + log[-1], "it ended by itself"
-    with pytest.raises(DeviceError, match="no scope"):
+    with pytest.raises(DeviceError, match="no cgroup"):
         await daemon.ensure()
     assert not daemon.alive()
-    assert asked == ["mps-3c5a1b2d"] * 3, "a scope's name is used once"
+    assert asked == ["mps-3c5a1b2d"] * 3

@@ -14,8 +14,8 @@ from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import MpsDaemon, keeper, kept
 from partitiond.devices.mps import record as records
 from partitiond.engines.process import shim
+from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.kept_programs import KeptPrograms
-from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.process_identity import start_ticks
 from tests.devices.mps import clients
 from tests.devices.mps.clients import GPU, control_in, engine_of, environment_of, eventually

@@ -166,7 +166,7 @@ def test_a_look_ends_and_tells_which_gpus_are_silent(host: SimulatedHost, driver
     assert health(devices) == [FINE, FINE]
     functions = made_by(driver, lambda: health(devices))
     assert set(functions) > OF_ALL
-    assert len(functions) >= 37
+    assert len(functions) >= 36
     for function in functions:
         late = devices_of(driver)
         driver.hang(function, "" if function in OF_ALL else first)

@@ -18,7 +18,6 @@ from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.scope import NOWHERE
 from partitiond.engines.process.spawn import spawn_or_undo
 from partitiond.engines.process.warm import AGAIN_SECONDS, WarmParent, WarmStarts, warm_key
 from partitiond.platform.process_identity import is_alive
@@ -88,7 +87,7 @@ class Bench:
         folder, launch, command = self.prepared(*words)
         parent = await self.parent(launch, command)
         assert parent is not None
-        await parent.fork(folder, NOWHERE)
+        await parent.fork(folder, ())
         return folder, parent
 
 
@@ -152,7 +151,7 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     assert is_alive(identity)
     other, launch, command = bench.prepared("0")
     with pytest.raises(StartFailedError):
-        await spawn_or_undo(other, begun=parent.fork(other, NOWHERE))
+        await spawn_or_undo(other, begun=parent.fork(other, ()))
     assert process.processes_of(other.path, None) == []
     await bench.starts.failed(parent, StartFailedError("gone."))
     assert await bench.parent(launch, command) is None
@@ -173,7 +172,7 @@ async def test_a_hung_parent_starts_nothing_later(bench: Bench) -> None:
     assert parent is not None
     os.kill(parent.pid, signal.SIGSTOP)
     with pytest.raises(StartFailedError, match="did not answer"):
-        await spawn_or_undo(folder, begun=parent.fork(folder, NOWHERE))
+        await spawn_or_undo(folder, begun=parent.fork(folder, ()))
     await bench.starts.failed(parent, StartFailedError("hung."))
     assert not parent.lives
     assert not (folder.path / "process.json").exists()

@@ -1,82 +1,36 @@
-"""Reads the facts of this host that decide which cgroups engines can have. Changes nothing."""
+"""Reads which cgroup systemd delegated to this process. Changes nothing."""
 
 import contextlib
 import dataclasses
 import os
-import shutil
 from pathlib import Path
 from typing import Final
 
 SUBGROUP: Final = "daemon"
 """`DelegateSubgroup=` of the unit: the daemon's own cgroup, beside its engines' cgroups."""
-PROGRAM: Final = "systemd-run"
-SEARCH_PATH: Final = "/usr/bin:/bin"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ScopeFacts:
-    """Facts of this host that decide which cgroups engines can have.
+class Delegation:
+    """A cgroup below which this process may make cgroups.
 
     Attributes:
-        uid: effective user of the daemon.
-        program: systemd-run, or "" if there is none.
-        system_manager: whether systemd runs this host.
-        user_manager: whether the manager of the daemon's user runs.
-        lingers: whether that manager keeps running without a session of the user.
-        delegated: folder below which the daemon may make cgroups, or None.
-        subgroup: whether the daemon sits beside, and not in, the parent of the engines' cgroups.
+        folder: of the cgroup.
+        subgroup: whether this process sits in a cgroup below it, and not in it.
     """
 
-    uid: int
-    program: str = ""
-    system_manager: bool = False
-    user_manager: bool = False
-    lingers: bool = False
-    delegated: Path | None = None
+    folder: Path
     subgroup: bool = False
 
 
-def host_facts() -> ScopeFacts:
-    """Return the facts of this host, as they are now."""
-    uid = os.geteuid()
-    delegated, subgroup = delegated_folder()
-    return ScopeFacts(
-        uid=uid,
-        program=shutil.which(PROGRAM, path=SEARCH_PATH) or "",
-        system_manager=Path("/run/systemd/system").is_dir(),
-        user_manager=_exists(Path(f"/run/user/{uid}/systemd/private")),
-        lingers=_exists(Path("/var/lib/systemd/linger") / _user_name(uid)),
-        delegated=delegated,
-        subgroup=subgroup,
-    )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def _user_name(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def delegated_folder(proc: Path = Path("/proc/self")) -> tuple[Path | None, bool]:
-    """Return the folder below which engines may get cgroups, and whether the daemon sits beside
-    them.
-    """
+def delegation(proc: Path = Path("/proc/self")) -> Delegation | None:
+    """Return what was delegated to this process; None if nothing was."""
     own = own_cgroup(proc)
     if own is None:
-        return None, False
+        return None
     subgroup = own.name == SUBGROUP
     parent = own.parent if subgroup else own
-    return (parent, subgroup) if _is_delegated(parent) else (None, False)
+    return Delegation(parent, subgroup) if _is_delegated(parent) else None
 
 
 def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
