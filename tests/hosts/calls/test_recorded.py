@@ -41,7 +41,10 @@ OF_QUESTION: dict[str, Any] = {
     "look": HostLook,
     "engine_problem": messages.ErrorRecord | None,
 }
-UNREAD = {"line", "unknown", "machine_id", "message_version", "correction"}
+UNREAD = {
+    *("line", "unknown", "machine_id", "message_version", "correction"),
+    *("links", "nvlinks", "nvswitch", "numa_node", "pcie"),
+}
 """What a release before said, and nobody reads any more."""
 Recorded = dict[str, Any]
 """A message or an answer, with its data as hexadecimal digits, by what it is of."""
