@@ -7,7 +7,7 @@ from pathlib import Path
 from partitiond.devices.mps import record
 from partitiond.devices.mps.daemon import CHECK_SECONDS, MpsDaemon
 from partitiond.devices.mps.foreign import ForeignMps, foreign, own_pids
-from partitiond.devices.mps.kept import NO_KEEPERS, Keepers
+from partitiond.devices.mps.kept import Keepers
 from partitiond.devices.mps.lifecycle import WordsInto, as_it_is
 from partitiond.devices.mps.processes import mps_processes
 from partitiond.devices.mps.queries import INSTALL_HINT
@@ -22,7 +22,7 @@ class MpsControl:
         program: str,
         *,
         into: WordsInto = as_it_is,
-        keepers: Keepers = NO_KEEPERS,
+        keepers: Keepers | None = None,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Keep the arguments; nothing is started or read yet.
@@ -32,7 +32,7 @@ class MpsControl:
             program: NVIDIA's control program, by its name on PATH or by its path.
             into: puts a daemon into a cgroup of its own, so that a restart of our service does not
                 end it.
-            keepers: starts daemons as the users of engines.
+            keepers: starts daemons as the users of engines; None where all run as our user.
             check_seconds: shortest time between two checks of one daemon for a fault.
         """
         self._run_dir = run_dir

@@ -11,7 +11,7 @@ from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers, lifecycle, record
 from partitiond.devices.mps.direct import DirectMps, MpsAccess
 from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env
-from partitiond.devices.mps.kept import NO_KEEPERS, Keepers, KeptMps
+from partitiond.devices.mps.kept import Keepers, KeptMps
 from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
@@ -58,14 +58,14 @@ class MpsDaemon:
         program: str,
         *,
         into: lifecycle.WordsInto = lifecycle.as_it_is,
-        keepers: Keepers = NO_KEEPERS,
+        keepers: Keepers | None = None,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Keep the arguments; nothing is started or read yet.
 
         Args:
             into: puts a daemon of our user where it outlives a restart of partitiond.
-            keepers: starts daemons as the users of engines.
+            keepers: starts daemons as the users of engines; None where all run as our user.
             check_seconds: shortest time between two checks for a fault.
         """
         self.uuid = uuid
@@ -85,7 +85,7 @@ class MpsDaemon:
         self._broken: frozenset[ProcessId] = frozenset()
 
     def _reached_by(self, launcher: str) -> MpsAccess:
-        if not launcher:
+        if not launcher or self._keepers is None:
             return self._direct
         return KeptMps(self.uuid, self.folder, self._program, Path(launcher), self._keepers)
 
@@ -164,7 +164,7 @@ class MpsDaemon:
 
     def _wanted(self, group: str) -> record.MpsRecord:
         """Return the record of a daemon that would be started now."""
-        launcher = self._keepers.launcher(group)
+        launcher = None if self._keepers is None else self._keepers.launcher(group)
         if launcher is None:
             return record.MpsRecord(self.uuid, None)
         return record.MpsRecord(self.uuid, None, str(launcher), group)

@@ -67,47 +67,6 @@ class Keepers(Protocol):
         ...
 
 
-class NoKeepers:
-    """Runs nothing: control daemons run as our user."""
-
-    def launcher(self, group: str) -> Path | None:
-        """There is none."""
-        del group
-        return None
-
-    async def start(
-        self, folder: Path, launcher: Path, argv: Sequence[str], env: Mapping[str, str]
-    ) -> None:
-        """Start nothing."""
-        del argv, env
-        raise DeviceError(
-            f"nothing here starts a program at {launcher}.", facts={"folder": str(folder)}
-        )
-
-    def process(self, folder: Path) -> ProcessId | None:
-        """There is none."""
-        del folder
-        return None
-
-    def pids(self, folder: Path) -> Collection[int]:
-        """There are none."""
-        del folder
-        return ()
-
-    async def end(self, folder: Path) -> Collection[int]:
-        """End nothing."""
-        del folder
-        return ()
-
-    def log(self, folder: Path) -> str:
-        """Nothing was printed."""
-        del folder
-        return ""
-
-
-NO_KEEPERS: Final = NoKeepers()
-
-
 def shared_folder(launcher: Path) -> Path:
     """Return the folder that programs started at this socket share: `/run/partitiond-mps` for
     `/run/partitiond-mps.sock`, as the unit says.

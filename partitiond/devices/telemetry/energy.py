@@ -1,9 +1,9 @@
 """Measures the energy of the host's CPU packages by counters of the kernel.
 
 Powercap's RAPL zones (Intel, and AMD since Linux 5.8) count microjoules per package and wrap around
-at `max_energy_range_uj`; the hwmon driver amd_energy counts per socket. Since 2020 the kernel lets
-only root read RAPL (CVE-2020-8694). A figure without one of the packages would be wrong without
-looking wrong, so either all packages are counted or none.
+at `max_energy_range_uj`. Since 2020 the kernel lets only root read them (CVE-2020-8694). A figure
+without one of the packages would be wrong without looking wrong, so either all packages are counted
+or none.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class EnergyCounters:
     """The counters of all packages, or why there are none.
 
     Attributes:
-        source: "rapl" or "hwmon"; empty without counters.
+        source: "rapl"; empty without counters.
         why_not: reason; empty with counters.
     """
 
@@ -43,21 +43,16 @@ class EnergyCounters:
 
 def find_counters(root: Path = Path("/")) -> EnergyCounters:
     """Find the counters of all packages of this host."""
-    found = [
-        (name, counters)
-        for name, counters in (("rapl", _powercap(root)), ("hwmon", _hwmon(root)))
-        if counters
-    ]
-    for name, counters in found:
-        if all(_read(counter.path) is not None for counter in counters):
-            return EnergyCounters(name, tuple(counters))
-    if found:
-        unreadable = next(c.path for c in found[0][1] if _read(c.path) is None)
+    counters = _powercap(root)
+    if not counters:
         return EnergyCounters(
-            "", (), f"{unreadable} may not be read: run as root, or let the group read it"
+            "", (), "the kernel shows no energy counters (virtual machines mostly have none)"
         )
+    unreadable = next((c.path for c in counters if _read(c.path) is None), None)
+    if unreadable is None:
+        return EnergyCounters("rapl", tuple(counters))
     return EnergyCounters(
-        "", (), "the kernel shows no energy counters (virtual machines mostly have none)"
+        "", (), f"{unreadable} may not be read: run as root, or let the group read it"
     )
 
 
@@ -99,17 +94,6 @@ def _powercap(root: Path) -> list[Counter]:
             limit = _read(zone / "max_energy_range_uj") or 0
             found.append(Counter(zone / "energy_uj", limit))
     return found
-
-
-def _hwmon(root: Path) -> list[Counter]:
-    """Return sockets of the driver amd_energy; its core counters are part of the sockets."""
-    return [
-        Counter(label.with_name(label.name.replace("_label", "_input")))
-        for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*"))
-        if _text(monitor / "name") == "amd_energy"
-        for label in sorted(monitor.glob("energy*_label"))
-        if _text(label).startswith("Esocket")
-    ]
 
 
 def _text(path: Path) -> str:

@@ -141,21 +141,6 @@ async def test_only_packages_are_counted_and_one_that_cannot_be_read_is_a_reason
     assert "root" in found.why_not
 
 
-def test_sockets_of_amd_energy(tmp_path: Path) -> None:
-    monitor = tmp_path / "sys/class/hwmon/hwmon3"
-    for name, text in (
-        ("name", "amd_energy\n"),
-        ("energy1_label", "Ecore000\n"),
-        ("energy1_input", "5\n"),
-        ("energy9_label", "Esocket0\n"),
-        ("energy9_input", "7\n"),
-    ):
-        write(monitor / name, text)
-    found = find_counters(tmp_path)
-    assert found.source == "hwmon"
-    assert [counter.path.name for counter in found.counters] == ["energy9_input"]
-
-
 async def test_a_host_without_counters_says_so(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     exposure = await HostTelemetry(root=tmp_path).exposure(fake_cpu())
