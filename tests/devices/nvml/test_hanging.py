@@ -26,7 +26,7 @@ FINE, SILENT = DeviceHealth.FINE, DeviceHealth.SILENT
 
 OF_ALL = {
     "nvmlInitWithFlags", "nvmlShutdown", "nvmlDeviceGetCount_v2", "nvmlSystemGetDriverVersion",
-    "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByUUID", "own processes",
+    "nvmlDeviceGetHandleByIndex_v2", "own processes",
 }  # fmt: skip
 """What a look asks for all GPUs; all else it asks of one."""
 
