@@ -20,21 +20,16 @@ class Column(Generic[T]):
 
     Attributes:
         value: the cell of a row.
-        rank: if the columns of a screen do not fit, the one of highest rank is dropped first; 0
-            always stays.
         right: align to the right, as figures are.
         whole: never break a cell, such as an id or a time.
         shown: whether the table has the column at all.
-        most: the greatest width on a screen.
     """
 
     heading: str
     value: Callable[[T], str | Text]
-    rank: int = 0
     right: bool = True
     whole: bool = False
     shown: bool = True
-    most: int = 30
 
 
 def table_of(

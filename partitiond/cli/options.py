@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from partitiond.cli.form import Form
 from partitiond.core.errors import InputError, PartitiondError, SettingsError, UnauthorizedError
 
 if TYPE_CHECKING:
@@ -26,24 +27,6 @@ AllOption = Annotated[
 ]
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return at once instead of showing progress to the end.")
-]
-PromptBytesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-prompt-bytes",
-        metavar="N",
-        help="Text of all prompts of a request, a token id as 4 bytes; 0: no limit.",
-    ),
-]
-OutputTokensOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-output-tokens", metavar="N", help="Output tokens of a request; 0: no limit."
-    ),
-]
-SequencesOption = Annotated[
-    int | None,
-    typer.Option("--max-sequences", metavar="N", help="Prompts times n; 0: no limit."),
 ]
 
 
@@ -79,33 +62,27 @@ def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
 
 
 def spread(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function whose options are declared by `option`, or in records.
+    """Make a command of a function whose options are declared by `option`, or by a form.
 
-    A parameter that is a record of options becomes one parameter for each field: commands that
-    share options take the same record, which declares each option once.
+    A parameter whose default is a form becomes its options; the function gets the body that they
+    make.
     """
     hints = get_type_hints(function, include_extras=True)
     given: list[inspect.Parameter] = []
-    records: dict[str, type[Any]] = {}
+    forms: dict[str, Form] = {}
     for parameter in inspect.signature(function).parameters.values():
-        kind = hints[parameter.name]
-        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            given.append(_parameter(parameter.name, kind, parameter.default))
-            continue
-        records[parameter.name] = kind
-        of_field = get_type_hints(kind, include_extras=True)
-        given += [
-            _parameter(field.name, of_field[field.name], field.default)
-            for field in dataclasses.fields(kind)
-        ]
+        if isinstance(parameter.default, Form):
+            forms[parameter.name] = parameter.default
+            given += parameter.default.parameters()
+        else:
+            given.append(_parameter(parameter.name, hints[parameter.name], parameter.default))
     defaults = {p.name: p.default for p in given if p.default is not p.empty}
 
     @functools.wraps(function)
     def called(**values: Any) -> None:
         values = defaults | values
-        for name, kind in records.items():
-            names = [field.name for field in dataclasses.fields(kind)]
-            values[name] = kind(**{each: values.pop(each) for each in names})
+        for name, form in forms.items():
+            values[name] = form.body_of({each: values.pop(each) for each in form.names()})
         function(**values)
 
     called.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
@@ -298,19 +275,6 @@ def check_time_limit(seconds: float | None) -> None:
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
     """The values that were given."""
     return {key: value for key, value in values.items() if value is not None}
-
-
-def limits_body(
-    max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
-) -> dict[str, Any]:
-    """The body's limits on each request, for a key or a model."""
-    return without_none(
-        {
-            "max_prompt_bytes": max_prompt_bytes,
-            "max_output_tokens": max_output_tokens,
-            "max_sequences": max_sequences,
-        }
-    )
 
 
 def limits_text(limits: "RequestLimits") -> str:

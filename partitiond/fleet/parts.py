@@ -217,14 +217,14 @@ class RequestLimitsBody(Body):
     """Bounds of one request; 0 is none. Of a model's and a key's the stricter holds."""
 
     max_prompt_bytes: int = Field(
-        0, description="Text of all its prompts together, in bytes; a token id counts as 4."
+        0, description="Text of all its prompts in bytes, a token id as 4; 0: no limit."
     )
     max_output_tokens: int = Field(
         0,
-        description="A request that asks for more is refused; one that names no limit gets this "
-        "one.",
+        description="Output tokens: a request that asks for more is refused, one that names no "
+        "limit gets this one; 0: no limit.",
     )
-    max_sequences: int = Field(0, description="Prompts times n.")
+    max_sequences: int = Field(0, description="Prompts times n; 0: no limit.")
 
 
 class WorkloadPatch(WorkloadBody, Patch):

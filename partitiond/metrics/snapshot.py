@@ -9,8 +9,9 @@ several, all that is on a device has it, after its other labels.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,7 +23,7 @@ from partitiond.core.plan.record import Plan, Status
 from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.overview import Overview, ReplicaOverview
 from partitiond.core.views.scaling import ScalingView
-from partitiond.metrics.family import Family
+from partitiond.metrics.family import Family, Kind
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
 """Label values, each with the metric's value; a value of None is unknown and is left out."""
@@ -49,15 +50,35 @@ _DEVICE: Final = ("device",)
 _MODEL: Final = ("model",)
 _REPLICA: Final = ("model", "replica", "device")
 _ENGINE: Final = ("model", "replica")
+_HOST: Final = ("host",)
 
 
-def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+Read = str | Callable[[Any], float | None]
+"""Attribute, or function, of what a metric is read from."""
+
+
+def _figure(  # noqa: PLR0917 -- the metrics of one source give the last three
+    prefix: str,
+    kind: Kind,
+    labels: tuple[str, ...],
+    source: Callable[[MetricsSnapshot], Iterable[tuple[tuple[str, ...], Any]]],
+    name: str,
+    text: str,
+    read: Read,
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    """Make a metric of a figure that each item of a source has, under the item's label values."""
+
     def samples(shown: MetricsSnapshot) -> Samples:
-        for view in shown.overview.devices:
-            value = getattr(view, read)
-            yield (view.device.id,), None if value is None else float(value)
+        for values, item in source(shown):
+            value = getattr(item, read) if isinstance(read, str) else read(item)
+            yield values, None if value is None else float(value)
 
-    return Family(f"partitiond_device_{name}", "gauge", _DEVICE, text), samples
+    of_hosts = labels == _HOST
+    return Family(f"partitiond_{prefix}_{name}", kind, labels, text, of_hosts=of_hosts), samples
+
+
+def _devices(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield from (((view.device.id,), view) for view in shown.overview.devices)
 
 
 def _replicas(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
@@ -66,88 +87,42 @@ def _replicas(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Replica
         yield (view.model, view.engine, view.device_id), view
 
 
-def _replica(
-    name: str, text: str, read: str
-) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    """Yield a planned figure of replicas."""
-
-    def samples(shown: MetricsSnapshot) -> Samples:
-        for labels, view in _replicas(shown):
-            yield labels, float(getattr(view, read))
-
-    return Family(f"partitiond_replica_{name}", "gauge", _REPLICA, text), samples
+def _windows(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield what was measured of replicas over the window; unmeasured replicas are left out."""
+    for labels, view in _replicas(shown):
+        if view.measured is not None:
+            yield labels, view.measured
 
 
-def _measured(
-    name: str, text: str, read: str
-) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    """Yield a figure of replicas measured over the window; unmeasured replicas are left out."""
-
-    def samples(shown: MetricsSnapshot) -> Samples:
-        for labels, view in _replicas(shown):
-            if view.measured is not None:
-                yield labels, getattr(view.measured, read)
-
-    return Family(f"partitiond_replica_{name}", "gauge", _REPLICA, text), samples
+def _models(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield from (((view.name,), view) for view in shown.overview.models)
 
 
-def _model(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    def samples(shown: MetricsSnapshot) -> Samples:
-        for view in shown.overview.models:
-            yield (view.name,), getattr(view, read)
-
-    return Family(f"partitiond_model_{name}", "gauge", _MODEL, text), samples
+def _counts(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the endpoint's counts of models."""
+    sample = shown.sample
+    yield from (((m,), count) for m, count in (sample.models.items() if sample else ()))
 
 
-def _traffic(
-    name: str, text: str, read: str
-) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    def samples(shown: MetricsSnapshot) -> Samples:
-        sample = shown.sample
-        for model, count in sample.models.items() if sample is not None else ():
-            yield (model,), float(getattr(count, read))
-
-    return Family(f"partitiond_model_{name}", "counter", _MODEL, text), samples
+def _works(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the endpoint's counts of engines."""
+    sample = shown.sample
+    for replica, count in sample.replicas.items() if sample is not None else ():
+        yield (count.model, replica), count
 
 
-def _work(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    def samples(shown: MetricsSnapshot) -> Samples:
-        sample = shown.sample
-        for replica, count in sample.replicas.items() if sample is not None else ():
-            yield (count.model, replica), float(getattr(count, read))
-
-    return Family(f"partitiond_engine_{name}", "counter", _ENGINE, text), samples
+def _scaled(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield from (((view.model,), view) for view in shown.scaling)
 
 
-def _scaling(
-    name: str, text: str, read: str
-) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    def samples(shown: MetricsSnapshot) -> Samples:
-        for view in shown.scaling:
-            value = getattr(view, read)
-            yield (view.model,), None if value is None else float(value)
-
-    return Family(f"partitiond_scaling_{name}", "gauge", _MODEL, text), samples
-
-
-def _plan(
-    name: str, text: str, read: Callable[[Plan], float | None]
-) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    def samples(shown: MetricsSnapshot) -> Samples:
-        if shown.plan is not None:
-            yield (), read(shown.plan)
-
-    return Family(f"partitiond_plan_{name}", "gauge", (), text), samples
+def _applied(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if shown.plan is not None:
+        yield (), shown.plan
 
 
 def _infos(shown: MetricsSnapshot) -> Samples:
     for view in shown.overview.devices:
         yield (view.device.id, view.device.hardware, view.device.name), 1.0
-
-
-def _cordons(shown: MetricsSnapshot) -> Samples:
-    for view in shown.overview.devices:
-        yield (view.device.id,), float(bool(view.cordoned))
 
 
 def _availability(shown: MetricsSnapshot) -> Samples:
@@ -178,29 +153,29 @@ def _remeasures(shown: MetricsSnapshot) -> Samples:
         yield (), float(len(shown.drift.remeasures))
 
 
-def _hosts(shown: MetricsSnapshot) -> Iterable[HostView]:
-    """Return one host of each name: one that took another's name is refused, and listed last."""
-    return {host.name: host for host in reversed(shown.overview.hosts)}.values()
-
-
-def _host(
-    name: str, text: str, read: Callable[[HostView], float | None]
-) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    """Yield a figure of hosts; nothing if there is only one."""
-
-    def samples(shown: MetricsSnapshot) -> Samples:
-        for host in _hosts(shown):
-            yield (host.name,), read(host)
-
-    return Family(f"partitiond_host_{name}", "gauge", ("host",), text, of_hosts=True), samples
+def _hosts(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], HostView]]:
+    """Yield one host of each name, none if there is only one host. A host that took another's name
+    is refused, and listed last.
+    """
+    hosts = {host.name: host for host in reversed(shown.overview.hosts)}
+    yield from (((name,), host) for name, host in hosts.items())
 
 
 def _host_states(shown: MetricsSnapshot) -> Samples:
-    for host in _hosts(shown):
+    for _, host in _hosts(shown):
         for state in HostState:
             yield (host.name, state.value), float(host.state is state)
 
 
+_device = functools.partial(_figure, "device", "gauge", _DEVICE, _devices)
+_replica = functools.partial(_figure, "replica", "gauge", _REPLICA, _replicas)
+_measured = functools.partial(_figure, "replica", "gauge", _REPLICA, _windows)
+_model = functools.partial(_figure, "model", "gauge", _MODEL, _models)
+_traffic = functools.partial(_figure, "model", "counter", _MODEL, _counts)
+_work = functools.partial(_figure, "engine", "counter", _ENGINE, _works)
+_scaling = functools.partial(_figure, "scaling", "gauge", _MODEL, _scaled)
+_plan = functools.partial(_figure, "plan", "gauge", (), _applied)
+_host = functools.partial(_figure, "host", "gauge", _HOST, _hosts)
 _DRIFTS: Final = frozenset({"slower", "faster"})
 
 SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = (
@@ -225,12 +200,7 @@ SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = 
     _device("power_watts", "Power drawn now.", "watts"),
     _device("busy_ratio", "Share of time it computed, 0..1.", "busy_share"),
     _device("temperature_celsius", "Its temperature.", "celsius"),
-    (
-        Family(
-            "partitiond_device_cordoned", "gauge", _DEVICE, "1 while nothing is placed there."
-        ),
-        _cordons,
-    ),
+    _device("cordoned", "1 while nothing is placed there.", lambda view: bool(view.cordoned)),
     _replica("memory_bytes", "Memory it holds by plan.", "memory_bytes"),
     _replica("compute_ratio", "Its share of its device's compute, 0..1.", "compute_share"),
     _replica("limit_sequences", "Sequences it may have in flight.", "limit"),

@@ -28,7 +28,6 @@ def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
     for words, code, said in (
         ("frobnicate", 2, ("frobnicate",)),
         ("--config none.toml setup config show", 2, ("none.toml",)),
-        ("models add opt-125m --ttft 1", 2, ("--tpot",)),
         ("models update opt-125m", 2, ("nothing to change",)),
         ("profile opt-125m --memory much", 2, ("not a size", "6GiB")),
         ("profile opt-125m --memory 0", 2, ("above 0",)),

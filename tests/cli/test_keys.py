@@ -100,7 +100,6 @@ def test_what_is_wrong_is_said_and_nothing_is_made(service: FakeService, cli: Cl
 def test_expiries_and_budgets_as_people_write_them() -> None:
     assert expiry_body("30d") == {"expires_in_seconds": 2_592_000.0}
     assert expiry_body("never") == {"expires_at": None}
-    assert expiry_body(None) == {}
     noon = expiry_body("2030-01-31T12:00+02:00")["expires_at"]
     assert unix_seconds(noon) == unix_seconds("2030-01-31T10:00:00Z")
     assert budget_body("0") == {"token_budget": 0}

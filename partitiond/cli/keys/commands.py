@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
@@ -33,12 +33,12 @@ def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T
 def create(
     ctx: typer.Context,
     *,
-    terms: given.GivenTerms,
+    terms: Any = given.TERMS,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it once; only its hash is kept."""
     with client_of(ctx) as client:
-        record, key = client.create_key(terms=terms.body())
+        record, key = client.create_key(terms=terms)
     if as_json:
         print_json({"record": record, "key": key})
         return
@@ -79,18 +79,17 @@ def update(
     ctx: typer.Context,
     key_id: KeyArgument,
     *,
-    terms: given.GivenTerms,
+    terms: Any = given.TERMS,
     as_json: JsonOption = False,
 ) -> None:
     """Change what a key may do, from now on.
 
     What is not given stays; --model and --route name all of them anew.
     """
-    changes = terms.body()
-    if not changes:
+    if not terms:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:
-        record = _with_key(client, key_id, lambda found: client.update_key(found, changes))
+        record = _with_key(client, key_id, lambda found: client.update_key(found, terms))
     tell(record, f"Key {record.id} is changed.", as_json=as_json)
 
 

@@ -1,17 +1,10 @@
 """Defines the options of `keys create` and `update`, and turns them into API bodies."""
 
-import dataclasses
 import re
 from typing import Any, Final
 
-from partitiond.cli.options import (
-    OutputTokensOption,
-    PromptBytesOption,
-    SequencesOption,
-    limits_body,
-    option,
-    without_none,
-)
+from partitiond.api.key_schemas import KeyBody
+from partitiond.cli.form import Form, Row
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.units import parse_duration
@@ -29,10 +22,8 @@ def seconds_of(option: str, text: str) -> float:
         raise InputError(f"{option}: {error}.", hint="As 1h.") from error
 
 
-def expiry_body(text: str | None) -> dict[str, Any]:
+def expiry_body(text: str) -> dict[str, Any]:
     """The body's field for a key's expiry. Raises InputError: the text is not a time."""
-    if text is None:
-        return {}
     if text == "never":
         return {"expires_at": None}
     if not _DATE.match(text):
@@ -47,10 +38,8 @@ def expiry_body(text: str | None) -> dict[str, Any]:
         raise InputError(f"--expires {text!r} is no time.", hint=_EXPIRY_HINT) from error
 
 
-def budget_body(text: str | None) -> dict[str, Any]:
+def budget_body(text: str) -> dict[str, Any]:
     """The body's fields for a token budget, "1000000/day". Raises InputError: it is invalid."""
-    if text is None:
-        return {}
     number, slash, period = text.strip().partition("/")
     digits = number.replace("_", "")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
@@ -70,52 +59,33 @@ def budget_body(text: str | None) -> dict[str, Any]:
     return {"token_budget": int(digits)} | ({"budget_period": period} if slash else {})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GivenTerms:
-    """The options of `keys create` and `keys update`."""
-
-    label: str | None = option("Who or what uses it.", metavar="TEXT")
-    models: list[str] | None = option(
-        "Allow only this model; repeatable; 'all' for all [all].", "--model", metavar="NAME"
-    )
-    routes: list[str] | None = option(
-        "Allow only this kind of route; repeatable; 'all' for all [all].",
-        "--route",
-        metavar="generate|embed|tokenize",
-    )
-    expires: str | None = option(
+TERMS: Final = Form(
+    KeyBody,
+    Row("label", metavar="TEXT"),
+    Row("models", "--model", "NAME", nothing="all"),
+    Row("routes", "--route", "generate|embed|tokenize", nothing="all"),
+    Row(
+        "expires_at",
+        "--expires",
+        "WHEN",
         "In so long (90s, 12h, 30d, 2w), at a time (2030-01-31, 2030-01-31T12:00Z), or "
         "'never' [never].",
-        metavar="WHEN",
-    )
-    priority: int | None = option(
-        "Requests of a higher one leave the queue first [0].", metavar="-10..10"
-    )
-    weight: float | None = option("Share in the queue among equal priorities [1].", metavar="W")
-    requests_per_minute: int | None = option("Requests per minute; 0: no limit.", metavar="N")
-    tokens_per_minute: int | None = option(
-        "Prompt and output tokens per minute; 0: no limit.", metavar="N"
-    )
-    max_in_flight: int | None = option(
-        "Requests running or waiting at once; 0: no limit.", metavar="N"
-    )
-    token_budget: str | None = option(
-        "Tokens per period [day], as 1000000/day; 0: no limit.", metavar="N/hour|day|month|never"
-    )
-    max_prompt_bytes: PromptBytesOption = None
-    max_output_tokens: OutputTokensOption = None
-    max_sequences: SequencesOption = None
-
-    def body(self) -> dict[str, Any]:
-        """All terms that were given, as the body of POST or PATCH /keys. Raises InputError."""
-        body = self._given("label", "priority", "weight") | expiry_body(self.expires)
-        for name, values in (("models", self.models), ("routes", self.routes)):
-            if values:
-                body[name] = [] if values == ["all"] else values
-        limits = limits_body(self.max_prompt_bytes, self.max_output_tokens, self.max_sequences)
-        rates = self._given("requests_per_minute", "tokens_per_minute", "max_in_flight")
-        rates |= budget_body(self.token_budget)
-        return body | {name: p for name, p in (("limits", limits), ("rates", rates)) if p}
-
-    def _given(self, *names: str) -> dict[str, Any]:
-        return without_none({name: getattr(self, name) for name in names})
+        expiry_body,
+    ),
+    Row("priority", metavar="-10..10"),
+    Row("weight", metavar="W"),
+    Row("rates.requests_per_minute", metavar="N"),
+    Row("rates.tokens_per_minute", metavar="N"),
+    Row("rates.max_in_flight", metavar="N"),
+    Row(
+        "rates.token_budget",
+        "--token-budget",
+        "N/hour|day|month|never",
+        "Tokens per period [day], as 1000000/day; 0: no limit.",
+        budget_body,
+    ),
+    Row("limits.max_prompt_bytes", metavar="N"),
+    Row("limits.max_output_tokens", metavar="N"),
+    Row("limits.max_sequences", metavar="N"),
+)
+"""The options of `keys create` and `keys update`."""

@@ -1,15 +1,14 @@
 """Implements `partitiond models`: registers, shows, changes and removes models."""
 
-import dataclasses
+import difflib
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Group
 
 from partitiond.cli.ids import ModelArgument
-from partitiond.cli.models import placement_options as placed
-from partitiond.cli.models import registration as given
-from partitiond.cli.models import request_options as requests
+from partitiond.cli.models import form
 from partitiond.cli.models.releases import releases_table
 from partitiond.cli.models.scaling import scaling_table
 from partitiond.cli.models.table import record_table
@@ -17,9 +16,6 @@ from partitiond.cli.options import (
     AllOption,
     JsonOption,
     NoWaitOption,
-    OutputTokensOption,
-    PromptBytesOption,
-    SequencesOption,
     client_of,
     option,
     spread,
@@ -27,195 +23,20 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit, err, jsonable, print_json, say, tell
 from partitiond.cli.tables import PAGE_ROWS, models_table
 from partitiond.cli.waiting import wait_for_change
-from partitiond.core.model.spec import ModelSpec
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.spec import ModelSpec, PlacementRules
+from partitiond.planner.model.ties import names_of
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GivenTraffic(given.GivenLoad):
-    """The options for lengths, SLO and demand."""
-
-    point: str | None = option(
-        "Where on its frontier replicas run [the knee, or below it what holds the SLO].",
-        metavar="knee|slo|goodput|energy|throughput",
-    )
-    demand: float | None = option(
-        "Requests per second wanted; default as much as there is.", metavar="RATE"
-    )
-    burst_factor: float | None = option("Peak over mean of the demand [1].", metavar="FACTOR")
-    percentile: float | None = option(
-        "Plan for this percentile of the arrivals in a window, as 99 [their mean].", metavar="P"
-    )
-    window: float | None = option(
-        "Length of that window: how long requests queue [10].", metavar="SECONDS"
-    )
-    weight: float | None = option("Share of what is left over [1].", metavar="W")
-
-    def body(self) -> dict[str, Any]:
-        """The parts of a registration or its change; parts that were not given are empty."""
-        demand = {
-            "req_per_s": self.demand,
-            "burst_factor": self.burst_factor,
-            "weight": self.weight,
-            "percentile": self.percentile,
-            "window_seconds": self.window,
-        }
-        return {
-            **self.load_body(),
-            "operating_point": self.point,
-            "demand": given.without_empty(demand),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class GivenEngine(given.GivenForm, given.GivenContext):
-    """The options for the engine, its sleep and scaling, and the variants."""
-
-    engine_arg: given.EngineArgOption = None
-    sleep_mode: bool | None = option(
-        "Start engines so that they can be put to sleep (not on a CPU).",
-        "--sleep-mode/--no-sleep-mode",
-    )
-    sleep_after: float | None = option(
-        "Put it to sleep after so long without a request; 0 for never [never].", metavar="SECONDS"
-    )
-    autoscale: bool | None = option(
-        "Measure its demand, and apply plans that follow from that by itself.",
-        "--autoscale/--no-autoscale",
-    )
-    scale_to_zero: float | None = option(
-        "Without a request for so long it gives up its engines, to be started by the next "
-        "one; 0 for never. Implies --autoscale.",
-        metavar="SECONDS",
-    )
-    variant: list[str] | None = option(
-        "Another form that a plan may use, as name=fp8,quantization=fp8 or "
-        "name=awq,source=org/repo; repeatable; 'none' for no variants.",
-        metavar="NAME...",
-    )
-
-    def body(self) -> dict[str, Any]:
-        """The parts of a registration or its change, without scaling."""
-        engine = self.engine_body(
-            extra_args=self.engine_arg,
-            quantization="" if self.quantization == "none" else self.quantization,
-            kv_cache_dtype=self.kv_cache_dtype,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            sleep_mode=self.sleep_mode,
-        )
-        return {
-            "engine": engine,
-            "sleep_after_seconds": self.sleep_after or None,
-            "variants": given.variant_bodies(self.variant),
-        }
-
-    def taken_back(self) -> dict[str, Any]:
-        """The parts of a change that end something: no sleep, no variants."""
-        variants = given.variant_bodies(self.variant)
-        found: dict[str, Any] = {} if variants is None else {"variants": variants}
-        return (
-            found
-            if self.sleep_after is None
-            else found | {"sleep_after_seconds": self.sleep_after or None}
-        )
-
-    def scaling_body(self) -> dict[str, Any]:
-        """The part about scaling."""
-        return given.autoscale_body(self.autoscale, self.scale_to_zero)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class GivenPlacement:
-    """The options for placement, and for requests."""
-
-    min_replicas: int | None = option("At least so many.", metavar="N")
-    max_replicas: int | None = option("At most so many.", metavar="N")
-    isolation: str | None = option(
-        "Share a device? hardware: only where hardware keeps others out (MIG).",
-        metavar="shared|device|hardware",
-    )
-    isolation_group: str | None = option(
-        "Run its engines as this group's system user; 'none' for the default group.",
-        metavar="GROUP",
-    )
-    avoid: list[str] | None = option(
-        "Never share a device with this model; repeatable; 'none' for no such rule.",
-        metavar="MODEL",
-    )
-    near: list[str] | None = option(
-        "Only on hosts that hold this model as well; repeatable; 'none' for no such rule.",
-        metavar="MODEL",
-    )
-    only_on: list[str] | None = option(
-        "A device, host, rack or hardware it may be on; repeatable; 'none' for anywhere.",
-        metavar="PLACE",
-    )
-    survive: str | None = option(
-        "Keep serving the planned rate when any one of these is lost.",
-        metavar="device|host|rack|none",
-    )
-    survive_share: float | None = option(
-        "Share of the rate that is left then [1].", metavar="SHARE"
-    )
-    priority: int | None = option(
-        "Who is served first where not everything fits [0].", metavar="-2..2"
-    )
-    alias: list[str] | None = option(
-        "Another name clients may use, such as the hub id; repeatable; 'none' for no aliases.",
-        metavar="NAME",
-    )
-    default: list[str] | None = option(
-        "A parameter for requests that do not name it, as temperature=0.2; repeatable; "
-        "'none' for no defaults.",
-        metavar="NAME=VALUE",
-    )
-    max_prompt_bytes: PromptBytesOption = None
-    max_output_tokens: OutputTokensOption = None
-    max_sequences: SequencesOption = None
-    allow_outage: bool | None = option(
-        "Its last replica may stop before another one serves, where both do not fit.",
-        "--allow-outage/--no-allow-outage",
-    )
-
-    def body(self) -> dict[str, Any]:
-        """The parts of a registration or its change."""
-        rules = placed.rules_body(
-            self.avoid,
-            self.near,
-            self.only_on,
-            survive=self.survive,
-            survive_share=self.survive_share,
-            priority=self.priority,
-        )
-        return self.taken_back() | {
-            "min_replicas": self.min_replicas,
-            "max_replicas": self.max_replicas,
-            "isolation": self.isolation,
-            "isolation_group": "" if self.isolation_group == "none" else self.isolation_group,
-            "rules": rules,
-            "allow_outage": self.allow_outage,
-        }
-
-    def taken_back(self) -> dict[str, Any]:
-        """The parts for requests, with those that end something: no aliases, no defaults."""
-        limits = (self.max_prompt_bytes, self.max_output_tokens, self.max_sequences)
-        return requests.requests_body(self.alias, self.default, limits)
-
-
 @spread
 def add(
     ctx: typer.Context,
-    model: given.ModelArgument,
+    model: form.ModelArgument,
     *,
-    name: str | None = option("Name clients use.", metavar="NAME"),
-    source: given.GivenSource,
-    traffic: GivenTraffic,
-    engine: GivenEngine,
-    engine_kind: given.EngineKindOption = None,
-    placement: GivenPlacement,
-    auto: bool = option("Start profiling and planning at once.", "--auto/--no-auto", default=True),
+    given: Any = form.MODEL,
     as_json: JsonOption = False,
 ) -> None:
     """Register a model, and start the chain with --auto.
@@ -223,17 +44,7 @@ def add(
     The chain: an estimate at once, then a profile, then a plan. The plan is applied by itself
     only if it moves or stops nothing that runs.
     """
-    body = given.without_empty(
-        {"model": given.model_text(model), "name": name, "engine_kind": engine_kind, "auto": auto}
-        | source.body()
-        | traffic.body()
-        | engine.body()
-        | placement.body()
-    )
-    _register(ctx, body | engine.scaling_body(), as_json=as_json)
-
-
-def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> None:
+    body = {"model": form.model_text(model)} | given
     with client_of(ctx) as client:
         record = client.register(body)
         view = client.model(record.spec.name)
@@ -258,7 +69,24 @@ def _unknown(client: "ControlClient", spec: ModelSpec) -> list[str]:
     if not (rules.only_on or rules.near or rules.avoid):
         return []
     models = {view.record.spec.name for view in client.models()}
-    return list(placed.unknown_names(rules, client.devices(), models))
+    return list(unknown_names(rules, client.devices(), models))
+
+
+def unknown_names(
+    rules: PlacementRules, devices: Sequence[Device], models: Collection[str]
+) -> Iterator[str]:
+    """Name what rules mean and is not there now: it may come, or be mistyped. Pure."""
+    places = {name for device in devices for name in names_of(device)}
+    for option_name, names, there in (
+        ("only-on", rules.only_on, places),
+        ("near", rules.near, models),
+        ("avoid", rules.avoid, models),
+    ):
+        for name in names:
+            if name not in there:
+                close = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+                meant = f" Did you mean {close[0]}?" if close else ""
+                yield f"--{option_name} {name}: there is nothing of that name now.{meant}"
 
 
 def list_models(
@@ -298,14 +126,10 @@ def update(
     ctx: typer.Context,
     name: ModelArgument,
     *,
-    traffic: GivenTraffic,
     revision: str | None = option(
         "Commit or version of its source: a new release.", metavar="REVISION"
     ),
-    engine: GivenEngine,
-    engine_kind: str | None = option("Another engine.", metavar="vllm|simulated"),
-    placement: GivenPlacement,
-    auto: bool | None = option("Take part in the chain.", "--auto/--no-auto"),
+    given: Any = form.CHANGES,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -321,16 +145,14 @@ def update(
     """
     from partitiond.client.bodies import encoded
 
-    parts = traffic.body() | engine.body() | placement.body()
-    parts |= {"auto": auto, "engine_kind": engine_kind}
-    changes = given.without_empty(parts) | engine.taken_back() | placement.taken_back()
-    changes |= engine.scaling_body()
+    changes: dict[str, Any] = given
     if not changes and revision is None:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:
         if revision is not None:
             source = client.model(name).record.spec.source
-            changes["source"] = given.source_at(source, revision)
+            changes["source"] = {"kind": source.kind.value, "ref": source.ref}
+            changes["source"]["revision"] = revision or None
         encoded(changes)  # refuses what is no number before a request is sent
         before = client.convergence()
         record = client.update(name, changes)

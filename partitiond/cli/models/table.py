@@ -1,14 +1,14 @@
 """Draws one model as registered: a line for each part of its registration."""
 
+import json
+
 from rich.console import RenderableType
 
 from partitiond.cli.columns import fields
-from partitiond.cli.models.placement_options import demand_text, placement_text
-from partitiond.cli.models.request_options import defaults_text
 from partitiond.cli.options import limits_text
 from partitiond.cli.tables import duration
 from partitiond.core.model.record import ModelRecord
-from partitiond.core.model.spec import ModelSpec, Variant
+from partitiond.core.model.spec import Demand, ModelSpec, Variant
 from partitiond.core.units import format_duration
 
 
@@ -71,3 +71,48 @@ def _variant_text(variant: Variant) -> str:
     source = f"from {variant.source.ref}" if variant.source is not None else ""
     parts = [part for part in (engine.quantization, kv, source) if part]
     return f"{variant.name} ({', '.join(parts)})" if parts else variant.name
+
+
+def demand_text(demand: Demand) -> str:
+    """The demand in words, with the rate that is planned for it."""
+    planned = demand.planned_req_per_s
+    if demand.req_per_s is None or planned is None:
+        return "as much as there is"
+    text = f"{demand.req_per_s:.4g} requests/s"
+    if demand.burst_factor != 1:
+        text += f", bursts of {demand.burst_factor:g} times that"
+    if demand.percentile is not None:
+        text += f", percentile {demand.percentile:g} of {demand.window_seconds:g} s"
+    return text if planned == demand.req_per_s else f"{text}: planned for {planned:.4g}"
+
+
+def placement_text(spec: ModelSpec) -> str:
+    """Isolation and placement rules in words."""
+    rules, parts = spec.rules, []
+    if spec.isolation != "shared":
+        parts.append(f"isolation {spec.isolation}")
+    if spec.isolation_group:
+        parts.append(f"isolation group {spec.isolation_group}")
+    parts += [
+        f"{word} {', '.join(names)}"
+        for word, names in (
+            ("never beside", rules.avoid),
+            ("on hosts of", rules.near),
+            ("only on", rules.only_on),
+        )
+        if names
+    ]
+    if rules.survive is not None:
+        share = "" if rules.survive_share == 1 else f" with {rules.survive_share:.0%} of the rate"
+        parts.append(f"survives the loss of any {rules.survive}{share}")
+    if rules.priority:
+        parts.append(f"priority {rules.priority:+d}")
+    return "; ".join(parts) or "anywhere"
+
+
+def defaults_text(spec: ModelSpec) -> str:
+    """Default parameters on one line."""
+    return (
+        ", ".join(f"{name}={json.dumps(value)}" for name, value in spec.request_defaults.items())
+        or "none"
+    )

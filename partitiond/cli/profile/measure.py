@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.models import registration as given
+from partitiond.cli.models import form
 from partitiond.cli.options import (
     JsonOption,
     check_time_limit,
@@ -38,12 +38,7 @@ def profile(
         ),
     ],
     *,
-    source: given.GivenSource,
-    load: given.GivenLoad,
-    context: given.GivenContext,
-    engine_arg: given.EngineArgOption = None,
-    engine_kind: given.EngineKindOption = None,
-    form: given.GivenForm,
+    given: Any = form.MEASURED,
     variant: str | None = option("Measure this variant of the model.", metavar="NAME"),
     structured_output: bool = option("Constrain answers to a small JSON schema."),
     device: str | None = option(
@@ -84,16 +79,10 @@ def profile(
     shares from the whole by themselves; measuring one makes them surer.
     """
     check_time_limit(time_limit)
-    body = given.without_empty(
-        {
-            "model": given.model_text(model),
-            **source.body(),
-            **load.load_body(),
-            **_forms(variant, context.engine_body(extra_args=engine_arg), form.quantization),
-            "engine_kind": engine_kind,
-            "auto": False,
-        }
-    )
+    engine = given.pop("engine", {})
+    kv_cache_dtype = engine.pop("kv_cache_dtype", None)
+    max_num_batched_tokens = engine.pop("max_num_batched_tokens", None)
+    body = {"model": form.model_text(model), "auto": False, **given, **_forms(variant, engine)}
     options = ProfileOptions(
         device_id=device,
         cores=cores,
@@ -102,8 +91,8 @@ def profile(
         memory_bytes=memory_bytes(memory),
         seed=seed,
         variant=variant or "",
-        max_num_batched_tokens=form.max_num_batched_tokens,
-        kv_cache_dtype=form.kv_cache_dtype,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_dtype=kv_cache_dtype,
         structured_output=structured_output,
         confirm=not no_confirm,
         paper_requests=paper_requests,
@@ -115,11 +104,11 @@ def profile(
     emit(found, as_json=as_json, render=lambda: profile_table(found))
 
 
-def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
+def _forms(variant: str | None, engine: dict[str, Any]) -> dict[str, Any]:
     """Return the form to measure: the model with these engine options, or a variant with them."""
-    quantised = given.without_empty({"quantization": quantization})
     if not variant:
-        return {"engine": engine | quantised}
+        return {"engine": engine}
+    quantised = {"quantization": engine.pop("quantization")} if "quantization" in engine else {}
     return {"engine": engine, "variants": [{"name": variant, "engine": quantised}]}
 
 

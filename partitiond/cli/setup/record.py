@@ -73,8 +73,8 @@ def read_record(host: SetupHost) -> tuple[RecordedStep, ...]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} is damaged: {error}.",
-            hint="Put a copy of it back, or remove it and undo by hand: docs/how-to/systemd.md "
-            "lists the files.",
+            hint="Put a copy of it back, or remove it and undo by hand: `partitiond setup` lists "
+            "the files.",
         ) from error
 
 

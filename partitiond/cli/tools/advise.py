@@ -2,17 +2,19 @@
 
 import math
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, check_time_limit, option, spread
 from partitiond.cli.output import out, print_json
-from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.plan.objectives import instead_of
 from partitiond.core.plan.record import Objective
+
+if TYPE_CHECKING:
+    from partitiond.cli.tools.local_advise import AdviseRequest
 
 DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
@@ -59,6 +61,8 @@ def advise(
     lengths, peak KV and idle time, and plans the same demand three times: for the low end, the
     middle and the high end of what was seen. It starts and changes nothing.
     """
+    from partitiond.cli.tools.local_advise import AdviseRequest
+
     check_time_limit(time_limit)
     asked = AdviseRequest(
         addresses=tuple(address or ()),
@@ -77,7 +81,7 @@ def advise(
     _answer(ctx, asked, draw=draw, as_json=as_json)
 
 
-def _answer(ctx: typer.Context, asked: AdviseRequest, *, draw: bool, as_json: bool) -> None:
+def _answer(ctx: typer.Context, asked: "AdviseRequest", *, draw: bool, as_json: bool) -> None:
     """Watch the engines, plan, show the advice, and exit."""
     from partitiond.cli.tools.advise_view import render_advice, to_plain
     from partitiond.cli.tools.local_advise import run_advise
@@ -90,7 +94,7 @@ def _answer(ctx: typer.Context, asked: AdviseRequest, *, draw: bool, as_json: bo
     raise typer.Exit(Exit.OK if advice.levels and advice.levels[0].plan else Exit.UNPLACED)
 
 
-def _check_sources(asked: AdviseRequest) -> None:
+def _check_sources(asked: "AdviseRequest") -> None:
     """Raises InputError unless engines are named and the watch spans two looks."""
     if not asked.addresses:
         raise InputError("no engine is named.", hint="As --address http://127.0.0.1:8000 for each.")

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import typer
 
@@ -27,11 +29,11 @@ from partitiond.advise.traffic import ObservedTraffic, traffic_of
 from partitiond.cli.options import client_of, settings_of
 from partitiond.cli.output import err, say
 from partitiond.cli.progress import reporting
-from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import PartitiondError, SpecError, UpstreamError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, Slo
+from partitiond.core.plan.record import Objective
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import format_duration
 from partitiond.devices.cpu import discover_cpu
@@ -39,6 +41,32 @@ from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.resolver import Resolver
 from partitiond.settings.schema import Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdviseRequest:
+    """The options, parsed and checked.
+
+    Attributes:
+        addresses: where engines answer.
+        seconds: how long to watch the addresses.
+        every_seconds: seconds between two looks.
+        window_seconds: length of the busiest window to plan for; None for all that is seen.
+        models: the model behind each served name.
+    """
+
+    addresses: tuple[str, ...]
+    seconds: float
+    every_seconds: float
+    gpus: tuple[str, ...]
+    fleet: Path | None
+    models: dict[str, str]
+    profiles: tuple[Path, ...]
+    slo: tuple[float, float] | None
+    window_seconds: float | None
+    objective: Objective
+    time_limit_seconds: float
+
 
 Seen = tuple[
     Mapping[str, Sequence[Scrape]], Mapping[str, Mapping[str, ServedName]], Deployment, float

@@ -48,13 +48,13 @@ HOPE_SHARE: Final = 0.3
 """If no plan serves everything yet: the most goodput may need time as well. Chosen."""
 POURS_PER_SECOND: Final = 10_000
 """Pours of the linear program per second of the time limit, of which they take an eighth. All
-90,000 of 100 models on 64 devices prove 3.5 % less goodput than 25,000 (docs/decisions/0020)."""
+90,000 of 100 models on 64 devices prove 3.5 % less goodput than 25,000 (bench.planner)."""
 MOST_POURS: Final = 200_000
 """For 1,000 models on 512 devices, twice as many prove a part in a thousand more, and take three
 times as long."""
 SMALL: Final = 2_500
 """Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
-CP-SAT in a minute (see docs/decisions/0008). 100 models on 64 devices have 8,000."""
+CP-SAT in a minute (docs/decisions/0026). 100 models on 64 devices have 8,000."""
 TINY: Final = 60
 """Variables up to which CP-SAT runs before the search. Chosen, not measured."""
 FEW: Final = 2_000

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from partitiond.cli.models import placement_options, registration
+from partitiond.cli.models import table
+from partitiond.cli.models.form import MODEL
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model import spec as specs
 from partitiond.core.model.demand import Demand
@@ -18,9 +19,8 @@ from tests.cli.conftest import Cli
 
 
 def workload_of(lengths: str | None = None, **given: float) -> Workload:
-    names = ("prompt_tokens", "output_tokens", "prompt_variation", "output_variation")
-    body = registration.lengths_body(lengths, **{name: given.get(name) for name in names})  # type: ignore[arg-type]
-    parsed = ModelBody.model_validate({"model": "opt-125m", "workload": body})
+    body = MODEL.body_of({"lengths": lengths, **given})
+    parsed = ModelBody.model_validate({"model": "opt-125m", **body})
     return parsed.to_spec(RegistrationRules()).workload
 
 
@@ -30,7 +30,8 @@ def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:
     assert workload_of("fixed", output_tokens=8) == Workload(512, 8)
     assert workload_of(output_variation=0.5) == Workload.lognormal(512, 256, 0.0, 0.5)
     assert workload_of("lognormal", prompt_tokens=100) == Workload.lognormal(100, 256, 1.0, 1.0)
-    with pytest.raises(InputError, match="do not vary"):
+    assert workload_of("lognormal", prompt_variation=0.5) == Workload.lognormal(512, 256, 0.5, 1.0)
+    with pytest.raises(SpecError, match="fixed workload with variations"):
         workload_of("fixed", prompt_variation=0.5)
 
 
@@ -47,7 +48,7 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
         path.write_text(text)
         with pytest.raises(InputError, match="no profile"):
             workload_of(str(path))
-    with pytest.raises(InputError, match="everything about the lengths"):
+    with pytest.raises(SpecError, match="means of a trace follow from its pairs"):
         workload_of(str(pairs), prompt_tokens=5)
     for missing in ("missing.csv", "missing.json"):
         with pytest.raises((InputError, SpecError), match="cannot be read"):
@@ -73,41 +74,54 @@ def test_what_scales_is_shown_and_set(service: FakeService, cli: Cli) -> None:
     assert (shown["scaling"]["at_zero"], shown["releases"][0]["version"]) == (True, 2)
     cli("models add opt-125m --no-auto --name still")
     assert cli("models show still --json").json["scaling"] is None
-    assert registration.autoscale_body(None, None) == {}
-    assert registration.autoscale_body(True, None) == {"autoscale": {}}
-    assert registration.autoscale_body(None, 600.0) == {
-        "autoscale": {"scale_to_zero_seconds": 600.0}
-    }
-    assert registration.autoscale_body(True, 0.0) == {"autoscale": {"scale_to_zero_seconds": None}}
-    assert registration.autoscale_body(False, None) == {"autoscale": None}
+
+
+BODIES: list[tuple[dict[str, object], dict[str, object]]] = [
+    ({}, {}),
+    ({"avoid": [], "priority": None}, {}),
+    ({"avoid": ["bert"], "priority": 0}, {"rules": {"avoid": ["bert"], "priority": 0}}),
+    ({"near": ["none"], "survive": "none"}, {"rules": {"near": (), "survive": None}}),
+    ({"isolation_group": "none", "quantization": "none"},
+     {"engine": {"quantization": ""}, "isolation_group": ""}),
+    ({"autoscale": True}, {"autoscale": {}}),
+    ({"scale_to_zero": 600.0}, {"autoscale": {"scale_to_zero_seconds": 600.0}}),
+    ({"autoscale": True, "scale_to_zero": 0.0}, {"autoscale": {"scale_to_zero_seconds": None}}),
+    ({"autoscale": False}, {"autoscale": None}),
+    ({"sleep_after": 0.0}, {"sleep_after_seconds": None}),
+    ({"default": ["temperature=0.2", "stop=x"]},
+     {"request_defaults": {"temperature": 0.2, "stop": "x"}}),
+    ({"default": ["none"], "alias": ["none"]}, {"aliases": (), "request_defaults": {}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "body"), BODIES)
+def test_options_are_a_body_of_what_was_given(
+    given: dict[str, object], body: dict[str, object]
+) -> None:
+    """A word takes back what a model has, and so does 0 where it means never."""
+    assert MODEL.body_of(given) == body
+
+
+@pytest.mark.parametrize(
+    "given", [{"only_on": ["none", "node-1"]}, {"autoscale": False, "scale_to_zero": 600.0}]
+)
+def test_options_that_exclude_each_other_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(typer.BadParameter):
-        registration.autoscale_body(False, 600.0)
+        MODEL.body_of(given)
 
 
-def _body(**given: object) -> dict[str, object]:
-    lists = {name: given.pop(name, None) for name in ("avoid", "near", "only_on")}
-    others = {name: given.get(name) for name in ("survive", "survive_share", "priority")}
-    return placement_options.rules_body(*lists.values(), **others)  # type: ignore[arg-type]
-
-
-def test_rules_are_a_body_of_what_was_given_and_a_sentence() -> None:
-    """None takes a rule back."""
-    assert _body() == {}
-    assert _body(avoid=["bert"], priority=0) == {"avoid": ["bert"], "priority": 0}
-    assert _body(near=["none"], survive="none") == {"near": [], "survive": None}
-    with pytest.raises(typer.BadParameter, match="--only-on none"):
-        _body(only_on=["none", "node-1"])
+def test_rules_and_demand_are_a_sentence() -> None:
     source = specs.ModelSource(specs.SourceKind.CONFIG, "opt-125m")
-    assert placement_options.placement_text(specs.ModelSpec("m", source)) == "anywhere"
+    assert table.placement_text(specs.ModelSpec("m", source)) == "anywhere"
     rules = specs.PlacementRules(("bert",), (), ("node-1",), specs.FaultDomain.HOST, 0.5, 1)
     spec = specs.ModelSpec(
         "m", source, isolation=specs.Isolation.HARDWARE, rules=rules, isolation_group="blue"
     )
-    assert placement_options.placement_text(spec) == (
+    assert table.placement_text(spec) == (
         "isolation hardware; isolation group blue; never beside bert; only on node-1; "
         "survives the loss of any host with 50% of the rate; priority +1"
     )
-    assert placement_options.demand_text(Demand()) == "as much as there is"
-    assert placement_options.demand_text(Demand(2.5)) == "2.5 requests/s"
-    text = placement_options.demand_text(Demand(4.0, percentile=99, window_seconds=1))
+    assert table.demand_text(Demand()) == "as much as there is"
+    assert table.demand_text(Demand(2.5)) == "2.5 requests/s"
+    text = table.demand_text(Demand(4.0, percentile=99, window_seconds=1))
     assert text == "4 requests/s, percentile 99 of 1 s: planned for 9"
