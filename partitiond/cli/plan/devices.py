@@ -78,11 +78,11 @@ def draw_devices(
     left = sum(len(devices) for devices in drawn[len(shown) :])
     if left > 0:
         yield Text(f"... and {left} more in use (plan --all draws them)\n", style="dim")
-    if line := empty_line(plan):
+    if line := _empty_line(plan):
         yield Text(line, style="dim")
 
 
-def empty_line(plan: Plan) -> str:
+def _empty_line(plan: Plan) -> str:
     """A line with the number of empty devices of each kind; "" if all devices are used."""
     used = {p.device_id for p in plan.placements}
     empty = [d for d in plan.devices if d.id not in used]

@@ -11,8 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from partitiond.cli.output import PIPE_WIDTH
-from partitiond.cli.plan.devices import Mark, draw_devices, marks_of, replicas
-from partitiond.cli.plan.page import page_of
+from partitiond.cli.plan.devices import (
+    MAX_DRAWN_DEVICES,
+    Mark,
+    draw_devices,
+    marks_of,
+    replicas,
+)
 from partitiond.cli.plan.steps import FEW_STEPS, MAX_STEPS, brief_changes, changes_view
 from partitiond.cli.plan.words import (
     milliseconds,
@@ -26,7 +31,7 @@ from partitiond.cli.plan.words import (
 from partitiond.core.plan.answers import PlanFigures, figures_of
 from partitiond.core.plan.costs import no_prices
 from partitiond.core.plan.diff import DiffCost
-from partitiond.core.plan.page import is_large
+from partitiond.core.plan.page import is_large, worst_served
 from partitiond.core.plan.record import (
     MAY_LACK,
     Certificate,
@@ -41,14 +46,30 @@ from partitiond.core.units import format_bytes
 
 NARROW = 100
 """Terminal width below which the model table omits columns that the device drawings show."""
-MAX_LINES = 40
-"""Most sentences of the explanation, and most models that are not served in full."""
+LINE = 200
+"""Most characters of a sentence on a page, because some sentences list every model."""
 KIND_MARK = {
     ProfileKind.ESTIMATED: ("estimated", "yellow"),
     ProfileKind.TRANSFERRED: ("transferred", "yellow"),
     ProfileKind.MEASURED: ("measured", "green"),
 }
 SHORT_KIND = {"estimated": "est.", "transferred": "transf.", "measured": "meas."}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Most:
+    """Most models, drawings, models not served in full, and sentences; None for all of them."""
+
+    models: int | None = None
+    drawn: int | None = None
+    missing: int | None = None
+    sentences: int | None = None
+
+
+ALL = _Most()
+SMALL_PLAN = _Most(drawn=MAX_DRAWN_DEVICES, missing=40, sentences=40)
+PAGE = _Most(models=6, drawn=3, missing=2, sentences=3)
+"""Of a plan of hundreds of models or devices."""
 
 
 def render_plan(
@@ -87,28 +108,18 @@ class _PlanView:
         )
         yield Padding(_summary(self.plan, width), (1, 0), expand=False)
         page = is_large(self.plan) and not self.everything
-        if page:
-            yield from page_of(self.plan)
-        else:
-            yield from self._whole(marks, width, lines=options.max_width < PIPE_WIDTH)
-        most = None if self.everything else FEW_STEPS if page else MAX_STEPS
-        if self.diff is not None and self.takes is not None:
-            yield from changes_view(self.diff, self.takes, width, most=most)
-        elif self.diff is not None:
-            yield from brief_changes(self.diff, most=most)
-
-    def _whole(
-        self, marks: dict[str, Mark], width: int, *, lines: bool
-    ) -> Iterator[RenderableType]:
-        most = None if self.everything else MAX_LINES
+        most = ALL if self.everything else PAGE if page else SMALL_PLAN
         if self.plan.forecasts:
-            yield _model_table(self.plan, marks, wide=width >= NARROW, lines=lines)
-        if self.everything:
-            yield from draw_devices(self.plan, marks, width, most=None)
-        else:
-            yield from draw_devices(self.plan, marks, width)
-        yield from _unplaced(self.plan, most)
-        yield from _explanation(self.plan, most)
+            lines = options.max_width < PIPE_WIDTH
+            yield from _models(self.plan, marks, most.models, wide=width >= NARROW, lines=lines)
+        yield from draw_devices(self.plan, marks, width, most=most.drawn)
+        yield from _unplaced(self.plan, most.missing, cut=page)
+        yield from _explanation(self.plan, most.sentences, cut=page)
+        steps = None if self.everything else FEW_STEPS if page else MAX_STEPS
+        if self.diff is not None and self.takes is not None:
+            yield from changes_view(self.diff, self.takes, width, most=steps)
+        elif self.diff is not None:
+            yield from brief_changes(self.diff, most=steps)
 
 
 def _summary(plan: Plan, width: int) -> RenderableType:
@@ -203,7 +214,29 @@ def _power(figures: PlanFigures) -> list[str]:
     return []
 
 
-def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool, lines: bool) -> Table:
+def _models(
+    plan: Plan, marks: dict[str, Mark], most: int | None, *, wide: bool, lines: bool
+) -> Iterator[RenderableType]:
+    """Draw the table of all models, or of the worst served."""
+    shown = plan.forecasts if most is None else worst_served(plan.forecasts, most)
+    left = len(plan.forecasts) - len(shown)
+    if left:
+        yield Text(f"The worst served of {len(plan.forecasts)} models", style="bold")
+    yield _model_table(plan, shown, marks, wide=wide, lines=lines)
+    if left:
+        without = sum(f.replicas == 0 for f in plan.forecasts) - sum(f.replicas == 0 for f in shown)
+        none = f", {without} of them without a replica" if without else ""
+        yield Text(f"... and {left} more models{none} (plan --all)\n", style="dim")
+
+
+def _model_table(
+    plan: Plan,
+    forecasts: Sequence[ModelForecast],
+    marks: dict[str, Mark],
+    *,
+    wide: bool,
+    lines: bool,
+) -> Table:
     """Draw a row for each model; `lines`: each kind of its replicas has a line of its own."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
@@ -219,7 +252,7 @@ def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool, lines: bool)
     mine: dict[str, list[Placement]] = collections.defaultdict(list)
     for placement in plan.placements:
         mine[placement.model].append(placement)
-    for forecast in plan.forecasts:
+    for forecast in forecasts:
         mark = marks[forecast.model]
         pieces = _pieces(mine[forecast.model], "\n" if lines else ", ")
         cells = _cells(forecast, mine[forecast.model], mark, pieces, wide=wide, power=power)
@@ -282,28 +315,40 @@ def _spare(forecast: ModelForecast) -> str:
     return f"{spare:+.0%}" if abs(spare) < 10 else f"x{spare + 1:.0f}"
 
 
-def _unplaced(plan: Plan, most: int | None) -> Iterator[RenderableType]:
-    for missing in plan.unplaced[:most]:
-        yield Text("not served in full: ", style="bold red").append(missing.reason, style="")
-        if missing.remedy:
-            yield Text(f"  what would help: {missing.remedy}", style="yellow")
-    left = len(plan.unplaced[most:]) if most is not None else 0
+def _unplaced(plan: Plan, most: int | None, *, cut: bool) -> Iterator[RenderableType]:
+    """Tell what is missing; `cut`: the most missing first, in short."""
+    missing = sorted(plan.unplaced, key=lambda u: -(u.missing_req_per_s or 0.0) if cut else 0.0)
+    for one in missing[:most]:
+        reason = _short(one.reason) if cut else one.reason
+        yield Text("not served in full: ", style="bold red").append(reason, style="")
+        if one.remedy and not cut:
+            yield Text(f"  what would help: {one.remedy}", style="yellow")
+    left = 0 if most is None else len(missing[most:])
     if left > 0:
         yield Text(f"... and {left} more models that lack something (plan --all)", style="red")
-    if plan.unplaced:
+    if missing:
         yield Text()
 
 
-def _explanation(plan: Plan, most: int | None) -> Iterator[RenderableType]:
-    told = {u.reason for u in plan.unplaced}
+def _explanation(plan: Plan, most: int | None, *, cut: bool) -> Iterator[RenderableType]:
+    """Say why; `cut`: in short, and sentences about single models are only counted."""
+    told, names = {u.reason for u in plan.unplaced}, {f.model for f in plan.forecasts}
     lines = [line for line in plan.explanation if line not in told]
     if not lines:
         return
+    shown = lines
+    if cut:
+        shown = [_short(line) for line in lines if line.partition(":")[0] not in names]
+    shown = shown[:most]
     yield Text("Why", style="bold")
     grid = Table.grid(padding=(0, 1))
-    for line in lines[:most]:
+    for line in shown:
         grid.add_row("  -", Text(line))
-    if most is not None and len(lines) > most:
-        grid.add_row("  -", Text(f"... and {len(lines) - most} more sentences (plan --all)"))
+    if left := len(lines) - len(shown):
+        grid.add_row("  -", Text(f"... and {left} more sentences (plan --all)"))
     yield grid
     yield Text()
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= LINE else f"{line[: LINE - 1].rstrip(' ,')}…"
