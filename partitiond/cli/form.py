@@ -43,7 +43,7 @@ class Row:
     zero: bool = False
 
 
-class Form:
+class OptionForm:
     """Options for fields of a body.
 
     Args:
@@ -55,9 +55,9 @@ class Form:
         self.rows = rows
         self._body = body
 
-    def only(self, *paths: str) -> "Form":
+    def only(self, *paths: str) -> "OptionForm":
         """Return the form with the options of some fields alone."""
-        return Form(self._body, *(row for row in self.rows if row.path in paths))
+        return OptionForm(self._body, *(row for row in self.rows if row.path in paths))
 
     def names(self) -> Iterator[str]:
         """Yield the names of the options, as parameters of a function have them."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from partitiond.cli.form import Form
+from partitiond.cli.form import OptionForm
 from partitiond.core.errors import InputError, PartitiondError, SettingsError, UnauthorizedError
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(function, include_extras=True)
     given: list[inspect.Parameter] = []
-    forms: dict[str, Form] = {}
+    forms: dict[str, OptionForm] = {}
     for parameter in inspect.signature(function).parameters.values():
-        if isinstance(parameter.default, Form):
+        if isinstance(parameter.default, OptionForm):
             forms[parameter.name] = parameter.default
             given += parameter.default.parameters()
         else:

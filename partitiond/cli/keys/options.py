@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from partitiond.api.key_schemas import KeyBody
-from partitiond.cli.form import Form, Row
+from partitiond.cli.form import OptionForm, Row
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.units import parse_duration
@@ -59,7 +59,7 @@ def budget_body(text: str) -> dict[str, Any]:
     return {"token_budget": int(digits)} | ({"budget_period": period} if slash else {})
 
 
-TERMS: Final = Form(
+TERMS: Final = OptionForm(
     KeyBody,
     Row("label", metavar="TEXT"),
     Row("models", "--model", "NAME", nothing="all"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from partitiond.cli.form import Form, Row
+from partitiond.cli.form import OptionForm, Row
 from partitiond.core.errors import InputError
 from partitiond.fleet.registration import ModelBody
 from partitiond.fleet.workloads import read_pairs
@@ -124,7 +124,7 @@ def _value(name: str, text: str) -> Any:
         return text
 
 
-MODEL: Final = Form(
+MODEL: Final = OptionForm(
     ModelBody,
     Row("name", metavar="NAME"),
     Row("weights"),
