@@ -14,8 +14,8 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 128_500,
-    "tests": 96_700,
+    "partitiond": 126_700,
+    "tests": 94_200,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
 ROUNDING = 100
