@@ -1,6 +1,5 @@
 """An estimate report has the figures that people need; the paper's Table 1 is among them."""
 
-import dataclasses
 import math
 
 import pytest
