@@ -8,8 +8,6 @@ and agents are those of the product; Ray, which would carry them, is left out.
 
 - `one`: one host with all GPUs, for comparison.
 - `many`: the same GPUs on as many hosts as `--hosts` says.
-- `far`: `--far-hosts` hosts (1,000), with their agents in the head's process: no
-  messages are written and read, and the memory of the fakes counts, too.
 
 Passes count the CPU time of the whole head, all its threads included, from the begin to the end of
 each pass, so other work on the machine matters little. Callbacks count that of the event loop's
@@ -24,7 +22,6 @@ import gc
 import json
 import os
 import resource
-import signal
 import statistics
 import subprocess
 import sys
@@ -35,8 +32,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 from bench.command import options
-from bench.control.loop import NoArchitectures, QuickRunner, asking
 from bench.control.loop_cpu import counted_callbacks
 from bench.processes import memory_bytes
 from partitiond.api.app import create_app
@@ -44,12 +42,16 @@ from partitiond.api.replies import ANSWERS
 from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.controller.runtime.launches import launch_for
 from partitiond.controller.service import Adapters, service_of
+from partitiond.core.errors import ModelSourceError
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MpsShare, PartitionSize
 from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Candidate, Infeasible, Placement, Plan
 from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
 from partitiond.daemon import settle_heap
@@ -59,6 +61,7 @@ from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.fleet import hosts_of_fleet
 from partitiond.hosts.line import serve_line
 from partitiond.hosts.membership import MESSAGE_SECONDS, Membership
+from partitiond.hosts.this_host import NO_PLACE
 from partitiond.hosts.together import Hosts
 from partitiond.planner.model.types import PlanRequest
 from partitiond.platform.clock import SystemClock
@@ -68,6 +71,7 @@ from partitiond.settings.proxy import DEFAULT_PEERS_PORT
 from partitiond.settings.schema import Settings
 from partitiond.settings.service import service_options
 from partitiond.store import SqlStore, open_store
+from tests.controller.fakes import FakeEngine, FakeResolver, FakeRunner
 from tests.controller.samples import ARCHITECTURE, NOW, measured_profile, plan, record, spec
 from tests.hosts.pipes import FakeAgent
 
@@ -77,6 +81,34 @@ LATE: Final = "h-late"
 TOKEN: Final = "token-of-the-bench"
 PAGES: Final = ("/devices", "/replicas", "/overview", "/hosts", "/metrics", "/models", "/plan")
 PATIENCE_SECONDS: Final = 600.0
+
+
+# -- the fakes ---------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def asking(api: object) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API, in the same loop."""
+    transport = httpx.ASGITransport(api)  # type: ignore[arg-type]
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://daemon", headers=headers, timeout=600
+    ) as http:
+        yield http
+
+
+class NoArchitectures(FakeResolver):
+    """Knows no architecture: deriving the sizes of all models would take minutes."""
+
+    async def architecture(self, spec: ModelSpec) -> Architecture:
+        raise ModelSourceError(f"there is no model {spec.name!r}.")
+
+
+class QuickRunner(FakeRunner):
+    """Finds its engines by name: the cost of the fakes does not count as the daemon's."""
+
+    def _of(self, handle: EngineHandle) -> FakeEngine:
+        return self.engines[handle.launch.replica_id]
 
 
 # -- the fleet, the same in head and agents ------------------------------------------------------
@@ -290,15 +322,9 @@ class Head:
 async def head_of(store: SqlStore, folder: Path, size: argparse.Namespace) -> AsyncIterator[Head]:
     """Make a head that follows the hosts in the folder, or one of a host alone."""
     own: Any = agent_of(HEAD, 0, size)
+    own.place = NO_PLACE
     if size.hosts == 1:
         yield Head(store, own, None, Settings(), size)
-        return
-    if size.in_head:
-        names = enumerate(host_names(size.hosts))
-        there = [agent_of(name, number, size) for number, name in names if name != HEAD]
-        for agent in there:
-            await agent.proxy.ensure_running()
-        yield Head(store, own, Hosts([own, *there]), Settings(), size)
         return
     cluster = ClusterSettings(enabled=True, folder=folder, trust_engines=True)
     settings = Settings(cluster=cluster)
@@ -337,7 +363,7 @@ async def measured(folder: Path, size: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     async with contextlib.AsyncExitStack() as stack:
         counted = stack.enter_context(counted_callbacks())
-        apart = size.hosts > 1 and not size.in_head
+        apart = size.hosts > 1
         beside = stack.enter_context(agents_beside(folder, size)) if apart else None
         counted.step = "adoption"
         began, cpu = time.monotonic(), time.process_time()
@@ -385,9 +411,6 @@ async def measured(folder: Path, size: argparse.Namespace) -> dict[str, Any]:
             if beside is not None and not size.no_join:
                 counted.step = "join"
                 found["join"] = await join(head, beside, applied)
-            if beside is not None and size.silence:
-                counted.step = "silence"
-                found["silence"] = await silence(head, beside)
             counted.step = "end"
         found["callbacks"] = [
             (one.step, one.what, one.seconds)
@@ -448,18 +471,6 @@ async def join(head: Head, beside: "subprocess.Popen[bytes]", applied: Plan) -> 
     return {"seen": seen, "served": served, "engines": len(more)}
 
 
-async def silence(head: Head, beside: "subprocess.Popen[bytes]") -> dict[str, float]:
-    """All other hosts fall silent at once, as when the head's network is gone."""
-    beside.send_signal(signal.SIGSTOP)
-    assert head.hosts is not None
-    devices = head.hosts.devices
-    await head.until(lambda: sum(not one.answers for one in devices.hosts().values()) > 1)
-    await head.until(lambda: sum(one.answers for one in devices.hosts().values()) == 1)
-    found = await at_rest(head, 10.0)
-    beside.send_signal(signal.SIGCONT)
-    return found
-
-
 # -- the command ---------------------------------------------------------------------------------
 
 
@@ -467,8 +478,7 @@ def words_of(size: argparse.Namespace, part: str, folder: Path) -> list[str]:
     """The command line of a part."""
     kept = ("hosts", "gpus", "per_gpu", "models", "keys", "seconds", "lines")
     words = [f"--{key.replace('_', '-')}={getattr(size, key)}" for key in kept]
-    flags = ("no_join", "silence", "in_head")
-    words += [f"--{flag.replace('_', '-')}" for flag in flags if getattr(size, flag)]
+    words += ["--no-join"] if size.no_join else []
     return [*words, f"--part={part}", f"--folder={folder}"]
 
 
@@ -496,14 +506,12 @@ def told(title: str, found: dict[str, Any]) -> Iterator[str]:
         f"adoption: {adopted['engines']} engines serve after {adopted['seconds']:.1f} s, "
         f"{adopted['cpu']:.1f} s CPU; largest pass {milliseconds(adopted['largest'])}"
     )
-    for what, one in (("at rest", rest), ("other hosts silent", found.get("silence"))):
-        if one is not None:
-            yield (
-                f"a pass, {what}: median {milliseconds(one['median'])}, largest "
-                f"{milliseconds(one['largest'])} (of {one['passes']}); event loop alone "
-                f"{milliseconds(one['loop_median'])}, {milliseconds(one['loop_largest'])}; "
-                f"the head uses {one['busy']:.1%} of a core"
-            )
+    yield (
+        f"a pass at rest: median {milliseconds(rest['median'])}, largest "
+        f"{milliseconds(rest['largest'])} (of {rest['passes']}); event loop alone "
+        f"{milliseconds(rest['loop_median'])}, {milliseconds(rest['loop_largest'])}; "
+        f"the head uses {rest['busy']:.1%} of a core"
+    )
     for what in ("look", "membership", "key"):
         if what in found:
             cost = found[what]
@@ -524,12 +532,11 @@ def told(title: str, found: dict[str, Any]) -> Iterator[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the named measurements and print their results."""
-    plain = {"hosts": 64, "gpus": 8, "models": 300, "keys": 1000, "far_hosts": 1000}
-    parser = options(__doc__, **plain, per_gpu=1, seconds=20.0, lines=12)
+    parser = options(
+        __doc__, hosts=64, gpus=8, models=300, keys=1000, per_gpu=1, seconds=20.0, lines=12
+    )
     parser.add_argument("--no-join", action="store_true", help="no further host joins")
-    parser.add_argument("--in-head", action="store_true", help="agents in the head's process")
-    parser.add_argument("--silence", action="store_true", help="all other hosts fall silent, too")
-    parser.add_argument("what", nargs="*", help="some of one, many, far; default one and many")
+    parser.add_argument("what", nargs="*", help="some of one, many; default both")
     parser.add_argument("--part", choices=("head", "agents"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     size = parser.parse_args(words)
@@ -559,9 +566,6 @@ def report(size: argparse.Namespace, what: Sequence[str]) -> None:
         ratio = many["rest"]["median"] / one["rest"]["median"]
         grown = (many["pss"] - one["pss"]) / (size.hosts - 1)
         print(f"{size.hosts} hosts / 1 host: a pass {ratio:.2f}; {grown / 1024:.0f} KiB a host")
-    if "far" in what:
-        far = run_head(size, hosts=size.far_hosts, in_head=True)
-        print("\n".join(told(f"{size.far_hosts} hosts with {size.gpus} GPUs", far)), flush=True)
 
 
 if __name__ == "__main__":
