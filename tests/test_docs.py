@@ -1,4 +1,4 @@
-"""Everything that the pages name exists: links, paths, commands, options, modules and settings."""
+"""All that the pages name exists: links, paths, commands, options, modules, settings, tests."""
 
 import importlib.util
 import re
@@ -21,7 +21,14 @@ LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 COMMAND = re.compile(r"^\$ partitiond (.+?)(?:  +#.*)?$", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`partitiond ([a-z][^`\n]*)`")
 MODULE = re.compile(r"python3? -m ((?:bench|loadgen|partitiond)(?:\.\w+)*)")
+TEST = re.compile(r"`(?:[\w/]+\.py::)?(test_\w+)`")
+DEFINED = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+TESTS = {
+    name
+    for file in (ROOT / "tests").rglob("test_*.py")
+    for name in (file.stem, *DEFINED.findall(file.read_text(encoding="utf-8")))
+}
 KEYS = {setting.key for setting in list_settings()}
 TABLES = {key.partition(".")[0] for key in KEYS if "." in key}
 SETTING = re.compile(rf"`((?:{'|'.join(sorted(TABLES))})\.(?!py|lock)\w+)`")
@@ -73,6 +80,7 @@ def faults_of(page: Path) -> Iterator[str]:
             yield f"links to {link}#{anchor}"
     yield from (f"names {path}" for path in TREE.findall(text) if not (ROOT / path).exists())
     yield from (f"names the setting {name}" for name in SETTING.findall(text) if name not in KEYS)
+    yield from (f"names the test {name}" for name in TEST.findall(text) if name not in TESTS)
     for name in MODULE.findall(text):
         spec = importlib.util.find_spec(name)
         if spec is None:
@@ -90,11 +98,12 @@ def test_what_a_page_names_and_is_not_there_is_found(tmp_path: Path) -> None:
     page = tmp_path / "p.md"
     page.write_text(
         "# A b\n[x](#a-b) [x](#b) [x](no.md) `docs/no.md` `docs/README.md` `proxy.prot` "
-        "`proxy.port` python -m partitiond.core python -m bench.no\n"
+        "`proxy.port` `test_docs` `tests/a.py::test_nothing` "
+        "python -m partitiond.core python -m bench.no\n"
     )
     assert list(faults_of(page)) == [
         "links to #b", "links to no.md", "names docs/no.md", "names the setting proxy.prot",
-        "runs partitiond.core", "names bench.no",
+        "names the test test_nothing", "runs partitiond.core", "names bench.no",
     ]  # fmt: skip
 
 
