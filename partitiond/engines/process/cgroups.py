@@ -31,7 +31,8 @@ _INTO_CGROUP: Final = (
     'if mkdir -p "$folder" && echo $$ >"$folder/cgroup.procs"; then '
     'if [ -n "$limit" ]; then parent=${folder%/*}; '
     '{ echo +memory >"$parent/cgroup.subtree_control" && echo "$limit" >"$folder/memory.max"; } '
-    '2>/dev/null || echo "no memory limit for $folder" >&2; fi; '
+    '2>/dev/null || echo "no memory limit for $folder" >&2; '
+    '{ echo 0 >"$folder/memory.swap.max"; } 2>/dev/null; fi; '
     'elif [ -z "$other" ]; then exit 1; fi; exec "$@"'
 )
 """The move happens between fork and exec: a shell can do that, a daemon with threads cannot."""

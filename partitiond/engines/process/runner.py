@@ -141,7 +141,8 @@ class ProcessEngineRunner:
             # It is measured alone, so it imports by itself, and the others' parent beside it.
             self._warm.prepare(key)
         elif key is not None:
-            handle = await self._forked(key, folder, into)
+            prepare = functools.partial(folder.prepare, launch, command)
+            handle = await self._forked(key, folder, into, prepare)
             if handle is not None:
                 return handle
         lifeline = None if launch.placement is not None else self._lifelines.open(folder)
@@ -155,7 +156,7 @@ class ProcessEngineRunner:
                 os.close(lifeline)
 
     async def _forked(
-        self, key: WarmKey, folder: RunFolder, into: Sequence[str]
+        self, key: WarmKey, folder: RunFolder, into: Sequence[str], prepare: Callable[[], None]
     ) -> EngineHandle | None:
         """Start an engine by the warm parent; None if there is none, or it does not start it."""
         parent = await self._warm.parent(key)
@@ -165,6 +166,7 @@ class ProcessEngineRunner:
             return await spawn_or_undo(folder, begun=parent.fork(folder, into))
         except StartFailedError as error:
             await self._warm.failed(parent, error)
+            await to_end(asyncio.to_thread(prepare))  # it may have left a socket there
             return None
 
     async def wait_ready(

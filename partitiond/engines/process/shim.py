@@ -16,8 +16,9 @@ connection to that socket, and the shim supervises it through `sandbox`. All the
 SIGTERM is passed on to the main process; SIGQUIT kills the tree at once. If the shim itself is
 killed, the kernel kills the main process with it (PR_SET_PDEATHSIG). With `--with-parent FD` the
 tree is also killed when the pipe FD ends: only the process that started the shim holds the other
-end of the pipe. With `--engine PID OUTPUT READY` this process has forked its engine already, before
-it became the shim (`warm_parent`): all but the start is the same.
+end of the pipe. With `--engine PID OUTPUT READY GATE` this process has forked its engine already,
+before it became the shim (`warm_parent`); the engine waits at the gate until it is in the shim's
+cgroup. All but the start is the same.
 
 The shim lives as long as its engine, so it imports little: about 7 MB proportional set size.
 """
@@ -60,8 +61,6 @@ MAX_LINE_BYTES = 4096
 MOST_MEMORY_BYTES = 1 << 50
 """No host has as much; a figure above is a lie."""
 
-CGROUPS = "/sys/fs/cgroup"
-"""Where the kernel's hierarchy of version 2 is."""
 KILL_ROUNDS = 100
 KILL_ROUND_SECONDS = 0.05
 """Rounds of SIGKILL, and pause between them: a tree may fork while it is killed."""
@@ -581,7 +580,7 @@ def start(run_dir: str) -> "tuple[ChildEngine | SandboxedEngine, int, int, Rotat
 
 
 def take(
-    run_dir: str, pid: int, output: int
+    run_dir: str, pid: int, output: int, gate: int
 ) -> "tuple[ChildEngine | SandboxedEngine, int, int, RotatedLog]":
     """Supervise a child that this process forked before it became the shim (`warm_parent`)."""
     wakeup = prepare_signals()
@@ -589,6 +588,8 @@ def take(
     bring_here(pid)
     os.set_blocking(output, False)
     write_identity(run_dir, pid)
+    os.write(gate, b"go")
+    os.close(gate)
     return ChildEngine(pid), output, wakeup, RotatedLog(os.path.join(run_dir, "engine.log"))
 
 
@@ -601,11 +602,16 @@ def bring_here(pid: int) -> None:
     here = read_text("/proc/self/cgroup")
     if here == read_text(f"/proc/{pid}/cgroup"):
         return
-    for line in here.splitlines():
-        if line.startswith("0::"):
-            with open(f"{CGROUPS}{line[3:]}/cgroup.procs", "w", encoding="ascii") as file:
-                file.write(str(pid))
-            return
+    paths = [line[3:] for line in here.splitlines() if line.startswith("0::")]
+    for line in read_text("/proc/self/mountinfo").splitlines():
+        fields, _, kind = line.partition(" - ")
+        if not paths or kind.split()[:1] != ["cgroup2"]:
+            continue
+        root, mounted = fields.split()[3:5]
+        folder = os.path.normpath(os.path.join(mounted, os.path.relpath(paths[0], root)))
+        with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write(str(pid))
+        return
     raise OSError("this host has no cgroups of version 2 to move an engine in")
 
 
@@ -660,7 +666,8 @@ def main(run_dir: str, option: str = "", *numbers: str) -> None:
         lifeline = int(numbers[0])
         os.set_inheritable(lifeline, False)
     if option == "--engine":
-        *forked, ready = (int(number) for number in numbers)
+        pid, output, ready, gate = (int(number) for number in numbers)
+        forked = [pid, output, gate]
     else:
         ready = leave_parent()
     oom_before = oom_kills()

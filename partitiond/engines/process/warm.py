@@ -19,6 +19,7 @@ from partitiond.engines.process import shim, warm_parent
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.spawn import SEARCH_PATH, SHIM_SECONDS
+from partitiond.engines.vllm.launch import TRACING_ENVIRONMENT
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ OF_ONE_ENGINE: Final = frozenset(
         "TMPDIR",
         "OMP_NUM_THREADS",
         "VLLM_CPU_OMP_THREADS_BIND",
+        *TRACING_ENVIRONMENT,
         process.REPLICA_DIR_VARIABLE,
     }
 )
@@ -94,10 +96,10 @@ def warm_key(
         return None
     python = str(command["argv"][0])
     env = {name: text for name, text in command["env"].items() if name not in OF_ONE_ENGINE}
-    try:
-        installed = Path(python).parent.parent.stat().st_mtime_ns
-    except OSError:
-        installed = 0
+    prefix = Path(python).parent.parent
+    installed = max(
+        (place.stat().st_mtime_ns for place in prefix.glob("lib/python3*/site-packages")), default=0
+    )
     return WarmKey(python, installed, tuple(sorted(env.items())), imports)
 
 
@@ -122,24 +124,26 @@ class WarmParent:
         Raises:
             StartFailedError: it ended, or took too long.
         """
+        loop = asyncio.get_running_loop()
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._theirs, (self._home / "warm.log").open("wb") as output:
-            started = await asyncio.create_subprocess_exec(
-                self.key.python, warm_parent.__file__, shim.__file__, *self.key.modules,
-                stdin=self._theirs.fileno(), stdout=output, stderr=output, cwd=self._home,
-                env={**dict(self.key.env), "HOME": str(self._home), "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-        await started.wait()  # it has left us
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                told = await asyncio.get_running_loop().sock_recv(self._ours, 64)
+                with self._theirs, (self._home / "warm.log").open("wb") as output:
+                    started = await asyncio.create_subprocess_exec(
+                        self.key.python, warm_parent.__file__, shim.__file__, *self.key.modules,
+                        stdin=self._theirs.fileno(), stdout=output, stderr=output, cwd=self._home,
+                        env={**dict(self.key.env), "HOME": str(self._home), "OMP_NUM_THREADS": "1"},
+                    )  # fmt: skip
+                await started.wait()  # it has left us
+                pid = int(await loop.sock_recv(self._ours, 64) or 0)
+                ticks = process.start_ticks(pid)
+                if ticks is not None:
+                    self._process = process.ProcessId(pid, ticks, process.boot_id())
+                told = await loop.sock_recv(self._ours, 64)
         except (TimeoutError, OSError) as error:
             raise StartFailedError(f"nothing was imported in {WAIT_SECONDS:g} s.") from error
-        word, _, pid = told.partition(b" ")
-        ticks = process.start_ticks(int(pid)) if word == b"ready" else None
-        if ticks is None:
+        if told != b"ready":
             raise StartFailedError(f"its imports failed: see {self._home / 'warm.log'}.")
-        self._process = process.ProcessId(int(pid), ticks, process.boot_id())
 
     @property
     def pid(self) -> int:
@@ -179,16 +183,25 @@ class WarmParent:
                 raise StartFailedError(f"the warm parent is gone: {error}.") from error
             finally:
                 os.close(theirs)
-            told = await _until_closed(answer, self._seconds)
+            try:
+                told = await _until_closed(answer, self._seconds)
+            except BaseException:
+                self.kill()  # with what it has half begun, and what was asked for beyond
+                raise
         if told != b"ok":
             raise StartFailedError(f"{told.decode(errors='replace')[-500:] or 'it died at once'}.")
 
-    async def end(self) -> None:
-        """End it; engines that it has forked live on."""
+    def kill(self) -> None:
+        """Kill it; engines that it has forked live on."""
         self._ours.close()
         self._theirs.close()
         if self._process is not None:
             process.send_signal(self._process, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self.kill()
+        if self._process is not None:
             await process.gone_within(self._process, process.REAP_SECONDS)
 
 
@@ -226,8 +239,8 @@ class WarmStarts:
 
     async def settled(self) -> None:
         """Wait until nothing is imported."""
-        if self._preparing is not None:
-            await asyncio.wait({self._preparing})
+        async with self._lock:
+            return
 
     async def parent(self, key: WarmKey) -> WarmParent | None:
         """Return a parent that has imported what the key says; None while there is none.
@@ -253,10 +266,12 @@ class WarmStarts:
             return self._parent
 
     async def failed(self, parent: WarmParent, error: StartFailedError) -> None:
-        """Give a parent up that did not start an engine: the next one is made after a while."""
+        """Note a start that failed. A parent that is gone is not made anew for a while; one that
+        lives has told what was wrong with that engine.
+        """
         async with self._lock:
-            log.warning("the warm parent is replaced: %s", error)
-            if self._parent is parent:
+            log.warning("an engine was not forked: %s", error)
+            if self._parent is parent and not parent.lives:
                 self._failed_at = self._now()
                 await self._drop()
 

@@ -81,13 +81,15 @@ def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
         shim.write_identity(run_dir, 0)
         os.sched_setaffinity(0, command["cores"])
         output, engine_output = os.pipe()
+        gate, opened = os.pipe()
         supervisor = os.getpid()
         pid = os.fork()
         if pid == 0:
-            become_engine(shim, command, engine_output, supervisor)
-        for descriptor in (output, ready):
+            become_engine(shim, command, engine_output, supervisor, gate)
+        passed = (output, ready, opened)
+        for descriptor in passed:
             os.set_inheritable(descriptor, True)
-        argv = [*asked["argv"], run_dir, "--engine", str(pid), str(output), str(ready)]
+        argv = [*asked["argv"], run_dir, "--engine", str(pid), *map(str, passed)]
         shim.prctl(shim.PR_SET_PDEATHSIG, 0)
         os.execve(argv[0], argv, asked["env"])  # noqa: S606 - exec is the point
     except (OSError, ValueError, KeyError) as error:
@@ -97,12 +99,13 @@ def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
 
 
 def become_engine(
-    shim: "Any", command: "dict[str, Any]", output: int, supervisor: int
+    shim: "Any", command: "dict[str, Any]", output: int, supervisor: int, gate: int
 ) -> "NoReturn":
     """In the grandchild: run the module that the command names. Never returns."""
     code = 1
     try:
         shim.depend_on(supervisor, command["cwd"], output)
+        os.read(gate, 2)  # what it forks and keeps is its cgroup's
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.environ.clear()
         os.environ.update(command["env"])
@@ -142,6 +145,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
+    connection.send(str(os.getpid()).encode())
     signal.alarm(IMPORT_SECONDS)
     import_all(sys.argv[2:])
     if "setproctitle" in sys.modules:
@@ -157,7 +161,7 @@ def main() -> None:
     gc.disable()  # a collection would write to every page that engines share
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    connection.send(f"ready {os.getpid()}".encode())
+    connection.send(b"ready")
     while True:
         data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
         if not data:

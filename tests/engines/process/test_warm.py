@@ -165,17 +165,35 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     assert process.processes_of(folder.path, identity) == []
 
 
-async def test_a_hung_parent_starts_nothing_later(bench: Bench) -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_hung_parent_starts_nothing_later(bench: Bench, *, cancelled: bool) -> None:
+    """It is killed with what it was asked for, also where nobody waits for that any more."""
     bench.starts = WarmStarts(bench.folder / ".warm", lambda: bench.now, seconds=0.05)
     folder, launch, command = bench.prepared("stay")
     parent = await bench.parent(launch, command)
     assert parent is not None
     os.kill(parent.pid, signal.SIGSTOP)
-    with pytest.raises(StartFailedError, match="did not answer"):
-        await spawn_or_undo(folder, begun=parent.fork(folder, ()))
-    await bench.starts.failed(parent, StartFailedError("hung."))
+    starting = asyncio.ensure_future(spawn_or_undo(folder, begun=parent.fork(folder, ())))
+    await asyncio.sleep(0)
+    if cancelled:
+        starting.cancel()
+    with pytest.raises(asyncio.CancelledError if cancelled else StartFailedError):
+        await starting
     assert not parent.lives
     assert not (folder.path / "process.json").exists()
+    await bench.starts.failed(parent, StartFailedError("hung."))
+    assert await bench.parent(launch, command) is None
+
+
+async def test_a_start_that_fails_by_itself_costs_no_parent(bench: Bench) -> None:
+    folder, launch, command = bench.prepared("stay")
+    (folder.path / "command.json").write_text("{}")
+    parent = await bench.parent(launch, command)
+    assert parent is not None
+    with pytest.raises(StartFailedError, match="KeyError") as caught:
+        await spawn_or_undo(folder, begun=parent.fork(folder, ()))
+    await bench.starts.failed(parent, caught.value)
+    assert await bench.parent(launch, command) is parent
 
 
 @pytest.mark.parametrize("words", [("-c", "pass"), ("-c", "import time; time.sleep(0)")])
