@@ -265,6 +265,7 @@ async def _run(
         # A host alone has no id: nothing tells it from others.
         host_id = ensure_host_id(settings.host_id_path) if settings.cluster.enabled else ""
         here = this_host(settings, host, host_id=host_id, place=place, head=True)
+        ending.push_async_callback(here.processes.close)
         fleet = None
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import running_cluster

@@ -85,6 +85,7 @@ async def _run(
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
         agent = this_host(settings, host, host_id=host_id, place=place)
+        ending.push_async_callback(agent.processes.close)
         signals = await ending.enter_async_context(received_signals())
         messages = HostServer(agent, settings.state_dir / OBEYED)
         ending.push_async_callback(messages.close)

@@ -50,6 +50,7 @@ class ThisHost:
     """Implements `ports.HostAgent` by the adapters of this host.
 
     Attributes:
+        processes: runs the processes of `engines`; close it at the end.
         finder: knows the engine that is installed here.
         cpu_speed: measures what the CPU reaches.
         engine_memory_bytes: memory for engines, if no CPU device says it.
@@ -60,6 +61,7 @@ class ThisHost:
 
     name: str
     engines: EngineRunner
+    processes: ProcessEngineRunner
     devices: DeviceProvider
     gauges: DeviceGauges | None
     partitions: PartitionWatch | None
@@ -119,7 +121,10 @@ def this_host(
     finder = EngineFinder(settings, _variant(settings, devices))
     cpu_speed = CpuSpeed(settings.state_dir)
     user = _engine_user(settings)
-    engines = _engines(settings, finder, host, user)
+    processes = _processes(settings, finder, user)
+    engines: EngineRunner = processes
+    if host.partitions is not None:
+        engines = PartitionedRunner(processes, host.partitions)
     profiler = Profiler(
         engines,
         clock=SystemClock(),
@@ -132,6 +137,7 @@ def this_host(
     return ThisHost(
         name=devices.host,
         engines=engines,
+        processes=processes,
         devices=devices,
         gauges=HostGauges(nvml=settings.gpu.enabled, cpu=settings.cpu.enabled),
         partitions=host.partitions,
@@ -148,10 +154,10 @@ def this_host(
     )
 
 
-def _engines(
-    settings: Settings, finder: EngineFinder, host: GpuHost, user: EngineUser | None
-) -> EngineRunner:
-    processes = ProcessEngineRunner(
+def _processes(
+    settings: Settings, finder: EngineFinder, user: EngineUser | None
+) -> ProcessEngineRunner:
+    return ProcessEngineRunner(
         settings.run_dir,
         finder,
         cache_dir=settings.cache_dir / "compiled",
@@ -162,7 +168,6 @@ def _engines(
         user=user,
         warm=MODULES if settings.engine.warm_starts else {},
     )
-    return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
 
 
 def _engine_user(settings: Settings) -> EngineUser | None:

@@ -131,6 +131,10 @@ class ProcessEngineRunner:
         finally:
             self._starting.discard(folder.path)
 
+    async def close(self) -> None:
+        """End what is kept for starts; engines live on."""
+        await self._warm.close()
+
     async def _spawn(
         self, launch: EngineLaunch, folder: RunFolder, command: dict[str, Any]
     ) -> EngineHandle:

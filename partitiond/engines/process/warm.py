@@ -275,6 +275,13 @@ class WarmStarts:
                 self._failed_at = self._now()
                 await self._drop()
 
+    async def close(self) -> None:
+        """End the parent."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+        async with self._lock:
+            await self._drop()
+
     async def _drop(self) -> None:
         parent, self._parent = self._parent, None
         if parent is not None:

@@ -18,6 +18,7 @@ and ends when the daemon does; whoever it has forked lives on.
 # ruff: noqa: PTH118
 
 import contextlib
+import functools
 import gc
 import importlib
 import importlib.util
@@ -106,6 +107,10 @@ def become_engine(
     try:
         shim.depend_on(supervisor, command["cwd"], output)
         os.read(gate, 2)  # what it forks and keeps is its cgroup's
+        # Intel's OpenMP gives each child the cores that it began with, those of the parent.
+        stay = functools.partial(os.sched_setaffinity, 0, command["cores"])
+        stay()
+        os.register_at_fork(after_in_child=stay)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.environ.clear()
         os.environ.update(command["env"])
@@ -165,7 +170,7 @@ def main() -> None:
     while True:
         data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
         if not data:
-            return
+            os._exit(0)  # at once: there is nothing to tidy up
         if os.fork() == 0:
             connection.close()
             begin(shim, json.loads(data), descriptors[0])
