@@ -224,6 +224,7 @@ def models() -> dict[str, Any]:
                   (f"partitiond_replica_planned_tpot_p95_seconds{{{MODEL}}}",
                    f"{replica} planned 95 %"), unit="s"),
             panel("Drift", (f"partitiond_replica_drifts{{{MODEL}}}", replica),
+                  (f"partitiond_drift_correction_ratio{{{MODEL}}}", f"{model} correction"),
                   text="1 where measured and predicted disagree beyond their confidence."),
             panel("Share of time busy", (f"partitiond_replica_busy_ratio{{{MODEL}}}", replica),
                   unit="percentunit"),

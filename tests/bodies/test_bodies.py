@@ -56,7 +56,7 @@ OTHERWISE = {"devices", "mps", "budgets", "correction"}
 """Bodies that have readers of their own."""
 FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem not in OTHERWISE)
 
-ENDED = {"baseline_first_fit", "correction"}
+ENDED = {"baseline_first_fit"}
 """Fields of inner objects that this release has no more."""
 TELLS_KINDS_APART = "mode"
 """Of a partition. It is never dropped: without it one kind could be read as another."""
