@@ -5,6 +5,7 @@ from typing import Any
 
 from partitiond.client.bodies import filter_query, given, quoted, registration_body
 from partitiond.client.connection import Connection
+from partitiond.core.drift.correction import Correction
 from partitiond.core.errors import NotReadyError
 from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
@@ -87,8 +88,12 @@ class ViewCalls(Connection):
         return self._call("GET", "/metrics").decode()
 
     def drift(self) -> DriftReport:
-        """Return replicas against their predictions, and profiles to measure again."""
+        """Return replicas against their predictions, corrections, and profiles to measure again."""
         return self._get(DriftReport, "/drift")
+
+    def lift_correction(self, profile_id: str) -> Correction:
+        """Remove a correction. Raises NotFoundError."""
+        return self._send(Correction, "DELETE", f"/drift/corrections/{quoted(profile_id)}")
 
     def usage(
         self, since: str | None = None, until: str | None = None, by: Sequence[str] = ()

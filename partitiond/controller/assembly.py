@@ -555,8 +555,9 @@ class Parts:
             clock=given.clock,
             solve=given.solve,
             options=self._options.planning,
+            corrections=self.drift.factors,
             effective=self.scaling.effective,
-            stale=lambda p: (*self.shelf.staleness.reasons(p), *self.drift.doubts(p)),
+            stale=self.shelf.staleness.reasons,
             architecture_of=given.resolver.architecture,
             host_memory=given.host_memory,
         )

@@ -148,6 +148,11 @@ def _drifting(shown: MetricsSnapshot) -> Samples:
         yield (view.model, view.engine, view.device_id), float(view.verdict in _DRIFTS)
 
 
+def _factors(shown: MetricsSnapshot) -> Samples:
+    for one in shown.drift.corrections if shown.drift is not None else ():
+        yield (one.model, one.hardware), one.factor
+
+
 def _remeasures(shown: MetricsSnapshot) -> Samples:
     if shown.drift is not None:
         yield (), float(len(shown.drift.remeasures))
@@ -235,6 +240,13 @@ SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = 
             "1 while measured and predicted disagree beyond their confidence.",
         ),
         _drifting,
+    ),
+    (
+        Family(
+            "partitiond_drift_correction_ratio", "gauge", ("model", "hardware"),
+            "Factor on the planner's rates because of drift.",
+        ),
+        _factors,
     ),
     (
         Family(

@@ -18,6 +18,10 @@ class DriftSettings(Table):
     window_seconds: Seconds = Field(
         20.0, description="Shortest length of a window that is compared, in seconds."
     )
+    correct: bool = Field(
+        default=True,
+        description="Plan with corrected figures if replicas are slower than their profile.",
+    )
     reprofile: bool = Field(
         default=True,
         description="Measure a profile that has drifted again automatically, at a quiet time on "

@@ -40,7 +40,6 @@ NOT_SETTINGS: Final = frozenset(
 """Variables of the command line, not of the schema: settings file, control URL, admin token."""
 REMOVED: Final = {
     "cluster.tls": "hosts always speak TLS",
-    "drift.correct": "a profile whose replicas are slower is stale until it is measured again",
     "planner.move_budget": "planner.move_price alone decides what moves",
     "planner.workers": "a search takes one core",
     "proxy.affinity_seconds": "requests prefer a replica by the beginning of their prompt alone",

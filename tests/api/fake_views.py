@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 
 from partitiond.controller.watchers import Watchers
+from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import Figure, Finding, LedgerEntry, Verdict
 from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
@@ -54,15 +55,26 @@ ENTRY = LedgerEntry(
     sharing=1.0,
     findings=(FINDING,),
 )
+CORRECTION = Correction(
+    "profile-a", "a", "cpu-test-2c", 0.75, 1.3, 1.25, 1.35, 1, "2030-01-01T00:00:00Z"
+)
 
 
 class FakeDrift:
     """Fakes `api.given.DriftControl`."""
 
+    def __init__(self) -> None:
+        self.corrections = {CORRECTION.profile_id: CORRECTION}
+
     def report(self) -> DriftReport:
         replica = ReplicaDrift("a-1", "a-1", "a", "cpu", "slower", ENTRY.sentence, 7, ENTRY)
         waits = Remeasure("profile-a", "a", "job-1", "waits for a quiet time")
-        return DriftReport((replica,), (waits,), 30)
+        return DriftReport((replica,), tuple(self.corrections.values()), (waits,), 30)
+
+    def lift(self, profile_id: str) -> Correction:
+        if profile_id not in self.corrections:
+            raise NotFoundError(f"no figures of a profile {profile_id} are corrected.")
+        return self.corrections.pop(profile_id)
 
 
 SPEC = ModelSpec("a", ModelSource(SourceKind.HUB, "org/a", "r1"))

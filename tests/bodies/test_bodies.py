@@ -16,6 +16,7 @@ import pytest
 from partitiond import serde
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import BudgetPeriod, RoutingTable
+from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import BudgetUse
@@ -50,9 +51,10 @@ KINDS = {
     "owner": RunFolderOwner,
     "lock": LockHolder,
     "ledger": LedgerEntry,
+    "correction": Correction,
     "traffic": TrafficSample,
 }
-OTHERWISE = {"devices", "mps", "budgets", "correction"}
+OTHERWISE = {"devices", "mps", "budgets"}
 """Bodies that have readers of their own."""
 FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem not in OTHERWISE)
 

@@ -13,6 +13,7 @@ from partitiond.cli.options import this_person
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from tests.api.fake_service import FakeService
+from tests.api.fake_views import CORRECTION
 from tests.cli.conftest import Cli, ServedApi
 
 
@@ -118,11 +119,15 @@ def test_moments_and_people_are_what_the_api_takes(monkeypatch: pytest.MonkeyPat
     assert this_person() == "nightly_build__1_"
 
 
-def test_drift_shows_ratios_and_what_is_measured_again(service: FakeService, cli: Cli) -> None:
+def test_drift_shows_ratios_corrections_and_what_is_measured_again(
+    service: FakeService, cli: Cli
+) -> None:
     cli("models drift").ended(
         0,
-        *("1.30 ±0.05", "7/30"),
+        *("1.30 ±0.05", "7/30", "plans take 0.75 of profile-a's rates"),
         "pace is 1.30 times what its profile predicts at this load",
         "to be measured again (job-1): waits for a quiet time",
     )
-    assert cli("models drift --json").json["remeasures"][0]["job_id"] == "job-1"
+    assert cli("models drift --json").json["corrections"][0]["factor"] == 0.75
+    cli("models drift --lift", CORRECTION.profile_id).ended(0, "as they are again")
+    assert cli("models drift --lift", CORRECTION.profile_id).code == 3

@@ -397,6 +397,7 @@ def plan_maker(
     return PlanMaker(
         store=store,
         clock=FakeClock(),
+        corrections=dict,
         effective=lambda spec: spec,
         solve=solve,
         options=PlanOptions() if options is None else options,

@@ -3,6 +3,7 @@
 import dataclasses
 
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, ReplicaTraffic, TrafficSample
+from partitiond.core.drift.correction import Correction
 from partitiond.core.events import Event
 from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.partition import CpuCores
@@ -43,6 +44,7 @@ OVERVIEW = Overview(
 )
 DRIFT = DriftReport(
     (ReplicaDrift("m-1", "m-1", "m", "cpu", "slower", "by a third", 3),),
+    (Correction("p1", "m", "cpu-x", 0.8, 1.25, 1.2, 1.3, 1, NOW),),
     (),
     30,
 )
@@ -71,6 +73,7 @@ def test_planned_and_measured_stand_side_by_side() -> None:
     assert names[f"{measured}{{device=cpu,model=m,replica=m-1}}"] == 90.0
     assert f"{measured}{{device=cpu,model=m,replica=m-2}}" not in names
     assert names["partitiond_replica_drifts{device=cpu,model=m,replica=m-1}"] == 1.0
+    assert names["partitiond_drift_correction_ratio{hardware=cpu-x,model=m}"] == 0.8
     assert names["partitiond_device_memory_used_bytes{device=cpu}"] == 15.0
     assert names["partitiond_device_memory_held_bytes{device=cpu}"] == 10.0
     assert names["partitiond_device_memory_coming_bytes{device=cpu}"] == 5.0

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from partitiond import serde
+from partitiond.controller.drift.marks import LIFTED
 from partitiond.controller.drift.marks import MARK as DRIFT
 from partitiond.core.errors import ConflictError, StoreError
 from partitiond.core.keys.record import KeyRecord
@@ -15,6 +17,7 @@ from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store
+from tests.api.fake_views import CORRECTION
 from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
 
@@ -136,7 +139,8 @@ STRANGE = (
 
 async def test_a_daemon_starts_on_strange_bodies_and_lists_the_others(path: Path) -> None:
     before = open_store(path)
-    before.set_mark(DRIFT, "profile-a", '{"ratio": 1.5}', NOW)
+    before.set_mark(DRIFT, CORRECTION.profile_id, serde.to_stored_json(CORRECTION), NOW)
+    before.set_mark(LIFTED, measured_profile("a").id, NOW, NOW)
     before.put_release(Release("a", 1, NOW, ReleaseState.SERVING, record("a").spec))
     before.close()
     with sqlite3.connect(path) as here:
@@ -149,8 +153,9 @@ async def test_a_daemon_starts_on_strange_bodies_and_lists_the_others(path: Path
         assert [view.record.spec.name for view in host.service.models.models()] == ["b"]
         assert measured_profile("b").id in {v.profile.id for v in host.service.profiles.views()}
         assert host.service.profiles.prune(delete=False) is not None
+        assert host.service.drift.report().corrections == ()
         assert host.store.releases("a") == []
     with sqlite3.connect(path) as here:
-        kept = here.execute("SELECT count(*) FROM mark WHERE kind = 'drift'")
-        assert kept.fetchone() == (1,)
+        kept = here.execute("SELECT count(*) FROM mark WHERE kind IN ('drift', 'drift-lifted')")
+        assert kept.fetchone() == (2,)
     here.close()

@@ -6,24 +6,43 @@ import typer
 from rich.console import Group, RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit
+from partitiond.cli.ids import with_id
+from partitiond.cli.options import JsonOption, client_of, option, spread
+from partitiond.cli.output import emit, tell
 from partitiond.core.drift.detection import Figure
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
 ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
 
 
-def drift(ctx: typer.Context, as_json: JsonOption = False) -> None:
+@spread
+def drift(
+    ctx: typer.Context,
+    *,
+    lift: str | None = option(
+        "Take this profile's correction off; its replicas are judged anew.", metavar="PROFILE"
+    ),
+    as_json: JsonOption = False,
+) -> None:
     """Show what replicas do beside what was predicted at their load."""
     with client_of(ctx) as client:
+        if lift is not None:
+            lifted = with_id(
+                "profile",
+                lift,
+                client.lift_correction,
+                lambda: (correction.profile_id for correction in client.drift().corrections),
+            )
+            words = f"Plans take the figures of {lifted.profile_id} as they are again."
+            tell(lifted, words, as_json=as_json)
+            return
         report = client.drift()
     emit(report, as_json=as_json, render=lambda: report_view(report))
 
 
 def report_view(report: DriftReport) -> RenderableType:
-    """Return the replicas, then the profiles to be measured again."""
-    if not report.replicas and not report.remeasures:
+    """Return the replicas, then the corrections and the profiles to be measured again."""
+    if not report.replicas and not report.corrections:
         return "No replica serves."
     ratios = [f">{figure.value}" for figure in ALWAYS_SHOWN]
     heads = ("engine", "device", "verdict", ">batch", *ratios, ">window")
@@ -46,6 +65,11 @@ def _notes(report: DriftReport) -> Sequence[str]:
         f"is full at {report.window_requests} requests."
     ]
     lines += [f"{r.engine}: {r.words}." for r in report.replicas if r.words]
+    lines += [
+        f"{c.model}: since {c.since[:19]} plans take {c.factor:.2f} of {c.profile_id}'s rates; "
+        f"`partitiond models drift --lift {c.profile_id}` takes that off."
+        for c in report.corrections
+    ]
     lines += [
         f"{m.profile_id} is to be measured again{f' ({m.job_id})' if m.job_id else ''}: {m.words}."
         for m in report.remeasures

@@ -1,4 +1,4 @@
-"""Follows drift: keeps the ledger of predicted and measured, doubts profiles, and measures again.
+"""Follows drift: keeps the ledger of predicted and measured, corrects, and measures again.
 
 The decisions are `core.drift`.
 """

@@ -1,49 +1,77 @@
-"""Keeps in the store how profiles drift, beside the ledger: it holds when no replica is left."""
+"""Keeps the corrections by drift in the store, beside the ledger, and when each was lifted."""
 
-import json
+import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from partitiond import serde
+from partitiond.core.drift.correction import Correction
+from partitiond.core.errors import InputError, NotFoundError, StoreError
 from partitiond.ports import Clock, Store
 
+log = logging.getLogger(__name__)
+
 MARK: Final = "drift"
-"""Kind of the marks that say how a profile drifts, by its id."""
+"""Kind of the marks that hold corrections, by profile id."""
+LIFTED: Final = "drift-lifted"
+"""Kind of the marks that say when a correction was lifted: windows before that are no evidence."""
 
 
 class DriftMarks:
-    """How profiles drift, in words, by id; each change is stored before it takes effect."""
+    """Corrections and lifts by profile id; each change is stored before it takes effect."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        told = {profile_id: words_of(text) for profile_id, text in store.marks(MARK).items()}
-        self._words = {profile_id: words for profile_id, words in told.items() if words}
+        self._corrections = {
+            profile_id: correction
+            for profile_id, text in store.marks(MARK).items()
+            if (correction := _readable(profile_id, text)) is not None
+        }
+        self._lifted = dict(store.marks(LIFTED))
+        self._drop_lifts()
 
     @property
-    def doubts(self) -> Mapping[str, str]:
-        """How each profile drifts that plans take for stale."""
-        return self._words
+    def corrections(self) -> Mapping[str, Correction]:
+        """The corrections in force."""
+        return self._corrections
 
-    def set(self, profile_id: str, words: str) -> None:
-        """Say how a profile drifts; nothing if it does not."""
-        self._store.set_mark(MARK, profile_id, words or None, self._clock.utc_iso())
-        if words:
-            self._words[profile_id] = words
+    def set(self, profile_id: str, correction: Correction | None) -> None:
+        """Set a profile's correction, or take it off."""
+        text = None if correction is None else serde.to_stored_json(correction)
+        self._store.set_mark(MARK, profile_id, text, self._clock.utc_iso())
+        if correction is None:
+            self._corrections.pop(profile_id, None)
         else:
-            self._words.pop(profile_id, None)
+            self._corrections[profile_id] = correction
+
+    def lift(self, profile_id: str) -> None:
+        """Take a correction off; its evidence is disregarded from now on, by later daemons, too."""
+        now = self._clock.utc_iso()
+        self._store.set_mark(LIFTED, profile_id, now, now)
+        self._lifted[profile_id] = now
+        self.set(profile_id, None)
+
+    def lifted_at(self, profile_id: str) -> str:
+        """Return when it was lifted, ISO 8601 UTC; empty if it never was."""
+        return self._lifted.get(profile_id, "")
+
+    def _drop_lifts(self) -> None:
+        """Forget the lifts of profiles that are gone."""
+        for profile_id in tuple(self._lifted):
+            try:
+                self._store.profile(profile_id.partition("@")[0])
+            except NotFoundError:
+                self._store.set_mark(LIFTED, profile_id, None)
+                del self._lifted[profile_id]
+            except StoreError as error:  # the profile cannot be read; another release may read it
+                log.warning("%s", error)
 
 
-def drift_words(ratio: float) -> str:
-    """Say that the replicas of a profile are slower or faster than it predicts."""
-    return f"its replicas take {ratio:.2f} times as long as it predicts"
-
-
-def words_of(text: str) -> str:
-    """Return what a mark says; of an earlier release, which stored a correction, in these words."""
-    if not text.startswith("{"):
-        return text
+def _readable(profile_id: str, text: str) -> Correction | None:
+    """Return a stored correction; None if it cannot be read, and its mark stays as it is."""
     try:
-        told: dict[str, Any] = json.loads(text)
-        return drift_words(float(told["ratio"]))
-    except (ValueError, KeyError, TypeError):
-        return ""
+        return serde.from_stored_json(Correction, text)
+    except InputError as error:
+        log.error("the figures of %s are not corrected: %s", profile_id, error)
+        return None

@@ -1,7 +1,7 @@
 """Measures drifting profiles again, by jobs that wait for a quiet time and for spare capacity.
 
 The job is queued at once, so that `partitiond profile jobs` shows it with its reason. It gets its
-lease only at a quiet time (`core.drift.again.not_quiet`), and only from what nothing else
+lease only at a quiet time (`core.drift.correction.not_quiet`), and only from what nothing else
 holds. No engine is evicted for it.
 One profile is measured again once. A job that failed or was cancelled is left to the operator; a
 job that was withdrawn is queued again. What drifts from the new profile, too, waits for a day: if a
@@ -18,7 +18,7 @@ from partitiond.controller.profiles.profiling import ProfilingOptions, options_f
 from partitiond.controller.profiles.targets import ProfileTarget, best_profiles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import TrafficSample, TrafficWindow
-from partitiond.core.drift.again import QuietPolicy, not_quiet
+from partitiond.core.drift.correction import QuietPolicy, not_quiet
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device

@@ -2,24 +2,24 @@
 
 With each look at the proxy's counts the windows of all serving engines grow. A full window is
 compared with its profile at the load it had, written to the ledger, and followed up: an event when
-a verdict changes, a profile that plans take for stale, a profile job at a quiet time. What disturbs
-a comparison (an engine that starts on the same device, a profile measured there) restarts the
-window.
+a verdict changes, corrected figures for plans, a profile job at a quiet time. What disturbs a
+comparison (an engine that starts on the same device, a profile measured there) restarts the window.
 """
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.drift.marks import DriftMarks, drift_words
+from partitiond.controller.drift.marks import DriftMarks
 from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample
-from partitiond.core.drift.again import pooled, ratio_of
+from partitiond.core.drift.correction import Correction, correction_of, pooled
 from partitiond.core.drift.detection import (
     RECENT,
+    Figure,
     LedgerEntry,
     Tracks,
     Verdict,
@@ -77,7 +77,7 @@ class DriftUseCases:
         engines: all engines.
         leases: partitions lent to profile jobs.
         remeasures: measures drifting models again.
-        changed: called when other profiles are stale: plans are made with other margins now.
+        changed: called when corrections changed: plans are made of other figures now.
     """
 
     def __init__(
@@ -107,15 +107,19 @@ class DriftUseCases:
 
     # -- what is known -----------------------------------------------------------------------
 
-    def doubts(self, profile: Profile) -> tuple[str, ...]:
-        """Return why plans take a profile for stale: how its replicas drift; empty if not."""
-        words = self._marks.doubts.get(profile.id, "") if self._options.enabled else ""
-        return (words,) if words else ()
+    def factors(self) -> Mapping[str, float]:
+        """Factors by profile id that plans are made with."""
+        if not (self._options.enabled and self._options.correct):
+            return {}
+        return {c.profile_id: c.factor for c in self._marks.corrections.values()}
 
     def report(self) -> DriftReport:
-        """Replicas, and what is to be measured again."""
+        """Replicas, corrections and what is to be measured again."""
         return DriftReport(
             replicas=tuple(self._view(name) for name in sorted(self._watched)),
+            corrections=tuple(
+                self._marks.corrections[profile_id] for profile_id in sorted(self.factors())
+            ),
             remeasures=self.remeasures.open(),
             window_requests=self._options.window_requests,
         )
@@ -126,6 +130,23 @@ class DriftUseCases:
             return ""
         view = self._view(engine)
         return view.words if view.verdict in (v.value for v in _OFF) else ""
+
+    def lift(self, profile_id: str) -> Correction:
+        """Take a correction off; the replicas are judged again. Raises NotFoundError."""
+        found = self._marks.corrections.get(profile_id)
+        if found is None:
+            raise NotFoundError(
+                f"no figures of a profile {profile_id} are corrected.",
+                hint="`partitiond models drift` lists the corrections.",
+                facts={"profile": profile_id},
+            )
+        for watched in self._watched.values():
+            if watched.placement.candidate.profile_id == profile_id:
+                watched.tracks, watched.last, watched.judged = {}, None, None
+        self._marks.lift(profile_id)
+        self._journal.note("figures-restored", found.model, f"{profile_id}: as asked.")
+        self._changed()
+        return found
 
     def _view(self, name: str) -> ReplicaDrift:
         watched = self._watched[name]
@@ -193,8 +214,8 @@ class DriftUseCases:
         self._judge(sample.at)
         now = self._clock.utc_iso()
         for profile_id in self.remeasures.tend(self._drifting(), sample, now):
-            if profile_id in self._marks.doubts:
-                self._set(profile_id, "")
+            if profile_id in self._marks.corrections:
+                self._set(profile_id, None, "another profile has taken its place")
 
     def _watch(self, name: str, engine: Engine) -> None:
         """Note a watched engine's new process; forget an engine with another profile or device."""
@@ -214,8 +235,9 @@ class DriftUseCases:
         kept = self._store.ledger(
             model=placement.model, replica_id=placement.replica_id, limit=RECENT
         )
+        since = self._marks.lifted_at(placement.candidate.profile_id)
         same = _subject(placement)
-        own = [e for e in kept if (e.profile_id, e.device_id) == same]
+        own = [e for e in kept if (e.profile_id, e.device_id) == same and e.at > since]
         return _Watched(
             placement,
             engine.generation,
@@ -290,7 +312,7 @@ class DriftUseCases:
             for name, entry, before in seen:
                 self._tell(name, self._watched[name], entry, before)
         for profile_id in dict.fromkeys(entry.profile_id for _, entry, _ in seen if entry.findings):
-            self._doubt(profile_id)
+            self._correct(profile_id)
 
     def _compare(self, watched: _Watched, full: FullWindow) -> LedgerEntry | None:
         """Compare a window with what its profile says; None if the profile says nothing of it."""
@@ -354,9 +376,10 @@ class DriftUseCases:
         if source == candidate.profile_id:
             return profile, 1.0
         point = profile.point(candidate.batch)
-        if point is None or candidate.output_tokens_per_s <= 0:
+        planned = candidate.output_tokens_per_s / candidate.correction
+        if point is None or planned <= 0:
             return None, 1.0
-        return profile, point.output_tokens_per_s / candidate.output_tokens_per_s
+        return profile, point.output_tokens_per_s / planned
 
     def _tell(self, engine: str, watched: _Watched, entry: LedgerEntry, before: Verdict) -> None:
         """Note a changed verdict; windows that lack a figure, or all figures, change none."""
@@ -375,23 +398,35 @@ class DriftUseCases:
 
     # -- acting ------------------------------------------------------------------------------
 
-    def _doubt(self, profile_id: str) -> None:
-        """Take a profile for stale, or not any more; while nobody is sure it stays as it is."""
+    def _correct(self, profile_id: str) -> None:
+        """Set, change or lift the correction of a profile's figures."""
         entries = self._on_profile(profile_id)
-        together, known = pooled(entries), profile_id in self._marks.doubts
-        # Replicas keep a superseded profile until a plan is applied: it is not doubted any more.
-        if together is Verdict.SLOWER and not known and self.remeasures.counts(profile_id):
-            self._set(profile_id, drift_words(ratio_of(entries, together)))
-        elif together in (Verdict.HOLDS, Verdict.FASTER) and known:
-            self._set(profile_id, "")
+        before = self._marks.corrections.get(profile_id)
+        after = correction_of(entries, before, self._clock.utc_iso())
+        # Replicas keep a superseded profile until a plan is applied; no correction is set for it.
+        if after != before and (after is None or self.remeasures.counts(profile_id)):
+            self._set(profile_id, after, "its replicas do again what it predicts")
 
-    def _set(self, profile_id: str, words: str) -> None:
-        self._marks.set(profile_id, words)
+    def _set(self, profile_id: str, after: Correction | None, why: str) -> None:
+        known = after or self._marks.corrections.get(profile_id)
+        self._marks.set(profile_id, after)
+        if not self._options.correct or known is None:
+            return
+        model = known.model
+        if after is None:
+            self._journal.note("figures-restored", model, f"{profile_id}: {why}.")
+        else:
+            self._journal.note(
+                "figures-corrected",
+                model,
+                f"{profile_id}: plans take {after.factor:.2f} of its rates, because "
+                f"{after.replicas} replica(s) take {after.ratio:.2f} times as long as it predicts.",
+            )
         self._changed()
 
     def _drifting(self) -> dict[str, str]:
         """Return the profiles that their replicas together disagree with, and how."""
-        found = dict(self._marks.doubts)
+        found = {}
         judged: dict[str, list[LedgerEntry]] = {}
         for watched in self._watched.values():
             if watched.judged is not None:
@@ -399,7 +434,17 @@ class DriftUseCases:
         for profile_id, entries in judged.items():
             together = pooled(entries)
             if together in _OFF:
-                found[profile_id] = drift_words(ratio_of(entries, together))
+                pace = [f for e in entries if (f := e.finding(Figure.PACE))]
+                off = [f for f in pace if f.verdict is together]
+                worst = max(off, key=lambda f: abs(f.ratio - 1))
+                found[profile_id] = (
+                    f"its replicas take {worst.ratio:.2f} times as long as it predicts"
+                )
+        for correction in self._marks.corrections.values():
+            found.setdefault(
+                correction.profile_id,
+                f"its replicas took {correction.ratio:.2f} times as long as it predicts",
+            )
         return found
 
 

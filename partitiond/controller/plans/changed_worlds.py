@@ -39,6 +39,7 @@ async def demands_of(
         now: when the estimates are made, ISO 8601, UTC.
     """
     profiles, stale = dict(situation.profiles), dict(situation.stale)
+    corrections = dict(situation.corrections)
     records = {record.spec.name: record for record in situation.records}
     here = {device.hardware for device in situation.devices}
     known: dict[str, Architecture] = {}
@@ -59,6 +60,7 @@ async def demands_of(
                 ),
                 hardware,
                 stale,
+                corrections,
                 most_cores=most_host_cores(world.devices),
             )
             for spec in world.specs

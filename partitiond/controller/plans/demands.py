@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from partitiond.controller.plans.changed_worlds import usable
 from partitiond.controller.plans.situation import Situation
+from partitiond.core.drift.correction import factor_for
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import ModelDemand
 from partitiond.core.profile.record import Profile
@@ -21,6 +22,7 @@ class _MadeFrom:
     profiles: tuple[Profile, ...]
     hardware: tuple[str, ...]
     stale: tuple[tuple[str, tuple[str, ...]], ...]
+    corrections: tuple[tuple[str, float], ...]
     most_cores: tuple[tuple[str, int], ...]
 
     def demand(self) -> ModelDemand:
@@ -30,6 +32,7 @@ class _MadeFrom:
             self.profiles,
             self.hardware,
             dict(self.stale),
+            dict(self.corrections),
             most_cores=dict(self.most_cores),
         )
 
@@ -71,6 +74,7 @@ def _made_from(situation: Situation) -> Sequence[_MadeFrom]:
     hardware = tuple(sorted({device.hardware for device in situation.devices}))
     cores = tuple(sorted(most_host_cores(situation.devices).items()))
     profiles, stale = dict(situation.profiles), dict(situation.stale)
+    corrections = dict(situation.corrections)
     asked: list[_MadeFrom] = []
     for record in situation.planned:
         mine = tuple(usable(profiles[record.spec.name], record, situation))
@@ -80,6 +84,8 @@ def _made_from(situation: Situation) -> Sequence[_MadeFrom]:
                 mine,
                 hardware,
                 tuple((p.id, stale[p.id]) for p in mine if p.id in stale),
+                # A derived profile takes the factor of the one it was derived from.
+                tuple((p.id, factor_for(corrections, p.id)) for p in mine) if corrections else (),
                 cores,
             )
         )

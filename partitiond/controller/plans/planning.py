@@ -172,6 +172,8 @@ class PlanMaker:
     """Makes plans, checks them, and remembers what each was made from.
 
     Args:
+        corrections: returns the factors on the rates of profiles whose replicas are slower, by
+            profile id.
         effective: returns a spec with the demand that is planned for, if that is measured.
         stale: returns why a profile no longer speaks for what runs now; such a profile is planned
             with the margins of a transferred one.
@@ -187,6 +189,7 @@ class PlanMaker:
         clock: Clock,
         solve: Solve,
         options: PlanOptions,
+        corrections: Callable[[], Mapping[str, float]],
         effective: Callable[[ModelSpec], ModelSpec],
         stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
         architecture_of: ArchitectureOf | None = None,
@@ -194,6 +197,7 @@ class PlanMaker:
     ) -> None:
         self._host_memory = host_memory
         self._stale = stale
+        self._corrections = corrections
         self._effective = effective
         self._architecture_of = architecture_of
         self._derivations = Derivations(architecture_of)
@@ -263,6 +267,7 @@ class PlanMaker:
             leases=tuple(leases),
             sleepers=tuple(sleepers),
             asleep=tuple(sorted(asleep.items())),
+            corrections=tuple(sorted(self._corrections().items())),
             obstacles=tuple(o for name, o in obstacles.items() if name in nowhere),
             warnings=tuple(o for name, o in warnings.items() if name not in obstacles),
         )

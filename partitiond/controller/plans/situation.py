@@ -33,6 +33,7 @@ class Situation:
         leases: what is lent to running profile jobs.
         sleepers: replicas of models that sleep.
         asleep: level by model that sleeps.
+        corrections: factor on the rates of profiles whose replicas are slower, by profile id.
         obstacles: of models that cannot run at all, and so are not planned.
         warnings: of models that are planned although something speaks against that.
         closed: devices that refuse replicas now; they keep those that run there, and get no other.
@@ -48,6 +49,7 @@ class Situation:
     leases: tuple[Lease, ...] = ()
     sleepers: tuple[Sleeper, ...] = ()
     asleep: tuple[tuple[str, int], ...] = ()
+    corrections: tuple[tuple[str, float], ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     warnings: tuple[Obstacle, ...] = ()
     closed: frozenset[str] = frozenset()
@@ -114,6 +116,7 @@ class Situation:
             *(_version_of_spec(record.spec) for record in self.records),
             *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
             *(f"{profile_id} is stale" for profile_id, _ in self.stale),
+            *(f"{profile_id} times {factor}" for profile_id, factor in self.corrections),
             *(f"{model} sleeps at {level}" for model, level in self.asleep),
             *(
                 f"{obstacle.model} cannot run: {obstacle.kind}"

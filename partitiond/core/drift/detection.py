@@ -32,7 +32,7 @@ SLACK: Final = 0.5
 ALARM: Final = 6.0
 """H. `python -m bench.control.drift` shows how soon an alarm comes, and how often it is false."""
 RELIEF: Final = 4.0
-"""H of the return: a drift that ends too soon is merely found again. Chosen."""
+"""H of the return: a correction that is lifted too soon is merely set again. Chosen."""
 CLIP: Final = 3.5
 """Largest weight of a window in scatters: an alarm takes two or more. Chosen."""
 RECENT: Final = 24
@@ -340,6 +340,9 @@ def replayed(entries: Iterable[LedgerEntry]) -> dict[Figure, Track]:
     """
     tracks: Tracks = {}
     for entry in entries:
+        # A figure's first window: the windows before it were discarded (`drift lift`).
+        begun = {f.figure for f in entry.findings if f.windows == 1}
+        tracks = {name: track for name, track in tracks.items() if name not in begun}
         seen = [Comparison(f.figure, f.predicted, f.measured, f.tolerance) for f in entry.findings]
         tracks, _ = compared(tracks, seen)
         said = {finding.figure: finding for finding in entry.findings}

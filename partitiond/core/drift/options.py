@@ -9,6 +9,7 @@ class DriftOptions:
 
     Attributes:
         window_requests, window_seconds: a window has at least so much of both.
+        correct: plans use corrected figures.
         reprofile: drifting models are measured again.
         quiet_share, quiet_seconds: measure if at most this share of places was in use for so long.
     """
@@ -16,6 +17,7 @@ class DriftOptions:
     enabled: bool = True
     window_requests: int = 30
     window_seconds: float = 20.0
+    correct: bool = True
     reprofile: bool = True
     quiet_share: float = 0.3
     quiet_seconds: float = 600.0

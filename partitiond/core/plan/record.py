@@ -52,6 +52,8 @@ class Candidate:
         watts: what it draws at the operating point beyond the idle device; None unknown.
         asleep: what its engine holds asleep; None where it is not known, or it never sleeps: then
             it counts as holding everything.
+        correction: factor on its profile's rates that is in its figures, because replicas were seen
+            to be slower (`core.drift.detection`); 1 for none.
         release: digest of what the model's engines are made of (`core.replica.releases`); empty
         unknown.
         weights_bytes: of the footprint; 0 where it is not known.
@@ -77,6 +79,7 @@ class Candidate:
     stale: tuple[str, ...] = ()
     watts: float | None = None
     asleep: SleepingFootprint | None = None
+    correction: float = 1.0
     release: str = ""
     weights_bytes: Bytes = ZERO_BYTES
     dtype: str = ""

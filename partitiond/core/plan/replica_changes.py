@@ -1,7 +1,7 @@
 """Describes in words what applying a plan changes about each replica, and why. Pure.
 
 The reason is the first of these that the two plans prove: the device went away or was cordoned; the
-model is new or gone; it has another release; its profile changed;
+model is new or gone; it has another release; its profile or a correction of its figures changed;
 its demand changed; its place went to another replica. Otherwise the reason is the plan itself: it
 is better by its objective.
 """
@@ -135,6 +135,10 @@ class _Reasons:
         was, now = old.candidate, new.candidate
         if was.profile_id != now.profile_id:
             figures = f"another profile counts now ({now.profile_kind.value}: {now.profile_id})"
+        elif was.correction != now.correction:
+            figures = (
+                f"its figures are planned times {now.correction:.2f}, before {was.correction:.2f}"
+            )
         else:
             figures = ""
         released = f"another release of {new.model}: what its engines are made of changed"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
 
 
@@ -48,10 +49,12 @@ class DriftReport:
 
     Attributes:
         replicas: those that serve, by name.
+        corrections: factors that plans use.
         remeasures: what is to be measured again.
         window_requests: requests of a full window.
     """
 
     replicas: tuple[ReplicaDrift, ...]
+    corrections: tuple[Correction, ...]
     remeasures: tuple[Remeasure, ...]
     window_requests: int

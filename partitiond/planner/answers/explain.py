@@ -29,6 +29,7 @@ from partitiond.planner.answers.rules_text import (
 from partitiond.planner.answers.words import CLOSE, KINDS, counted, figure
 from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.check.fits import Fits
+from partitiond.planner.model.candidates import corrections_told
 from partitiond.planner.model.cores import core_notes
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.rates import rates_alone, reference_rates
@@ -74,6 +75,7 @@ def explain(
         *_variants(placements),
         *_provisional(placements),
         *_stale(placements),
+        *corrections_told(placements),
         *warnings(instance.request),
     )
 

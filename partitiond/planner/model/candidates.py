@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from partitiond import __version__
+from partitiond.core.drift.correction import factor_for
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
@@ -29,7 +30,7 @@ from partitiond.core.performance.footprint import (
 from partitiond.core.performance.interference import planned_kappa
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.performance.transfer_fit import engine_argument
-from partitiond.core.plan.record import Candidate, ModelDemand
+from partitiond.core.plan.record import Candidate, ModelDemand, Placement
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.points import OperatingPoint, SleepingFootprint
 from partitiond.core.profile.record import (
@@ -52,6 +53,8 @@ _RANK: Final = {ProfileKind.MEASURED: 0, ProfileKind.TRANSFERRED: 1, ProfileKind
 
 StaleReasons = Mapping[str, tuple[str, ...]]
 """Reasons why a profile is stale, by profile id."""
+Corrections = Mapping[str, float]
+"""Factor on a profile's rates, by profile id."""
 
 
 def candidates_for(
@@ -59,6 +62,7 @@ def candidates_for(
     profiles: Sequence[Profile],
     device_hardware_keys: Collection[str],
     stale: StaleReasons | None = None,
+    corrections: Corrections | None = None,
     *,
     most_cores: Mapping[str, int] | None = None,
 ) -> ModelDemand:
@@ -70,6 +74,7 @@ def candidates_for(
             counts, then the newest.
         device_hardware_keys: hardware of the devices present.
         stale: profiles in doubt; they are planned with the margins of transferred profiles.
+        corrections: factor by profile id for profiles whose replicas were observed to be slower.
         most_cores: host cores of the GPU with most of them, by hardware; absent where not known.
 
     Returns:
@@ -83,7 +88,7 @@ def candidates_for(
     )
     doubts = stale or {}
     found = [
-        c
+        corrected(c, factor_for(corrections or {}, p.id))
         for p in usable
         for c in _candidates(spec, p, doubts.get(p.id, ()), (most_cores or {}).get(p.hardware))
     ]
@@ -416,3 +421,28 @@ def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:
         with_margin(exact.level_2_bytes),
         with_margin(exact.host_bytes),
     )
+
+
+def corrected(candidate: Candidate, factor: float) -> Candidate:
+    """Return the candidate with its rates multiplied, and its latencies divided, by a factor."""
+    if factor == 1.0:
+        return candidate
+    return dataclasses.replace(
+        candidate,
+        capacity_req_per_s=candidate.capacity_req_per_s * factor,
+        output_tokens_per_s=candidate.output_tokens_per_s * factor,
+        ttft_p95_seconds=candidate.ttft_p95_seconds / factor,
+        tpot_p95_seconds=candidate.tpot_p95_seconds / factor,
+        correction=factor,
+    )
+
+
+def corrections_told(placements: Sequence[Placement]) -> Iterator[str]:
+    """Yield the models whose figures differ from those of their profiles."""
+    factors = {(p.model, p.candidate.correction) for p in placements}
+    for model, factor in sorted(factors):
+        if factor != 1.0:
+            yield (
+                f"{model}: its replicas were slower than its profile, so its rates are planned "
+                f"times {factor:.2f} (`partitiond models drift`) until it is measured again."
+            )

@@ -7,6 +7,7 @@ from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.overview import Overview
 from partitiond.serde import from_json, from_jsonable
 from tests.api.fake_service import FakeService
+from tests.api.fake_views import CORRECTION
 from tests.controller.samples import measured_profile, spec
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -14,9 +15,14 @@ BODY = {"model": "opt-125m", "weights": "dummy", "engine_kind": "simulated"}
 HERE = "/models/opt-125m"
 
 
-async def test_drift_is_reported(http: httpx.AsyncClient, service: FakeService) -> None:
+async def test_drift_is_reported_and_a_correction_lifted_once(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
     report = (await http.get("/drift")).json()
     assert from_jsonable(DriftReport, report) == service.drift.report()
+    path = f"/drift/corrections/{CORRECTION.profile_id}"
+    assert (await http.delete(path)).json()["factor"] == CORRECTION.factor
+    assert (await http.delete(path)).status_code == 404
 
 
 async def test_all_hosts_are_shown_and_a_lost_one_is_forgotten(

@@ -11,7 +11,7 @@ from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.drift.load import sharing_factor
-from partitiond.core.errors import StoreError
+from partitiond.core.errors import NotFoundError, StoreError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.spec import Demand
@@ -21,7 +21,7 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.drift import ReplicaDrift
 from tests.controller.fakes import until
 from tests.controller.host import Host, serving
-from tests.controller.samples import NOW, cpu, measured_profile
+from tests.controller.samples import cpu, measured_profile
 
 LOOK_SECONDS, BATCH = 2.0, 2.0
 PACE = 0.010
@@ -111,43 +111,48 @@ async def host() -> AsyncIterator[Host]:
         yield here
 
 
-async def test_slower_replicas_make_a_profile_stale_until_it_is_measured_again_or_they_are_not(
+async def test_slower_replicas_correct_the_plans_and_are_measured_again_until_it_goes_away(
     host: Host,
 ) -> None:
-    async def planned() -> tuple[float, bool]:
-        """A replica's rate, and whether the plan says that its profile is stale."""
+    async def corrections() -> set[float]:
         plan = (await host.service.plans.preview()).plan
-        (rate,) = {p.candidate.capacity_req_per_s for p in plan.placements}
-        return rate, any("stale (its replicas take 1.50 times" in x for x in plan.explanation)
+        assert plan.placements
+        assert correcting == any("planned times 0.65" in line for line in plan.explanation)
+        rates = {p.candidate.capacity_req_per_s for p in plan.placements}
+        assert rates == {(0.65 if correcting else 1.0) * rate for rate in usual}
+        return {p.candidate.correction for p in plan.placements}
 
     traffic = Traffic(host)
     traffic.flow(60, 1.0)  # as predicted: that is only written down
     report = host.service.drift.report()
-    assert ({r.verdict for r in report.replicas}, report.remeasures) == ({"holds"}, ())
+    assert ({r.verdict for r in report.replicas}, report.corrections) == ({"holds"}, ())
     (pace, *_) = host.store.ledger(model="a")[0].findings
     assert pace.measured == pytest.approx(pace.predicted, rel=0.02)
     assert not [kind for kind in host.kinds() if kind.startswith("drift")]
 
-    usual, stale = await planned()
-    assert not stale
+    before = (await host.service.plans.preview()).plan.placements
+    usual, correcting = {p.candidate.capacity_req_per_s for p in before}, True
     traffic.flow(80, 1.5)
+    report = host.service.drift.report()
+    (correction,) = report.corrections
+    assert correction.factor == 0.65
     assert "1.50 times what its profile predicts at this load" in shown(host).words
-    assert "drift" in host.kinds()
-    rate, stale = await planned()
-    assert rate == pytest.approx(usual * 0.85 / 0.95)
-    assert stale
+    assert {"drift", "figures-corrected"} <= set(host.kinds())
+    assert await corrections() == {0.65}
 
     (job,) = open_jobs(host)
     assert job.state is JobState.QUEUED
+    assert job.drift_of == correction.profile_id
     assert "its replicas take 1.50 times" in job.reason
     await until(lambda: "quiet time" in host.service.jobs.job(job.id).progress.message)
-    report = host.service.drift.report()
-    assert [(w.job_id, w.profile_id) for w in report.remeasures] == [(job.id, job.drift_of)]
+    assert [wanted.job_id for wanted in report.remeasures] == [job.id]
 
+    correcting = False
     traffic.flow(300, 1.0)
+    assert host.service.drift.report().corrections == ()
     assert host.service.jobs.job(job.id).state is JobState.CANCELLED
-    assert "drift-over" in host.kinds()
-    assert await planned() == (usual, False)
+    assert {"drift-over", "figures-restored"} <= set(host.kinds())
+    assert await corrections() == {1.0}
 
     traffic.flow(200, 1.5)  # what was withdrawn is asked for again
     (again,) = open_jobs(host)
@@ -157,6 +162,7 @@ async def test_slower_replicas_make_a_profile_stale_until_it_is_measured_again_o
     await until(lambda: not replicas(host))
     traffic.names, traffic.counts = [], {}
     traffic.flow(40, 1.0)
+    assert host.service.drift.report().corrections == ()
     assert host.store.marks("drift") == {}
 
 
@@ -171,22 +177,29 @@ async def test_one_slow_replica_of_three_is_its_devices_matter() -> None:
         assert slow.verdict == "slower"
         assert "2 others on this profile hold: look at cpu" in slow.words
         assert [other.verdict for other in found.values()] == ["holds"] * 2
-        assert (report.remeasures, host.store.marks("drift")) == ((), {})
+        assert (report.corrections, report.remeasures) == ((), ())
 
 
-async def test_what_is_known_of_a_drift_outlives_the_daemon(host: Host) -> None:
-    """Also as an earlier release stored it."""
+async def test_corrections_outlive_the_daemon_and_stay_lifted_once_they_are(host: Host) -> None:
     Traffic(host).flow(80, 1.5)
-    (profile_id,) = host.store.marks("drift")
-    for kept, ratio in ((None, "1.50"), ('{"factor": 0.65, "ratio": 1.4}', "1.40")):
-        if kept is not None:
-            host.store.set_mark("drift", profile_id, kept, NOW)
-        await host.restart()
-        await host.serves("a")
-        doubts = desk_of(host).doubts(host.store.profile(profile_id))
-        assert doubts == (f"its replicas take {ratio} times as long as it predicts",)
+    await host.restart()
+    await host.serves("a")
+    (correction,) = host.service.drift.report().corrections
+    assert correction.factor == 0.65
     Traffic(host).flow(1, 1.5)
     assert shown(host).verdict == "slower"
+
+    assert host.service.drift.lift(correction.profile_id) == correction
+    with pytest.raises(NotFoundError, match="no figures"):
+        host.service.drift.lift(correction.profile_id)
+    await host.restart()
+    await host.serves("a")
+    again = Traffic(host)
+    again.flow(1, 1.0)
+    assert shown(host).verdict == "learning"
+    again.flow(60, 1.0)
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
 
 
 UNLIKE = {"prompt": 900.0, "output": 16.0}
@@ -198,14 +211,14 @@ async def test_windows_that_lack_a_figure_are_told_and_repeat_no_event(host: Hos
     traffic.flow(80, 3.0, **UNLIKE)
     assert shown(host).verdict == "learning"
     assert "900 + 16 tokens in the mean" in shown(host).words
-    assert host.store.marks("drift") == {}
+    assert host.service.drift.report().corrections == ()
     traffic.flow(80, 1.5)
     for _ in range(4):
         traffic.flow(20, 1.5, **UNLIKE)
         traffic.flow(20, 1.5)
     traffic.flow(20, 1.5, **UNLIKE)
     traffic.flow(300, 1.0)
-    for kind in ("drift", "drift-lengths", "drift-over"):
+    for kind in ("drift", "drift-lengths", "figures-corrected", "drift-over"):
         assert host.kinds().count(kind) == 1, kind
 
 
@@ -221,16 +234,18 @@ async def test_windows_with_few_streams_repeat_no_event(host: Host) -> None:
     assert "drift-over" not in host.kinds()
 
 
-async def test_a_profile_that_another_has_followed_is_not_doubted_again(host: Host) -> None:
+async def test_a_profile_that_another_has_followed_is_not_corrected_again(host: Host) -> None:
     """Its replicas run on until a plan is applied; plans do not rest on it any more."""
     traffic = Traffic(host)
     traffic.flow(80, 1.5)
-    (profile_id,) = host.store.marks("drift")
-    old = host.store.profile(profile_id)
+    (correction,) = host.service.drift.report().corrections
+    old = host.store.profile(correction.profile_id)
     later = dataclasses.replace(old.provenance, started_at="2031-01-01T00:00:00Z")
     host.store.add_profile(dataclasses.replace(old, id="newer", provenance=later))
     traffic.flow(120, 1.5)
-    assert host.store.marks("drift") == {}
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
+    assert host.kinds().count("figures-restored") == 1
     assert open_jobs(host) == []
 
 
@@ -238,22 +253,23 @@ async def test_what_drifts_from_the_new_profile_too_waits_for_a_day(host: Host) 
     desk = desk_of(host)
     Traffic(host).flow(80, 1.5)
     (job,) = open_jobs(host)
+    (correction,) = desk.report().corrections
     done = dataclasses.replace(job, id="job-900", state=JobState.SUCCEEDED)
     done = dataclasses.replace(done, drift_of="the-one-before")
     host.store.put_job(done)
     tend = desk.remeasures.tend
     tend({}, TrafficSample(1.0), done.updated_at)
     assert open_jobs(host) == []
-    tend({job.drift_of: "slower"}, TrafficSample(2.0), done.updated_at)
+    tend({correction.profile_id: "slower"}, TrafficSample(2.0), done.updated_at)
     assert open_jobs(host) == []
     (wanted,) = desk.remeasures.open()
     assert "measured again because of drift already" in wanted.words
     for look in range(20):
-        tend({job.drift_of: "slower"}, TrafficSample(3.0 + look), "2099-01-01T00:00:00Z")
+        tend({correction.profile_id: "slower"}, TrafficSample(3.0 + look), "2099-01-01T00:00:00Z")
     (again,) = open_jobs(host)
     assert again.params == job.params
     await host.service.jobs.cancel(again.id)
-    for look, drifting in enumerate(({}, {job.drift_of: "slower"})):
+    for look, drifting in enumerate(({}, {correction.profile_id: "slower"})):
         tend(drifting, TrafficSample(30.0 + look), "2099-01-01T00:00:00Z")
     assert open_jobs(host) == [], "what a person cancelled is left to people"
     # After another proxy no quiet time is known: what its predecessor had to do it does not count.
@@ -268,7 +284,7 @@ async def test_what_drifts_from_the_new_profile_too_waits_for_a_day(host: Host) 
 async def test_a_derived_size_counts_for_plans_when_none_of_its_replicas_is_left(
     host: Host,
 ) -> None:
-    """They may have been moved because it drifts, which has to hold then."""
+    """They may have been moved because of its correction, which has to hold then."""
     remeasures = desk_of(host).remeasures
     gpu = dataclasses.replace(
         cpu(), id="gpu-0", kind=DeviceKind.GPU, hardware="a100-80gb", modes=(SharingMode.MPS,)
@@ -282,7 +298,9 @@ async def test_a_derived_size_counts_for_plans_when_none_of_its_replicas_is_left
     assert not remeasures.counts(f"{whole.id}@mps-31")
 
 
-async def test_no_full_disk_hides_a_drift(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_plans_that_take_no_corrections_show_none_and_no_full_disk_hides_a_drift(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(_: Sequence[LedgerEntry]) -> None:
         raise StoreError("the disk is full.")
 
@@ -293,8 +311,10 @@ async def test_no_full_disk_hides_a_drift(host: Host, monkeypatch: pytest.Monkey
     assert host.store.ledger() == [], "nothing is judged while something is measured there"
     desk._leases = tuple
     monkeypatch.setattr(host.store, "add_ledger_entries", full)
+    desk._options = dataclasses.replace(desk._options, correct=False)
     traffic.flow(80, 1.5)
     assert host.kinds().count("drift") == 1
+    assert desk.report().corrections == ()
     assert len(desk.report().remeasures) == 1
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from partitiond.core.demand.traffic import ReplicaCount
-from partitiond.core.drift import again, detection
+from partitiond.core.drift import correction, detection
+from partitiond.core.drift.correction import correction_of
 from partitiond.core.drift.detection import Comparison, Figure, LedgerEntry, Track, Verdict
 from partitiond.core.drift.window import OpenWindow
 from partitiond.core.profile.record import ProfileKind
@@ -133,10 +134,14 @@ def entry(
     )  # fmt: skip
 
 
-def test_a_restart_goes_on_where_the_ledger_ends() -> None:
+@pytest.mark.parametrize("lifted", [None, 10], ids=["", "lifted in between"])
+def test_a_restart_goes_on_where_the_ledger_ends(lifted: int | None) -> None:
+    """After `drift lift` the windows after it are the first ones again."""
     chance, entries = random.Random(3), []
     tracks: dict[Figure, Track] = {}
-    for ratio in (*(1.4,) * 10, *(1.0,) * 5):
+    for number, ratio in enumerate((*(1.4,) * 10, *(1.0,) * 5)):
+        if number == lifted:
+            tracks = {}
         after_it, findings = detection.compared(
             tracks, [seen(ratio * math.exp(chance.gauss(0, 0.03)))]
         )
@@ -160,32 +165,49 @@ def test_counts_of_which_a_part_is_lost_do_not_go_on() -> None:
     assert goes_on == [True, False, False]
 
 
-SLOW, FAST = entry(), entry(verdict=Verdict.FASTER, ratio=0.6)
-FINE, UNSURE = entry(verdict=Verdict.HOLDS, ratio=1.0), entry(verdict=Verdict.LEARNING)
+FINE = [entry(f"a-{n}", Verdict.HOLDS, 1.0) for n in range(2, 6)]
+BEFORE = correction_of([entry()], None, NOW)
+
+
+def test_a_correction_is_of_the_replicas_together() -> None:
+    slow, (fine, *_) = entry("a-1"), FINE
+    assert correction.pooled([slow, slow, fine]) is Verdict.SLOWER
+    found = correction_of([slow, entry("a-7", ratio=1.5), fine], None, NOW)
+    assert found is not None
+    assert (found.factor, found.ratio, found.replicas) == (0.75, 1.3, 2)
 
 
 @pytest.mark.parametrize(
-    ("entries", "verdict"),
+    ("entries", "before", "factor"),
     [
-        ([SLOW], Verdict.SLOWER),
-        ([SLOW, FINE], Verdict.SLOWER),
-        ([SLOW, FINE, FINE], Verdict.HOLDS),  # its device's matter
-        ([SLOW, UNSURE, UNSURE], Verdict.SLOWER),
-        ([FAST, FAST, SLOW], Verdict.FASTER),
-        ([UNSURE], Verdict.LEARNING),
-        ([], Verdict.LEARNING),
+        ([entry(), *FINE], None, None),  # its device's matter
+        ([entry(verdict=Verdict.LEARNING)], BEFORE, 0.75),  # it stays while nobody is sure
+        ([entry(verdict=Verdict.HOLDS)], BEFORE, None),
+        ([entry(ratio=1.36)], BEFORE, 0.75),  # small changes leave it as it is
+        ([entry(ratio=1.8)], BEFORE, 0.55),
+        ([entry(verdict=Verdict.FASTER, ratio=0.6)], None, None),  # nothing faster is promised
     ],
 )
-def test_a_profile_is_wrong_for_at_least_half_of_those_who_are_sure(
-    entries: list[LedgerEntry], verdict: Verdict
+def test_a_correction_comes_changes_and_goes(
+    entries: list[LedgerEntry], before: correction.Correction | None, factor: float | None
 ) -> None:
-    assert again.pooled(entries) is verdict
+    found = correction_of(entries, before, "later")
+    assert (None if found is None else found.factor) == factor
+    assert found is None or found.since == NOW
+    assert factor != 0.75 or found is before
 
 
-def test_a_profile_is_as_wrong_as_the_replica_in_the_middle_says() -> None:
-    slow = [entry(ratio=ratio) for ratio in (1.5, 1.3, 9.0)]
-    assert again.ratio_of([*slow, FINE, FAST], Verdict.SLOWER) == 1.5
-    assert again.ratio_of(slow[:2], Verdict.SLOWER) == 1.3
+@pytest.mark.parametrize(
+    ("ratio", "factor"), [(1.06, 0.9), (1.3, 0.75), (2.0, 0.5), (40.0, correction.FACTOR_LEAST)]
+)
+def test_factors_are_bounded_and_in_steps(ratio: float, factor: float) -> None:
+    assert correction.factor_of(ratio) == factor
+
+
+def test_a_derived_profile_takes_the_factor_of_its_source() -> None:
+    assert correction.factor_for({"p": 0.8}, "p@mps-30") == 0.8
+    assert correction.factor_for({"p": 0.8, "p@mps-30": 0.7}, "p@mps-30") == 0.7
+    assert correction.factor_for({"p": 0.8}, "q") == 1.0
 
 
 @pytest.mark.parametrize(
@@ -198,7 +220,7 @@ def test_a_profile_is_as_wrong_as_the_replica_in_the_middle_says() -> None:
     ],
 )
 def test_a_quiet_time_is_quiet_for_long_and_now(long: float | None, now: float, words: str) -> None:
-    told = again.not_quiet(long, now, again.QuietPolicy(0.3, 600.0))
+    told = correction.not_quiet(long, now, correction.QuietPolicy(0.3, 600.0))
     assert words in told
     assert bool(told) == bool(words)
 

@@ -82,6 +82,8 @@ ONE = [forecast("a", 1)]
          "cpu is not there any more"),
         (like(batch=8, profile_id="profile-new"), like(), {}, "batch 4 to 8",
          "another profile counts now (measured: profile-new)"),
+        (like(batch=2, correction=0.75), like(), {}, "batch 4 to 2",
+         "its figures are planned times 0.75, before 1.00"),
         (like(1, release=SECOND), like(release=FIRST), {},
          "to another part of cpu, to another release",
          "another release of a: what its engines are made of changed"),
