@@ -15,7 +15,7 @@ from partitiond.core.errors import NotFoundError, StoreError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.spec import Demand
-from partitiond.core.plan.record import Candidate
+from partitiond.core.plan.record import Candidate, same_engine
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.drift import ReplicaDrift
@@ -120,6 +120,7 @@ async def test_slower_replicas_correct_the_plans_and_are_measured_again_until_it
         assert correcting == any("planned times 0.65" in line for line in plan.explanation)
         rates = {p.candidate.capacity_req_per_s for p in plan.placements}
         assert rates == {(0.65 if correcting else 1.0) * rate for rate in usual}
+        assert all(map(same_engine, before, plan.placements))  # a correction moves nothing
         return {p.candidate.correction for p in plan.placements}
 
     traffic = Traffic(host)
