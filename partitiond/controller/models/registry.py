@@ -25,7 +25,11 @@ from partitiond.controller.profiles.targets import (
     unmeasured,
     without_estimate,
 )
-from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models
+from partitiond.controller.runtime.interrupted_jobs import (
+    interrupted_jobs,
+    removed_models,
+    without_interrupted,
+)
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.sleeping import check_may_sleep
@@ -204,10 +208,15 @@ class Registry:
         for job in self._jobs.open_jobs(spec.name):
             needed = wanted.pop(_work_of(job), None)  # one that is being cancelled is not repeated
             own = job.reason and not job.drift_of  # drift withdraws its own
-            if job.state is JobState.QUEUED and own and needed is None:
+            unseen = spec.auto and measurable and not self._is_listed(job.hardware)
+            if job.state is JobState.QUEUED and own and needed is None and not unseen:
                 self._jobs.withdraw(job, "nothing needs it any more.")
         for params, reason in wanted.values():
             self._jobs.submit("profile", spec.name, params, reason=reason)
+
+    def _is_listed(self, hardware: str) -> bool:
+        """Return whether devices are listed, and one of the hardware is, if that is known."""
+        return any(hardware in ("", device.hardware) for device in self._devices.devices)
 
     def _lacks_engine(self, spec: ModelSpec) -> bool:
         obstacle = self._obstacles.of(spec)
@@ -234,13 +243,15 @@ class Registry:
         A model that is not measured waits for a first look at each kind of device; what that leaves
         open there is measured later, each once for each specification. A stale profile is measured
         again once for each reason: if it is stale after that, it would be stale after the next
-        measurement, too. What is open now is needed until it has ended.
+        measurement, too. What is open now is needed until it has ended, and what was interrupted
+        is not done, unless it is given up.
         """
         targets, profiles = self._targets(), self._store.profiles(spec.name)
         since = self._store.model(spec.name).updated_at
         opened = {_work_of(job) for job in self._jobs.open_jobs(spec.name)}
         ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
         ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
+        ended = without_interrupted(ended, _work_of)
         tried = {_work_of(job) for job in ended if job.created_at >= since and not again}
         repeated = {(_work_of(job), job.reason) for job in ended}
         wanted: dict[Work, tuple[Params, str]] = {}

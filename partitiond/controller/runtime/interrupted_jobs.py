@@ -1,7 +1,7 @@
 """Finds what a killed daemon left half done, by what is in its store. Pure functions."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from partitiond.core.model.record import ModelRecord
@@ -36,6 +36,25 @@ def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
         if 1 <= _in_a_row(same, JobCause.INTERRUPTED) <= REPEATS:
             again.append(same[0])
     return tuple(reversed(again))
+
+
+def without_interrupted(ended: Sequence[Job], work_of: Callable[[Job], object]) -> list[Job]:
+    """Return the jobs without those of work that is to be done again: its newest jobs were
+    interrupted, `REPEATS` in a row at most.
+
+    Args:
+        ended: of one model, newest first.
+        work_of: tells what a job measures.
+    """
+    works: dict[object, list[Job]] = {}
+    for job in ended:
+        works.setdefault(work_of(job), []).append(job)
+    again = {
+        work
+        for work, same in works.items()
+        if 1 <= _in_a_row(same, JobCause.INTERRUPTED) <= REPEATS
+    }
+    return [job for job in ended if work_of(job) not in again]
 
 
 def repeats_elsewhere(ended: Job, jobs: Sequence[Job]) -> bool:

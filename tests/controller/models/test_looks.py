@@ -9,14 +9,16 @@ from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
-from partitiond.core.profile.jobs import IN_FULL, Job, JobCause, JobState, Progress
+from partitiond.core.profile.jobs import IN_FULL, NOT_MEASURED, Job, JobCause, JobState, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import ProfileRequest
-from tests.controller.fakes import FakeProfiler, until
+from tests.controller.fakes import POLICY, FakeProfiler, until
 from tests.controller.host import Host, serving
+from tests.controller.samples import cpu
 
 WANTED = Demand(req_per_s=0.5)
+HASTY = dataclasses.replace(POLICY, patience_seconds=0.01)
 
 
 class Looks(FakeProfiler):
@@ -47,12 +49,12 @@ def in_full(host: Host) -> list[Job]:
 
 
 class LooksHost(Host):
-    """A host whose profiler looks."""
+    """A host whose profiler looks, and whose driver may be slow."""
 
     profiler: Looks
 
     def __init__(self, devices: FakeDevices | None = None) -> None:
-        super().__init__(devices=devices)
+        super().__init__(devices=devices, policy=HASTY)
         self.profiler = Looks()
         self.service = self._make()
 
@@ -93,3 +95,48 @@ async def test_what_is_open_when_the_daemon_ends_is_measured_by_the_next_one_and
             states = {dict(job.params)["cores"]: job.state for job in in_full(host)}
             assert states == {"1": JobState.SUCCEEDED, "2": JobState.QUEUED}
             assert len(host.jobs()) == 3
+
+
+async def interrupted(host: LooksHost) -> None:
+    """The daemon ends during the first look of a model; no device is seen at its next start."""
+    host.profiler.gate.clear()
+    await host.register("a", demand=WANTED, max_replicas=1)
+    await until(lambda: bool(host.jobs(JobState.RUNNING)))
+    host.devices.hang()
+    await host.restart()
+    host.profiler.gate.set()
+
+
+async def test_a_look_that_was_interrupted_waits_until_the_devices_are_seen() -> None:
+    async with serving(LooksHost()) as host:
+        await interrupted(host)
+        assert not host.service.parts.devices.looked
+        await host.lives(5.0)
+        assert [job.state for job in host.jobs()] == [JobState.QUEUED, JobState.FAILED]
+        host.devices.become([cpu(2)])
+        await host.serves("a")
+        assert JobCause.WITHDRAWN not in {job.cause for job in host.jobs()}
+
+
+@pytest.mark.parametrize(("times", "looks_again"), [(1, True), (2, True), (3, False)])
+async def test_what_was_interrupted_is_tried_again_but_not_for_ever(
+    times: int, looks_again: bool
+) -> None:
+    """Where what was queued in its place was withdrawn."""
+    async with serving(LooksHost()) as host:
+        await interrupted(host)
+        await host.service.daemon.shutdown(stop_engines=False)
+        queued, failed = host.jobs()
+        for number in range(1, times):
+            host.store.put_job(dataclasses.replace(failed, id=f"job-{number}0"))
+        withdrawn = dataclasses.replace(
+            queued, id="job-99", state=JobState.CANCELLED, cause=JobCause.WITHDRAWN
+        )
+        host.store.put_job(dataclasses.replace(withdrawn, id=queued.id))
+        host.store.put_job(withdrawn)
+        host.devices.become([cpu(2)])
+        host.service = host._make()
+        await host.service.daemon.start()
+        await host.lives(5.0)
+        done = [job.reason for job in host.jobs(JobState.SUCCEEDED)]
+        assert (NOT_MEASURED in done) is looks_again
