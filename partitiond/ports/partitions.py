@@ -58,7 +58,9 @@ class PartitionControl(PartitionWatch, Protocol):
         ...
 
     async def asleep(self, handle: EngineHandle, level: int) -> None:
-        """Note that an engine sleeps: it is now promised what a sleeper holds. Repeatable."""
+        """Note that an engine sleeps: it is now promised what a sleeper holds; at level 0, that it
+        is awake again. Repeatable.
+        """
         ...
 
     async def waking(self, handle: EngineHandle) -> None:

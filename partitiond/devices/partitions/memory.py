@@ -35,7 +35,7 @@ class Holder:
 
     Attributes:
         used_before: bytes in use on the GPU before the start; None if the engine was found running,
-            or started beside another one.
+            or another one started, woke or fell asleep beside it.
         starting: whether it is not known yet what the engine takes.
         sleep_level: sleep level of the engine; 0 is awake.
     """
@@ -82,8 +82,7 @@ class Holders:
         self._held[name] = holder
         starting = {n: h for n, h in self._on(holder.partition.device_id) if h.starting}
         if holder.starting and len(starting) > 1:
-            apart = {n: dataclasses.replace(h, used_before=None) for n, h in starting.items()}
-            self._held |= apart
+            self._forget_used_before(holder.partition.device_id)
 
     def started(self, name: str) -> None:
         """Record that the engine has taken what it takes."""
@@ -95,10 +94,13 @@ class Holders:
         self._held.pop(name, None)
 
     def sleeps(self, name: str, level: int) -> None:
-        """Reserve only what the engine holds asleep; at level 0 its whole partition again."""
+        """Reserve only what the engine holds asleep; at level 0 its whole partition again. The
+        memory in use tells no more what those that start beside it take.
+        """
         there = self._held.get(name)
         if there is not None:
             self._held[name] = dataclasses.replace(there, sleep_level=level)
+            self._forget_used_before(there.partition.device_id)
 
     def sleeper(self, name: str) -> Holder | None:
         """Return the engine if it sleeps, else None."""
@@ -205,6 +207,11 @@ class Holders:
                 if share.device_id == device_id and held is not None:
                     found.append(ShareUse(name, share.memory_bytes, held))
         return found
+
+    def _forget_used_before(self, device_id: str) -> None:
+        for name, there in self._on(device_id):
+            if there.starting:
+                self._held[name] = dataclasses.replace(there, used_before=None)
 
     def _on(self, device_id: str, *, without: str = "") -> list[tuple[str, Holder]]:
         return [

@@ -88,6 +88,7 @@ class PartitionedRunner:
         except DeviceError as error:
             raise EngineError(error.message, hint=error.hint, facts=error.facts) from error
         await self._runner.wake(handle)
+        await self._partitions.asleep(handle, 0)
 
     async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
         """Return the sleep level; 0 is awake. Raises EngineError without an answer in time."""

@@ -104,6 +104,23 @@ async def test_the_rise_of_the_device_is_not_counted_against_one_of_two_that_sta
         await here.verify(fourth, READY)
 
 
+@pytest.mark.parametrize("wakes_before", [True, False])
+async def test_the_rise_of_the_device_is_not_counted_against_one_that_starts_while_another_wakes(
+    world: World, here: HostPartitions, wakes_before: bool
+) -> None:
+    sleeper = await started(here, share(20))
+    await here.verify(sleeper, READY)
+    await here.asleep(sleeper, 1)
+    if wakes_before:
+        await here.waking(sleeper)
+    starting = handle(await here.prepare(launch("b-1", share())))
+    if not wakes_before:
+        await here.waking(sleeper)
+    await here.asleep(sleeper, 0)  # it is awake
+    world.gpus[GPU].use = {5: 29 * GIB}
+    await here.verify(starting, READY)
+
+
 async def test_a_sleepers_memory_is_anothers_until_it_wakes(
     world: World, here: HostPartitions
 ) -> None:

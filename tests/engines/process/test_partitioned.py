@@ -87,6 +87,12 @@ async def test_a_life() -> None:
     assert made.diary.asked == [*life, "prepare a-1", "before stop a-1", "release a-1"]
 
 
+async def test_that_an_engine_is_awake_again_is_told() -> None:
+    made = Engines()
+    await made.both.wake(await made.both.start(launch("a-1", SHARE)))
+    assert made.diary.asked == ["prepare a-1", "waking a-1", "asleep at 0 a-1"]
+
+
 async def test_no_engine_without_its_partition_and_no_partition_without_its_engine() -> None:
     made = Engines()
     made.diary.refuses["prepare"] = DeviceError("no room")
