@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from partitiond.core.errors import EngineUnavailableError, HostSilentError
+from partitiond.core.errors import EngineUnavailableError, HostSilentError, SilentError
 from partitiond.core.hardware.host_state import HostLimits, HostView, with_ray_told
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
@@ -126,9 +126,21 @@ class Hosts:
         return {name: memory for name, memory in told.items() if memory is not None}
 
     def engine_problem(self) -> EngineUnavailableError | None:
-        """Return why no engine of the kind "vllm" can start on any host, or None. May block."""
+        """Return why no engine of the kind "vllm" can start on any host, or None. May block.
+
+        Raises SilentError: no engine is known, and a host was not looked at yet, or is silent.
+        """
         own, *others = (record.agent for record in self._agents.all)
         problem = own.engine_problem()
-        if problem is None or any(agent.engine_problem() is None for agent in others):
+        if problem is None:
             return None
+        silent: SilentError | None = None
+        for agent in others:
+            try:
+                if agent.engine_problem() is None:
+                    return None
+            except SilentError as error:
+                silent = error
+        if silent is not None:
+            raise silent
         return problem

@@ -113,5 +113,8 @@ class HostAgent(Protocol):
         ...
 
     def engine_problem(self) -> EngineUnavailableError | None:
-        """Return why no engine of the kind "vllm" can start here, or None. May block."""
+        """Return why no engine of the kind "vllm" can start here, or None. May block.
+
+        Raises SilentError: it is not known.
+        """
         ...

@@ -176,7 +176,7 @@ class HostServer:
         if name == "look":
             return await self._look()
         if name == "engine_problem":
-            # Asked by heads of the release before, and of no other.
+            # Asked by a head that was told of no engine yet.
             problem = await asyncio.to_thread(agent.engine_problem)
             return None if problem is None else record_of(problem)
         how, (port, _, method) = METHODS.get(name), name.partition(".")

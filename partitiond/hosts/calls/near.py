@@ -193,6 +193,9 @@ class RemoteHost:
         self._last_word = -math.inf
         self._news: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._lacks_engine = ""
+        """The agent's start that said that there is no engine."""
+        self._looked = False
         self._peaks: Mapping[str, int] = {}
         self._facts = AgentFacts(name, peers_address=peers_address)
         self._left: TrafficSample | None = None
@@ -227,9 +230,20 @@ class RemoteHost:
         return time.monotonic() - self._last_word
 
     def engine_problem(self) -> EngineUnavailableError | None:
-        """Return that no engine of the kind "vllm" was seen there by the last look, or None."""
+        """Return that no engine of the kind "vllm" is known there, or None.
+
+        An agent whose look told none is asked, until it says that there is none: it looks for the
+        engine then. Raises HostSilentError: the host was not looked at yet, or does not answer.
+        """
         if self._facts.engine_version:
             return None
+        if not self._looked:
+            raise self._silent("it was not looked at yet")
+        if self._lacks_engine != self._agent:
+            asked = self._agent
+            if self.ask("engine_problem", {}) is None:
+                return None
+            self._lacks_engine = asked
         return EngineUnavailableError(
             f"no vLLM is known on the host {self.name}.",
             hint="Run `partitiond setup engine install` there.",
@@ -252,6 +266,7 @@ class RemoteHost:
             raise
         self._host_id = self._host_id or found.facts.host_id
         self._peaks, self._facts, self.unseen = found.peaks, found.facts, found.unseen
+        self._looked = True
         self._admit(found.facts)
         return found
 
