@@ -75,14 +75,18 @@ MODELS: Final[Mapping[str, GpuModel]] = {
     ),
     "l4-24gb": GpuModel("NVIDIA L4", (8, 9), 8, 0x27B810DE, reserved_mib=384),
     "l40s-48gb": GpuModel("NVIDIA L40S", (8, 9), 8, 0x26B910DE, reserved_mib=512),
-    "l40-48gb": GpuModel("NVIDIA L40", (8, 9), 8, 0x26B510DE, reserved_mib=512),
-    "l20-48gb": GpuModel("NVIDIA L20", (8, 9), 8, 0x26BA10DE, reserved_mib=512),
-    "rtx-6000-ada-48gb": GpuModel(
+    "l40-45gb": GpuModel("NVIDIA L40", (8, 9), 8, 0x26B510DE, reserved_mib=512),
+    "l20-45gb": GpuModel("NVIDIA L20", (8, 9), 8, 0x26BA10DE, reserved_mib=512),
+    "rtx-6000-ada-generation-48gb": GpuModel(
         "NVIDIA RTX 6000 Ada Generation", (8, 9), 8, 0x26B110DE, reserved_mib=512
     ),
-    "rtx-4090-24gb": GpuModel("NVIDIA GeForce RTX 4090", (8, 9), 8, 0x268410DE, reserved_mib=384),
-    "rtx-5090-32gb": GpuModel("NVIDIA GeForce RTX 5090", (12, 0), 10, 0x2B8510DE, reserved_mib=512),
-    "a6000-48gb": GpuModel("NVIDIA RTX A6000", (8, 6), 7, 0x223010DE, reserved_mib=512),
+    "geforce-rtx-4090-24gb": GpuModel(
+        "NVIDIA GeForce RTX 4090", (8, 9), 8, 0x268410DE, reserved_mib=384
+    ),
+    "geforce-rtx-5090-32gb": GpuModel(
+        "NVIDIA GeForce RTX 5090", (12, 0), 10, 0x2B8510DE, reserved_mib=512
+    ),
+    "rtx-a6000-48gb": GpuModel("NVIDIA RTX A6000", (8, 6), 7, 0x223010DE, reserved_mib=512),
     "a30-24gb": GpuModel("NVIDIA A30", (8, 0), 7, 0x20B710DE, reserved_mib=512),
     "a10-24gb": GpuModel("NVIDIA A10", (8, 6), 7, 0x223610DE, reserved_mib=400),
     "t4-16gb": GpuModel("Tesla T4", (7, 5), 6, 0x1EB810DE, reserved_mib=320),
