@@ -40,7 +40,8 @@ def allowed_modes(
     """
     if offered is None:
         offered = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS)
-        offered = (*offered, SharingMode.MIG) if mig is MigState.ON else offered
+    if mig is MigState.ON and SharingMode.MIG not in offered:
+        offered = (*offered, SharingMode.MIG)  # its sizes are the device's own word
     refused = set[SharingMode]()
     if mig is MigState.ON:
         refused |= set(SharingMode) - {SharingMode.MIG}

@@ -24,6 +24,7 @@ DEFAULT, EXCLUSIVE = ComputeMode.DEFAULT, ComputeMode.EXCLUSIVE_PROCESS
         (ALL, MigState.OFF, DEFAULT, False, (WHOLE, MEMORY)),
         (None, MigState.NONE, DEFAULT, True, (WHOLE, MEMORY, MPS)),
         (None, MigState.ON, DEFAULT, True, (MIG,)),
+        ((WHOLE, MEMORY, MPS), MigState.ON, DEFAULT, True, (MIG,)),  # no sizes in the catalog
         (None, MigState.NONE, EXCLUSIVE, False, (WHOLE,)),
     ],
 )
