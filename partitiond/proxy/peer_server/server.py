@@ -316,14 +316,16 @@ class PeerServer:
         if known == self._known:
             return
         for one in list(self.connections):
-            if one.peer and (one.context is not context or self._stranger(one, one.peer)):
-                one.leave()
+            if one.context is not context or (one.peer and self._stranger(one, one.peer)):
+                one.leave()  # also if it has asked nothing yet
 
     # Connections
 
     def opened(self, connection: OwnerConnection) -> None:
-        """Note a connection that is open."""
+        """Note a connection that is open; one whose handshake was overtaken by a renewal ends."""
         self.connections.add(connection)
+        if connection.context is not self._context():
+            connection.leave()
         self._keep_time()
 
     def lost(self, connection: OwnerConnection) -> None:

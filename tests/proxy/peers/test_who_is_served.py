@@ -11,6 +11,7 @@ from partitiond.platform import watched_files
 from partitiond.proxy.peer_server.server import _names
 from partitiond.proxy.peers import hop
 from partitiond.proxy.peers import host as peer_host
+from partitiond.proxy.peers.tls import peer_tls
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import Make
@@ -81,6 +82,28 @@ async def test_renewed_certificates_are_those_of_all_connections_soon(
         else:
             await a.proxy.until(lambda: a.heard() == [])
             assert (await a.proxy.complete()).status_code == 503
+
+
+@pytest.mark.parametrize("shaken", [True, False], ids=["shaken hands", "in its handshake"])
+async def test_a_silent_connection_does_not_outlive_a_renewal(
+    shaken: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched_files, "RELOAD_SECONDS", 0.0)
+    files = {name: issue_host(folder, name) for name in "ab"}
+    async with secured(folder, "b", files["b"]) as b:
+        address, _, port = b.route.address.rpartition(":")
+        former = peer_tls(files["a"]).current().client
+        reader, writer = await asyncio.open_connection(address, int(port))
+        await b.proxy.until(lambda: len(b.server) == 1)
+        if shaken:
+            await writer.start_tls(former, server_hostname=address)
+            await b.proxy.until(lambda: len(b.server.connections) == 1)
+        issue_host(folder, "b", "another")
+        if not shaken:
+            await writer.start_tls(former, server_hostname=address)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_who_is_refused_at_each_try_is_named_once(
