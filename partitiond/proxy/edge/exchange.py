@@ -143,6 +143,7 @@ class Exchange(AttemptOwner):
         paused: the client does not read at the moment.
         receipt: for what its key was debited, until that is settled.
         failure: of the attempt before, while a retry waits.
+        failed_on: where its attempts failed, also those that its entry had on this host before.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Exchange(AttemptOwner):
         self._is_charged = False
         self._owes_retry = False
         self._digest = b""
-        self._failed_on: list[FlightTarget] = []
+        self.failed_on: list[FlightTarget] = []
         self._progress = -1
         self._progress_at = 0.0
 
@@ -420,7 +421,7 @@ class Exchange(AttemptOwner):
         is_unreached = failure.kind == "connect" and replica.connect_failed()
         if not is_unreached:
             replica.failed(self._source())
-            self._failed_on.append(replica)
+            self.failed_on.append(replica)
         flight.leave()
         if replica.counted_as:
             self._state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
@@ -483,7 +484,7 @@ class Exchange(AttemptOwner):
         return self.flight.share.key or self.fingerprint().hex()
 
     def _was_served(self) -> None:
-        for replica in self._failed_on:
+        for replica in self.failed_on:
             replica.served_elsewhere()
 
     def _judge_replica(self, outcome: str) -> None:

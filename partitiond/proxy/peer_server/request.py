@@ -155,6 +155,7 @@ class PeerRequest(Sender):
         )
         exchange.traced = asked.traced
         exchange.deadline = self._deadline
+        exchange.failed_on += [model.replicas[one] for one in asked.failed if one in model.replicas]
         exchange.paused = self.client.write_paused
         flight = exchange.flight
         flight.max_wait_seconds = wait

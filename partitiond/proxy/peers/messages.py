@@ -40,6 +40,7 @@ class Open(msgspec.Struct, array_like=True):
             (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
         traced: header with its place in its trace, or empty.
         blocks: joined digests of the beginnings of its prompt.
+        failed: replicas that failed this very request; an entry of an older release tells none.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Open(msgspec.Struct, array_like=True):
     load: bytes = b""
     blocks: bytes = b""
     output_limit: int | None = None
+    failed: tuple[str, ...] = ()
 
 
 class PlacedAt(msgspec.Struct, array_like=True):

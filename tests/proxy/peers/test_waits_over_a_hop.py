@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.admission import service_time
+from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.peers import known
@@ -114,6 +115,22 @@ async def test_no_engine_gets_a_request_twice(make: Make) -> None:
     credit = [one.proxy.state.models["m"].retries.credit for one in hosts]
     assert credit == [RESERVE + 1 - 2, RESERVE, RESERVE]
     await until_idle(hosts)
+
+
+async def test_a_replica_is_proved_broken_by_another_of_its_host_that_serves_what_it_failed(
+    make: Make,
+) -> None:
+    """Though its entry retries: what comes of one source alone proves nothing else."""
+    fails = plays(*answer({"error": "x"}, 500, "no"))
+    engines = [await make.engine(fails, "bad"), await make.engine(name="good")]
+    routes = table(*(replica(one, f"m-{n}") for n, one in enumerate(engines)))
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-0", "m-1"]}, retry_share=1.0)
+    broken = b.proxy.state.models["m"].replicas["m-0"].reputation
+    async with asyncio.timeout(60):
+        while broken.failures < FAILURES:
+            assert (await ask(a)).status_code == 200
+    assert broken.proofs == 1
+    await until_idle([a, b])
 
 
 async def test_a_host_that_neither_starts_nor_takes_a_request_is_given_up(
