@@ -186,6 +186,7 @@ def read_failed(data: bytes) -> Failed:
     short message. Raises ValueError.
     """
     failed = _decoded(_decode_failed, data)
+    failed.code = _FORMER_CODES.get(failed.code, failed.code)
     status = TOLD_BY_HOSTS.get(failed.code)
     if status is None:
         failed.code, failed.message = "upstream_bad_response", _NOT_KNOWN
@@ -220,6 +221,8 @@ def _bounded(number: int) -> int:
     return min(max(0, number), MOST)
 
 
+_FORMER_CODES: Final = {"request_on_trial": "request_quarantined"}
+"""What a code of owners of the release before is now: a suspect is carried to no other host."""
 _MOST_RETRY_AFTER_SECONDS: Final = 3600
 MOST_MESSAGE: Final = 500
 """Most characters of another host's message that a client is shown. Chosen: more than any of the
