@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model.request_options import check_sampling
@@ -181,6 +181,14 @@ class ProfileBody(Body):
     paper_requests: int = Field(
         0, ge=0, le=10_000, description="Requests of the paper's mode (all at once); 0: none."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_fields(cls, given: Any) -> Any:
+        """Leave out `fresh`, which clients of the release before always send."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name != "fresh"}
 
     def to_options(self) -> ProfileOptions:
         """Convert to the service's type. Raises SpecError."""

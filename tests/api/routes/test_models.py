@@ -210,7 +210,9 @@ async def test_a_profile_job_takes_its_options(
     assert (await http.post(f"{HERE}/profile", json=body)).status_code == 202
     body["workload"] = {"pairs": [[10, 4]]}
     assert (await http.post(f"{HERE}/profile", json=body)).status_code == 202
-    assert service.models.asked[1:] == [options, options]
+    before = {**serde.to_jsonable(options), "fresh": ""}  # as clients of the release before send it
+    assert (await http.post(f"{HERE}/profile", json=before)).status_code == 202
+    assert service.models.asked[1:] == [options, options, options]
     assert (await http.post("/models/none/profile")).status_code == 404
     for wrong, says in (
         ({"variant": "int4"}, "lists no variant"),
@@ -222,7 +224,7 @@ async def test_a_profile_job_takes_its_options(
         answer = await http.post(f"{HERE}/profile", json=wrong)
         assert answer.status_code == 422
         assert says in answer.json()["detail"] + answer.json()["hint"]
-    assert len(service.models.asked) == 3, "what could only fail is no job"
+    assert len(service.models.asked) == 4, "what could only fail is no job"
 
 
 def test_names_follow_from_sources() -> None:
