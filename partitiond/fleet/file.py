@@ -97,9 +97,10 @@ class ModelTable(ModelBody):
         if self.architecture is None:
             return None
         try:
-            return positive(from_jsonable(Architecture, {"family": "custom", **self.architecture}))
+            built = from_jsonable(Architecture, {"family": "custom", **self.architecture})
         except InputError as error:
             raise SpecError(error.message, hint=_CONFIG, facts=error.facts) from error
+        return positive(built, self.architecture)
 
     def beside(self, folder: Path) -> "ModelTable":
         """Return the table with its files found from the fleet file's folder. Raises SpecError."""
@@ -214,12 +215,15 @@ def _from_folder(model: str | None, folder: Path) -> str | None:
 _CONFIG: Final = "Copy the numbers from the model's config.json."
 
 
-def positive(architecture: Architecture) -> Architecture:
-    """Return the architecture. Raises SpecError for a number that none can have."""
+def positive(architecture: Architecture, given: Mapping[str, Any]) -> Architecture:
+    """Return the architecture made of these values. Raises SpecError for a number that none can
+    have, and for a value that is no number; only a number that defaults to 0 may be 0."""
     for field in dataclasses.fields(Architecture):
-        value = getattr(architecture, field.name)
-        least = 1 if field.default is dataclasses.MISSING else 0
-        if isinstance(value, int | float) and not least <= value < 1e15:
+        if isinstance(getattr(architecture, field.name), str):
+            continue
+        value = given.get(field.name, field.default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (0 < value < 1e15 or value == field.default == 0):
             raise SpecError(
                 f"architecture: {field.name} must be a positive number, got {value!r}.",
                 hint=_CONFIG,

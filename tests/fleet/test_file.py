@@ -79,6 +79,7 @@ head_dim = 64
 intermediate_size = 2048
 vocab_size = 32000
 max_position = 2048
+experts = 0
 """
 
 
@@ -185,6 +186,10 @@ OF_A_FILE = (
     ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
     ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "hidden_size"),
     (BUILT.replace("heads = 8", "heads = -8"), "heads must be a positive"),
+    (BUILT.replace("= 100_000_000", "= true"), "parameters must be a positive number, got True"),
+    (f"{BUILT}weight_bytes_per_parameter = 0", "weight_bytes_per_parameter must be a positive"),
+    (f"{BUILT}kv_bytes_per_value = 0.0", "kv_bytes_per_value must be a positive"),
+    (BUILT.replace("experts = 0", "experts = -1"), "experts must be a positive"),
     ('[[devices]]\nhardware = "tpu"', "devices, entry 1: the hardware 'tpu' is not known"),
     (L4 + 'modes = ["mig"]', "does not allow the mode mig"),
 )
