@@ -17,6 +17,7 @@ mistakes of a file are one SpecError that names each line.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -207,9 +208,10 @@ def _content(path: Path) -> bytes:
 
 
 def _from_folder(model: str | None, folder: Path) -> str | None:
-    """Resolve a model's text: paths are relative to the fleet file."""
-    relative = model is not None and model.startswith(("./", "../"))
-    return str((folder / model).resolve()) if model is not None and relative else model
+    """Return a model's text; a path in it is relative to the fleet file."""
+    if model is None or not (model.startswith(("./", "../", "~")) or model in {".", ".."}):
+        return model
+    return str(folder.absolute() / os.path.expanduser(model))  # noqa: PTH111 -- ~nobody stays
 
 
 _CONFIG: Final = "Copy the numbers from the model's config.json."

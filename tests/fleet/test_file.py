@@ -9,7 +9,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.mig.geometry import geometry_on, place_of
 from partitiond.core.model import spec
-from partitiond.core.model.spec import PlacementRules
+from partitiond.core.model.spec import ModelSource, PlacementRules, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.fleet.file import fleet_schema, load_fleet
@@ -135,6 +135,26 @@ def test_an_example_is_found_by_its_name_from_any_folder(
             load_fleet(Path(name))
 
 
+def test_a_folder_is_found_from_the_file_or_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "fleet" / "m"
+    inner.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for text, found in (
+        (".", inner.parent),
+        ("..", tmp_path),
+        ("./m", inner),
+        ("../fleet", inner.parent),
+        ("~", tmp_path),
+        ("~/fleet/m", inner),
+    ):
+        write(inner.parent, f'[[models]]\nname = "x"\nmodel = "{text}"\n')
+        (model,) = load_fleet(Path("fleet/fleet.toml")).models
+        assert model.source == ModelSource(SourceKind.FOLDER, str(found))
+
+
 BUILT = '[[models]]\nname = "x"\n' + WHOLE[WHOLE.index("[models.architecture]") :]
 MODEL = '[[models]]\nmodel = "opt-125m"\n'
 OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
@@ -184,6 +204,7 @@ OF_A_FILE = (
     ("models = 3", "models"),
     ('[[models]]\nmodel = "no-such-model"', "entry 1: 'no-such-model' is no model"),
     ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
+    ('[[models]]\nmodel = "~nobody-here/m"', "nobody-here/m does not exist"),
     ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "hidden_size"),
     (BUILT.replace("heads = 8", "heads = -8"), "heads must be a positive"),
     (BUILT.replace("= 100_000_000", "= true"), "parameters must be a positive number, got True"),
