@@ -69,7 +69,7 @@ class PlanBody(Body):
     models: Annotated[list[ModelBody], Field(max_length=MAX_MODELS)] = Field(
         [],
         description="Plan as if these models were registered so, beside the others. Such a plan "
-        "answers nothing else that is asked here, and cannot be applied.",
+        "answers nothing else that is asked here but `allow_outage`, and cannot be applied.",
     )
 
     def to_question(self) -> PlanQuestion:

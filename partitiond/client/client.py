@@ -192,9 +192,14 @@ class ControlClient(ViewCalls):
                 return self._read(PlanPreview, data)
         raise unreachable(self.base_url, "it ended before there was a plan")
 
-    def plan_with(self, models: Sequence[ModelSpec]) -> PlanPreview:
-        """Make a plan as if these models were registered so; it cannot be applied."""
-        body = {"models": [registration_body(model) for model in models]}
+    def plan_with(self, models: Sequence[ModelSpec], *, allow_outage: bool = False) -> PlanPreview:
+        """Make a plan as if these models were registered so; it cannot be applied.
+
+        Without any it is the plan of what is registered.
+        """
+        body: dict[str, Any] = {"models": [registration_body(model) for model in models]}
+        if allow_outage:
+            body["allow_outage"] = True
         return self._send(PlanPreview, "POST", "/plan", body=body, timeout=LONG_TIMEOUT_SECONDS)
 
     def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:

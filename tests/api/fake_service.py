@@ -288,6 +288,7 @@ class FakeFit:
     def __init__(self, store: Store, plans: FakePlans) -> None:
         self._store = store
         self._plans = plans
+        self.planned_with: list[tuple[str, ...]] = []
 
     async def check(self, spec: ModelSpec) -> Fit:
         known = {record.spec.name for record in self._store.models()}
@@ -295,8 +296,11 @@ class FakeFit:
         preview = await self._plans.preview()
         return Fit(spec.name, fits, ("as told.",), spec.name in known, preview, ())
 
-    async def plan_with(self, _specs: Sequence[ModelSpec]) -> PlanPreview:
-        return await self._plans.preview()
+    async def plan_with(
+        self, specs: Sequence[ModelSpec], *, allow_outage: bool = False
+    ) -> PlanPreview:
+        self.planned_with.append(tuple(spec.name for spec in specs))
+        return await self._plans.preview(answers.PlanQuestion(allow_outage=allow_outage))
 
 
 class FakeService:

@@ -85,9 +85,10 @@ async def preview_plan(
     Plans that are asked for are made one after the other; 503 where too many wait already.
     """
     asked = body or PlanBody()
-    if asked.models:
-        return reply(await fit.plan_with([model.to_spec(options) for model in asked.models]))
     question = asked.to_question()
+    if asked.models:
+        specs = [model.to_spec(options) for model in asked.models]
+        return reply(await fit.plan_with(specs, allow_outage=question.allow_outage))
     if wants_stream(accept):
         made = plan_events(lambda take: plans.preview(question, take), request.url.path)
         return EventStream(made)

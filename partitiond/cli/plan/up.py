@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
 
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
+UNCHANGED: Final = "unchanged"
 
 
 @spread
@@ -51,7 +52,8 @@ def up(  # noqa: PLR0917 -- typer passes them by name
             changes[spec.name] = change = register_or_update(client, spec, dry_run=dry_run)
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
         if dry_run:
-            preview = client.plan_with(fleet.models)
+            new = [spec for spec in fleet.models if changes[spec.name] != UNCHANGED]
+            preview = client.plan_with(new, allow_outage=allow_outage)
             show_preview(preview, full=True, as_json=as_json)
             raise typer.Exit(exit_of(preview.plan, preview.infeasible))
         if not no_profile:
@@ -76,7 +78,7 @@ def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: boo
             client.register(spec)
         return "registered"
     if _same(known.spec, spec):
-        return "unchanged"
+        return UNCHANGED
     if not dry_run:
         client.update(spec.name, spec)
     return "changed"

@@ -14,6 +14,7 @@ from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.controller.views.parts import frontier_views
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import ModelForecast, Plan, PlanDiff
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle
@@ -21,7 +22,7 @@ from partitiond.core.views.fit import Fit
 from partitiond.core.views.preview import PlanPreview
 from partitiond.ports import Clock, ModelResolver, Store
 
-Imagine = Callable[[Callable[[Situation], Situation]], Awaitable[PlanPreview]]
+Imagine = Callable[[Callable[[Situation], Situation], PlanQuestion], Awaitable[PlanPreview]]
 """`Plans.imagine`."""
 
 
@@ -72,15 +73,21 @@ class FitUseCases:
         record, profiles = await self._as_registered(spec)
         registered = any(r.spec.name == spec.name for r in self._store.models())
         obstacle = self._obstacles.of(spec)
-        preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles, obstacle))
+        preview = await self._imagine(
+            lambda is_now: with_model(is_now, record, profiles, obstacle), PlanQuestion()
+        )
         others = self._obstacles.present.keys() - {spec.name}
         fits, summary = verdict(spec.name, preview, self._applied(), others)
         places = [place for place in preview.plan.wanted if place.model == spec.name]
         frontiers = frontier_views(profiles, places, ())
         return Fit(spec.name, fits, summary, registered, preview, frontiers)
 
-    async def plan_with(self, specs: Sequence[ModelSpec]) -> PlanPreview:
+    async def plan_with(
+        self, specs: Sequence[ModelSpec], *, allow_outage: bool = False
+    ) -> PlanPreview:
         """Make the plan as if all of these models were registered so. It cannot be applied.
+
+        Those that sleep go on sleeping, as they do when they change.
 
         Raises:
             SpecError, ModelSourceError: a model cannot be had, or cannot run here.
@@ -88,11 +95,12 @@ class FitUseCases:
         models = [(*await self._as_registered(spec), self._obstacles.of(spec)) for spec in specs]
 
         def changed(situation: Situation) -> Situation:
+            asleep = situation.asleep
             for record, profiles, obstacle in models:
                 situation = with_model(situation, record, profiles, obstacle)
-            return situation
+            return dataclasses.replace(situation, asleep=asleep)
 
-        return await self._imagine(changed)
+        return await self._imagine(changed, PlanQuestion(allow_outage=allow_outage))
 
     async def _as_registered(self, spec: ModelSpec) -> tuple[ModelRecord, Sequence[Profile]]:
         """Return a model as if it were registered, and its best profiles."""

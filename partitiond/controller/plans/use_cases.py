@@ -193,7 +193,9 @@ class Plans:
         records, desired = self._store.models(), self._controller.desired
         return failed_profiles(records, self._best, self._jobs.jobs(), desired)
 
-    async def imagine(self, change: Callable[[Situation], Situation]) -> PlanPreview:
+    async def imagine(
+        self, change: Callable[[Situation], Situation], question: PlanQuestion | None = None
+    ) -> PlanPreview:
         """Make the plan of a hypothetical situation. It cannot be applied.
 
         Raises:
@@ -202,7 +204,9 @@ class Plans:
         async with self._asked.turn():
             await self._devices.look()
             situation = change(self._situation())
-            return await self._maker.preview(situation, self._controller.plan, remember=False)
+            return await self._maker.preview(
+                situation, self._controller.plan, question, remember=False
+            )
 
     async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied plan again changes nothing.

@@ -1,6 +1,7 @@
 """`up` measures the models that it can measure before it plans."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from partitiond.core.profile.jobs import (
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.views.lists import ModelView
 from partitiond.settings.schema import Settings
+from tests.api.fake_service import FakeService
+from tests.cli.conftest import Cli
 from tests.controller.samples import NOW, cpu, record
 
 
@@ -61,3 +64,20 @@ def test_what_cannot_be_measured_keeps_no_other_from_it(capsys: pytest.CaptureFi
     assert "a cannot run here: there is no vLLM. Install it." in said
     for name in ("b", "c"):
         assert f"job job-{name} for {name} failed. no memory." in said
+
+
+def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_daemon(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    cli("models add opt-125m --no-auto").ended(0)
+    cli("models add smollm2-135m --no-auto").ended(0)
+    same = '[[models]]\nmodel = "opt-125m"\nauto = false\n'
+    changed = '[[models]]\nmodel = "smollm2-135m"\nauto = false\nmin_replicas = 1\n'
+    file = tmp_path / "fleet.toml"
+    file.write_text(f'{same}{changed}[[models]]\nmodel = "opt-1.3b"\n')
+    cli("up --dry-run --allow-outage -f", file).ended(0, "opt-125m: would be unchanged")
+    assert service.fit.planned_with == [("smollm2-135m", "opt-1.3b")]
+    file.write_text(same)
+    cli("up --dry-run -f", file).ended(0)
+    assert len(service.fit.planned_with) == 1, "the daemon's own plan"
+    assert [question.allow_outage for question in service.plans.questions] == [True, False]

@@ -3,7 +3,7 @@
 import pytest
 
 from partitiond.core.errors import ModelSourceError, NotFoundError
-from partitiond.core.model.spec import Demand, ModelSource, SourceKind
+from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, SourceKind
 from tests.controller.host import Host
 from tests.controller.samples import spec
 
@@ -35,3 +35,12 @@ async def test_one_model_too_many_does_not_fit_and_says_why(host: Host) -> None:
     fit = await host.service.fit.check(spec("b", demand=Demand(req_per_s=1e4)))
     assert not fit.fits
     assert "b" in " ".join(fit.summary)
+
+
+async def test_a_model_that_sleeps_goes_on_sleeping_in_the_plan_with_its_change(host: Host) -> None:
+    can_sleep = EngineOptions(sleep_mode=True)
+    await host.register("a", engine=can_sleep, engine_kind="simulated", auto=False)
+    host.service.models.put_to_sleep("a")
+    changed = spec("a", engine=can_sleep, engine_kind="simulated", auto=False, min_replicas=1)
+    preview = await host.service.fit.plan_with([changed, spec("b")])
+    assert {p.model for p in preview.plan.placements} == {"b"}
