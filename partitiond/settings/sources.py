@@ -189,6 +189,7 @@ def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
     """Read PARTITIOND_<TABLE>__<FIELD>. Raises SettingsError for an unknown variable."""
     fields = dict(_leaves(schema))
     by_variable = {_variable(key): key for key in fields}
+    removed = {_variable(key): key for key in REMOVED}
     values: dict[str, object] = {}
     for variable, text in sorted(env.items()):
         if not variable.startswith(ENV_PREFIX) or variable in NOT_SETTINGS:
@@ -196,7 +197,8 @@ def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
         key = by_variable.get(variable)
         if key is None:
             if not _SERVICE_LINK.search(variable) and "://" not in text:
-                _refuse_unknown(variable, f"environment {variable}", list(by_variable), {})
+                key = removed.get(variable, variable)
+                _refuse_unknown(key, f"environment {variable}", list(by_variable), {})
             continue
         values[key] = parse_text(fields[key].annotation, text)
     return Layer(values, {key: f"environment {_variable(key)}" for key in values})

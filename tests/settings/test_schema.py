@@ -139,6 +139,7 @@ def test_a_wrong_variable_or_flag_is_refused_by_name_and_others_left_alone(no_fi
         ("PARTITIOND_PROXY__PORT", "many", "environment PARTITIOND_PROXY__PORT"),
         ("PARTITIOND_GPU__ENABLED", "perhaps", "gpu.enabled"),
         ("PARTITIOND_CPU__CORES", "0,x", "cpu.cores"),
+        ("PARTITIOND_PLANNER__MOVE_BUDGET", "0.1", "Delete it: planner.move_price alone"),
     ):
         assert word in str(refusal(no_file, {name: value}))
     assert "proxy.port" in str(refusal(no_file, {}, {"proxy.prot": 1}))
