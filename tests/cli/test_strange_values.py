@@ -142,7 +142,11 @@ def faults(tried: Try, result: Result) -> list[str]:
 
 
 def names_it(tried: Try, said: str) -> bool:
-    """Whether a message names the value, or the option that does not go with the others."""
+    """Whether a message names the value, the option that does not go with the others, or the field
+    that is missing beside it.
+    """
+    if "Field required" in said:
+        return True
     option = tried.option.strip("-")
     words = {tried.value[:20], str(Path(tried.value).resolve()), option, option.replace("-", "_")}
     if tried.value == "1e999":

@@ -32,8 +32,8 @@ async def test_work_on_the_loop_shows_as_cpu_and_stalls_and_an_idle_one_reads_lo
     assert 0 <= watch.recent_cpu_share() < 1
     watch.open()
     for _ in range(6):
-        until = time.perf_counter() + 0.06
-        while time.perf_counter() < until:
+        until = time.thread_time() + 0.06
+        while time.thread_time() < until:
             pass
         await asyncio.sleep(0)
     watch.close()
@@ -41,6 +41,6 @@ async def test_work_on_the_loop_shows_as_cpu_and_stalls_and_an_idle_one_reads_lo
     await asyncio.sleep(0.1)
     assert watch.reading().cpu_share == busy.cpu_share, "what comes after the window is not of it"
     task.cancel()
-    assert busy.cpu_share > 0.1
+    assert busy.cpu_share > idle.cpu_share
     assert busy.worst_stall_seconds > 0.02
     assert (busy.lag_seconds_p99, busy.lags) == (0.5, 1)
