@@ -42,7 +42,7 @@ OF_QUESTION: dict[str, Any] = {
     "engine_problem": messages.ErrorRecord | None,
 }
 UNREAD = {
-    *("line", "unknown", "machine_id", "message_version", "correction"),
+    *("line", "unknown", "machine_id", "message_version"),
     *("links", "nvlinks", "nvswitch", "numa_node", "pcie"),
 }
 """What a release before said, and nobody reads any more."""
