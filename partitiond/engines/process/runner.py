@@ -140,7 +140,7 @@ class ProcessEngineRunner:
     ) -> EngineHandle:
         limit = memory_limit_bytes(launch)
         into = await asyncio.to_thread(self._cgroups.words, folder.path.name, limit=limit)
-        key = warm_key(launch, command, self._warm_modules)
+        key = await asyncio.to_thread(warm_key, launch, command, self._warm_modules)
         if key is not None and launch.placement is None:
             # It is measured alone, so it imports by itself, and the others' parent beside it.
             self._warm.prepare(key)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from partitiond.engines.process import shim
+
 SUBGROUP: Final = "daemon"
 """`DelegateSubgroup=` of the unit: the daemon's own cgroup, beside its engines' cgroups."""
 
@@ -35,21 +37,8 @@ def delegation(proc: Path = Path("/proc/self")) -> Delegation | None:
 
 def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
     """Return the folder of this process's cgroup (version 2), or None if the host has none."""
-    try:
-        groups = (proc / "cgroup").read_text().splitlines()
-        mounts = (proc / "mountinfo").read_text().splitlines()
-    except OSError:
-        return None
-    path = next((line[3:] for line in groups if line.startswith("0::")), None)
-    for line in mounts if path is not None else ():
-        fields, _, kind = line.partition(" - ")
-        if kind.split()[:1] != ["cgroup2"]:
-            continue
-        root, mounted = fields.split()[3:5]
-        below = os.path.relpath(str(path), root)
-        if below != ".." and not below.startswith("../"):
-            return Path(os.path.normpath(Path(mounted) / below))
-    return None
+    found = shim.own_cgroup(str(proc))
+    return Path(found) if found else None
 
 
 def _is_delegated(folder: Path) -> bool:

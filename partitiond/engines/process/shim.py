@@ -599,20 +599,28 @@ def bring_here(pid: int) -> None:
     Raises:
         OSError: the kernel does not allow that.
     """
-    here = read_text("/proc/self/cgroup")
-    if here == read_text(f"/proc/{pid}/cgroup"):
+    if read_text("/proc/self/cgroup") == read_text(f"/proc/{pid}/cgroup"):
         return
-    paths = [line[3:] for line in here.splitlines() if line.startswith("0::")]
-    for line in read_text("/proc/self/mountinfo").splitlines():
+    folder = own_cgroup()
+    if not folder:
+        raise OSError("this host has no cgroups of version 2 to move an engine in")
+    with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
+        file.write(str(pid))
+
+
+def own_cgroup(proc: str = "/proc/self") -> str:
+    """Return the folder of this process's cgroup (version 2), or "" if the host has none."""
+    groups = read_text(f"{proc}/cgroup").splitlines()
+    path = next((line[3:] for line in groups if line.startswith("0::")), None)
+    for line in read_text(f"{proc}/mountinfo").splitlines() if path is not None else ():
         fields, _, kind = line.partition(" - ")
-        if not paths or kind.split()[:1] != ["cgroup2"]:
+        if kind.split()[:1] != ["cgroup2"]:
             continue
         root, mounted = fields.split()[3:5]
-        folder = os.path.normpath(os.path.join(mounted, os.path.relpath(paths[0], root)))
-        with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
-            file.write(str(pid))
-        return
-    raise OSError("this host has no cgroups of version 2 to move an engine in")
+        below = os.path.relpath(str(path), root)
+        if below != ".." and not below.startswith("../"):
+            return os.path.normpath(os.path.join(mounted, below))
+    return ""
 
 
 def _start_engine(

@@ -101,6 +101,20 @@ async def _undo(folder: RunFolder, spawning: "asyncio.Future[None]") -> None:
     await process.kill_all(folder.path, folder.process())
 
 
+def shim_command(folder: RunFolder, into: Sequence[str]) -> list[str]:
+    """Return the words that start the shim of a run folder.
+
+    Args:
+        into: words before them that enter the shim's cgroup, and become the shim by exec.
+    """
+    return [*into, sys.executable, "-I", "-S", shim.__file__, str(folder.path)]
+
+
+def shim_environment(folder: RunFolder) -> dict[str, str]:
+    """Return the shim's environment, marked: it can be found before it has written its identity."""
+    return {"PATH": SEARCH_PATH, process.REPLICA_DIR_VARIABLE: str(folder.path)}
+
+
 async def spawn_shim(
     folder: RunFolder,
     lifeline: int | None = None,
@@ -119,18 +133,12 @@ async def spawn_shim(
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
-        *into,
-        sys.executable,
-        "-I",
-        "-S",
-        shim.__file__,
-        str(folder.path),
+        *shim_command(folder, into),
         *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        # Marked, so that the shim can be found before it has written its identity.
-        env={"PATH": SEARCH_PATH, process.REPLICA_DIR_VARIABLE: str(folder.path)},
+        env=shim_environment(folder),
         cwd="/",
         pass_fds=() if lifeline is None else (lifeline,),
     )

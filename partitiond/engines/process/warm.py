@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from partitiond.core.replica.engine import EngineLaunch
 from partitiond.engines.process import shim, warm_parent
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.spawn import SEARCH_PATH, SHIM_SECONDS
+from partitiond.engines.process.spawn import SHIM_SECONDS, shim_command, shim_environment
 from partitiond.engines.vllm.launch import TRACING_ENVIRONMENT
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ class WarmKey:
 def warm_key(
     launch: EngineLaunch, command: Mapping[str, Any], modules: Mapping[str, tuple[str, ...]]
 ) -> WarmKey | None:
-    """Return what a parent needs to fork an engine; None for an engine that is not forked.
+    """Return what a parent needs to fork an engine; None for an engine that is not forked. It looks
+    at the interpreter's folders.
 
     Engines on GPUs start processes of their own, and no GPU has shown yet how these take a fork. An
     engine with an environment of its own may want it while it imports, and one of another user has
@@ -170,11 +170,8 @@ class WarmParent:
         ready, theirs = os.pipe()
         asked = {
             "run_dir": str(folder.path),
-            "argv": [*into, sys.executable, "-I", "-S", shim.__file__],
-            "env": {
-                "PATH": SEARCH_PATH,
-                process.REPLICA_DIR_VARIABLE: str(folder.path),
-            },
+            "argv": shim_command(folder, into),
+            "env": shim_environment(folder),
         }
         with os.fdopen(ready, "rb") as answer:
             try:

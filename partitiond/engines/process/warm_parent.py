@@ -71,7 +71,7 @@ def fork_cores() -> None:
 def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
     """In the forked child: fork the engine, and become its shim. Never returns."""
     try:
-        # Until it is the shim, it dies with this process's parent: nobody else would find it.
+        # Until it is the shim, it dies with the warm parent: nobody else would find it.
         shim.prctl(shim.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -90,13 +90,20 @@ def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
         passed = (output, ready, opened)
         for descriptor in passed:
             os.set_inheritable(descriptor, True)
-        argv = [*asked["argv"], run_dir, "--engine", str(pid), *map(str, passed)]
+        argv = [*asked["argv"], "--engine", str(pid), *map(str, passed)]
         shim.prctl(shim.PR_SET_PDEATHSIG, 0)
         os.execve(argv[0], argv, asked["env"])  # noqa: S606 - exec is the point
     except (OSError, ValueError, KeyError) as error:
         os.write(ready, f"{type(error).__name__}: {error}".encode())
     finally:
         os._exit(1)
+
+
+def as_at_begin() -> None:
+    """Handle signals as an interpreter does that begins: a client that leaves kills no engine."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def become_engine(
@@ -106,6 +113,7 @@ def become_engine(
     code = 1
     try:
         shim.depend_on(supervisor, command["cwd"], output)
+        as_at_begin()
         os.read(gate, 2)  # what it forks and keeps is its cgroup's
         # Intel's OpenMP gives each child the cores that it began with, those of the parent.
         stay = functools.partial(os.sched_setaffinity, 0, command["cores"])

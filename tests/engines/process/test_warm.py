@@ -28,8 +28,12 @@ from tests.engine_fixtures import short_dir, simulated_launch, usable_cores
 __all__ = ["short_dir"]
 
 MODULES = {"simulated": ("telling",)}
-TELLING = """
-import json, os, random, sys, tempfile, time
+SIGNALS = "{n.name: str(signal.getsignal(n)).split(' at ')[0] for n in signal.Signals}"
+TELLING = f"""
+import json, os, random, signal, sys, tempfile, time
+handled = lambda: {SIGNALS}
+"""
+TELLING += """
 ALL = os.sched_getaffinity(0)
 if __name__ != "__main__":  # as Intel's OpenMP does
     os.register_at_fork(after_in_child=lambda: os.sched_setaffinity(0, ALL))
@@ -42,7 +46,7 @@ else:
     os.waitpid(child, 0)
     told = {
         "cores_of_child": json.load(open(told_by_child)),
-        "words": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd(),
+        "signals": handled(), "words": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd(),
         "cores": sorted(os.sched_getaffinity(0)), "drawn": random.random(),
         "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],
         "imported": "telling" in sys.modules, "temporary": tempfile.gettempdir(),
@@ -131,6 +135,9 @@ async def test_an_engine_is_as_if_it_had_imported_by_itself(bench: Bench) -> Non
     found = await told(folder)
     command = json.loads((folder.path / "command.json").read_text())
     assert found["imported"], "nothing was imported before"
+    words = (sys.executable, "-c", f"import json, signal; print(json.dumps({SIGNALS}))")
+    alone = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    assert found["signals"] == json.loads((await alone.communicate())[0])
     assert found["words"] == ["7", "--word"]
     assert found["env"] == command["env"]
     assert found["cwd"] == str(folder.path)
