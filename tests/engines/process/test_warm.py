@@ -177,7 +177,7 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     assert is_alive(identity)
     os.kill(identity.pid, signal.SIGKILL)
     await gone(folder)
-    assert process.processes_of(folder.path, identity) == []
+    await until(lambda: process.processes_of(folder.path, identity) == [])
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
