@@ -105,7 +105,7 @@ async def rig(make_proxy: MakeProxy, make_engine: MakeEngine) -> Rig:
 async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> None:
     """Every phase, whole and streamed, completions and chat, once and at every attempt."""
     wrong: list[str] = []
-    files = open_files()
+    before = open_sockets()
     cases = [(c, s, fault) for c, s in SHAPES for fault in faults_of(kind, stream=s)]
     for number, (is_chat, stream, fault) in enumerate(cases):
         rig.fresh(2)
@@ -130,7 +130,7 @@ async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> No
     assert not wrong, "\n".join(wrong)
     assert rig.engines.struck >= len(cases), "faults that never happened"
     rig.fresh(0)
-    await rig.proxy.until(lambda: open_files() <= files)
+    await rig.proxy.until(lambda: open_sockets() <= before)
 
 
 REUSED = [
@@ -161,5 +161,10 @@ async def test_a_kept_connection_that_ends_before_an_answer_costs_nothing_and_el
     assert {json.loads(line)["attempts"] for line in rig.proxy.log_lines} == {1}
 
 
-def open_files() -> int:
-    return len([*Path("/proc/self/fd").iterdir()])
+def open_sockets() -> set[str]:
+    """Sockets of this process, by names that no other one has while they are open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("socket:")}
