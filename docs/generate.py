@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from partitiond.cli.groups import Lists
 from partitiond.fleet.file import fleet_schema
@@ -33,7 +33,16 @@ def table(headers: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return _line(text).replace("|", "\\|")
+
+
+def listing(rows: Iterable[tuple[str, str]]) -> str:
+    """A Markdown list of names, and what is to be said of each."""
+    return "\n".join(f"- {name}: {_line(text)}" if text else f"- {name}" for name, text in rows)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 # --- command line ----------------------------------------------------------------------------
@@ -45,21 +54,42 @@ def cli_page() -> str:
     blocks = [
         "Global options stand before the command: `partitiond --state-dir DIR status`. "
         "Exit codes are on [a page of their own](exit-codes.md). `--json` prints JSON instead of a "
-        "table; where a command has no `--json`, its line says so.",
+        "table. An option with the name of a field after it is that field of a model in a [fleet "
+        "file](fleet-file.md), or of a [`KeyBody`](api.md#keybody): there stands what it does. "
+        "Options of lists may be repeated; `none`, of keys `all`, empties them.",
         _options(root, {}),
     ]
-    told: dict[tuple[str, str], str] = {}
+    told = _fields_of_options()
     for path, command, short in commands(root):
         blocks += [f"## `partitiond {' '.join(path)}`", _help_text(command)]
         if short:
             blocks.append(f"`partitiond {short}` is short for it.")
-        blocks.append(f"```text\n{_usage(path, command)}\n```")
         if options := _options(command, told):
             blocks.append(options)
         if again := _told_before(command, told):
             blocks.append(again)
-        told |= dict.fromkeys(_option_rows(command), " ".join(path)) | told
+        if not any("--json" in parameter.opts for parameter in command.params):
+            blocks.append("It has no `--json`.")
+        here = f"`partitiond {' '.join(path)}`"
+        for row in _option_rows(command):
+            if row[0].startswith("`-") and not told.get(row, "").startswith("`partitiond "):
+                told[row] = here
     return page("Command line", *blocks)
+
+
+def _fields_of_options() -> dict[tuple[str, str], str]:
+    """The fields of bodies that options set, by option, where their descriptions are the same."""
+    from partitiond.cli.keys.options import TERMS
+    from partitiond.cli.models.form import MODEL
+
+    told = {}
+    for form in (MODEL, TERMS):
+        for row, parameter in zip(form.rows, form.parameters(), strict=True):
+            option = get_args(parameter.annotation)[1]
+            flags = ", ".join(f"`{flag}`" for flag in str(option.default).split("/"))
+            if not row.about and not row.zero:
+                told[flags, str(option.help)] = row.path
+    return told
 
 
 def command_line() -> Any:
@@ -91,21 +121,9 @@ def _arguments(command: Any) -> list[Any]:
     return [p for p in command.params if p.param_type_name == "argument"]
 
 
-def _usage(path: tuple[str, ...], command: Any) -> str:
-    names = []
-    for argument in _arguments(command):
-        name = str(argument.metavar or argument.name.upper()).strip("[]")
-        names.append(name if argument.required else f"[{name}]")
-    json = any("--json" in parameter.opts for parameter in command.params)
-    return " ".join(["partitiond", *path, *names, "[OPTIONS]", *([] if json else ["(no --json)"])])
-
-
 def _option_rows(command: Any) -> list[tuple[str, str]]:
     """Names and help of each argument and option but `--json` and `--help`."""
-    arguments = [
-        (f"`{str(a.metavar or a.name.upper()).strip('[]')}`", str(a.help or ""))
-        for a in _arguments(command)
-    ]
+    arguments = [(_argument(a), str(a.help or "")) for a in _arguments(command)]
     options = [
         (", ".join(f"`{flag}`" for flag in [*p.opts, *p.secondary_opts]), str(p.help or ""))
         for p in command.params
@@ -114,28 +132,27 @@ def _option_rows(command: Any) -> list[tuple[str, str]]:
     return [*arguments, *(row for row in options if row[0] not in {"`--help`", "`--json`"})]
 
 
-LONG_HELP: Final = 5
-"""Words of an option's help from which on a second command with it only names the first one."""
-
-
-def _repeated(row: tuple[str, str], told: dict[tuple[str, str], str]) -> bool:
-    return row in told and row[0].startswith("`--") and len(row[1].split()) >= LONG_HELP
+def _argument(argument: Any) -> str:
+    name = str(argument.metavar or argument.name.upper()).strip("[]")
+    return f"`{name}`" if argument.required else f"`[{name}]`"
 
 
 def _options(command: Any, told: dict[tuple[str, str], str]) -> str:
-    rows = [row for row in _option_rows(command) if not _repeated(row, told)]
-    return table(("option", "what it does"), iter(rows)) if rows else ""
+    return listing(row for row in _option_rows(command) if row not in told)
 
 
 def _told_before(command: Any, told: dict[tuple[str, str], str]) -> str:
-    """Options of this command that an earlier one has as well, by the earlier one."""
+    """Options that are described elsewhere: fields, and options of an earlier command."""
     groups: dict[str, list[str]] = {}
+    fields = []
     for row in _option_rows(command):
-        if _repeated(row, told):
-            groups.setdefault(told[row], []).append(row[0])
-    return "\n\n".join(
-        f"As for `partitiond {first}`: {', '.join(names)}." for first, names in groups.items()
-    )
+        where = told.get(row, "")
+        if where.startswith("`partitiond "):
+            groups.setdefault(where, []).append(row[0])
+        elif where:
+            fields.append(f"{row[0]} ({where})")
+    lines = [f"As for {first}: {', '.join(names)}." for first, names in groups.items()]
+    return "\n\n".join([*([f"Fields: {', '.join(fields)}."] if fields else []), *lines])
 
 
 # --- exit codes and errors -------------------------------------------------------------------
@@ -169,25 +186,20 @@ def settings_page() -> str:
     """Every setting with its type, default and environment variable."""
     from partitiond.settings.schema import list_settings
 
-    groups: dict[str, list[tuple[str, ...]]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for info in list_settings():
-        group = info.key.partition(".")[0] if "." in info.key else ""
-        row = (
-            f"`{info.key.rpartition('.')[2]}`",
-            info.type,
-            info.default,
-            info.description,
-            f"`{info.environment}`",
-        )
+        group, _, name = info.key.rpartition(".")
+        about = info.type if info.default == "unset" else f"{info.type}, {info.default}"
+        row = (f"`{name}` ({about.replace(' or unset', '')})", info.description)
         groups.setdefault(group, []).append(row)
     blocks = [
-        "Settings come from a TOML file, from the environment and from flags "
-        "(`--set table.field=value`); the later wins. Unknown keys are refused. "
-        "`partitiond setup config show` says what holds and where each value came from."
+        "Settings come from a TOML file, from the environment (`proxy.port` is "
+        "`PARTITIOND_PROXY__PORT`) and from flags (`--set proxy.port=8000`); the later wins. "
+        "Unknown keys are refused. `partitiond setup config show` says what holds and where each "
+        "value came from. After a setting stand its type and, unless it is unset, its default."
     ]
-    headers = ("setting", "type", "default", "what it does", "environment")
     for group, rows in groups.items():
-        blocks += [f"## `[{group}]`" if group else "## Folders", table(headers, iter(rows))]
+        blocks += [f"## `[{group}]`" if group else "## Folders", listing(rows)]
     return page("Settings", *blocks)
 
 
@@ -203,21 +215,29 @@ def api_page() -> str:
         "`detail` and `hint`: 401 for a token that is missing or wrong, 404 where there is no such "
         "thing, 409 where it conflicts with what is there, 412 where `If-Match` names another "
         "version, 413 and 422 for a body that is too large or not valid, 503 where the daemon "
-        "cannot do it now. The whole OpenAPI document, with the fields of all answers, is at "
-        "`/openapi.json`. A body of a model is as in [a fleet file](fleet-file.md); in a "
-        "`...Patch` each field may be absent, and null returns it to its default.",
+        "cannot do it now; what is answered is 200 if nothing else is said. The whole OpenAPI "
+        "document, with the fields of all answers, is at `/openapi.json`. A body of a model is as "
+        "in [a fleet file](fleet-file.md); in a `...Patch` each field may be absent, and null "
+        f"returns it to its default. {OPTIONAL}",
     ]
+    told: dict[str, str] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            blocks += _operation(method, path, operation)
+            blocks += _operation(method, path, operation, told)
     blocks.append("## Bodies")
     schemas = document["components"]["schemas"]
     elsewhere = fleet_schema()["$defs"].keys() | {"ModelBody"}
     for name, schema in sorted(schemas.items()):
         here = name not in elsewhere and not name.endswith("Patch")
         if name in _sent(document) and schema.get("properties") and here:
-            blocks += [f"### `{name}`", _schema(schema)]
+            blocks += [f"### `{name}`", *_schema(schema)]
     return page("Control API", *blocks)
+
+
+OPTIONAL: Final = (
+    "A field is given with its type and default; one that has no default and is not *required* may "
+    "be left out or null."
+)
 
 
 # --- fleet file ------------------------------------------------------------------------------
@@ -231,16 +251,26 @@ def fleet_file_page() -> str:
         "`partitiond schema fleet --json` prints its JSON schema for editors. A wrong file is "
         "refused with several mistakes at once, unknown keys before values out of range, each with "
         "its line and what was meant; `partitiond up -f FLEET --dry-run` shows what it "
-        "would change. Bodies of the [control API](api.md) have the same fields.",
+        f"would change. Bodies of the [control API](api.md) have the same fields. {OPTIONAL}",
         f"```toml\n{EXAMPLE}```",
-        _schema(schema),
+        *_schema(schema),
     ]
-    shown: set[str] = set()
+    shown: dict[str, str] = {}
+    fields: dict[frozenset[tuple[str, str]], str] = {}
     for path, name in _tables(schema, schema):
         if name not in shown:
-            shown.add(name)
-            blocks += [f"## `{path}`: `{name}`", _schema(schema["$defs"][name])]
+            shown[name] = path
+            table = schema["$defs"][name]
+            same = fields.setdefault(_described(table), path)
+            rows = [f"The fields of `{same}`."] if same != path else _rows(table)
+            blocks += [f"## `{path}`: `{name}`", *_about(table), *rows]
     return page("Fleet file", *blocks)
+
+
+def _described(schema: dict[str, Any]) -> frozenset[tuple[str, str]]:
+    """The names of a table's fields, and what is said of them."""
+    fields = schema["properties"].items()
+    return frozenset((name, field.get("description", "")) for name, field in fields)
 
 
 def _tables(
@@ -310,31 +340,32 @@ def control_api_document() -> dict[str, Any]:
     return create_app(cast(Service, object()), admin_token=token).openapi()
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f"## `{method.upper()} {path}`"
+def _operation(
+    method: str, path: str, operation: dict[str, Any], told: dict[str, str]
+) -> Iterator[str]:
+    here = f"`{method.upper()} {path}`"
+    yield f"## {here}"
     text = operation.get("description") or operation.get("summary") or ""
     if text:
         yield "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-    parameters = [p for p in operation.get("parameters", []) if p.get("description")]
-    if parameters:
-        yield table(
-            ("parameter", "in", "type", "what it is"),
-            (
-                (
-                    f"`{p['name']}`",
-                    p["in"] + (", required" if p.get("required") else ""),
-                    _type(p.get("schema", {})),
-                    p.get("description", ""),
-                )
-                for p in parameters
-            ),
-        )
+    rows = []
+    for parameter in operation.get("parameters", []):
+        if about := parameter.get("description"):
+            first = told.setdefault(f"{parameter['name']} {about}", here)
+            need = ", required" if parameter.get("required") else ""
+            kind = f"{parameter['in']}{need}, {_plain(_type(parameter.get('schema', {})))}"
+            name = f"`{parameter['name']}` ({kind})"
+            rows.append((name, about if first == here else f"as for {first}."))
+    if rows:
+        yield listing(rows)
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if body:
-        yield f"Body: {_type(body.get('schema', {}))}"
-    told = [f"`{status}`{_answer(answer)}" for status, answer in operation["responses"].items()
-            if status not in EVERYWHERE]  # fmt: skip
-    yield f"Answers: {'; '.join(told)}."
+    sent = f"Body: {_type(body.get('schema', {}))}. " if body else ""
+    answers = [
+        f"{f'{status} ' if status != '200' else ''}{_answer(answer)}".strip()
+        for status, answer in operation["responses"].items()
+        if status not in EVERYWHERE
+    ]
+    yield f"{sent}Answer: {'; '.join(answers)}."
 
 
 EVERYWHERE: Final = {"401", "404", "409", "412", "413", "422", "503"}
@@ -342,33 +373,49 @@ EVERYWHERE: Final = {"401", "404", "409", "412", "413", "422", "503"}
 
 
 def _answer(answer: dict[str, Any]) -> str:
-    about = " ".join(answer.get("description", "").split()).rstrip(".")
+    about = _line(answer.get("description", "")).rstrip(".")
     content = answer.get("content", {})
     schema = next((c.get("schema", {}) for c in content.values() if c.get("schema")), None)
-    return (f" {about}" if about != "Successful Response" else "") + (
-        f" ({_type(schema)})" if schema else ""
+    parts = ([about] if about != "Successful Response" else []) + (
+        [_type(schema)] if schema else []
     )
+    return ", ".join(parts)
 
 
-def _schema(schema: dict[str, Any]) -> str:
+def _schema(schema: dict[str, Any]) -> list[str]:
+    return [*_about(schema), *_rows(schema)]
+
+
+def _about(schema: dict[str, Any]) -> list[str]:
+    text = _line(schema.get("description", "").split("\n\n")[0])
+    return [text] if text else []
+
+
+def _rows(schema: dict[str, Any]) -> list[str]:
+    """The fields of a schema: a list, or a sentence where nothing is said of any of them."""
     required = set(schema.get("required", ()))
-    rows = (
-        (
-            f"`{name}`",
-            _type(field),
-            "required" if name in required else _default(field),
+    fields = {
+        name: (
+            f"`{name}` ({_plain(_type(field))}"
+            f"{', required' if name in required else _default(field)})",
             field.get("description", ""),
         )
         for name, field in schema["properties"].items()
-    )
-    text = " ".join(schema.get("description", "").split("\n\n")[0].split())
-    listing = table(("field", "type", "default", "what it is"), rows)
-    return f"{text}\n\n{listing}" if text else listing
+    }
+    if any(text for _, text in fields.values()):
+        return [listing(fields.values())]
+    return [", ".join(name.replace(", required", "") for name, _ in fields.values()) + "."]
 
 
 def _default(field: dict[str, Any]) -> str:
-    told = "default" in field and not (isinstance(field["default"], dict) and field["default"])
-    return f"`{json.dumps(field['default'])}`" if told else ""
+    told = field.get("default") is not None and field["default"] not in ({}, [], "")
+    nested = isinstance(field.get("default"), dict)
+    return f", {json.dumps(field['default'])}" if told and not nested else ""
+
+
+def _plain(kind: str) -> str:
+    """A type that may be null, without null."""
+    return kind.removesuffix(" or null")
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -380,7 +427,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
+        return ", ".join(f"`{value}`" for value in schema["enum"] if value)
     if schema.get("type") == "array":
         items: dict[str, Any] = schema.get("items") or next(
             iter(schema.get("prefixItems", [{}])), {}
@@ -421,7 +468,7 @@ def models_page() -> str:
     """The catalog of models, the families that can be counted, and what was started."""
     from docs.models_page import blocks
 
-    return page("Models", *blocks(table))
+    return page("Models", *blocks(table, listing))
 
 
 # --- metrics ---------------------------------------------------------------------------------
@@ -432,15 +479,15 @@ def metrics_page() -> str:
     from partitiond.metrics import exposition as metrics
     from partitiond.proxy.telemetry import families
 
-    def rows(found: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+    def blocks(found: Iterable[Any]) -> Iterator[str]:
+        groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
         for family in found:
-            name = f"{family.name}_total" if family.kind == "counter" else family.name
-            labels = ", ".join(f"`{label}`" for label in family.labels)
-            notes = [family.note, "only with several hosts" if family.of_hosts else ""]
-            note = f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
-            yield f"`{name}`", family.kind, labels, f"{family.help.rstrip('.')}{note}."
+            groups.setdefault((family.kind, tuple(family.labels)), []).append(family)
+        for (kind, labels), group in groups.items():
+            by = f" by {', '.join(f'`{label}`' for label in labels)}" if labels else ""
+            yield f"{kind.capitalize()}{by}:"
+            yield listing(_metric(family) for family in group)
 
-    headers = ("metric", "kind", "labels", "what it says")
     own = [f for f in families.FAMILIES if f.name.startswith("partitiond_")]
     others = [f for f in families.FAMILIES if not f.name.startswith("partitiond_")]
     return page(
@@ -451,13 +498,20 @@ def metrics_page() -> str:
         "several hosts, what has the label `device` has `host`, too. "
         "[Metrics, alerts, dashboards](../how-to/metrics.md) says how to use them.",
         "## The control plane",
-        table(headers, rows(metrics.FAMILIES)),
+        *blocks(metrics.FAMILIES),
         "## The endpoint",
-        table(headers, rows(own)),
+        *blocks(own),
         "## The same by other names",
         "For dashboards that were made for vLLM or by OpenTelemetry's conventions.",
-        table(headers, rows(others)),
+        *blocks(others),
     )
+
+
+def _metric(family: Any) -> tuple[str, str]:
+    notes = [family.note, "only with several hosts" if family.of_hosts else ""]
+    note = f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
+    name = f"{family.name}_total" if family.kind == "counter" else family.name
+    return f"`{name}`", f"{family.help.rstrip('.')}{note}."
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 from partitiond.core.model.families import FAMILIES as KNOWN
 from partitiond.core.model.families.quantised import SUPPORTED
-from partitiond.models.catalog import CATALOG
 from partitiond.models.listing import CatalogRow, count_text, rows
 
 Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
+Listing = Callable[[Iterator[tuple[str, str]]], str]
 
 INTRODUCTION = (
     "The catalog carries the full config of each model, so that an estimate, a plan and a run with "
@@ -34,32 +34,24 @@ FAMILIES = (
 )
 
 
-def blocks(table: Table) -> Iterator[str]:
+def blocks(table: Table, listing: Listing) -> Iterator[str]:
     """The page's blocks."""
     listed = rows()
     yield INTRODUCTION
     yield FIGURES
     yield table(
-        ("model", "parameters", "weights", "KV per token", "attention", "context", "licence",
-         "what for"),
+        ("model", "on the hub", "parameters", "weights", "KV per token", "attention", "context",
+         "licence", "what for"),
         (_model(row) for row in listed),
     )  # fmt: skip
     notes = [f"- `{row.name}`: {row.note}" for row in listed if row.note]
     yield "\n".join(notes)
-    yield "## Where they come from"
-    yield table(
-        ("model", "on the hub", "revision", "parameters, exactly", "published as"),
-        (_source(row) for row in listed),
-    )
     yield "## Quantised forms"
     yield QUANTISED
-    yield table(
-        ("form", "on the hub", "weights"),
-        (
-            (f"`{row.name}-{form.name}`", form.hub_id, _gigabytes(form.weights_bytes))
-            for row in listed
-            for form in row.quantised
-        ),
+    yield listing(
+        (f"`{row.name}-{form.name}`", f"{form.hub_id}, {_gigabytes(form.weights_bytes)}")
+        for row in listed
+        for form in row.quantised
     )
     yield "## Families"
     yield FAMILIES.format(methods=", ".join(SUPPORTED))
@@ -76,6 +68,7 @@ def _model(row: CatalogRow) -> tuple[str, ...]:
         window = f" ({row.stateless_layers} of {row.layers} layers keep no KV)"
     return (
         f"`{row.name}`",
+        row.hub_id + (f" (or package {row.package})" if row.package else ""),
         count_text(row.parameters) + each,
         _gigabytes(row.weights_bytes),
         f"{row.kv_bytes_per_token / 1000:.1f} kB",
@@ -83,19 +76,6 @@ def _model(row: CatalogRow) -> tuple[str, ...]:
         str(row.max_position),
         row.licence + (", gated" if row.gated else ""),
         row.purpose,
-    )
-
-
-def _source(row: CatalogRow) -> tuple[str, ...]:
-    published = CATALOG[row.name].published
-    assert published is not None
-    stored = ", the tied output counted twice" if published.counts_tied_output else ""
-    return (
-        f"`{row.name}`",
-        row.hub_id + (f" (or package {row.package})" if row.package else ""),
-        f"`{row.revision[:12]}`" if row.revision else "newest",
-        f"{row.parameters:,}",
-        f"{published.parameters:,}{stored}: {published.source}",
     )
 
 
