@@ -17,7 +17,7 @@ An engine that exits by itself, hangs or is late is FAILING until nothing of it 
 that is STOPPING, it serves nobody, and holds its partition.
 
 One table owns every transition; an event with no entry raises and changes nothing. The table in
-`docs/architecture.md` is generated from it.
+`docs/reference/replica-states.md` is generated from it.
 """
 
 import enum
