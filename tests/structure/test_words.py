@@ -56,8 +56,8 @@ def all_names() -> Iterator[tuple[str, str]]:
 def known_words() -> set[str]:
     known = {*ORDINARY.read_text(encoding="utf-8").split(), *COINED}
     for row in (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines():
-        if row.startswith("| **"):
-            known |= words_of(row.split("|")[1])
+        if row.startswith("- **"):
+            known |= words_of(row.partition(":")[0])
     return known
 
 
