@@ -151,8 +151,19 @@ def _told_before(command: Any, told: dict[tuple[str, str], str]) -> str:
             groups.setdefault(where, []).append(row[0])
         elif where:
             fields.append(f"{row[0]} ({where})")
-    lines = [f"As for {first}: {', '.join(names)}." for first, names in groups.items()]
+    lines = [f"As for {first}: {_most(first, names, told)}." for first, names in groups.items()]
     return "\n\n".join([*([f"Fields: {', '.join(fields)}."] if fields else []), *lines])
+
+
+MANY: Final = 10
+"""Options from which on only those are named that are not as for another command."""
+
+
+def _most(first: str, names: list[str], told: dict[tuple[str, str], str]) -> str:
+    others = [row[0] for row, command in told.items() if command == first and row[0] not in names]
+    if len(names) >= MANY and len(others) < len(names):
+        return f"all its options{' but ' if others else ''}{', '.join(others)}"
+    return ", ".join(names)
 
 
 # --- exit codes and errors -------------------------------------------------------------------
@@ -218,7 +229,8 @@ def api_page() -> str:
         "cannot do it now; what is answered is 200 if nothing else is said. The whole OpenAPI "
         "document, with the fields of all answers, is at `/openapi.json`. A body of a model is as "
         "in [a fleet file](fleet-file.md); in a `...Patch` each field may be absent, and null "
-        f"returns it to its default. {OPTIONAL}",
+        "returns it to its default; a `Profile` is what another host exports ([its fields]"
+        f"(../profiling-method.md#what-a-profile-holds)). {OPTIONAL}",
     ]
     told: dict[str, str] = {}
     for path, operations in document["paths"].items():
@@ -226,11 +238,11 @@ def api_page() -> str:
             blocks += _operation(method, path, operation, told)
     blocks.append("## Bodies")
     schemas = document["components"]["schemas"]
-    elsewhere = fleet_schema()["$defs"].keys() | {"ModelBody"}
+    elsewhere = fleet_schema()["$defs"].keys() | {"ModelBody", "WorkloadBody"}
     for name, schema in sorted(schemas.items()):
         here = name not in elsewhere and not name.endswith("Patch")
-        if name in _sent(document) and schema.get("properties") and here:
-            blocks += [f"### `{name}`", *_schema(schema)]
+        if name in _sent(document) and here and any(text for _, text in _described(schema)):
+            blocks += [f"### `{name}`", *_about(schema), *_rows(schema)]
     return page("Control API", *blocks)
 
 
@@ -253,7 +265,8 @@ def fleet_file_page() -> str:
         "its line and what was meant; `partitiond up -f FLEET --dry-run` shows what it "
         f"would change. Bodies of the [control API](api.md) have the same fields. {OPTIONAL}",
         f"```toml\n{EXAMPLE}```",
-        *_schema(schema),
+        *_about(schema),
+        *_rows(schema),
     ]
     shown: dict[str, str] = {}
     fields: dict[frozenset[tuple[str, str]], str] = {}
@@ -269,7 +282,7 @@ def fleet_file_page() -> str:
 
 def _described(schema: dict[str, Any]) -> frozenset[tuple[str, str]]:
     """The names of a table's fields, and what is said of them."""
-    fields = schema["properties"].items()
+    fields = schema.get("properties", {}).items()
     return frozenset((name, field.get("description", "")) for name, field in fields)
 
 
@@ -382,29 +395,22 @@ def _answer(answer: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _schema(schema: dict[str, Any]) -> list[str]:
-    return [*_about(schema), *_rows(schema)]
-
-
 def _about(schema: dict[str, Any]) -> list[str]:
     text = _line(schema.get("description", "").split("\n\n")[0])
     return [text] if text else []
 
 
 def _rows(schema: dict[str, Any]) -> list[str]:
-    """The fields of a schema: a list, or a sentence where nothing is said of any of them."""
     required = set(schema.get("required", ()))
-    fields = {
-        name: (
+    rows = (
+        (
             f"`{name}` ({_plain(_type(field))}"
             f"{', required' if name in required else _default(field)})",
             field.get("description", ""),
         )
         for name, field in schema["properties"].items()
-    }
-    if any(text for _, text in fields.values()):
-        return [listing(fields.values())]
-    return [", ".join(name.replace(", required", "") for name, _ in fields.values()) + "."]
+    )
+    return [listing(rows)]
 
 
 def _default(field: dict[str, Any]) -> str:

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "profiles").glob("*.md")])
 TREE = re.compile(r"`((?:partitiond|loadgen|tests|docs|examples|bench|deploy)/[\w./-]+)`")
+ROOMS = "|".join(path.parent.name for path in (ROOT / "partitiond").glob("*/__init__.py"))
+IN_ROOM = re.compile(rf"`((?:{ROOMS})/[\w/-]+(?:\.py)?)`")
+"""A path below `partitiond/`, as pages about the code shorten it."""
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 COMMAND = re.compile(r"^\$ partitiond (.+?)(?:  +#.*)?$", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`partitiond ([a-z][^`\n]*)`")
@@ -79,6 +82,8 @@ def faults_of(page: Path) -> Iterator[str]:
         elif "://" not in link and anchor and anchor not in anchors(target):
             yield f"links to {link}#{anchor}"
     yield from (f"names {path}" for path in TREE.findall(text) if not (ROOT / path).exists())
+    rooms = (path for path in IN_ROOM.findall(text) if not (ROOT / "partitiond" / path).exists())
+    yield from (f"names {path}" for path in rooms)
     yield from (f"names the setting {name}" for name in SETTING.findall(text) if name not in KEYS)
     yield from (f"names the test {name}" for name in TEST.findall(text) if name not in TESTS)
     for name in MODULE.findall(text):
@@ -98,12 +103,13 @@ def test_what_a_page_names_and_is_not_there_is_found(tmp_path: Path) -> None:
     page = tmp_path / "p.md"
     page.write_text(
         "# A b\n[x](#a-b) [x](#b) [x](no.md) `docs/no.md` `docs/README.md` `proxy.prot` "
-        "`proxy.port` `test_docs` `tests/a.py::test_nothing` "
+        "`proxy.port` `test_docs` `tests/a.py::test_nothing` `core/errors.py` `core/no.py` "
         "python -m partitiond.core python -m bench.no\n"
     )
     assert list(faults_of(page)) == [
-        "links to #b", "links to no.md", "names docs/no.md", "names the setting proxy.prot",
-        "names the test test_nothing", "runs partitiond.core", "names bench.no",
+        "links to #b", "links to no.md", "names docs/no.md", "names core/no.py",
+        "names the setting proxy.prot", "names the test test_nothing", "runs partitiond.core",
+        "names bench.no",
     ]  # fmt: skip
 
 
