@@ -200,7 +200,7 @@ def settings_page() -> str:
     groups: dict[str, list[tuple[str, str]]] = {}
     for info in list_settings():
         group, _, name = info.key.rpartition(".")
-        about = info.type if info.default == "unset" else f"{info.type}, {info.default}"
+        about = info.type if info.default == "unset" else f"{info.type}; {info.default}"
         row = (f"`{name}` ({about.replace(' or unset', '')})", info.description)
         groups.setdefault(group, []).append(row)
     blocks = [
@@ -416,7 +416,7 @@ def _rows(schema: dict[str, Any]) -> list[str]:
 def _default(field: dict[str, Any]) -> str:
     told = field.get("default") is not None and field["default"] not in ({}, [], "")
     nested = isinstance(field.get("default"), dict)
-    return f", {json.dumps(field['default'])}" if told and not nested else ""
+    return f"; {json.dumps(field['default'])}" if told and not nested else ""
 
 
 def _plain(kind: str) -> str:

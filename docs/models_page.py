@@ -40,8 +40,8 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
     yield INTRODUCTION
     yield FIGURES
     yield table(
-        ("model", "on the hub", "parameters", "weights", "KV per token", "attention", "context",
-         "licence", "what for"),
+        ("model", "on the hub", "parameters", "weights, GB", "KV per token, kB", "attention",
+         "context", "licence", "what for"),
         (_model(row) for row in listed),
     )  # fmt: skip
     notes = [f"- `{row.name}`: {row.note}" for row in listed if row.note]
@@ -49,7 +49,7 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
     yield "## Quantised forms"
     yield QUANTISED
     yield listing(
-        (f"`{row.name}-{form.name}`", f"{form.hub_id}, {_gigabytes(form.weights_bytes)}")
+        (f"`{row.name}-{form.name}`", f"{form.hub_id}, {form.weights_bytes / 1e9:.2f} GB")
         for row in listed
         for form in row.quantised
     )
@@ -64,20 +64,16 @@ def _model(row: CatalogRow) -> tuple[str, ...]:
     window = ""
     if row.window_layers:
         window = f" ({row.window_layers} of {row.layers} layers, {row.window_tokens} tokens)"
-    if row.stateless_layers:
+    if 0 < row.stateless_layers < row.layers:
         window = f" ({row.stateless_layers} of {row.layers} layers keep no KV)"
     return (
         f"`{row.name}`",
         row.hub_id + (f" (or package {row.package})" if row.package else ""),
         count_text(row.parameters) + each,
-        _gigabytes(row.weights_bytes),
-        f"{row.kv_bytes_per_token / 1000:.1f} kB",
+        f"{row.weights_bytes / 1e9:.2f}",
+        f"{row.kv_bytes_per_token / 1000:.1f}",
         row.attention + window,
         str(row.max_position),
         row.licence + (", gated" if row.gated else ""),
         row.purpose,
     )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
