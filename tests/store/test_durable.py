@@ -1,7 +1,7 @@
 """Each transaction commits at the level of synchronisation that it needs to survive a power loss.
 
 The tests read SQLite's setting on the connection at the moment of each commit. No test shows that
-SQLite then waits for the disk: `docs/durability.md` has the command that counts its calls.
+SQLite then waits for the disk: `docs/failing.md` has the command that counts its calls.
 """
 
 import dataclasses

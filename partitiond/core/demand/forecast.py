@@ -7,7 +7,7 @@ unpredictable demand gets a wide margin and a steady one a narrow margin.
 
 The middle is an exponentially weighted mean of the steps. Errors are kept in units of the square
 root of the level, as counts of independent arrivals scatter, so errors at one level apply to
-another. docs/scaling.md compares it with other methods.
+another. docs/planning.md compares it with other methods.
 """
 
 import dataclasses

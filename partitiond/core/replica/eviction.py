@@ -5,7 +5,7 @@ model has to start again at its next request, so the expected price of an evicti
 expected request rate times the seconds that a start takes. The model with the lowest price for the
 room it frees is evicted first. The expected rate falls while a model gets no requests
 (`expected_rate`), so if nothing else is known the model idle longest is evicted first.
-docs/scaling.md compares this with least recently used and with random choice.
+docs/planning.md compares this with least recently used and with random choice.
 """
 
 import dataclasses
