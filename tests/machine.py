@@ -1,14 +1,61 @@
-"""Finds ports of this machine, ends processes, and says how slow it may be."""
+"""Waits for what has no event, finds ports of this machine, and ends processes."""
 
+import asyncio
 import contextlib
+import inspect
 import os
 import random
 import signal
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+
+WAIT_SECONDS = 240.0
+"""For what a test waits: far beyond what anything takes, so that only a hang fails."""
 SLOWEST = 4
 """How many times as long as on a quiet machine something may take before it counts as a hang."""
+
+
+def wait_for(
+    what: str, check: Callable[[], T | None], *, seconds: float = 0, pause: float = 0.05
+) -> T:
+    """Poll until `check` gives something true; a test that waits for ever says for what.
+
+    `seconds` is for what may take longer than anything usually does.
+    """
+    seconds = max(WAIT_SECONDS, seconds * SLOWEST)
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(pause)
+    return found
+
+
+async def until(check: Callable[[], Any], what: str = "something") -> Any:
+    """Do the same beside an event loop; `check` may be asynchronous."""
+    pause = 0.001
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                found = check()
+                if found := await found if inspect.isawaitable(found) else found:
+                    return found
+                await asyncio.sleep(pause)
+                pause = min(0.1, pause * 1.5)
+    except TimeoutError:
+        raise AssertionError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}") from None
+
+
+async def pace(seconds: float) -> None:
+    """Let a peer take its time: an engine between two tokens, a client between two requests.
+
+    No test waits by it.
+    """
+    await asyncio.sleep(seconds)
 
 
 def signal_all(pids: Iterable[int], number: int = signal.SIGKILL) -> None:

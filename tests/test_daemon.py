@@ -33,8 +33,10 @@ from partitiond.hosts.head import (
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings
 from partitiond.store import open_store
+from partitiond.store.lock import StateFolderBusyError, StateLock
 from tests.controller.host import Host
-from tests.e2e.harness import WAIT_SECONDS, Fleet, wait_for
+from tests.e2e.harness import Fleet
+from tests.machine import WAIT_SECONDS, wait_for
 
 
 def settings_in(folder: Path, **changes: object) -> Settings:
@@ -79,9 +81,8 @@ class Daemon(Fleet):
 
 @pytest.fixture
 def daemon(folder: Path) -> Iterator[Daemon]:
-    here = Daemon(folder, {})
-    yield here
-    here.cleanup()
+    with Daemon(folder, {}) as here:
+        yield here
 
 
 def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> None:
@@ -139,16 +140,13 @@ def test_the_next_daemon_adopts_the_endpoint_that_was_left(
     folder: Path, ends: signal.Signals
 ) -> None:
     """By a daemon that was killed, or that is to leave it."""
-    here = Daemon(folder, {"daemon.keep_engines_on_exit": ends is signal.SIGINT})
-    try:
+    with Daemon(folder, {"daemon.keep_engines_on_exit": ends is signal.SIGINT}) as here:
         here.start()
         pid = here.proxy_pid()
         assert here.end(ends) == (0 if ends is signal.SIGINT else -ends)
         assert here.proxy_answers()
         here.start()
         assert here.proxy_pid() == pid
-    finally:
-        here.cleanup()
 
 
 def test_a_daemon_of_another_state_folder_is_refused_the_run_folder(
@@ -229,6 +227,14 @@ def test_a_port_in_use_is_named_and_nothing_runs(folder: Path, setting: str) -> 
         with pytest.raises(DeviceError, match=str(taken)):
             run_daemon(settings)
     assert not (settings.state_dir / "proxy" / "proxy.json").exists()
+
+
+def test_a_second_daemon_on_a_state_folder_is_refused_and_changes_nothing(folder: Path) -> None:
+    settings = settings_in(folder)
+    with StateLock.acquire(settings.lock_path):
+        with pytest.raises(StateFolderBusyError, match=f"process {os.getpid()}"):
+            run_daemon(settings)
+    assert not settings.store_path.exists()
 
 
 async def test_a_request_that_the_end_cuts_off_is_one_line_in_the_log(

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from loadgen.http.connection import now
@@ -71,11 +71,18 @@ def saturation(reading: Reading, max_late_seconds: float = MAX_LATE_SECONDS) -> 
 
 
 class Watch:
-    """Probes the event loop it runs on; `open` and `close` mark the window that counts."""
+    """Probes the event loop it runs on; `open` and `close` mark the window that counts.
 
-    def __init__(self) -> None:
-        self._opened = now()
-        self._cpu = time.thread_time()
+    Args:
+        clock: seconds.
+        cpu: CPU seconds of the calling thread.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = now, cpu: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._now, self._cpu_now = clock, cpu
+        self._opened, self._cpu = clock(), cpu()
         self._delays = array("d")
         self._closed: tuple[float, float] | None = None
         self._live = (self._opened, self._cpu)
@@ -83,29 +90,29 @@ class Watch:
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
-            due = now() + PROBE_SECONDS
+            due = self._now() + PROBE_SECONDS
             await asyncio.sleep(PROBE_SECONDS)
             if self._closed is None:
-                self._delays.append(max(0.0, now() - due))
+                self._delays.append(max(0.0, self._now() - due))
 
     def open(self) -> None:
         """Begin the window. Call this and every other method on the event loop's thread."""
-        self._opened, self._cpu, self._closed = now(), time.thread_time(), None
+        self._opened, self._cpu, self._closed = self._now(), self._cpu_now(), None
         del self._delays[:]
 
     def close(self) -> None:
         """End the window."""
-        self._closed = (now(), time.thread_time())
+        self._closed = (self._now(), self._cpu_now())
 
     def recent_cpu_share(self) -> float:
         """Share of a core since the last call, for a progress line."""
-        at, cpu = now(), time.thread_time()
+        at, cpu = self._now(), self._cpu_now()
         before, self._live = self._live, (at, cpu)
         return (cpu - before[1]) / max(1e-9, at - before[0])
 
     def reading(self, lags: Sequence[float] = ()) -> Reading:
         """The window's reading; `lags` says how late each send was started."""
-        at, cpu = self._closed or (now(), time.thread_time())
+        at, cpu = self._closed or (self._now(), self._cpu_now())
         delays = sorted(self._delays)
         return Reading(
             cpu_share=(cpu - self._cpu) / max(1e-9, at - self._opened),

@@ -66,8 +66,7 @@ def freeze(target: Path) -> None:
 
 
 def _serve(folder: Path) -> None:
-    fleet = Fleet(folder / "daemon", SETTINGS)
-    try:
+    with Fleet(folder / "daemon", SETTINGS) as fleet:
         fleet.start()
         with fleet.client() as client:
             client.register(SPEC)
@@ -79,8 +78,6 @@ def _serve(folder: Path) -> None:
             shutil.copy(kept, folder / kept.name)
         assert fleet.terminate() == 0
         shutil.copy(fleet.settings.store_path, folder / "store.sqlite3")
-    finally:
-        fleet.cleanup()
 
 
 def _run_folders(folder: Path) -> dict[str, str]:

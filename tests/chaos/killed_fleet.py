@@ -9,14 +9,15 @@ from pathlib import Path
 import httpx
 
 from partitiond.client.client import ControlClient
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.errors import ConflictError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.releases import ReleaseState
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.platform.fault_points import FaultPoint
-from tests.chaos.nursery import ForkedDaemon, Nursery
-from tests.e2e.harness import Fleet, wait_for
+from tests.chaos.nursery import Nursery
+from tests.e2e.harness import Fleet
+from tests.machine import wait_for
 
 CONVERGE_SECONDS = 120.0
 TOKEN_SECONDS = "0.002"
@@ -60,50 +61,32 @@ class KilledFleet(Fleet):
         super().__init__(folder, QUICK | dict(overrides))
         self._nursery = nursery
         self._faults = faults
-        self._daemon: ForkedDaemon | None = None
         self.replicas = 1
         self.engine_args: tuple[str, ...] = ()
 
     # --- the daemon ---------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Start a daemon, and do not wait for it."""
-        self._daemon = self._nursery.start(self.config, self.log)
-
-    def start(self, *, seconds: float = 60) -> None:
-        self.begin()
-        wait_for("the daemon to be ready", self._is_ready, seconds=seconds, pause=0.02)
-
-    def _is_ready(self) -> bool:
-        assert self.is_alive, f"the daemon ended:\n{self.log.read_text()[-1500:]}"
-        return self.is_well()
+    def launch(self) -> None:
+        self.process = self._nursery.start(self.config, self.log)
 
     def is_up(self) -> bool:
         """Whether it answers."""
-        with contextlib.suppress(PartitiondError), self.client() as client:
-            client.readiness()
-            return True
-        return False
+        return self._looked_at() is not None
 
     def is_well(self) -> bool:
         """Whether nothing keeps it from its work."""
-        with contextlib.suppress(PartitiondError), self.client() as client:
-            return not client.readiness()
-        return False
+        return self._looked_at() == {}
+
+    def _looked_at(self) -> Mapping[str, str] | None:
+        """Its problems; None also of a daemon that ends meanwhile."""
+        try:
+            return self.problems()
+        except AssertionError:
+            return None
 
     @property
     def is_alive(self) -> bool:
-        return self._daemon is not None and self._daemon.poll() is None
-
-    def kill_daemon(self) -> None:
-        assert self._daemon is not None
-        self._daemon.send_signal(9)
-        self._daemon.wait(60)
-
-    def terminate(self, *, seconds: float = 90) -> int:
-        assert self._daemon is not None
-        self._daemon.terminate()
-        return self._daemon.wait(seconds)
+        return self.process is not None and self.process.poll() is None
 
     def cleanup(self) -> None:
         if self.is_alive:

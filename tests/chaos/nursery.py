@@ -13,16 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from partitiond.settings.schema import load_settings
 from tests.e2e.harness import clean_environment
-
-STATUS_SECONDS = 60.0
-"""Within which the nursery, on a busy machine, notices that a daemon ended."""
+from tests.machine import wait_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +38,12 @@ class ForkedDaemon:
         return None if self._alive() else self._status()
 
     def _status(self) -> int:
-        deadline = time.monotonic() + STATUS_SECONDS
-        while not self.ended.exists():
-            if not self.ended.parent.exists():
-                return 0  # the nursery is closed, and nobody knows
-            assert time.monotonic() < deadline, "the nursery does not say how a daemon ended"
-            time.sleep(0.002)
-        return int(self.ended.read_text())
+        wait_for("the nursery to say how a daemon ended", self._is_known, pause=0.002)
+        return int(self.ended.read_text()) if self.ended.exists() else 0
+
+    def _is_known(self) -> bool:
+        """Also where the nursery is closed, and nobody knows."""
+        return self.ended.exists() or not self.ended.parent.exists()
 
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -24,7 +24,7 @@ from partitiond.platform.fault_points import VARIABLE, FaultPoint
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import RENEWED, TOKEN_SECONDS, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
-from tests.e2e.harness import wait_for
+from tests.machine import wait_for
 
 Act = Callable[[KilledFleet], None]
 
@@ -200,12 +200,9 @@ def bed_of_daemons() -> Iterator[tuple[Path, Nursery, Path]]:
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[KilledFleet]:
     with bed_of_daemons() as (folder, bed, faults):
-        found = KilledFleet(folder / "fleet", bed, faults, {"cpu.cores": [0, 1]})
-        try:
+        with KilledFleet(folder / "fleet", bed, faults, {"cpu.cores": [0, 1]}) as found:
             found.start()
             yield found
-        finally:
-            found.cleanup()
 
 
 def test_every_point_is_somewhere_in_the_program_and_in_a_case() -> None:
@@ -257,7 +254,7 @@ def test_in_its_own_start(fleet: KilledFleet, point: FaultPoint) -> None:
     if point is FaultPoint.PROXY_SPAWNED:
         kill(fleet.process_with("partitiond.proxy"))
     fleet.arm(point)
-    fleet.begin()
+    fleet.launch()
     fleet.wait_dead()
     fleet.disarm()
     fleet.start()
@@ -276,7 +273,7 @@ def test_in_a_profile_job(fleet: KilledFleet) -> None:
         # The first that ends is the one that the daemon before left running.
         fleet.arm(point, 2 if point is FaultPoint.JOB_FINISHED else 1)
         if not fleet.is_alive:
-            fleet.begin()
+            fleet.launch()
         wait_for(f"the daemon to come to {point}", lambda: asks_until_dead(fleet), seconds=60)
     fleet.disarm()
     fleet.start()
@@ -305,9 +302,8 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[tuple[KilledFleet, Simulate
             "gpu.simulated_host": str(host.folder),
             "cpu.enabled": False,
         }
-        found = KilledFleet(folder / "fleet", bed, faults, settings)
-        found.replicas = 2  # one alone would get the whole device
-        try:
+        with KilledFleet(folder / "fleet", bed, faults, settings) as found:
+            found.replicas = 2  # one alone would get the whole device
             found.start()
             yield found, host
             found.terminate()
@@ -315,8 +311,6 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[tuple[KilledFleet, Simulate
             assert [host.used_bytes(uuid) for uuid in host.uuids()] == [0]
             assert [host.geometry(uuid) for uuid in host.uuids()] == [()]
             assert found.processes() == []
-        finally:
-            found.cleanup()
 
 
 @pytest.mark.parametrize(("gpus", "point"), PARTITIONS, indirect=["gpus"])

@@ -7,23 +7,18 @@ which of them ran on it.
 import asyncio
 import contextlib
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.chaos.processes import EngineProcess, engines, mortal
-from tests.chaos.raw_client import Answer, RawClient, ask
-from tests.chaos.rig import (
-    Proxies,
-    ProxyUnderTest,
-    proxy_under_test,
-    replica,
-    short_folder,
-    until_async,
-)
-from tests.chaos.verdicts import Verdict, judge
+from tests.chaos.rig import EngineProcess, ProxyUnderTest, proxy_under_test, running
+from tests.machine import until
+from tests.proxy.answers import Answer, Client, Verdict, judge
+from tests.proxy.conftest import replica
 
-pytestmark = [pytest.mark.full, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.full
 
 REPLICAS = 3
 HELD = 12
@@ -40,7 +35,7 @@ class Fleet:
         self.absent: set[int] = set()
 
     async def publish(self) -> None:
-        await self.proxy.publish(
+        await self.proxy.serve(
             replica(engine.path, f"m-{number}", generation=str(engine.generation),
                     max_sequences=64, draining=number in self.draining)
             for number, engine in enumerate(self.engines)
@@ -49,7 +44,8 @@ class Fleet:
 
     async def in_flight(self, number: int | None = None) -> int:
         """At one replica, or at all."""
-        counts = (await self.proxy.state())["in_flight"]
+        counts = await self.proxy.in_flight()
+        assert counts is not None
         if number is not None:
             return int(counts.get(f"m-{number}", 0))
         return sum(counts.get(f"m-{n}", 0) for n in range(len(self.engines)))
@@ -58,16 +54,16 @@ class Fleet:
         """As the daemon does: out of the table, started anew, in the table again."""
         self.absent.add(number)
         await self.publish()
-        await self.engines[number].start()
+        await asyncio.to_thread(self.engines[number].start)
         self.absent.discard(number)
         self.draining.discard(number)
         await self.publish()
 
     async def ask(self, token: str, words: str = "", *, stream: bool = True) -> Answer:
         """One request of a client of its own."""
-        with RawClient(self.proxy.port) as client:
-            prompt = f"token={token} count=5 {words}"
-            return await ask(client, prompt, stream=stream, seconds=600)
+        assert self.proxy.identity is not None
+        with Client(self.proxy.identity.port) as client:
+            return await client.ask(f"token={token} count=5 {words}", stream=stream)
 
     async def served_by(self, number: int) -> None:
         """Ask until a replica has served a request."""
@@ -77,7 +73,7 @@ class Fleet:
             verdict = judge(answer, "b", 5, is_chat=False)
             return verdict is Verdict.COMPLETE and replica_of(answer) == f"m-{number}"
 
-        await until_async(serves, f"m-{number} does not serve again")
+        await until(serves, f"m-{number} to serve again")
 
 
 def replica_of(answer: Answer) -> str:
@@ -85,16 +81,16 @@ def replica_of(answer: Answer) -> str:
 
 
 @contextlib.asynccontextmanager
-async def fleet_of(proxies: Proxies, count: int) -> AsyncIterator[Fleet]:
-    with short_folder() as folder:
-        async with (
-            proxies(folder, debug_headers="always") as proxy,
-            engines(folder, count, mortal) as running,
-        ):
-            fleet = Fleet(proxy, running)
-            await fleet.publish()
-            yield fleet
-            await proxy.settle()
+async def fleet_of(count: int) -> AsyncIterator[Fleet]:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        paths = [Path(name) / f"e{number}.sock" for number in range(count)]
+        made = [EngineProcess(path, "-m", "tests.proxy.echo", str(path)) for path in paths]
+        with running(*made):
+            async with proxy_under_test(Path(name), debug_headers="always") as proxy:
+                fleet = Fleet(proxy, made)
+                await fleet.publish()
+                yield fleet
+                await proxy.settle()
 
 
 @contextlib.asynccontextmanager
@@ -106,7 +102,7 @@ async def held(fleet: Fleet, hold: str) -> AsyncIterator[list[asyncio.Task[Answe
     async def all_run() -> bool:
         return await fleet.in_flight() == before + HELD
 
-    await until_async(all_run, "they do not begin")
+    await until(all_run)
     try:
         yield tasks
     finally:
@@ -118,10 +114,7 @@ async def held(fleet: Fleet, hold: str) -> AsyncIterator[list[asyncio.Task[Answe
 async def ended(tasks: list[asyncio.Task[Answer]], count: int) -> list[Answer]:
     """Wait until so many have ended; the answers, and no further one may have ended."""
 
-    async def so_many() -> bool:
-        return sum(task.done() for task in tasks) >= count
-
-    await until_async(so_many, "they do not end")
+    await until(lambda: sum(task.done() for task in tasks) >= count)
     done = [task.result() for task in tasks if task.done()]
     assert len(done) == count, "another replica's streams have ended, too"
     return done
@@ -134,21 +127,19 @@ def verdicts(answers: list[Answer]) -> Iterator[Verdict]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
-async def test_of_a_dead_engine_only_what_had_begun_there_fails(
-    proxies: Proxies, how: signal.Signals
-) -> None:
+async def test_of_a_dead_engine_only_what_had_begun_there_fails(how: signal.Signals) -> None:
     """Streams past their first content are broken off; the rest is served elsewhere.
 
     But for requests that had just begun on it: any of them may have killed it, so it is not sent
     to a second engine.
     """
-    async with fleet_of(proxies, REPLICAS) as fleet, held(fleet, "body") as streams:
+    async with fleet_of(REPLICAS) as fleet, held(fleet, "body") as streams:
         broken = await fleet.in_flight(0)
         async with held(fleet, "head") as begun:
             suspected = await fleet.in_flight(0) - broken
             assert broken, "it has no stream: the test shows nothing"
             assert suspected
-            fleet.engines[0].signal(how)
+            fleet.engines[0].send_signal(how)
             answers = await ended(streams, broken)
             assert set(verdicts(answers)) == {Verdict.BROKEN_OFF}
             assert {replica_of(answer) for answer in answers} == {"m-0"}
@@ -156,13 +147,13 @@ async def test_of_a_dead_engine_only_what_had_begun_there_fails(
             for number in range(HELD):  # while the table still names the dead one
                 answer = await fleet.ask("n", stream=bool(number % 2))
                 assert judge(answer, "n", 5, is_chat=False) is Verdict.COMPLETE, answer
-        fleet.engines[0].kill()
+        fleet.engines[0].end()
         await fleet.restart(0)
         await fleet.served_by(0)
 
 
 async def test_draining_and_restarting_all_in_turn_fails_nothing() -> None:
-    async with fleet_of(proxy_under_test, REPLICAS) as fleet:
+    async with fleet_of(REPLICAS) as fleet:
         over = asyncio.Event()
 
         async def client(number: int) -> int:
@@ -182,8 +173,8 @@ async def test_draining_and_restarting_all_in_turn_fails_nothing() -> None:
                 async def drained(number: int = number) -> bool:
                     return await fleet.in_flight(number) == 0
 
-                await until_async(drained, "it does not drain")
-                await engine.terminate()
+                await until(drained)
+                await asyncio.to_thread(engine.end, signal.SIGTERM)
                 await fleet.restart(number)
                 await fleet.served_by(number)
         finally:
@@ -192,11 +183,9 @@ async def test_draining_and_restarting_all_in_turn_fails_nothing() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_poison_request_takes_no_second_replica_down(
-    stream: bool,
-) -> None:
+async def test_a_poison_request_takes_no_second_replica_down(stream: bool) -> None:
     """It kills whatever engine takes it. Its client gets an error, however often it asks."""
-    async with fleet_of(proxy_under_test, 4) as fleet, held(fleet, "body") as innocents:
+    async with fleet_of(4) as fleet, held(fleet, "body") as innocents:
         at = [await fleet.in_flight(number) for number in range(4)]
         for _ in range(5):
             answer = await fleet.ask("p", "poison=1", stream=stream)

@@ -13,7 +13,7 @@ import pytest
 from partitiond.core.errors import PartitiondError
 from tests.chaos.killed_fleet import BODY, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
-from tests.e2e.harness import wait_for
+from tests.machine import wait_for
 from tests.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.full
@@ -36,11 +36,8 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def fleet(folder: Path, bed: Nursery) -> Iterator[KilledFleet]:
     (folder / "fleet" / "state").mkdir(parents=True)
-    found = KilledFleet(folder / "fleet", bed, folder / "fault", {"cpu.cores": [0, 1]})
-    try:
+    with KilledFleet(folder / "fleet", bed, folder / "fault", {"cpu.cores": [0, 1]}) as found:
         yield found
-    finally:
-        found.cleanup()
 
 
 @pytest.fixture
@@ -88,7 +85,7 @@ def test_a_daemon_that_is_started_on_a_full_disk(fleet: KilledFleet, disk: Path)
     running = fleet.engines()
     fleet.kill_daemon()
     fill(disk)
-    fleet.begin()
+    fleet.launch()
     wait_for("the daemon, or its end", lambda: fleet.is_up() or not fleet.is_alive, seconds=60)
     if not fleet.is_alive:
         assert "No space left" in fleet.log.read_text()

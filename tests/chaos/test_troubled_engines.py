@@ -12,7 +12,7 @@ import pytest
 from partitiond.core.views.lists import ReplicaView
 from tests.chaos.killed_fleet import KilledFleet
 from tests.chaos.nursery import nursery
-from tests.e2e.harness import wait_for
+from tests.machine import wait_for
 
 pytestmark = pytest.mark.full
 
@@ -28,14 +28,11 @@ SETTINGS = {
 def a_fleet(**more: object) -> Iterator[KilledFleet]:
     with tempfile.TemporaryDirectory(prefix="pd-") as name, nursery({}) as bed:
         folder = Path(name)
-        found = KilledFleet(folder / "fleet", bed, folder / "fault", SETTINGS | more)
-        try:
+        with KilledFleet(folder / "fleet", bed, folder / "fault", SETTINGS | more) as found:
             found.start()
             yield found
             assert found.terminate() == 0
             assert found.engines() == {}
-        finally:
-            found.cleanup()
 
 
 def view(fleet: KilledFleet) -> ReplicaView:
@@ -76,7 +73,7 @@ def test_a_slow_start_outlives_the_daemon_and_is_not_begun_again() -> None:
         assert view(fleet).state == "starting"
         for _ in range(2):
             fleet.kill_daemon()
-            fleet.begin()
+            fleet.launch()
             wait_for("the daemon", fleet.is_up, seconds=60)
             assert fleet.never_twice() == begun
         fleet.converge()

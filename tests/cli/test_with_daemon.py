@@ -59,12 +59,9 @@ def partitiond() -> Iterator[Partitiond]:
 def serving() -> Iterator[Partitiond]:
     """A daemon that is ready, and nothing of it or of its engines afterwards."""
     with tempfile.TemporaryDirectory(prefix="pt-") as folder:
-        started = Partitiond(Path(folder))
-        try:
+        with Partitiond(Path(folder)) as started:
             started.start()
             yield started
-        finally:
-            started.cleanup()
 
 
 def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(

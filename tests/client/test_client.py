@@ -23,7 +23,7 @@ from tests.advise.servers import serving
 from tests.api.conftest import TOKEN
 from tests.api.test_resources import PROFILE
 from tests.cli.conftest import ServedApi
-from tests.e2e.harness import wait_for
+from tests.machine import wait_for
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """An agent in a process of its own: answers "HOST:MESSAGE", and writes down what it answered.
 
-Run as `python echo_agent.py SOCKET HOST DONE`. A message "sleep SECONDS" is answered later.
+Run as `python echo_agent.py SOCKET HOST DONE`. A message "after N" is answered after N others.
 """
 
 import asyncio
@@ -12,10 +12,14 @@ from partitiond.hosts.line import serve_line
 
 async def main() -> None:
     socket, name, done = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    others = asyncio.Semaphore(0)
 
     async def answer(host: str, seconds: float, body: bytes) -> bytes:
-        if body.startswith(b"sleep "):
-            await asyncio.sleep(float(body[6:]))
+        if body.startswith(b"after "):
+            for _ in range(int(body[6:])):
+                await others.acquire()
+        else:
+            others.release()
         with done.open("ab") as file:  # noqa: ASYNC230 - a line
             file.write(body[:60] + b"\n")
         return name.encode() + b":" + body

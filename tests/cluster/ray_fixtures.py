@@ -6,7 +6,6 @@ Import the fixtures by name into a test module.
 import asyncio
 import contextlib
 import dataclasses
-import inspect
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from partitiond.engines.install.package_sources import configured_sources
 from partitiond.ports.cluster import Cluster
 from partitiond.settings.cluster import WORKER_PORT_OFFSET, WORKER_PORTS
 from partitiond.settings.schema import Settings
+from tests.machine import until
 
 PATIENCE_SECONDS = 600.0
 """A slow machine starts Ray in a minute; what is waited for takes some seconds elsewhere."""
@@ -196,19 +196,6 @@ async def bridged(
         await cluster.close()
 
 
-async def until(what: str, holds: Callable[[], object]) -> None:
-    """Look until something holds that real processes bring about."""
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                found = holds()
-                if await found if inspect.isawaitable(found) else found:
-                    return
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"waited for {what}")
-
-
 async def answers(cluster: Cluster, host: str) -> None:
     """Wait until a host answers."""
 
@@ -218,7 +205,7 @@ async def answers(cluster: Cluster, host: str) -> None:
         except SilentError:
             return False
 
-    await until(f"an answer of {host}", answered)
+    await until(answered, f"an answer of {host}")
 
 
 async def all_answer(cluster: Cluster) -> None:
@@ -256,7 +243,7 @@ async def another(node: RayNode, word: str, former: list[int]) -> list[int]:
         found[:] = processes(node, word)
         return bool(found) and not set(found) & set(former)
 
-    await until(f"another {word} of {node.host}", came)
+    await until(came, f"another {word} of {node.host}")
     return found
 
 
@@ -273,18 +260,18 @@ async def children(pid: int, name: str) -> list[int]:
                         found.append(int(entry.name))
         return bool(found)
 
-    await until(f"{name} of process {pid}", came)
+    await until(came, f"{name} of process {pid}")
     return found
 
 
 async def gone(node: RayNode) -> None:
     """Wait until a host has no process of Ray."""
-    await until(f"the end of Ray of {node.host}", lambda: not processes(node, ""))
+    await until(lambda: not processes(node, ""), f"the end of Ray of {node.host}")
 
 
 async def says(log: Path, words: str) -> None:
     """Wait until a log says some words."""
-    await until(words, lambda: asyncio.to_thread(_has, log, words))
+    await until(lambda: asyncio.to_thread(_has, log, words), words)
 
 
 def _has(log: Path, words: str) -> bool:

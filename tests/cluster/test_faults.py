@@ -7,14 +7,10 @@ the order of this file: each leaves the fleet as it found it.
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import signal
 import tempfile
-import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +21,9 @@ from partitiond.core.hardware.host_state import HostState
 from partitiond.core.replica.convergence import PlanState
 from partitiond.platform.clock import SystemClock
 from tests.cluster.ray_fixtures import free_ports
-from tests.e2e.harness import wait_for
+from tests.e2e.harness import Load
 from tests.e2e.test_several_hosts import Joined, ManyHosts, all_fine
+from tests.machine import wait_for
 
 NAMES = ("head", "gpu-1", "gpu-2")
 MODEL = "a"
@@ -42,76 +39,18 @@ UNUSED_PORTS = 7, 8, 9
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800), pytest.mark.ray]
 
 
-class HeldStream:
-    """A stream at a host's endpoint, and another one each time that one has ended."""
-
-    def __init__(self, host: ManyHosts) -> None:
-        self._host = host
-        self._streams: list[tuple[float, float, str]] = []
-        self._flows, self._enough = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._enough.is_set():
-            begun, problem = time.monotonic(), ""
-            try:
-                self._stream(f"Once upon a time, in year {len(self._streams)}")
-            except Exception as error:  # noqa: BLE001 - whatever it is: it is said
-                problem = repr(error)
-                self._enough.set()
-            self._streams.append((begun, time.monotonic(), problem))
-        self._flows.set()
-
-    def _stream(self, prompt: str) -> None:
-        body = {"model": MODEL, "prompt": prompt, "max_tokens": STREAM_TOKENS}
-        request = urllib.request.Request(
-            f"{self._host.base_url}/completions",
-            json.dumps(body | {"ignore_eos": True, "stream": True}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as reply:
-            events = []
-            for line in reply:
-                if event := line.decode().strip().removeprefix("data: "):
-                    events.append(event)
-                    self._flows.set()
-        assert events[-1] == "[DONE]", events[-3:]
-        choices = [json.loads(event)["choices"][0] for event in events[:-1]]
-        assert sum(bool(choice["text"]) for choice in choices) == STREAM_TOKENS
-        assert choices[-1]["finish_reason"] == "length"
-
-    def flows(self) -> None:
-        """Wait until the first of its tokens has come."""
-        assert self._flows.wait(LIMIT_SECONDS)
-
-    def end(self) -> None:
-        """Have the stream that is open now be the last one."""
-        self._enough.set()
-
-    def was_open(self, since: float, until: float) -> None:
-        """One was open at each moment between the two, and each has ended whole."""
-        self._thread.join(LIMIT_SECONDS)
-        assert not [said for _, _, said in self._streams if said], (self._host.name, self._streams)
-        assert self._streams[0][0] < since
-        assert self._streams[-1][1] > until
-
-
 @contextlib.contextmanager
 def held_streams(*hosts: ManyHosts) -> Iterator[None]:
-    """Around what happens: a stream at the endpoint of each host goes on."""
-    streams = [HeldStream(host) for host in hosts]
-    try:
-        for stream in streams:
-            stream.flows()
-        since = time.monotonic()
+    """Around what happens: at each host's endpoint one stream follows the other, all whole."""
+    with contextlib.ExitStack() as stack:
+        loads = [Load(host.base_url, {MODEL: 1}, STREAM_TOKENS) for host in hosts]
+        for load in loads:
+            stack.enter_context(load.running())
+        wait_for("streams", lambda: all(load.streaming(MODEL) for load in loads))
         yield
-        until = time.monotonic()
-    finally:
-        for stream in streams:
-            stream.end()
-    for stream in streams:
-        stream.was_open(since, until)
+    for load in loads:
+        assert load.outcomes
+        assert [o for o in load.outcomes if o.ended != "done" or o.tokens < STREAM_TOKENS] == []
 
 
 class RayFleet:
@@ -230,7 +169,6 @@ def fleet(ray_python: Path) -> Iterator[RayFleet]:
         yield made
     finally:
         for host in made.hosts:
-            host.host.heal()
             host.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 

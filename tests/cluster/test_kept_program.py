@@ -7,7 +7,8 @@ import pytest
 
 from partitiond.cluster.kept_program import KeptProgram
 from partitiond.platform.background import Background
-from tests.cluster.ray_fixtures import says, until
+from tests.cluster.ray_fixtures import says
+from tests.machine import until
 
 
 async def test_it_is_started_again_and_ends_when_nobody_keeps_it(
@@ -19,10 +20,10 @@ async def test_it_is_started_again_and_ends_when_nobody_keeps_it(
     keeping = Background([kept.keep])
     keeping.start()
     await says(kept.log_path, "ours: ")
-    await until("another start", lambda: "exit status 3" in caplog.text and kept.process)
+    await until(lambda: "exit status 3" in caplog.text and kept.process, "another start")
     process = kept.process
     assert process is not None
-    await until("its word", lambda: kept.last_words() == str(process.pid))
+    await until(lambda: kept.last_words() == str(process.pid))
     await keeping.stop()
     assert process.returncode is not None
 
@@ -34,7 +35,7 @@ async def test_one_that_cannot_be_started_is_tried_again(
     kept = KeptProgram("a program", [str(tmp_path / "absent")], {}, tmp_path / "log")
     keeping = Background([kept.keep])
     keeping.start()
-    await until("the error", lambda: "begins again" in caplog.text)
+    await until(lambda: "begins again" in caplog.text)
     await keeping.stop()
     assert kept.last_words() == "it said nothing"
 

@@ -22,6 +22,7 @@ from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import HostSilentError, SilentError
 from tests.cluster import ray_fixtures as rays
 from tests.contract.test_cluster import *  # noqa: F403 - its tests have Ray here
+from tests.machine import until
 
 pytestmark = [
     pytest.mark.full,
@@ -125,7 +126,7 @@ async def test_a_second_host_with_a_name_is_told_and_not_asked(
                 found[f"{member.host} {member.address}"] = member.problem
             return f"a {address}" in found
 
-        await rays.until("the second a", is_member)
+        await until(is_member, "the second a")
         assert f"{a.address} has the name a already" in found[f"a {address}"]
         assert found[f"a {a.address}"] == ""
         await rays.answers(cluster, "a")

@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 _PROGRAM = """
@@ -64,10 +64,3 @@ async def cuda_program(
     finally:
         process.kill()
         await process.communicate()
-
-
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what a driver or an engine does in its own time."""
-    async with asyncio.timeout(60):
-        while not await true():  # noqa: ASYNC110 - other processes set no event of ours
-            await asyncio.sleep(0.05)

@@ -26,7 +26,6 @@ from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineRep
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.signals import ProcessId
-from tests.contract.cuda_program import until
 from tests.controller.samples import placement
 from tests.engine_fixtures import (
     chat_model_folder,
@@ -36,6 +35,7 @@ from tests.engine_fixtures import (
     simulated_launch,
     vllm_launch,
 )
+from tests.machine import until
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 

@@ -19,10 +19,11 @@ from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.signatures import METHODS, PORTS
 from partitiond.ports.host_agent import MESSAGE_VERSION, HostAgent
-from tests.controller.fakes import FakeRunner, until
+from tests.controller.fakes import FakeRunner
 from tests.controller.samples import placement, spec
 from tests.engine_fixtures import make_runner, short_dir, simulated_launch
 from tests.hosts.pipes import HEAD, FakeAgent, agent, piped
+from tests.machine import until
 
 __all__ = ["short_dir"]
 

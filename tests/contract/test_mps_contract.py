@@ -16,9 +16,9 @@ from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
 from partitiond.devices.nvml import used_bytes
 from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus import SimulatedHost
-from tests.contract.cuda_program import CudaProgram, cuda_program, until
+from tests.contract.cuda_program import CudaProgram, cuda_program
 from tests.engine_fixtures import short_dir
-from tests.machine import signal_all
+from tests.machine import signal_all, until
 
 __all__ = ["short_dir"]
 

@@ -5,7 +5,6 @@ other's network, message queues, processes and signals. systemd's part of the sa
 by hand where this user may do that (root), and left out elsewhere.
 """
 
-import asyncio
 import contextlib
 import os
 import subprocess
@@ -28,7 +27,7 @@ from partitiond.engines.process.spawn import spawn_shim
 from tests.contract.test_mps_contract import CLIENT_TERMINATED, Gpu, gpu
 from tests.engine_fixtures import simulated_launch
 from tests.engines.process.scripts import ORDINARY, Launcher
-from tests.machine import signal_all
+from tests.machine import signal_all, until
 
 __all__ = ["gpu"]
 
@@ -110,11 +109,7 @@ def runs_cuda(pid: int, gpu: Gpu) -> bool:
 
 
 async def logged(folder: RunFolder, text: str, after: int = 0) -> None:
-    for _ in range(1200):
-        if text in shim.read_text(str(folder.log))[after:]:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{text!r} never came: {shim.read_text(str(folder.log))[-2000:]!r}")
+    await until(lambda: text in shim.read_text(str(folder.log))[after:], text)
 
 
 async def test_a_pair_in_sandboxes_computes_under_a_daemon_in_one(

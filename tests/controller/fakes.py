@@ -372,13 +372,6 @@ async def a_moment(turns: int = 25) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
-    """Let the loop turn until something holds that tasks bring about by themselves."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a fake has no event for every condition
-            await asyncio.sleep(0.001)
-
-
 def start_timed_out() -> StartTimedOutError:
     return StartTimedOutError("it did not become ready within 600 s.", hint="See its log.")
 

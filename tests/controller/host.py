@@ -21,9 +21,9 @@ from tests.controller.fakes import (
     FakeResolver,
     FakeRunner,
     solved,
-    until,
 )
 from tests.controller.samples import cpu, measured_profile, spec
+from tests.machine import until
 
 
 class Host:

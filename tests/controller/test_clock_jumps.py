@@ -9,8 +9,9 @@ import pytest
 
 from partitiond.core.instants import utc_iso
 from partitiond.core.model.spec import Demand
-from tests.controller.fakes import FakeClock, until
+from tests.controller.fakes import FakeClock
 from tests.controller.host import Host, serving
+from tests.machine import until
 
 DAY = 86400.0
 START = 1_700_000_000.0

@@ -10,9 +10,10 @@ from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
 from partitiond.core.keys.record import KeyTerms
 from partitiond.core.model.spec import Demand
-from tests.controller.fakes import POLICY, until
+from tests.controller.fakes import POLICY
 from tests.controller.host import Host
 from tests.controller.samples import cpu, spec
+from tests.machine import until
 
 HASTY = dataclasses.replace(
     POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1
@@ -85,7 +86,8 @@ async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -
     assert host.service.daemon.turning
     await host.passes(lambda: "devices" in host.service.readiness.problems())
     await host.service.models.register(spec("c", demand=Demand(req_per_s=0.1)))
-    await asyncio.sleep(0.05)  # passes go by: none of them plans without the devices
+    begun = host.clock.now
+    await host.passes(lambda: host.clock.now > begun + 10)  # none of them plans without the devices
     assert not {"plan-waits", "plan-infeasible"} & set(host.kinds())
     assert host.runner.running() == running
     assert host.service.plans.applied() == applied

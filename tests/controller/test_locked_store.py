@@ -11,9 +11,10 @@ from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.profile.jobs import JobState
 from partitiond.store import SqlStore, open_store
 from tests.api.conftest import TOKEN, asking
-from tests.controller.fakes import a_moment, until
+from tests.controller.fakes import a_moment
 from tests.controller.host import Host, serving
 from tests.controller.profiles.test_jobs import Desk
+from tests.machine import until
 from tests.store.holder import locked
 
 
@@ -65,7 +66,7 @@ async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(
         await a_moment()
         assert desk.queue.busy
         assert "not written" not in caplog.text  # which would be tried again much later
-    await until(lambda: not desk.queue.busy, 60.0)
+    await until(lambda: not desk.queue.busy)
     assert desk.ended == [(job.id, JobState.SUCCEEDED)]
     await desk.queue.close()
     store.close()

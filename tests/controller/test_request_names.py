@@ -6,9 +6,9 @@ import pytest
 
 from partitiond.core.dispatch.routing import ModelRoute, RequestLimits
 from partitiond.core.errors import ConflictError
-from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import spec
+from tests.machine import until
 
 
 def route(host: Host, name: str) -> ModelRoute:

@@ -19,9 +19,9 @@ from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from tests.controller.fakes import until
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, spec
+from tests.machine import until
 
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:

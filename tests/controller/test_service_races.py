@@ -15,9 +15,10 @@ from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from tests.controller.fakes import FakeRunner, a_moment, until
+from tests.controller.fakes import FakeRunner, a_moment
 from tests.controller.host import Host
 from tests.controller.samples import spec
+from tests.machine import until
 
 
 class Solver:

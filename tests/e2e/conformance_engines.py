@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -12,12 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.dispatch.routing import (
-    ModelAvailability,
-    ModelRoute,
-    ReplicaRoute,
-    RoutingTable,
-)
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import commands
 from partitiond.engines.process.journal import RunFolder
@@ -25,9 +19,9 @@ from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.e2e.conformance_cases import POOL
 from tests.e2e.conformance_client import ask
-from tests.e2e.harness import wait_for
 from tests.engine_fixtures import engine_cache_dir, make_runner, vllm_launch
-from tests.machine import SLOWEST
+from tests.machine import SLOWEST, wait_for
+from tests.proxy.conftest import replica, table
 
 MAX_MODEL_LEN: Final = 512
 START_SECONDS: Final = 480.0
@@ -65,11 +59,13 @@ def wait_until_healthy(path: Path, process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextlib.contextmanager
-def real_generating(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
-    """vLLM with SmolLM2, as the daemon starts it."""
+def real_generating(
+    environment: EngineEnvironment, model: Path, name: str = "tiny"
+) -> Iterator[Path]:
+    """vLLM with SmolLM2 under a name, as the daemon starts it."""
     run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
     runner = make_runner(run_dir, environment)
-    handle = asyncio.run(runner.start(vllm_launch(model)))
+    handle = asyncio.run(runner.start(replace(vllm_launch(model), model_name=name)))
     try:
         asyncio.run(runner.wait_ready(handle, START_SECONDS))
         yield Path(handle.socket_path)
@@ -107,18 +103,16 @@ def real_pooling(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def proxy_for(*models: tuple[ModelRoute, ReplicaRoute | None]) -> Iterator[ProxyProcess]:
-    """A proxy process that knows some models, each with a replica or none."""
+def proxy_for(routes: RoutingTable) -> Iterator[ProxyProcess]:
+    """A proxy process that has this table."""
     folder = Path(tempfile.mkdtemp(prefix="pd-"))
     proxy = ProxyProcess(
         host="127.0.0.1", port=0, state_dir=folder, control_socket=folder / "run" / "p.sock"
     )
-    routes = tuple(route for route, _ in models)
-    replicas = tuple(replica for _, replica in models if replica is not None)
 
     async def begin() -> None:
         await proxy.ensure_running()
-        await proxy.publish(RoutingTable(1, routes, replicas))
+        await proxy.publish(routes)
 
     try:
         asyncio.run(begin())
@@ -128,19 +122,7 @@ def proxy_for(*models: tuple[ModelRoute, ReplicaRoute | None]) -> Iterator[Proxy
         shutil.rmtree(folder)
 
 
-def serving(name: str, engine: Path, **changes: Any) -> tuple[ModelRoute, ReplicaRoute]:
-    route = ModelRoute(name=name, availability=ModelAvailability.SERVING, served_name=name)
-    replica = ReplicaRoute(
-        replica_id=f"{name}-0",
-        model=name,
-        socket_path=str(engine),
-        generation="1-1",
-        max_sequences=16,
-        kv_cache_tokens=0,
-        max_model_len=MAX_MODEL_LEN,
-    )
-    mine = {field.name for field in dataclasses.fields(ReplicaRoute)}
-    return (
-        replace(route, **{k: v for k, v in changes.items() if k not in mine}),
-        replace(replica, **{k: v for k, v in changes.items() if k in mine}),
-    )
+def serving(name: str, engine: Path, **route: Any) -> RoutingTable:
+    """A table of one model, which this engine serves."""
+    served = replica(engine, f"{name}-0", name, max_sequences=16, max_model_len=MAX_MODEL_LEN)
+    return table(served, models=(name,), served_name=name, **route)

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import openai
 
@@ -30,14 +30,11 @@ from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.nvml import library_in_use
 from partitiond.settings.schema import load_settings
-from tests.machine import SLOWEST, free_port, signal_all
+from tests.machine import WAIT_SECONDS, free_port, pace, signal_all, wait_for
 
 if TYPE_CHECKING:
     from tests.chaos.nursery import ForkedDaemon, Nursery
 
-T = TypeVar("T")
-WAIT_SECONDS = 240.0
-"""For what a test waits: far beyond what anything takes, so that only a hang fails."""
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
@@ -111,22 +108,6 @@ def _nursery_in(_namespace: str) -> "tuple[Nursery, dict[str, str]]":
 
 def _lasting_environment() -> dict[str, str]:
     return {k: v for k, v in clean_environment().items() if not k.startswith("PYTEST_")}
-
-
-def wait_for(
-    what: str, check: Callable[[], T | None], *, seconds: float = 0, pause: float = 0.05
-) -> T:
-    """Poll until `check` gives something true; a test that waits for ever says for what.
-
-    `seconds` is for what may take longer than anything usually does.
-    """
-    seconds = max(WAIT_SECONDS, seconds * SLOWEST)
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(pause)
-    return found
 
 
 class Fleet:
@@ -248,6 +229,12 @@ class Fleet:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cleanup()
+
     def cleanup(self) -> None:
         """End whatever a failed test left; never relied upon by a passing one."""
         for client in self._clients:
@@ -306,19 +293,30 @@ class Fleet:
 
             return wait_for(f"job {job.id}", done, seconds=seconds, pause=0.5)
 
+    def views(self) -> list[ReplicaView]:
+        with self.client() as client:
+            return list(client.replicas())
+
+    def complete(self, name: str) -> int:
+        """Tokens of one completion through the proxy."""
+        answer = self.openai().completions.create(
+            model=name, prompt="Once upon a time", max_tokens=8, extra_body={"ignore_eos": True}
+        )
+        assert answer.usage is not None
+        return answer.usage.completion_tokens
+
     def serving(self, count: int, *, seconds: float = 0) -> Sequence[ReplicaView]:
         def ready() -> Sequence[ReplicaView] | None:
-            with self.client() as client:
-                views = client.replicas()
+            views = self.views()
             good = [view for view in views if view.state == "serving"]
             return good if len(good) == count and len(views) == count else None
 
         try:
             return wait_for(f"{count} serving replicas", ready, seconds=seconds, pause=0.3)
         except AssertionError as error:
-            with self.client() as client:
-                views = client.replicas()
-            raise AssertionError(f"{error}\n{views}\n{self.log.read_text()[-1500:]}") from error
+            raise AssertionError(
+                f"{error}\n{self.views()}\n{self.log.read_text()[-1500:]}"
+            ) from error
 
     @property
     def base_url(self) -> str:
@@ -459,7 +457,7 @@ class Load:
             self._running[model].remove(outcome)
             self.outcomes.append(outcome)
             if outcome.ended != "done":
-                await asyncio.sleep(0.2)
+                await pace(0.2)
 
     def streaming(self, model: str) -> list[Outcome]:
         """The streams that have begun and are far from their ends."""

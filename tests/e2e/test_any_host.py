@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.e2e.harness import Load, Outcome, stream_once, wait_for
+from tests.e2e.harness import Load, Outcome, stream_once
 from tests.e2e.test_several_hosts import AGENTS, ManyHosts, all_fine, hosts
-from tests.machine import signal_all
+from tests.machine import signal_all, wait_for
 
 __all__ = ["hosts"]
 

@@ -15,9 +15,9 @@ from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.views.lists import ReplicaView
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import Command, wait_for
+from tests.e2e.harness import Command
 from tests.e2e.test_simulated_gpus import GpuFleet
-from tests.machine import signal_all
+from tests.machine import signal_all, wait_for
 
 pytestmark = pytest.mark.full
 
@@ -29,11 +29,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuFleet]:
     folder = tmp_path_factory.mktemp("fleet")
     host = SimulatedHost.create(FOUR, folder / "host")
     host.mps_control.unlink()  # memory shares: no MPS daemon to wait for
-    made = GpuFleet(folder / "fleet", host)
-    made.start()
-    yield made
-    made.host.heal()
-    made.cleanup()
+    with GpuFleet(folder / "fleet", host) as made:
+        made.start()
+        yield made
 
 
 def ended(fleet: GpuFleet, *arguments: str, code: int = 0) -> Command:

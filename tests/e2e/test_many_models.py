@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.views.lists import ReplicaView
-from tests.e2e.harness import Fleet, wait_for
+from tests.e2e.harness import Fleet
+from tests.machine import wait_for
 
 MODELS = 22
 BODY = {
@@ -30,23 +30,8 @@ class ManyModels(Fleet):
         with self.client() as client:
             client.register({**BODY, "name": name, **more})
 
-    def complete(self, name: str, tokens: int = 8) -> int:
-        answer = self.openai().completions.create(
-            model=name,
-            prompt="Once upon a time",
-            max_tokens=tokens,
-            extra_body={"ignore_eos": True},
-        )
-        assert answer.usage is not None
-        return answer.usage.completion_tokens
-
     def listed(self) -> int:
         return len(self.openai().models.list().data)
-
-    def awake(self) -> list[ReplicaView]:
-        """Replicas that have an engine now."""
-        with self.client() as client:
-            return [view for view in client.replicas() if view.pid is not None]
 
     def has_room(self) -> bool:
         """Whether what engines hold fits the device."""
@@ -61,7 +46,7 @@ class ManyModels(Fleet):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManyModels]:
-    found = ManyModels(
+    with ManyModels(
         tmp_path_factory.mktemp("many"),
         {
             "daemon.loop_seconds": 0.1,
@@ -69,15 +54,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManyModels]:
             "engine.cgroup": "none",
             "scaling.evict_idle_seconds": 0.2,
         },
-    )
-    try:
+    ) as found:
         found.start()
         for index in range(MODELS):
             found.register(f"m{index:02d}")
         wait_for("all models to be listed", lambda: found.listed() == MODELS, seconds=30)
         yield found
-    finally:
-        found.cleanup()
 
 
 @pytest.mark.full
@@ -117,7 +99,7 @@ def test_two_real_engines_take_turns_among_many_models(tmp_path: Path) -> None:
             answer = client.completions.create(model=name, prompt="Once upon a time", max_tokens=8)
             assert answer.usage is not None
             assert answer.usage.completion_tokens > 0
-            awake = [view.model for view in fleet.awake() if view.state == "serving"]
+            awake = [view.model for view in fleet.views() if view.state == "serving"]
             assert awake == [name]
         assert fleet.terminate() == 0
         assert fleet.processes() == []

@@ -10,8 +10,8 @@ from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.models.catalog import entry_of
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.machine import wait_for
 
 CATALOG = {"model": "opt-125m", "weights": "dummy", "max_replicas": 1}
 GOOD = CATALOG | {"engine_kind": "simulated", "auto": False, "demand": {"req_per_s": 1.0}}
@@ -49,10 +49,9 @@ def fleet(tmp_path: Path) -> Iterator[TroubledFleet]:
     description = HostDescription("host", (GpuDescription("a100-80gb", 4),), numa_nodes=1, cores=16)
     host = SimulatedHost.create(description, tmp_path / "host")
     host.mps_control.unlink()  # few sizes to choose from: the plan is not what this is about
-    fleet = TroubledFleet(tmp_path / "fleet", host)
-    fleet.start()
-    yield fleet
-    fleet.cleanup()
+    with TroubledFleet(tmp_path / "fleet", host) as fleet:
+        fleet.start()
+        yield fleet
 
 
 def folder_without_weights(folder: Path) -> str:

@@ -11,8 +11,9 @@ from partitiond.core.units import GIB, Bytes, format_bytes
 from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.overview import Overview
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import clean_environment, command, wait_for
+from tests.e2e.harness import clean_environment, command
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.machine import wait_for
 
 TWO = HostDescription("two", (GpuDescription("a100-80gb", 2),), cores=16)
 FOREIGN = 4711
@@ -23,10 +24,8 @@ ENGINE = re.compile(r"a-\d+(\.\d+)?")
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[GpuFleet]:
-    made = GpuFleet(tmp_path / "fleet", SimulatedHost.create(TWO, tmp_path / "host"))
-    yield made
-    made.host.heal()
-    made.cleanup()
+    with GpuFleet(tmp_path / "fleet", SimulatedHost.create(TWO, tmp_path / "host")) as made:
+        yield made
 
 
 class Surfaces:

@@ -16,7 +16,8 @@ from partitiond.core.plan.record import Status
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import MIB
-from tests.e2e.harness import Fleet, Load, Outcome, wait_for
+from tests.e2e.harness import Fleet, Load, Outcome
+from tests.machine import wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
@@ -40,12 +41,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     }
     if "PARTITIOND_TEST_ENGINE_PYTHON" in os.environ:
         overrides["engine.python"] = os.environ["PARTITIOND_TEST_ENGINE_PYTHON"]
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), overrides)
-    try:
+    with Fleet(tmp_path_factory.mktemp("fleet"), overrides) as fleet:
         fleet.start()
         yield fleet
-    finally:
-        fleet.cleanup()
 
 
 def serves(fleet: Fleet, *models: str) -> dict[str, int | None]:

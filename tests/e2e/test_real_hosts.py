@@ -17,8 +17,9 @@ import pytest
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.models.copies import COPIES
 from partitiond.settings.schema import Settings
-from tests.e2e.harness import Fleet, JoinedHost, wait_for
+from tests.e2e.harness import Fleet, JoinedHost
 from tests.engine_fixtures import find_test_engine, usable_cores
+from tests.machine import wait_for
 
 MODEL = "smollm2-135m"
 NAMES = ("head", "gpu-1")

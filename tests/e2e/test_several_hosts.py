@@ -17,8 +17,9 @@ from partitiond.cli.exits import Exit
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostState
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import JoinedHost, wait_for
+from tests.e2e.harness import JoinedHost
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.machine import wait_for
 
 AGENTS = ("gpu-1", "gpu-2")
 UNTOLD = ("starting", "model_on_other_host")
@@ -84,7 +85,6 @@ def hosts() -> Iterator[Callable[[str], ManyHosts]]:
 
     yield make
     for host in made:
-        host.host.heal()
         host.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -23,12 +23,11 @@ from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.plan.record import Objective, Placement
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import GIB
-from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions.journal import EntryKind, EntryState, read_entries
 from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
-from tests.e2e.harness import Fleet, wait_for
-from tests.machine import signal_all
+from tests.e2e.harness import Fleet
+from tests.machine import signal_all, wait_for
 
 pytestmark = pytest.mark.full
 
@@ -52,6 +51,10 @@ class GpuFleet(Fleet):
         }
         super().__init__(folder, values | overrides)
         self.found = self.picture()
+
+    def cleanup(self) -> None:
+        self.host.heal()
+        super().cleanup()
 
     @property
     def journal(self) -> Path:
@@ -89,18 +92,6 @@ class GpuFleet(Fleet):
                     if not left:
                         raise
             return preview.plan.placements
-
-    def views(self) -> list[ReplicaView]:
-        with self.client() as client:
-            return list(client.replicas())
-
-    def complete(self, name: str) -> int:
-        """Tokens of one completion through the proxy."""
-        answer = self.openai().completions.create(
-            model=name, prompt="Once upon a time", max_tokens=8, extra_body={"ignore_eos": True}
-        )
-        assert answer.usage is not None
-        return answer.usage.completion_tokens
 
     def held_bytes(self) -> dict[str, int]:
         return {u: used for u in self.host.uuids() if (used := self.host.used_bytes(u))}
@@ -178,7 +169,6 @@ def make_fleet(tmp_path: Path) -> Iterator[MakeFleet]:
 
     yield make
     for fleet in made:
-        fleet.host.heal()
         fleet.cleanup()
 
 
@@ -359,8 +349,9 @@ def test_a_profile_of_a_share_names_it_and_leaves_nothing(
     tmp_path: Path, host: HostDescription, options: ProfileOptions, mode: SharingMode
 ) -> None:
     quick = {"profiling.min_window_seconds": 0.2, "profiling.max_window_seconds": 0.4}
-    fleet = GpuFleet(tmp_path / "fleet", SimulatedHost.create(host, tmp_path / "host"), **quick)
-    try:
+    with GpuFleet(
+        tmp_path / "fleet", SimulatedHost.create(host, tmp_path / "host"), **quick
+    ) as fleet:
         fleet.start()
         fleet.register("a", 1)
         asked = dataclasses.replace(options, max_batch=2, time_limit_seconds=3.0, confirm=False)
@@ -369,5 +360,3 @@ def test_a_profile_of_a_share_names_it_and_leaves_nothing(
             assert job.result is not None, job.error
             assert client.profile_by_id(job.result).size.mode is mode
         ended(fleet)
-    finally:
-        fleet.cleanup()

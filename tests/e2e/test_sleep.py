@@ -13,8 +13,8 @@ import pytest
 from partitiond.core.units import MIB
 from partitiond.core.views.lists import ReplicaView
 from partitiond.simulated.gpus import SimulatedHost
-from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.machine import wait_for
 
 pytestmark = pytest.mark.full
 
@@ -50,16 +50,13 @@ class SleepFleet(GpuFleet):
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SleepFleet]:
     folder = tmp_path_factory.mktemp("sleep")
     host = SimulatedHost.create("a100-80gb-x8", folder / "host")
-    found = SleepFleet(folder / "fleet", host, **{"daemon.keep_engines_on_exit": True})
-    try:
+    with SleepFleet(folder / "fleet", host, **{"daemon.keep_engines_on_exit": True}) as found:
         found.start()
         found.register(MODEL, 1, engine=ENGINE)
         found.apply()
         found.comes_to("serving")
         wait_for("it to be routed", found.is_routed)
         yield found
-    finally:
-        found.cleanup()
 
 
 def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFleet) -> None:

@@ -8,7 +8,8 @@ import pytest
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.usage import UsageLine
-from tests.e2e.harness import Fleet, wait_for
+from tests.e2e.harness import Fleet
+from tests.machine import wait_for
 from tests.proxy.telemetry.test_metrics import labelled
 
 pytestmark = pytest.mark.full
@@ -67,8 +68,7 @@ def booked(fleet: Fleet, key_id: str, requests: int) -> UsageLine:
 
 
 def test_every_request_is_booked_once(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, SETTINGS | {"proxy.require_keys": True})
-    try:
+    with Fleet(tmp_path, SETTINGS | {"proxy.require_keys": True}) as fleet:
         fleet.start()
         with fleet.client() as client:
             client.register(BODY)
@@ -96,8 +96,6 @@ def test_every_request_is_booked_once(tmp_path: Path) -> None:
         ask(fleet, key, 1)
         assert booked(fleet, record.id, 12).output_tokens == 12 * OUTPUT_TOKENS
         assert fleet.terminate() == 0
-    finally:
-        fleet.cleanup()
 
 
 def the_page_is_whole(fleet: Fleet) -> None:

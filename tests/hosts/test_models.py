@@ -20,10 +20,11 @@ from partitiond.models import copies
 from partitiond.models.copies import CopiedFolders
 from partitiond.models.prepared import is_complete
 from partitiond.ports.model import ModelListing, ReceivedModel
-from tests.controller.fakes import FakeRunner, until
+from tests.controller.fakes import FakeRunner
 from tests.controller.samples import ARCHITECTURE, spec
 from tests.hosts.pipes import HEAD, BadLine, agent
 from tests.hosts.virtual_time import run
+from tests.machine import until
 
 PIECE = 64
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 3, "empty": b""}

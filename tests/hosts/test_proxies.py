@@ -26,9 +26,10 @@ from partitiond.hosts.agents import Agents, ProxyRecord
 from partitiond.hosts.proxies import HostsProxies
 from partitiond.ports.host import HostTable
 from partitiond.store import open_store
-from tests.controller.fakes import FakeProxy, FakeRunner, until
+from tests.controller.fakes import FakeProxy, FakeRunner
 from tests.hosts.pipes import agent, piped
 from tests.hosts.virtual_time import passes
+from tests.machine import until
 
 TABLE = RoutingTable(
     version=1,

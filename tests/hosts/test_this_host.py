@@ -15,7 +15,7 @@ from partitiond.ports.host_agent import AgentFacts, HostAgent
 from partitiond.serde import from_stored_json, to_json
 from partitiond.settings.schema import Settings
 from partitiond.store import open_store
-from tests.controller.fakes import until
+from tests.machine import until
 
 
 @pytest.fixture

@@ -28,11 +28,12 @@ from partitiond.models.copies import COPIES, CopiedFolders
 from partitiond.models.prepared import is_complete
 from partitiond.platform.clock import SystemClock
 from partitiond.store import SqlStore, open_store
-from tests.controller.fakes import POLICY, FakeResolver, FakeRunner, solved, until
+from tests.controller.fakes import POLICY, FakeResolver, FakeRunner, solved
 from tests.controller.samples import spec
 from tests.engine_fixtures import usable_cores
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
 from tests.hosts.test_models import FILES, OwnDisk
+from tests.machine import until
 from tests.proxy.virtual import real_time
 
 SECONDS = 240.0
@@ -145,7 +146,7 @@ class Two:
             view = self.service.models.model("a")
             return 0 < view.replicas_planned == view.replicas_serving
 
-        await until(all_serve, SECONDS)
+        await until(all_serve)
 
 
 @pytest.fixture
@@ -184,14 +185,13 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     assert is_complete(folders["two"])
     assert {name: (folders["two"] / name).read_bytes() for name in FILES} == FILES
     for there in (hosts.one, hosts.two):
-        await until(lambda there=there: bool(there.proxy.tables), SECONDS)  # type: ignore[misc]
+        await until(lambda there=there: bool(there.proxy.tables))  # type: ignore[misc]
         mine = {name for name, (host, _) in before.items() if host == there.name}
         await until(
             lambda there=there, mine=mine: (
                 {r.replica_id for r in there.proxy.table.replicas}  # type: ignore[misc]
                 == mine
             ),
-            SECONDS,
         )
 
     await hosts.restart()
@@ -199,20 +199,20 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     assert hosts.engines() == before
 
     hosts.pipe.cut()
-    await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.SILENT, SECONDS)
+    await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.SILENT)
     assert hosts.health()["cpu-one"] is DeviceHealth.FINE
     await hosts.passes(5)
     assert hosts.engines() == before  # nothing is known of those on two, so nothing is done
     assert hosts.service.parts.controller.problem == ""
 
     await hosts.restart()  # nobody tells this daemon what runs on two
-    await until(lambda: hosts.health().get("cpu-two") is DeviceHealth.SILENT, SECONDS)
+    await until(lambda: hosts.health().get("cpu-two") is DeviceHealth.SILENT)
     on_one = {name: at for name, at in before.items() if at[0] == "one"}
-    await until(lambda: hosts.engines() == on_one, SECONDS)
+    await until(lambda: hosts.engines() == on_one)
 
     hosts.pipe.mend()
-    await until(lambda: hosts.engines() == before, SECONDS)
-    await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.FINE, SECONDS)
+    await until(lambda: hosts.engines() == before)
+    await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.FINE)
     await hosts.passes(5)
     assert hosts.engines() == before
     assert hosts.service.plans.applied() == applied

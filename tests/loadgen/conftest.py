@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from loadgen.http.connection import now
+from tests.machine import pace
 
 
 @dataclasses.dataclass
@@ -81,7 +82,7 @@ class SseServer:
     async def _answer(self, body: dict[str, object], writer: asyncio.StreamWriter) -> bool:
         does = self.behaviour
         if does.hang:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         if does.status != 200:
             writer.write(
                 f"HTTP/1.1 {does.status} X\r\nRetry-After: 2\r\nContent-Type: application/json"
@@ -99,7 +100,7 @@ class SseServer:
         assert isinstance(wanted, int)
         sent = 0
         while sent < wanted:
-            await asyncio.sleep(does.step_seconds)
+            await pace(does.step_seconds)
             if sent == does.cut_after:
                 return False
             if sent == does.error_event_after:

@@ -17,7 +17,7 @@ from partitiond.planner import worker
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
-from tests.e2e.harness import wait_for
+from tests.machine import wait_for
 from tests.planner.build import cpu, on_cores, point, want
 
 PATIENT = 600.0

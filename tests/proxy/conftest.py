@@ -26,6 +26,7 @@ from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.proxy.telemetry.logs import LogFile
+from tests.machine import until
 from tests.proxy.scraped import parse_samples
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
 from tests.proxy.virtual import end_clients, pytest_asyncio_loop_factories
@@ -183,10 +184,8 @@ class Proxy:
             and all(r.sequences == 0 and r.kv_tokens == 0 for r in self.state.replicas())
         )
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 -- the proxy has no event for it
-                await asyncio.sleep(0.005)
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await until(condition)
 
 
 class ListLog(LogFile):

@@ -9,8 +9,8 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from tests.chaos.echo_engine import Wish, answer_pieces
-from tests.chaos.verdicts import Verdict
+from tests.proxy.answers import Verdict
+from tests.proxy.echo import Wish, answer_pieces
 from tests.proxy.scripted import Step
 
 
@@ -156,7 +156,7 @@ READ_SECONDS = 0.01
 """On the virtual loop: all that was sent before is read."""
 DELAY_SECONDS = 0.05
 _LENGTH = re.compile(rb"(content-length: *)(\d+)", re.IGNORECASE)
-_STOLEN = Wish(False, False, False, "STOLEN", 3, 0.0, "", False)
+_STOLEN = Wish(False, False, "STOLEN", 3)
 _DICE = random.Random(5)
 
 

@@ -3,6 +3,7 @@
 Each answer carries its request's token, so that a truncated or foreign answer is detected.
 """
 
+import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -13,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.echo_engine import read_wish
-from tests.chaos.raw_client import Answer, RawClient, ask
-from tests.chaos.verdicts import Verdict, judge
+from tests.proxy.answers import Answer, Client, Verdict, judge
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.echo import read_wish
 from tests.proxy.faults import Fault, Kind, Phase, faults_of, may_end, most_sent, steps_of
 from tests.proxy.scripted import Received, Step
 
@@ -42,7 +42,7 @@ class Engines:
         self._served: collections.Counter[int] = collections.Counter()
 
     def __call__(self, request: Received) -> list[Step]:
-        wish = read_wish(request.path, json.dumps(request.body).encode())
+        wish = read_wish(request)
         is_reused = bool(self._served[request.connection])
         self._served[request.connection] += 1
         self.sent[wish.token] += 1
@@ -77,17 +77,18 @@ class Rig:
         )
 
     async def answered(
-        self, fault: Fault | None, token: str, client: RawClient, *, is_chat: bool, stream: bool
+        self, fault: Fault | None, token: str, client: Client, *, is_chat: bool, stream: bool
     ) -> tuple[Verdict, Answer]:
         """How a request ends that meets a fault."""
         self.engines.fault = fault
         prompt = f"token={token} count={COUNT}"
-        answer = await ask(client, prompt, seconds=120, is_chat=is_chat, stream=stream)
+        async with asyncio.timeout(120):
+            answer = await client.ask(prompt, chat=is_chat, stream=stream)
         return judge(answer, token, COUNT, is_chat=is_chat), answer
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[RawClient]:
-        with RawClient(self.proxy.port) as client:
+    async def client(self) -> AsyncIterator[Client]:
+        with Client(self.proxy.port) as client:
             yield client
         await self.proxy.until(self.proxy.idle)
 

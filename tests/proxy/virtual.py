@@ -83,6 +83,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def unix_time(self) -> float:
         return self._now + self._unix_offset
 
+    def works(self, seconds: float) -> None:
+        """Let time pass in which the loop gets nothing done."""
+        self._now += seconds
+
     def run_forever(self) -> None:
         with self._clock():
             super().run_forever()
@@ -308,7 +312,7 @@ _FACTORIES: Final[Mapping[str, LoopFactory]] = {
     "real": asyncio.SelectorEventLoop,
 }
 
-_REAL_UNLESS_ASKED: Final = ("peers", "workers")
+REAL_UNLESS_ASKED: Final = ("loops", "peers", "workers")
 _PROCESSES: Final = "make_process"
 """A fixture that starts real processes: whoever has it needs no mark."""
 virtual_time: Final = pytest.mark.asyncio(loop_factories=["virtual"])
@@ -324,6 +328,6 @@ def pytest_asyncio_loop_factories(
     """Choose the loop of each test of a folder whose conftest.py has this name."""
     asked = [marker.kwargs.get("loop_factories") for marker in item.iter_markers("asyncio")]
     fixtures = getattr(item, "fixturenames", ())
-    is_real = item.path.parent.name in _REAL_UNLESS_ASKED or _PROCESSES in fixtures
+    is_real = item.path.parent.name in REAL_UNLESS_ASKED or _PROCESSES in fixtures
     names = next((names for names in asked if names), ["real" if is_real else "virtual"])
     return {name: _FACTORIES[name] for name in names}

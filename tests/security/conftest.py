@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import wait_for
 from tests.security.recorder import Recorder
 from tests.security.target import KEY, Target, key, running
-from tests.security.wire import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,6 @@ def engine(attacked: tuple[Target, Recorder]) -> Recorder:
     target, engine = attacked
     # A request of the attack before that nobody waited for would be counted to this one.
     target.settle()
-    wait_until("requests to be recorded", engine.idle)
+    wait_for("requests to be recorded", engine.idle)
     engine.forget()
     return engine

@@ -7,7 +7,6 @@ import json
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from partitiond.core.dispatch.routing import (
 )
 from partitiond.proxy.dispatch.replicas import listens
 from partitiond.serde import to_json
+from tests.machine import wait_for
 from tests.security.recorder import Recorder, recording
-from tests.security.wire import wait_until
 
-START_SECONDS = 480.0
 KEY = "sk-good"
 OTHER_MODEL = "other"
 
@@ -98,8 +96,12 @@ class Target:
 
     def settle(self) -> None:
         """Wait until no request is in flight or queued."""
-        for what in ("in_flight", "queues"):
-            wait_until(f"{what} to end", lambda what=what: not any(self.state()[what].values()))
+
+        def nothing() -> bool:
+            state = self.state()
+            return not any((*state["in_flight"].values(), *state["queues"].values()))
+
+        wait_for("requests to end", nothing)
 
     def alive(self) -> bool:
         """Whether it is still the same process."""
@@ -139,15 +141,15 @@ def start(folder: Path, **options: Any) -> Target:
             start_new_session=True,
         )  # fmt: skip
     target = Target(process, folder, 0, control)
-    deadline = time.monotonic() + START_SECONDS
-    while True:
+
+    def answers() -> bool:
         assert target.alive(), (folder / "start.log").read_text()
         # Between `bind` and `listen` a connection is refused, and httpcore leaves its socket open.
-        if listens(str(control)):
-            target.port = int(target.state()["port"])
-            return target
-        assert time.monotonic() < deadline, "the proxy did not start"
-        time.sleep(0.02)
+        return listens(str(control))
+
+    wait_for("the proxy to start", answers, pause=0.02)
+    target.port = int(target.state()["port"])
+    return target
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from tests.machine import wait_for
 from tests.security.attacks import ATTACKS, Attack
 from tests.security.recorder import Recorder
 from tests.security.target import Target
-from tests.security.wire import Exchange, exchange, wait_until
+from tests.security.wire import Exchange, exchange
 
 
 def assert_right(engine: Recorder, attack: Attack, found: Exchange) -> None:
@@ -36,11 +37,9 @@ def test_an_attack_gets_its_right_answer(proxy: Target, engine: Recorder, number
     if len(attack.data) >= 2000 or attack.is_early:
         return  # its answer may depend on how its bytes are cut
     proxy.settle()
-    wait_until("requests to be recorded", engine.idle)
+    wait_for("requests to be recorded", engine.idle)
     engine.forget()
-    found = exchange(
-        proxy.port, cut(number), len(attack.answers), head_only=attack.head_only, pause=0.002
-    )
+    found = exchange(proxy.port, cut(number), len(attack.answers), head_only=attack.head_only)
     assert_right(engine, attack, found)
 
 

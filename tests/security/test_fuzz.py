@@ -13,10 +13,11 @@ from typing import Final
 
 import pytest
 
+from tests.machine import wait_for
 from tests.security.attacks import ATTACKS, BODY, CHUNKED, chunk, good
 from tests.security.recorder import COMPLETION, Forwarded, Recorder, whole_answer
 from tests.security.target import KEY, Target, key
-from tests.security.wire import connected, exchange, wait_until
+from tests.security.wire import connected, exchange
 
 TOKENS: Final = (
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\x00", b" ", b"\t", b":", b";", b",",
@@ -134,13 +135,13 @@ def target(attacked: tuple[Target, Recorder]) -> Iterator[Target]:
     assert found.alive(), found.log[-3000:]
     found.settle()
     allowed = descriptors + engine.connections + 4
-    wait_until("connections to close", lambda: found.descriptors() <= allowed)
+    wait_for("connections to close", lambda: found.descriptors() <= allowed)
     assert engine.violations == []
     log = found.log[logged:]
     assert '"trace"' not in log, log[log.index('"trace"') - 500 :][:3000]
     engine.forget()
     found.publish(engine, keys=KEYS, generation=f"after-{time.monotonic()}")
-    wait_until("it to serve on", lambda: serves(found))
+    wait_for("it to serve on", lambda: serves(found))
 
 
 def serves(target: Target) -> bool:
@@ -165,7 +166,7 @@ def fuzz_as_clients(target: Target, seed: int, batches: int) -> None:
         for client in clients:
             _read_some(client)
         assert target.alive(), f"seed {seed}"
-        wait_until(f"it to serve on after seed {seed}", lambda: serves(target))
+        wait_for(f"it to serve on after seed {seed}", lambda: serves(target))
 
 
 def _read_some(client: socket.socket) -> None:

@@ -6,10 +6,11 @@ import re
 import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+from tests.machine import wait_for
 from tests.security.attacks import BODY
 from tests.security.recorder import Recorder
 from tests.security.target import KEY, Target, key
-from tests.security.wire import Answer, exchange, post, wait_until
+from tests.security.wire import Answer, exchange, post
 
 AUTH = f"authorization: Bearer {KEY}".encode()
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -30,7 +31,7 @@ def test_any_other_request_id_is_replaced(proxy: Target, engine: Recorder) -> No
         answer = ask(proxy, post(BODY, AUTH, b"x-request-id: " + harmless.encode()))
         assert answer.headers["x-request-id"] == harmless
         assert [seen.headers["x-request-id"] for seen in engine.seen] == [harmless]
-        wait_until("the log", lambda: f'"request_id":"{harmless}"' in proxy.log)  # noqa: B023
+        wait_for("the log", lambda: f'"request_id":"{harmless}"' in proxy.log)  # noqa: B023
     for given in (
         b"", b"x" * 65, b"a b", b"a\tb", b'a","status":500,"b":"', b"a\\n", b"a;b", b"a,b", b"<a>",
         b"a%0d%0ab", "é".encode(), b"\xff", b"${jndi:ldap://x}", b"' OR 1=1 --",
@@ -68,7 +69,7 @@ def test_every_log_line_is_one_json_object(proxy: Target, engine: Recorder) -> N
     assert ask(proxy, post(json.dumps({"model": ODD, "prompt": "x"}).encode(), AUTH)).status == 200
     ask(proxy, post(BODY, AUTH, target=b"/v1/%0a{%22event%22:%22forged%22}"))
     ask(proxy, post(BODY, AUTH, target=b"/v1/last"))
-    wait_until("the log", lambda: "/v1/last" in proxy.log)
+    wait_for("the log", lambda: "/v1/last" in proxy.log)
     for line in proxy.log.rstrip("\n").split("\n"):
         assert json.loads(line)["event"] != "forged"
         assert not CONTROL.search(line), line

@@ -13,9 +13,10 @@ import pytest
 from partitiond.core.dispatch.routing import KeyRates, RouteKind
 from partitiond.proxy.keys.auth import Caller, KeyRing
 from partitiond.proxy.request.routes import DATA_ROUTES
+from tests.machine import wait_for
 from tests.security.recorder import Recorder
 from tests.security.target import OTHER_MODEL, Target, key, running
-from tests.security.wire import Answer, Wire, connected, exchange, post, wait_until
+from tests.security.wire import Answer, Wire, connected, exchange, post
 
 MESSAGES = [{"role": "user", "content": "x"}]
 FIELDS: dict[str, Any] = {
@@ -109,7 +110,7 @@ def test_a_key_expires_on_time_without_a_new_table(proxy: Target, engine: Record
         proxy.publish(engine, keys=[key("sk-a")])
         assert _status(wire, "sk-a") == 200
         proxy.publish(engine, keys=[key("sk-a", expires_at=time.time() + 0.5)])
-        wait_until("the key to expire", lambda: _status(wire, "sk-a") == 401)
+        wait_for("the key to expire", lambda: _status(wire, "sk-a") == 401)
     assert ask(proxy, "sk-a").body == ask(proxy, "sk-c").body
     former = key("sk-old").sha256
     for until, status in ((time.time() + 60, 200), (time.time() - 1, 401), (0.0, 401)):

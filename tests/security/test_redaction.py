@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import wait_for
 from tests.proxy.scripted import STREAM_HEAD
 from tests.security.attacks import CHUNKED, chunk
 from tests.security.recorder import Recorder, whole_answer
 from tests.security.target import Target, digest, key, running
-from tests.security.wire import connected, post, wait_until
+from tests.security.wire import connected, post
 
 MARK = "S3CRETMARK"
 KEY = f"sk-{MARK}-key"
@@ -133,7 +134,7 @@ def left_behind() -> Iterator[tuple[Target, str]]:
                     target.publish(engine, keys=keys, generation=case)
                     ask_engine(target, engine, case, answer, stream=stream)
             ask(target, post(b"{}", target=LAST.encode()))
-            wait_until("the log to be written", lambda: LAST in target.log)
+            wait_for("the log to be written", lambda: LAST in target.log)
             yield target, everything(target)
 
 

@@ -5,9 +5,11 @@ import dataclasses
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+from tests.machine import wait_for
 
 SILENT_SECONDS = 60.0
 """Longest wait for an answer; reached only where a test fails."""
@@ -92,6 +94,19 @@ class Wire:
         """Wait for the proxy to close; False when it sends more instead."""
         return not self._data and not self._receive()
 
+    def is_read(self) -> bool:
+        """Whether the proxy has taken all from the kernel that was sent; also if it has closed."""
+        try:
+            (here, ours), (_, there) = self.socket.getsockname(), self.socket.getpeername()
+        except OSError:  # reset
+            return True
+        ip = socket.inet_aton(here)[::-1].hex().upper()
+        mark = f" {ip}:{there:04X} {ip}:{ours:04X} "
+        for line in Path("/proc/net/tcp").read_text().splitlines():
+            if mark in line:
+                return line.split()[4].endswith(":00000000")
+        return True
+
     def close(self) -> None:
         """Leave."""
         self.socket.close()
@@ -145,20 +160,18 @@ def exchange(
     answers: int,
     *,
     head_only: bool = False,
-    pause: float = 0.0,
 ) -> Exchange:
     """Send bytes, read so many answers, and find out whether the connection is still good.
 
-    Pieces are sent one by one, with a pause between them: how bytes are cut decides nothing, it
-    only makes it likely that the proxy reads them apart.
+    Pieces are sent one by one, each once the proxy has read the one before.
 
     It is when a probe sent then gets its own answer, and that answer alone: bytes of the attack
     that still lie in the proxy would be read as another request.
     """
     with connected(port) as wire:
         for number, piece in enumerate([data] if isinstance(data, bytes) else data):
-            if number and pause:
-                time.sleep(pause)
+            if number:
+                wait_for("the piece to be read", wire.is_read, pause=0.0)
             wire.send(piece)
         found: list[Answer] = []
         while len(found) < answers:
@@ -198,11 +211,3 @@ def post(
     elif length:
         lines.append(length)
     return b"\r\n".join([*lines, b"", body])
-
-
-def wait_until(what: str, condition: Any, seconds: float = 120.0) -> None:
-    """Poll; a test that waits for ever says for what."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.005)

@@ -15,7 +15,8 @@ from partitiond.platform.fault_points import FaultPoint
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import KilledFleet, kill
 from tests.chaos.nursery import Nursery
-from tests.e2e.harness import Fleet, Load, wait_for
+from tests.e2e.harness import Fleet, Load
+from tests.machine import wait_for
 from tests.soak.harmed import COMMON_HARM, Harmed
 
 MODELS = {"busy": 2, "calm": 1, "dozy": 1}

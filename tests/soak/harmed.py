@@ -13,7 +13,8 @@ from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.simulated.gpus import SimulatedHost
 from tests.chaos.killed_fleet import kill
-from tests.e2e.harness import Fleet, wait_for
+from tests.e2e.harness import Fleet
+from tests.machine import wait_for
 
 LOCKED_SECONDS = 7.0
 """Longer than the daemon waits for a lock."""

@@ -18,8 +18,9 @@ import httpx
 from partitiond.client.client import ControlClient
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import engines_in, kill
-from tests.e2e.harness import Fleet, JoinedHost, Load, wait_for
+from tests.e2e.harness import Fleet, JoinedHost, Load
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.machine import wait_for
 from tests.soak.harmed import COMMON_HARM, Harmed
 
 MODELS = {"busy": 3, "calm": 1}
@@ -115,7 +116,6 @@ class SoakHosts(Harmed):
 
     def cleanup(self) -> None:
         for host in self.all:
-            host.host.heal()
             host.cleanup()
 
     # --- whether they are well --------------------------------------------------------------------

@@ -1,17 +1,17 @@
 """No test reads a clock or hopes: what makes a test fail on a slow machine is not written.
 
-    python -m tests.structure.test_tests > tests/structure/speed.txt
-
-writes how many such lines each file has that nobody has mended yet. The numbers only fall: who
-mends a file writes them anew. What runs by hand (`soak`, `quarantine`) may wait and measure.
+What runs by hand (`soak`, `quarantine`, the tools of `tests/soak`) may wait and measure, and so may
+what runs on virtual time: there a pause costs nothing, and no machine is too slow.
 """
 
 import ast
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from tests.proxy.virtual import REAL_UNLESS_ASKED
 from tests.structure.imports import ROOT
 
 TESTS = ROOT / "tests"
@@ -25,18 +25,51 @@ GENEROUS_SECONDS = 20.0
 WAITS = {"communicate", "eventually", "get", "join", "result", "run", "timeout", "until", "wait",
          "wait_for", "wait_until"}  # fmt: skip
 """Calls with a deadline; what has none waits for as long as the test may run."""
-POLLS = {"until", "wait_until", "eventually", "poll"}
-"""Functions that look again and again: they may pause."""
+PAUSES = {"until", "wait_for", "pace", "wait_until_free"}
+"""Functions that look again and again, and the pace of a peer: they alone may pause."""
+POSITIONS = {"wait_for": 1, "timeout": 0, "result": 0, "join": 0}
+"""Where such a call has its seconds, unless by name."""
 LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.cmpop, ast.alias)
-HELD = TESTS / "structure" / "speed.txt"
+BY_HAND_FOLDER = TESTS / "soak"
 
 
-def offences(source: str) -> list[str]:
-    """What a file does that depends on the machine's speed, line by line."""
+def offences(source: str, *, virtual: bool = False) -> list[str]:
+    """What a file does that depends on the machine's speed, line by line.
+
+    Args:
+        source: of the file.
+        virtual: whether its asynchronous functions run on virtual time where they say nothing.
+    """
     tree = ast.parse(source)
-    if any(_is_by_hand(node) for node in tree.body if _marks_all(node)):
+    marks = [node for node in tree.body if _marks_all(node)]
+    if any(_is_by_hand(node) for node in marks):
         return []
-    return [f"{line}: {what}" for line, what in sorted(set(_found(tree, ())))]
+    for node in marks:
+        virtual = _is_virtual(node, virtual)
+    numbers = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        and isinstance(node.targets[0], ast.Name)
+    }  # fmt: skip
+    found = set(_Offences(numbers, virtual).found(tree, (), virtual=False))
+    return [f"{line}: {what}" for line, what in sorted(found)]
+
+
+def is_virtual(path: Path) -> bool:
+    """Whether the tests of a file run on virtual time where they say nothing."""
+    folders = path.relative_to(TESTS).parents[:-1]
+    return path.parent.name not in REAL_UNLESS_ASKED and any(
+        "pytest_asyncio_loop_factories" in (TESTS / one / "conftest.py").read_text()
+        for one in folders
+        if (TESTS / one / "conftest.py").exists()
+    )
+
+
+def _is_virtual(marks: ast.AST, before: bool) -> bool:
+    """Whether what has these marks runs on virtual time."""
+    said = {part.id for part in ast.walk(marks) if isinstance(part, ast.Name)}
+    return (before or "virtual_time" in said) and "real_time" not in said
 
 
 def _marks_all(node: ast.stmt) -> bool:
@@ -49,29 +82,71 @@ def _is_by_hand(node: ast.AST) -> bool:
     return any(isinstance(part, ast.Attribute) and part.attr in BY_HAND for part in ast.walk(node))
 
 
-def _found(node: ast.AST, within: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        if any(_is_by_hand(mark) for mark in node.decorator_list):
+class _Offences:
+    """Looks through a file.
+
+    Args:
+        numbers: its constants, some of them seconds.
+        virtual: whether its asynchronous functions run on virtual time where they say nothing.
+    """
+
+    def __init__(self, numbers: Mapping[str, object], virtual: bool) -> None:
+        self.numbers = numbers
+        self.virtual = virtual
+
+    def found(
+        self, node: ast.AST, within: tuple[str, ...], *, virtual: bool
+    ) -> Iterator[tuple[int, str]]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if any(_is_by_hand(mark) for mark in node.decorator_list):
+                return
+            if any(_name(mark) == "timed" for mark in node.decorator_list):
+                yield node.lineno, "@timed tries three times to be quick enough"
+            within = (*within, node.name)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, ast.AsyncFunctionDef):
+                virtual = self.virtual
+                for mark in node.decorator_list:
+                    virtual = _is_virtual(mark, virtual)
+                virtual = virtual and "make_process" not in {one.arg for one in node.args.args}
+            if not virtual:
+                yield from _measured(node)
+        if not virtual:
+            yield from self._here(node, within)
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, LEAVES):
+                yield from self.found(child, within, virtual=virtual)
+
+    def _here(self, node: ast.AST, within: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+        if isinstance(node, ast.Assert) and any(_is_clock(part) for part in ast.walk(node.test)):
+            yield node.lineno, "asserts what a clock says"
+        if not isinstance(node, ast.Call):
             return
-        if any(_name(mark) == "timed" for mark in node.decorator_list):
-            yield node.lineno, "@timed tries three times to be quick enough"
-        within = (*within, node.name)
-    if isinstance(node, ast.Call):
         name = _name(node.func)
-        if name == "sleep" and _sleeps(node.func) and _is_more_than(node.args[:1], 0.0):
-            if not POLLS.intersection(within):
+        if name == "pace" and any(one.startswith("test_") for one in within):
+            yield node.lineno, "the pace of a peer is no pause of a test"
+        elif name == "sleep" and _sleeps(node.func) and _is_more_than(node.args[:1], 1e-6):
+            if not PAUSES.intersection(within):
                 yield node.lineno, "a sleep: wait for what is to happen, or hand the loop on"
-        elif name in WAITS and _short(node):
+        elif name in WAITS and self._short(node):
             yield node.lineno, f"{name} with less than {GENEROUS_SECONDS:g} s"
         elif name in {"bind", "create_server", "start_server"} and _fixed_port(node):
             yield node.lineno, "a fixed port: somebody else may have it"
-    elif isinstance(node, ast.Assert) and any(_is_clock(part) for part in ast.walk(node.test)):
-        yield node.lineno, "asserts what a clock says"
-    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        yield from _measured(node)
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, LEAVES):
-            yield from _found(child, within)
+
+    def _short(self, call: ast.Call) -> bool:
+        """Whether a wait is given a number of seconds that a pause may exceed."""
+        named = {word.arg: word.value for word in call.keywords}
+        name = _name(call.func)
+        words = ("timeout",) if name == "run" else ("timeout", "seconds", "timeout_seconds")
+        given = [named[word] for word in words if word in named]
+        position = POSITIONS.get(name)
+        if position is not None and len(call.args) > position:
+            given.append(call.args[position])
+        values = [
+            one.value if isinstance(one, ast.Constant) else self.numbers.get(_name(one))
+            for one in given
+        ]
+        return any(isinstance(v, int | float) and 0 < v < GENEROUS_SECONDS for v in values)
 
 
 def _name(node: ast.expr) -> str:
@@ -100,23 +175,6 @@ def _is_more_than(given: list[ast.expr], least: float) -> bool:
     return bool(given)
 
 
-def _short(call: ast.Call) -> bool:
-    """Whether a wait is given a number of seconds that a pause may exceed."""
-    named = {word.arg: word.value for word in call.keywords}
-    name = _name(call.func)
-    position = {"wait_for": 1, "until": 1, "wait_until": 1, "eventually": 1, "timeout": 0,
-                "result": 0, "join": 0}.get(name)  # fmt: skip
-    given = [named[word] for word in ("timeout", "seconds", "timeout_seconds") if word in named]
-    if position is not None and len(call.args) > position:
-        given.append(call.args[position])
-    return any(
-        isinstance(value, ast.Constant)
-        and isinstance(value.value, int | float)
-        and 0 < value.value < GENEROUS_SECONDS
-        for value in given
-    )
-
-
 def _fixed_port(call: ast.Call) -> bool:
     given = [*call.args, *(word.value for word in call.keywords if word.arg == "port")]
     ports = [value.elts[-1] if isinstance(value, ast.Tuple) else value for value in given]
@@ -125,8 +183,10 @@ def _fixed_port(call: ast.Call) -> bool:
 
 def _is_clock(node: ast.AST) -> bool:
     match node:
-        case ast.Call(func=ast.Attribute(attr=name, value=module)) if name in CLOCKS:
-            return isinstance(module, ast.Name) and module.id in CLOCK_MODULES
+        case ast.Call(func=ast.Attribute(attr=name, value=ast.Name(id=module))) if name in CLOCKS:
+            return module in CLOCK_MODULES
+        case ast.Call(func=ast.Attribute(attr="time", value=ast.Call(func=of))):
+            return _name(of) in {"get_running_loop", "get_event_loop"}
         case ast.Call(func=ast.Name(id=name)):
             return name in CLOCKS - {"time"}
     return False
@@ -159,31 +219,14 @@ def _names(node: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
-def found() -> dict[str, list[str]]:
-    """What each file has, by its path below tests/."""
-    every = {
-        path.relative_to(TESTS).as_posix(): offences(path.read_text(encoding="utf-8"))
-        for path in sorted(TESTS.rglob("*.py"))
-        if "__pycache__" not in path.parts
-    }
-    return {file: lines for file, lines in every.items() if lines}
-
-
-def told(now: Mapping[str, list[str]], held: Mapping[str, int]) -> list[str]:
-    """What is wrong: new offences with their lines, and rows that say more than there is."""
-    wrong = []
-    for file in sorted(now.keys() | held.keys()):
-        lines, allowed = now.get(file, []), held.get(file, 0)
-        if len(lines) > allowed:
-            wrong += [f"tests/{file}:{line}" for line in lines]
-        elif len(lines) < allowed:
-            wrong.append(f"{file} has {len(lines)} instead of {allowed}: write them anew")
-    return wrong
-
-
 def test_no_test_depends_on_the_speed_of_the_machine() -> None:
-    rows = (line.rpartition(": ") for line in HELD.read_text(encoding="utf-8").splitlines())
-    assert not told(found(), {file: int(number) for file, _, number in rows})
+    found = [
+        f"{path.relative_to(TESTS.parent)}:{line}"
+        for path in sorted(TESTS.rglob("*.py"))
+        if BY_HAND_FOLDER not in path.parents
+        for line in offences(path.read_text(encoding="utf-8"), virtual=is_virtual(path))
+    ]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +234,10 @@ def test_no_test_depends_on_the_speed_of_the_machine() -> None:
     [
         ("async def test_a():\n    await asyncio.sleep(0.1)", [2]),
         ("def helper():\n    time.sleep(PAUSE)", [2]),
+        ("async def test_a():\n    await pace(1)", [2]),
+        ("async def _answer():\n    await pace(1)", []),
+        ("LIMIT = 2\nasync def test_a():\n    await asyncio.wait_for(done.wait(), LIMIT)", [3]),
+        ("def test_a():\n    assert asyncio.get_running_loop().time() < 2", [2]),
         ("async def test_a():\n    await asyncio.sleep(0)", []),
         ("async def until(condition):\n    await asyncio.sleep(0.01)", []),
         ("async def test_a():\n    await engines.sleep(handle, 1)", []),
@@ -217,15 +264,29 @@ def test_what_depends_on_speed_is_refused(source: str, lines: list[int]) -> None
     assert [int(line.partition(":")[0]) for line in offences(textwrap.dedent(source))] == lines
 
 
-def test_the_number_of_a_file_only_falls() -> None:
-    now = {"a.py": ["3: a sleep", "9: a sleep"]}
-    assert told(now, {"a.py": 2}) == []
-    assert told(now, {"a.py": 1}) == ["tests/a.py:3: a sleep", "tests/a.py:9: a sleep"]
-    assert told(now, {}) == ["tests/a.py:3: a sleep", "tests/a.py:9: a sleep"]
-    assert told(now, {"a.py": 3}) == ["a.py has 2 instead of 3: write them anew"]
-    assert told({}, {"gone.py": 1}) == ["gone.py has 0 instead of 1: write them anew"]
+PAUSED = "async def test_a():\n    await asyncio.sleep(9)\n    assert time.monotonic() == 9"
 
 
-if __name__ == "__main__":
-    for file, lines in found().items():
-        print(f"{file}: {len(lines)}")
+@pytest.mark.parametrize(
+    ("source", "virtual", "lines"),
+    [
+        (PAUSED, True, []),
+        (PAUSED, False, [2, 3]),
+        (f"pytestmark = virtual_time\n{PAUSED}", False, []),
+        (f"@virtual_time\n{PAUSED}", False, []),
+        (f"pytestmark = real_time\n{PAUSED}", True, [3, 4]),
+        (f"@real_time\n{PAUSED}", True, [3, 4]),
+        (PAUSED.replace("()", "(make_process)", 1), True, [2, 3]),
+        ("def test_a():\n    time.sleep(9)", True, [2]),
+    ],
+)
+def test_on_virtual_time_a_test_may_pause(source: str, virtual: bool, lines: list[int]) -> None:
+    assert [int(line.partition(":")[0]) for line in offences(source, virtual=virtual)] == lines
+
+
+def test_it_is_known_whose_time_is_virtual() -> None:
+    for name, virtual in (
+        ("proxy/test_relay.py", True), ("proxy/dispatch/test_live.py", True),
+        ("proxy/peers/test_hops.py", False), ("core/test_sharing.py", False),
+    ):  # fmt: skip
+        assert is_virtual(TESTS / name) is virtual

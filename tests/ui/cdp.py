@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tests.machine import wait_for
+
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT_SECONDS: Final = 120.0
 AT_3_AND_4: Final = """
@@ -219,15 +221,16 @@ class Page:
 
     def wait_for(self, expression: str, *, seconds: float = WAIT_SECONDS) -> Any:
         """Until the expression is something true; what it is then."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def found() -> Any:
             with contextlib.suppress(ScriptError):
-                if found := self.script(expression):
-                    return found
-            if time.monotonic() > deadline:
-                shown = self.script("document.body.innerText")[:1500]
-                raise AssertionError(f"waited in vain for {expression}; the page shows:\n{shown}")
-            time.sleep(0.05)
+                return self.script(expression)
+
+        try:
+            return wait_for(expression, found, seconds=seconds)
+        except AssertionError as error:
+            error.add_note(f"the page shows:\n{self.script('document.body.innerText')[:1500]}")
+            raise
 
     def wait_for_text(self, text: str, *, seconds: float = WAIT_SECONDS) -> None:
         """Until the page shows the text."""

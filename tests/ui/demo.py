@@ -16,7 +16,8 @@ import httpx
 
 from partitiond.core.views.overview import Overview
 from partitiond.simulated.gpus import SimulatedHost
-from tests.e2e.harness import Fleet, wait_for
+from tests.e2e.harness import Fleet
+from tests.machine import pace, wait_for
 
 DEVICES = 8
 READY_SECONDS = 240.0
@@ -113,7 +114,7 @@ class Demo(Fleet):
         async with asyncio.TaskGroup() as tasks:
             while not self._ending.is_set():
                 tasks.create_task(_one(http, url, model, draw.randint(48, 80)))
-                await asyncio.sleep(min(3.0, draw.expovariate(rate)))
+                await pace(min(3.0, draw.expovariate(rate)))
 
 
 async def _one(http: httpx.AsyncClient, url: str, model: str, tokens: int) -> None:

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.harness import wait_for
+from tests.machine import wait_for
 from tests.ui.cdp import Browser, Page
 from tests.ui.conftest import end_session, session_of
 from tests.ui.demo import DEVICES, MODELS, Demo

@@ -13,6 +13,7 @@ from partitiond.core.errors import SpecError, UpstreamError
 from tests.advise.looks import DATA
 from tests.advise.servers import Answer, serving
 from tests.engine_fixtures import short_dir
+from tests.machine import pace
 
 __all__ = ["short_dir"]
 
@@ -90,16 +91,17 @@ async def test_what_is_no_engine_is_found_out_at_the_first_look(
             await look([address])
 
 
+async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+        while True:
+            writer.write(b"#")
+            await writer.drain()
+            await pace(0.02)
+
+
 async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scraper, "TIMEOUT_SECONDS", 0.2)
-
-    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
-            while True:
-                writer.write(b"#")
-                await writer.drain()
-                await asyncio.sleep(0.02)
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

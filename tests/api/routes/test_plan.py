@@ -13,7 +13,7 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.replica.convergence import Convergence, PlanState
 from tests.api.fake_service import FakeService
-from tests.controller.fakes import until
+from tests.machine import until
 
 STREAM = {"Accept": "text/event-stream"}
 

@@ -8,8 +8,8 @@ from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.units import GIB
 from tests.controller.demand.test_scaling import ZERO, ScalingHost, spec_of
-from tests.controller.fakes import until
 from tests.controller.samples import measured_profile
+from tests.machine import until
 
 make_host = ScalingHost
 

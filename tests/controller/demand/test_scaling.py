@@ -16,9 +16,10 @@ from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Objective
-from tests.controller.fakes import POLICY, until
+from tests.controller.fakes import POLICY
 from tests.controller.host import Host
 from tests.controller.samples import measured_profile, spec
+from tests.machine import until
 
 QUICK = dataclasses.replace(POLICY, wake_poll_seconds=0.005, idle_poll_seconds=0.005)
 SCALING = ScalingOptions(

@@ -19,9 +19,9 @@ from partitiond.core.plan.record import Candidate, same_engine
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.drift import ReplicaDrift
-from tests.controller.fakes import until
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, measured_profile
+from tests.machine import until
 
 LOOK_SECONDS, BATCH = 2.0, 2.0
 PACE = 0.010

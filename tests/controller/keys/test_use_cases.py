@@ -16,9 +16,9 @@ from partitiond.core.errors import (
 )
 from partitiond.core.keys.record import KeyTerms, KeyUse
 from partitiond.ports.host import HostTable
-from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import NOW
+from tests.machine import until
 
 NOW_SECONDS = 1767225600.0
 LATER = "2026-02-01T00:00:00.000Z"

@@ -13,9 +13,10 @@ from partitiond.core.profile.jobs import IN_FULL, NOT_MEASURED, Job, JobCause, J
 from partitiond.core.profile.record import Profile
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import ProfileRequest
-from tests.controller.fakes import POLICY, FakeProfiler, until
+from tests.controller.fakes import POLICY, FakeProfiler
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu
+from tests.machine import until
 
 WANTED = Demand(req_per_s=0.5)
 HASTY = dataclasses.replace(POLICY, patience_seconds=0.01)

@@ -16,9 +16,9 @@ from partitiond.core.errors import (
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.releases import ROLL_BACK_AFTER, ReleaseState
-from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import placement, plan, spec
+from tests.machine import until
 
 
 def version(revision: str, **changes: object) -> ModelSpec:

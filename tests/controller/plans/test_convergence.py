@@ -8,9 +8,9 @@ from partitiond.core.errors import NotFoundError
 from partitiond.core.model.spec import Demand
 from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.ports.actor import acting
-from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import spec
+from tests.machine import until
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.obstacles import RETRY_BASE_SECONDS, ObstacleKind
 from partitiond.core.views.preview import PlanPreview
-from tests.controller.fakes import until
 from tests.controller.host import Host, serving
 from tests.controller.samples import spec
+from tests.machine import until
 
 ABSENT = EngineUnavailableError(
     "there is no vLLM on this host.", hint="Run `install`, or update NAME so."

@@ -8,8 +8,9 @@ from partitiond.controller.plans.queue import ASKED_AT_ONCE, MOST_WAITING, PlanQ
 from partitiond.core.errors import NotReadyError
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.model.types import PlanRequest
-from tests.controller.fakes import a_moment, solved, until
+from tests.controller.fakes import a_moment, solved
 from tests.controller.host import Host, serving
+from tests.machine import until
 
 
 async def test_turns_are_taken_in_order_and_too_many_are_refused() -> None:

@@ -23,7 +23,8 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.spawn import to_end
 from partitiond.ports import Store
 from partitiond.store import SqlStore
-from tests.controller.fakes import FakeClock, a_moment, until
+from tests.controller.fakes import FakeClock, a_moment
+from tests.machine import until
 
 QUEUED, RUNNING, FAILED = JobState.QUEUED, JobState.RUNNING, JobState.FAILED
 SUCCEEDED, CANCELLED = JobState.SUCCEEDED, JobState.CANCELLED

@@ -7,9 +7,9 @@ from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.profile.record import Profile, ProfileKind
-from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import measured_profile, placement, plan, spec
+from tests.machine import until
 
 NEW, OLD = (measured_profile("a", profile_id=name) for name in ("new", "old"))
 OTHER_LENGTHS = dataclasses.replace(NEW, id="long", workload=Workload(4096, 16))

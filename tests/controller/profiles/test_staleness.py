@@ -15,9 +15,10 @@ from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, Job, JobCause, JobS
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.staleness import Current
 from partitiond.store import open_store
-from tests.controller.fakes import a_moment, until
+from tests.controller.fakes import a_moment
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, measured_profile, spec
+from tests.machine import until
 from tests.store.holder import locked
 
 

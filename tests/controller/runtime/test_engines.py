@@ -11,8 +11,9 @@ from partitiond.controller.runtime.watching import ModelFiles
 from partitiond.core.errors import EngineError, StartFailedError
 from partitiond.core.replica.observation import StopReason
 from partitiond.core.replica.states import ReplicaState
-from tests.controller.fakes import POLICY, FakeClock, FakeResolver, FakeRunner, a_moment, until
+from tests.controller.fakes import POLICY, FakeClock, FakeResolver, FakeRunner, a_moment
 from tests.controller.samples import cpu, placement, spec
+from tests.machine import until
 
 
 class Owned:

@@ -10,9 +10,10 @@ from partitiond.controller.runtime.faults import FaultWatch
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.replica.states import ReplicaState
-from tests.controller.fakes import POLICY, until
+from tests.controller.fakes import POLICY
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement
+from tests.machine import until
 
 
 class Faulty:

@@ -17,9 +17,10 @@ from partitiond.core.profile.jobs import JobState
 from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import Store
-from tests.controller.fakes import FakeClock, until
+from tests.controller.fakes import FakeClock
 from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, spec
+from tests.machine import until
 
 
 async def test_a_model_that_was_removed_from_the_store_alone_is_ended(host: Host) -> None:

@@ -17,9 +17,10 @@ from partitiond.core.replica.engine import EngineExit, EngineHandle
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import POLICY, FakeEngine, FakeRunner, a_moment, start_timed_out, until
+from tests.controller.fakes import POLICY, FakeEngine, FakeRunner, a_moment, start_timed_out
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import cpu, placement, plan, record
+from tests.machine import until
 
 MEASURED, ESTIMATED = ProfileKind.MEASURED, ProfileKind.ESTIMATED
 SERVING, DRAINING, FAILED = ReplicaState.SERVING, ReplicaState.DRAINING, ReplicaState.FAILED

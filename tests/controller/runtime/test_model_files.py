@@ -12,9 +12,10 @@ from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
-from tests.controller.fakes import FakeClock, FakeResolver, a_moment, until
+from tests.controller.fakes import FakeClock, FakeResolver, a_moment
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement, record, spec
+from tests.machine import until
 
 RETRY_SECONDS = 30.0
 A, B = spec("a"), spec("b")

@@ -13,8 +13,9 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import silent_device
 from partitiond.core.replica.observation import Unknown
 from partitiond.devices.fake import FakeDevices
-from tests.controller.fakes import FakeClock, ignored, until
+from tests.controller.fakes import FakeClock, ignored
 from tests.controller.samples import cpu
+from tests.machine import until
 
 ONE = cpu(2)
 OTHER = dataclasses.replace(ONE, id="cpu-2")

@@ -18,9 +18,9 @@ from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.overview import ReplicaOverview
 from partitiond.devices.fake import fake_gpus
-from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import cpu, measured_profile
+from tests.machine import until
 
 ONE_GIB = Bytes(GIB)
 

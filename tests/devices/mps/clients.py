@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from partitiond.devices.mps import MpsControl, MpsDaemon
@@ -75,13 +75,6 @@ def engine_of(
 ) -> contextlib.AbstractAsyncContextManager[Client]:
     """A client of the daemon on its GPU."""
     return client(dict(daemon.client_env(percent, 0)), GPU)
-
-
-async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
-    """Wait until something becomes true."""
-    async with asyncio.timeout(60):
-        while not await ask():  # noqa: ASYNC110 - other processes set no event of ours
-            await asyncio.sleep(0.02)
 
 
 async def empty(daemon: MpsDaemon) -> bool:

@@ -20,9 +20,9 @@ from partitiond.devices.mps import record as records
 from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.platform.process_identity import start_ticks
 from tests.devices.mps import clients
-from tests.devices.mps.clients import GPU, OTHER, control_in, engine_of, environment_of, eventually
+from tests.devices.mps.clients import GPU, OTHER, control_in, engine_of, environment_of
 from tests.engines.process.scripts import Launcher
-from tests.machine import signal_all
+from tests.machine import signal_all, until
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ async def test_a_fault_lasts_until_every_client_is_gone(daemon: MpsDaemon) -> No
         assert await daemon.fault()
         async with engine_of(daemon) as early:
             assert (await early.line()).startswith("ERR 807 ")
-    await eventually(lambda: well(daemon))
+    await until(lambda: well(daemon))
     async with engine_of(daemon) as later:
         assert (await later.line()).startswith("OK")
         assert await daemon.fault() == ""
@@ -139,7 +139,7 @@ async def test_a_fault_lasts_until_every_client_is_gone(daemon: MpsDaemon) -> No
         reason = await daemon.fault()
         assert "ended under its clients" in reason
         assert str(later.pid) in reason
-    await eventually(lambda: well(daemon))
+    await until(lambda: well(daemon))
 
 
 async def test_a_proc_that_does_not_answer_is_left_behind(
@@ -168,7 +168,7 @@ async def test_a_proc_that_does_not_answer_is_left_behind(
         except SilentError:
             return False
 
-    await eventually(answered)
+    await until(answered)
 
 
 async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
@@ -180,7 +180,7 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
         control_pid, server_pid = daemon.pids()
         os.kill(engine.pid, signal.SIGSTOP)  # as an engine that computes, and has not noticed
         os.kill(control_pid, signal.SIGKILL)
-        await eventually(lambda: dead(control_pid))
+        await until(lambda: dead(control_pid))
         assert daemon.pids() == (server_pid,), "what it left is still ours"
         assert [left.uuid for left in control.recorded()] == [GPU]
         assert "ended" in await daemon.fault()
@@ -191,7 +191,7 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
         await engine.line()
         control_pid, server_pid = daemon.pids()
         os.kill(control_pid, signal.SIGKILL)
-        await eventually(lambda: dead(control_pid))
+        await until(lambda: dead(control_pid))
     await daemon.quit()
     assert start_ticks(server_pid) is None
     assert control.recorded() == []

@@ -18,9 +18,9 @@ from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.platform.process_identity import start_ticks
 from tests.devices.mps import clients
-from tests.devices.mps.clients import GPU, control_in, engine_of, environment_of, eventually
+from tests.devices.mps.clients import GPU, control_in, engine_of, environment_of
 from tests.engines.process.scripts import Launcher
-from tests.machine import signal_all
+from tests.machine import signal_all, until
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def test_it_serves_one_group_where_its_clients_see_its_pipes(
         assert "different GPUs" in refused.value.hint
         await daemon.ensure("blue")
         assert daemon.pids()[0] == pid
-    await eventually(lambda: clients.empty(daemon))
+    await until(lambda: clients.empty(daemon))
     await daemon.ensure("")
     assert start_ticks(pid) is None, "idle, it gives way to another group's"
     assert daemon.pipe_dir.parts[-3:] == ("launch", "3c5a1b2d", "pipe")
@@ -77,7 +77,7 @@ async def test_one_of_an_earlier_release_serves_until_its_last_engine_ends(
         assert daemon.pipe_dir == earlier.pipe_dir, "new engines join it"
         with pytest.raises(DeviceError, match="this daemon's user and none of the isolation group"):
             await daemon.ensure("blue")
-    await eventually(lambda: clients.empty(daemon))
+    await until(lambda: clients.empty(daemon))
     await daemon.ensure("", users=["still-loading-0"])
     assert daemon.pids()[0] == pid
     await daemon.ensure()
@@ -122,7 +122,7 @@ async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_
             there |= {"keeper": main, "control": control}
             os.kill(engine.pid, signal.SIGSTOP)  # as an engine that computes, and has not noticed
             os.kill(there[dies], signal.SIGKILL)
-            await eventually(gone)
+            await until(gone)
             assert "ended" in await daemon.fault(), dies
         await daemon.ensure()
         assert all(_dead(pid) for pid in (control, main, server)), dies

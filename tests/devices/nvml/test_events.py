@@ -12,6 +12,7 @@ from partitiond.devices.nvml.events import MAX_KEPT, XidWatch
 from partitiond.simulated.gpus.description import GpuDescription
 from partitiond.simulated.gpus.host import SimulatedHost
 from tests.gpu_fixtures import MakeHost
+from tests.machine import wait_for
 
 DEADLINE_SECONDS = 20.0
 
@@ -28,11 +29,14 @@ class Watched:
 
     def until_heard(self, host: SimulatedHost, uuid: str, code: int) -> XidEvent:
         """Events while nobody listens are lost, as with a real driver: say it again."""
-        for _ in range(int(DEADLINE_SECONDS / 0.1)):
+
+        def said_again() -> XidEvent | None:
             host.xid(uuid, code)
             with contextlib.suppress(queue.Empty):
-                return self.heard.get(timeout=0.1)
-        raise AssertionError("nothing was heard")
+                return self.heard.get_nowait()
+            return None
+
+        return wait_for("the event", said_again)
 
     def listen(self) -> None:
         self.watch.start()

@@ -12,9 +12,9 @@ from report import (
     NARROW,
     error_of,
     finish,
-    freed,
     look,
     timed,
+    wait_until_free,
 )
 
 SERVER = {"base_url": BASE_URL, "api_key": API_KEY, "max_retries": 0}
@@ -95,7 +95,7 @@ def errors():
 
 @look
 def patience():
-    freed(narrow)
+    wait_until_free(narrow)
     stream = occupy(BUSY_TOKENS)
     told = int(error_of(narrow)["retry_after"])
     seen = timed(lambda: narrow(max_retries=5))
@@ -105,9 +105,9 @@ def patience():
 
 @look
 def leaving():
-    freed(narrow)
+    wait_until_free(narrow)
     occupy(LONG_TOKENS).close()
-    return {"freed_seconds": freed(narrow)}
+    wait_until_free(narrow)
 
 
 finish()

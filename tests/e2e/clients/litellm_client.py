@@ -15,9 +15,9 @@ from report import (
     NARROW,
     error_of,
     finish,
-    freed,
     look,
     timed,
+    wait_until_free,
 )
 
 SERVER = {"api_base": BASE_URL, "api_key": API_KEY, "max_retries": 0}
@@ -95,7 +95,7 @@ def errors():
 
 @look
 def patience():
-    freed(narrow)
+    wait_until_free(narrow)
     stream = narrow(BUSY_TOKENS, stream=True, extra_body={"ignore_eos": True})
     next(iter(stream))
     told = int(error_of(narrow)["retry_after"])
@@ -106,11 +106,11 @@ def patience():
 @look
 def leaving():
     """A stream of litellm has no close() of its own: what it wraps has one."""
-    freed(narrow)
+    wait_until_free(narrow)
     stream = narrow(LONG_TOKENS, stream=True, extra_body={"ignore_eos": True})
     next(iter(stream))
     stream.completion_stream.close()
-    return {"freed_seconds": freed(narrow)}
+    wait_until_free(narrow)
 
 
 @look
@@ -120,7 +120,7 @@ async def leaving_asynchronously():
         extra_body={"ignore_eos": True}, **SERVER)  # fmt: skip
     await anext(stream)
     await stream.aclose()
-    return {"freed_seconds": await asyncio.to_thread(freed, narrow)}
+    await asyncio.to_thread(wait_until_free, narrow)
 
 
 finish()

@@ -14,9 +14,9 @@ from report import (
     NARROW,
     error_of,
     finish,
-    freed,
     look,
     timed,
+    wait_until_free,
 )
 
 client = openai.OpenAI(base_url=BASE_URL, api_key=API_KEY, max_retries=0)
@@ -138,7 +138,7 @@ def errors():
 @look
 def patience():
     """With retries: refused while the narrow model is busy, answered after the wait it was told."""
-    freed(lambda: narrow(client))
+    wait_until_free(lambda: narrow(client))
     with narrow(client, BUSY_TOKENS, stream=True, extra_body={"ignore_eos": True}) as stream:
         next(iter(stream))
         told = int(error_of(lambda: narrow(client))["retry_after"])
@@ -151,10 +151,10 @@ def patience():
 @look
 def leaving():
     """The slot of a stream that is closed early is free for the next request."""
-    freed(lambda: narrow(client))
+    wait_until_free(lambda: narrow(client))
     with narrow(client, LONG_TOKENS, stream=True, extra_body={"ignore_eos": True}) as stream:
         next(iter(stream))
-    return {"freed_seconds": freed(lambda: narrow(client))}
+    wait_until_free(lambda: narrow(client))
 
 
 finish()

@@ -61,18 +61,18 @@ def timed(call: Callable[[], Any]) -> dict[str, Any]:
     return {"value": value, "seconds": time.monotonic() - begun}
 
 
-def freed(attempt: Callable[[], Any]) -> float:
-    """Seconds until an attempt on the narrow model is answered; its error if none ever is."""
-    begun = time.monotonic()
+def wait_until_free(attempt: Callable[[], Any]) -> None:
+    """Wait until an attempt on the narrow model is answered; its error if none ever is."""
+    deadline = time.monotonic() + FREED_SECONDS
     while True:
         try:
             attempt()
         except Exception:
-            if time.monotonic() - begun > FREED_SECONDS:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
         else:
-            return time.monotonic() - begun
+            return
 
 
 def finish() -> None:

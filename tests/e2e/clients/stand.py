@@ -1,16 +1,11 @@
 """Runs the stand that clients are tried against: a proxy before engines, with keys required."""
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
-import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from partitiond.core.dispatch.routing import (
@@ -20,10 +15,10 @@ from partitiond.core.dispatch.routing import (
     ReplicaRoute,
     RoutingTable,
 )
-from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.proxy.supervisor import ProxyProcess
-from tests.engine_fixtures import make_runner, vllm_launch
+from tests.e2e.conformance_engines import MAX_MODEL_LEN, proxy_for, real_generating, simulated
+from tests.proxy.conftest import replica
 
 KEY = "sk-of-the-clients-tests"
 MODEL = "smollm2-135m"
@@ -32,9 +27,8 @@ NARROW = "narrow"
 """One request at a time, and nobody may wait: a second one gets 429."""
 EMBEDDER = "embedder"
 ALIAS = "gpt-4o-mini"
-MAX_MODEL_LEN = 65_536
-START_SECONDS = 480.0
-REAL_START_SECONDS = 480.0
+LONG_MODEL_LEN = 65_536
+FLAGS = ("--token-seconds", "0.005", "--max-model-len", str(LONG_MODEL_LEN))
 
 
 @dataclasses.dataclass
@@ -58,72 +52,32 @@ class Stand:
         return sum((asyncio.run(self.proxy.in_flight()) or {}).values())
 
 
-@contextmanager
+@contextlib.contextmanager
 def simulated_stand() -> Iterator[Stand]:
     """Two replicas of one model, a narrow one, and one for embeddings."""
-    with _short_folder() as folder:
-        named = ((MODEL, 0), (MODEL, 1), (NARROW, 0), (EMBEDDER, 0))
-        replicas = tuple(_replica(folder, model, number) for model, number in named)
-        engines = [_start_engine(replica) for replica in replicas]
-        try:
-            for replica, engine in zip(replicas, engines, strict=True):
-                _wait_until_it_listens(replica.socket_path, engine)
-            with _proxy_before(replicas, folder) as found:
-                yield found
-        finally:
-            for engine in engines:
-                engine.kill()
-                engine.wait()
+    named = ((MODEL, 0), (MODEL, 1), (NARROW, 0), (EMBEDDER, 0))
+    replicas = []
+    with contextlib.ExitStack() as stack:
+        for model, number in named:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
+            task = ("--task", "pooling") if model == EMBEDDER else ()
+            engine = stack.enter_context(simulated(folder, model, *FLAGS, *task))
+            replicas.append(_replica(engine, model, number, LONG_MODEL_LEN))
+        yield stack.enter_context(_before(*replicas))
 
 
-@contextmanager
+@contextlib.contextmanager
 def real_stand(environment: EngineEnvironment, model_folder: Path) -> Iterator[Stand]:
     """One replica of the real engine."""
-    launch = dataclasses.replace(vllm_launch(model_folder), model_name=MODEL)
-    with _short_folder() as folder:
-        runner = make_runner(folder / "e", environment)
-
-        async def start() -> EngineHandle:
-            handle = await runner.start(launch)
-            try:
-                await runner.wait_ready(handle, REAL_START_SECONDS)
-            except BaseException:
-                await runner.stop(handle, 0.0)
-                raise
-            return handle
-
-        handle = asyncio.run(start())
-        try:
-            route = _replica(folder, MODEL, 0)
-            route = dataclasses.replace(
-                route, socket_path=handle.socket_path, max_model_len=launch.max_model_len
-            )
-            with _proxy_before((route,), folder) as found:
-                yield found
-        finally:
-            asyncio.run(runner.stop(handle, 5.0))
+    with real_generating(environment, model_folder, MODEL) as engine:
+        with _before(_replica(engine, MODEL, 0, MAX_MODEL_LEN)) as found:
+            yield found
 
 
-@contextmanager
-def _short_folder() -> Iterator[Path]:
-    """Short, because paths of Unix sockets are limited."""
-    folder = Path(tempfile.mkdtemp(prefix="pd-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _proxy_before(replicas: tuple[ReplicaRoute, ...], folder: Path) -> Iterator[Stand]:
-    proxy = ProxyProcess(
-        host="127.0.0.1", port=0, state_dir=folder / "p", control_socket=folder / "p" / "c.sock"
-    )
-    (folder / "p").mkdir()
-    try:
-        asyncio.run(proxy.ensure_running())
-        asyncio.run(proxy.publish(table_of(replicas)))
+@contextlib.contextmanager
+def _before(*replicas: ReplicaRoute) -> Iterator[Stand]:
+    with proxy_for(table_of(replicas)) as proxy:
         yield Stand(proxy.base_url, proxy)
-    finally:
-        asyncio.run(proxy.stop(0))
 
 
 def table_of(replicas: tuple[ReplicaRoute, ...]) -> RoutingTable:
@@ -140,39 +94,7 @@ def table_of(replicas: tuple[ReplicaRoute, ...]) -> RoutingTable:
     return RoutingTable(1, kept, replicas, (key,), keys_required=True)
 
 
-def _replica(folder: Path, model: str, number: int) -> ReplicaRoute:
+def _replica(engine: Path, model: str, number: int, longest: int) -> ReplicaRoute:
+    sequences = 1 if model == NARROW else 16
     name = f"{model}-{number}"
-    return ReplicaRoute(
-        replica_id=name,
-        model=model,
-        socket_path=str(folder / f"{name}.sock"),
-        generation="1-1",
-        max_sequences=1 if model == NARROW else 16,
-        kv_cache_tokens=0,
-        max_model_len=MAX_MODEL_LEN,
-    )
-
-
-def _start_engine(replica: ReplicaRoute) -> "subprocess.Popen[bytes]":
-    flags = ["--uds", replica.socket_path, "--model", replica.model, "--token-seconds", "0.005"]
-    flags += ["--max-model-len", str(MAX_MODEL_LEN)]
-    flags += ["--task", "pooling" if replica.model == EMBEDDER else "generate"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "partitiond.simulated.engine", *flags],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _wait_until_it_listens(path: str, engine: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        assert engine.poll() is None, f"the simulated engine ended with {engine.returncode}"
-        assert time.monotonic() < deadline, f"nothing listens on {path}"
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
+    return replica(engine, name, model, max_sequences=sequences, max_model_len=longest)

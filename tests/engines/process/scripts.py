@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import spawn_shim
 from tests.engine_fixtures import simulated_launch
+from tests.machine import until
 
 ORDINARY = ["setpriv", "--bounding-set=-sys_admin,-perfmon"] if os.geteuid() == 0 else []
 """As root a process may read others beyond its domain; no engine is root."""
@@ -66,13 +67,6 @@ class Launcher:
             started.wait()
 
 
-async def eventually(true: Callable[[], object]) -> None:
-    """Wait for what other processes do."""
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - other processes set no event of ours
-            await asyncio.sleep(0.02)
-
-
 class Script:
     """A supervised Python script instead of an engine."""
 
@@ -97,7 +91,7 @@ class Script:
         return found
 
     async def said(self, text: str) -> None:
-        await eventually(lambda: text in shim.read_text(str(self.folder.log)))
+        await until(lambda: text in shim.read_text(str(self.folder.log)))
 
     async def gone(self) -> None:
         await asyncio.wait_for(process.wait_gone(self.leader), 60)

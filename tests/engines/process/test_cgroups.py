@@ -1,6 +1,5 @@
 """Each engine gets a cgroup of its own where one was delegated: the choice, and real processes."""
 
-import asyncio
 import dataclasses
 import functools
 import os
@@ -19,6 +18,7 @@ from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope_facts import Delegation
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
+from tests.machine import until
 
 __all__ = ["short_dir"]
 
@@ -97,8 +97,7 @@ async def test_an_engine_lives_in_a_real_cgroup_which_goes_with_it(
     folder = cgroup / f"engine-{Path(handle.run_dir).name}"
     assert handle.pid in inside(folder)
     # A process that is just becoming the engine shows no environment for a moment.
-    while inside(folder) != set(process.processes_of(Path(handle.run_dir), None)):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: inside(folder) == set(process.processes_of(Path(handle.run_dir), None)))
     assert not limits or int((folder / "memory.max").read_text()) == 2**30 * 5 // 4
     await runner.stop(handle, 5.0)
     assert not folder.exists()

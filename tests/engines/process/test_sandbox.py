@@ -18,7 +18,8 @@ from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import ExitRecord, RunFolder
 from partitiond.engines.process.spawn import spawn_shim
 from tests.engine_fixtures import simulated_launch
-from tests.engines.process.scripts import Launcher, Script, eventually
+from tests.engines.process.scripts import Launcher, Script
+from tests.machine import until
 
 REACHES = """
 import ctypes, os
@@ -77,7 +78,7 @@ async def ended(
     first: bytes,
     then: bytes = b"",
     *,
-    until: Callable[[], bool] = lambda: True,
+    done: Callable[[], bool] = lambda: True,
     memory_max: int | None = None,
 ) -> ExitRecord:
     """How a shim says that an engine ended whose keeper says this, and goes silent."""
@@ -96,7 +97,7 @@ async def ended(
                 await starting
                 with contextlib.suppress(OSError):
                     connection.sendall(then)
-                await eventually(until)
+                await until(done)
             connection.shutdown(socket.SHUT_WR)
             await starting
             leader = folder.process()
@@ -141,7 +142,7 @@ async def test_nothing_that_is_said_makes_an_engine_smaller_or_gives_it_more(
     started = STARTED.replace(b'"cgroup": ""', f'"cgroup": "{cgroup}"'.encode())
     limits = []
 
-    def until() -> bool:
+    def enough() -> bool:
         limit = (cgroup / "memory.max").read_text()
         if limit:
             limits.append(limit)
@@ -149,11 +150,11 @@ async def test_nothing_that_is_said_makes_an_engine_smaller_or_gives_it_more(
         return len(limits) > 1
 
     said = b'{"peak_pss_bytes": 1000}\n'
-    await ended(folder, started, said, until=until, memory_max=1 << 30)
+    await ended(folder, started, said, done=enough, memory_max=1 << 30)
     assert limits == [str(1 << 30)] * 2
     assert 500_000_000 <= folder.peak_pss_bytes() < 600_000_000
     said = b'{"peak_pss_bytes": 700000000}\n'  # what it maps of files counts where it is more
-    await ended(folder, started, said, until=lambda: folder.peak_pss_bytes() > 700_000_000)
+    await ended(folder, started, said, done=lambda: folder.peak_pss_bytes() > 700_000_000)
 
 
 async def test_what_is_no_command_starts_nothing_nor_does_a_launcher_that_is_not_there(

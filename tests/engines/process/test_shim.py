@@ -19,7 +19,8 @@ from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.spawn import spawn_or_undo, spawn_shim
 from tests.engine_fixtures import simulated_launch
-from tests.engines.process.scripts import Launcher, Script, eventually
+from tests.engines.process.scripts import Launcher, Script
+from tests.machine import until
 
 WAITS = "import time; print('ready', flush=True); time.sleep(600)"
 
@@ -152,7 +153,7 @@ async def test_the_engine_dies_with_whatever_supervises_it(
     if keeper is None:
         await process.kill_all(script.folder.path, leader)
         assert process.processes_of(script.folder.path, leader) == []
-    await eventually(lambda: (shim.stat_fields(main) or "Z")[0] in "ZX")
+    await until(lambda: (shim.stat_fields(main) or "Z")[0] in "ZX")
 
 
 async def test_the_supervisor_is_small_and_no_child_of_ours_and_tells_memory_of_the_tree(
@@ -160,7 +161,7 @@ async def test_the_supervisor_is_small_and_no_child_of_ours_and_tells_memory_of_
 ) -> None:
     size = 100_000_000
     leader = await script.start(f"x = b'1' * {size}\n{WAITS}", "ready")
-    await eventually(lambda: script.folder.peak_pss_bytes() > size)
+    await until(lambda: script.folder.peak_pss_bytes() > size)
     assert size < script.folder.peak_pss_bytes() < 3 * size
     if keeper is None:
         assert process.pss_bytes(script.folder.path, leader) > size

@@ -21,9 +21,9 @@ from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.spawn import spawn_or_undo
 from partitiond.engines.process.warm import AGAIN_SECONDS, WarmParent, WarmStarts, warm_key
 from partitiond.platform.process_identity import is_alive
-from tests.controller.fakes import until
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch, usable_cores
+from tests.machine import until
 
 __all__ = ["short_dir"]
 

@@ -23,11 +23,12 @@ from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.calls.obeyed import ObeyedHead
 from partitiond.ports import ProfileRequest
-from tests.controller.fakes import FakeRunner, until
+from tests.controller.fakes import FakeRunner
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import Pipe, agent
 from tests.hosts.virtual_time import run
+from tests.machine import until
 
 HEADS = st.builds(
     HeadSession,

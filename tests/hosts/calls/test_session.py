@@ -22,11 +22,12 @@ from partitiond.hosts.calls.session import TOLD_MOST
 from partitiond.hosts.membership import MESSAGE_SECONDS
 from partitiond.ports import ProfileRequest
 from partitiond.serde import to_jsonable
-from tests.controller.fakes import FakeRunner, until
+from tests.controller.fakes import FakeRunner
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import HEAD, BadLine, Pipe, agent, piped
 from tests.hosts.virtual_time import passes, run
+from tests.machine import until
 
 FATES = ("carried", "carried", "lost", "unanswered", "twice", "late", "restart")
 

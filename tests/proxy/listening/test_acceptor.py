@@ -1,6 +1,5 @@
 """Connections are handed over if files run out; the log says so now and then, none is lost."""
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from partitiond.proxy.listening.acceptor import Accepting, Handoff, Intake, hand_on
+from tests.machine import until
 
 
 @contextlib.contextmanager
@@ -60,12 +60,6 @@ class Taken:
         self.intake.stop()
         for connection in self.connections:
             connection.close()
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(120):
-        while not condition():  # type: ignore[operator]  # noqa: ASYNC110 -- nothing tells
-            await asyncio.sleep(0.005)
 
 
 async def test_without_a_file_left_connections_wait_and_it_is_said_once(

@@ -18,6 +18,7 @@ from partitiond.proxy.peers.messages import (
     encode,
     read_failed,
 )
+from tests.machine import pace
 from tests.proxy.peers.hosts import Host
 
 Lie = Callable[[], bytes]
@@ -156,7 +157,7 @@ class LyingOwner:
         writer.write(LOAD)
         while not writer.is_closing():
             writer.write(news())
-            await asyncio.sleep(1)
+            await pace(1.0)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

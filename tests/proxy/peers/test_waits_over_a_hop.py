@@ -18,7 +18,7 @@ from tests.proxy.peers.hosts import Host, host, tables_of
 from tests.proxy.peers.liar import LyingOwner, failed
 from tests.proxy.peers.test_hops import holding, until_idle
 from tests.proxy.scripted import answer, completion, plays
-from tests.proxy.virtual import real_time, virtual_time
+from tests.proxy.virtual import virtual_time
 
 pytestmark = virtual_time
 RESERVE = RetryBudget().reserve
@@ -28,7 +28,6 @@ def ask(at: Host, prompt: str = "hi", **headers: str) -> asyncio.Task[httpx.Resp
     return at.proxy.ask(prompt=prompt, headers={"x-partitiond-debug": "1", **headers})
 
 
-@real_time
 async def test_the_longest_wait_is_one_for_all_hosts(make: Make) -> None:
     go = asyncio.Event()
     engines = [await make.engine(holding(go), f"e{n}") for n in range(2)]

@@ -16,7 +16,7 @@ import pytest
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.platform.process_identity import is_alive
 from partitiond.proxy.supervisor import ProxyProcess
-from tests.machine import free_port
+from tests.machine import free_port, until
 from tests.proxy.conftest import MakeEngine, MakeProcess, replica, table
 from tests.proxy.scraped import stats_of
 from tests.proxy.scripted import (
@@ -55,20 +55,16 @@ async def served(process: ProxyProcess, count: int) -> None:
     assert {a.status_code for a in answers} == {200}
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something of other processes, which has no event."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 async def until_state(
     process: ProxyProcess, is_so: Callable[[Mapping[str, Any]], bool]
 ) -> list[dict[str, Any]]:
     """Wait for a state, and return its workers."""
-    async with asyncio.timeout(DEADLINE):
-        while (state := await process.state()) is None or not is_so(state):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+    async def found() -> Mapping[str, Any] | None:
+        state = await process.state()
+        return None if state is None or not is_so(state) else state
+
+    state = await until(found)
     workers: list[dict[str, Any]] = state["workers"]
     return workers
 
@@ -187,9 +183,7 @@ async def test_two_workers_are_one_proxy_whose_log_the_parent_rotates_and_which_
         assert identity is not None
         assert identity.pid not in pids
         stopping = asyncio.create_task(process.stop(DEADLINE))
-        async with asyncio.timeout(DEADLINE):
-            while not (await process.state() or {"draining": True})["draining"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until_state(process, lambda state: state["draining"])
         go_on.set()
         for done in await asyncio.gather(*running):
             assert done.text.endswith("data: [DONE]\n\n")
