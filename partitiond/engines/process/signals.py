@@ -133,7 +133,7 @@ def leader_of(run_dir: Path) -> ProcessId | None:
 async def kill_all(
     run_dir: Path, leader: ProcessId | None, seconds: float = REAP_SECONDS
 ) -> tuple[int, ...]:
-    """SIGKILL every process of the replica until none is left or the time is over.
+    """SIGKILL every process of the replica, once at least, until none is left or the time is over.
 
     Returns:
         Pids that are still alive: their memory and devices are not free.
@@ -141,10 +141,12 @@ async def kill_all(
     Raises:
         SilentError: /proc does not answer, for example for a process stuck in the kernel.
     """
-    deadline = asyncio.get_running_loop().time() + seconds
     look = functools.partial(processes_of, run_dir, leader)
+    deadline = None  # from the first signal on: a look may take long on a busy host
     while left := await PROC.look(f"/proc for {run_dir.name}", look):
-        if asyncio.get_running_loop().time() >= deadline:
+        now = asyncio.get_running_loop().time()
+        deadline = deadline or now + seconds
+        if deadline < now:
             break
         shim.kill_cgroup(cgroup_of(run_dir))
         for pid in left:
