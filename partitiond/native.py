@@ -51,7 +51,7 @@ PROXY: Final = (
     "core/keys/charging",
     "core/keys/rates",
     "core/numbers/mean",
-    "proxy/dispatch/flights",
+    "proxy/dispatch/live_requests",
     "proxy/dispatch/ledger",
     "proxy/dispatch/live",
     "proxy/dispatch/places",

@@ -125,7 +125,7 @@ class Proxy:
 
     def exchanges(self) -> list[Exchange]:
         """Requests in flight."""
-        return [one for one in self.state.flights if isinstance(one, Exchange)]
+        return [one for one in self.state.exchanges if isinstance(one, Exchange)]
 
     @property
     def url(self) -> str:
@@ -178,7 +178,7 @@ class Proxy:
     def idle(self) -> bool:
         """Whether nothing at all is counted as in flight or waiting."""
         return (
-            not self.state.flights
+            not self.state.exchanges
             and not any(self.state.in_flight().values())
             and not any(self.state.queues().values())
             and all(r.sequences == 0 and r.kv_tokens == 0 for r in self.state.replicas())

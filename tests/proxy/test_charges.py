@@ -277,7 +277,7 @@ async def ended(
         except RuntimeError:
             exchange.on_bug()
     status = status or int((await reader.readline()).split()[1])
-    await proxy.until(lambda: not proxy.state.flights)
+    await proxy.until(lambda: not proxy.state.exchanges)
     return status
 
 
@@ -345,7 +345,7 @@ async def test_a_client_that_takes_nothing_pays_what_was_sent_to_it(make: Make) 
     proxy, engine = await started(make, plays(STREAM_HEAD, *flood, "hold"))
     async with asking(proxy, apis.COMPLETIONS, streams=True):
         await engine.got(1)
-        await proxy.until(lambda: not proxy.state.flights)
+        await proxy.until(lambda: not proxy.state.exchanges)
     books = charged(proxy)
     assert set(books.values()) == {books["report"]}
     assert ESTIMATE < books["report"] < ESTIMATE + 400

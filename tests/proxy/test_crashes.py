@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, ModelAvailability
-from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.live_requests import LiveRequest
 from partitiond.proxy.edge.attempt import Attempt
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
@@ -140,7 +140,7 @@ async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
 ) -> None:
     keys = (key(rates=KeyRates(max_in_flight=1)),)
     proxy, _ = await make.both(route={"keys": keys, "keys_required": True})
-    for broken, name in ((Exchange, "leave"), (Exchange, "place_here"), (Flight, "__init__")):
+    for broken, name in ((Exchange, "leave"), (Exchange, "place_here"), (LiveRequest, "__init__")):
         with monkeypatch.context() as patched:
             patched.setattr(broken, name, oops)
             with contextlib.suppress(httpx.RemoteProtocolError):

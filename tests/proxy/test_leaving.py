@@ -92,7 +92,7 @@ async def test_while_it_is_sent_to_the_engine(make: Make, folder: Path, *, reset
         proxy = await make.proxy(table(replica(folder / "deaf.sock")))
         client = await RawClient.to(proxy.port)
         client.send(request("x" * 4_000_000))
-        await proxy.until(lambda: len(proxy.state.flights) == 1)
+        await proxy.until(lambda: len(proxy.state.exchanges) == 1)
         client.leave(reset=reset)
         await nobody_is_left(proxy)
 

@@ -35,7 +35,6 @@ from partitiond.core.dispatch.routing import (
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import Usage
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.ledger import (
     KEYS,
     MODELS,
@@ -47,6 +46,7 @@ from partitiond.proxy.dispatch.ledger import (
     replica_hash,
 )
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile
 from partitiond.proxy.dispatch.worker_queue import ANSWER_SECONDS, HOLD_SECONDS, WorkerQueue
@@ -81,16 +81,16 @@ class MemoryFile(LedgerFile):
 
 
 class Request:
-    """The owner of a flight."""
+    """The owner of a request."""
 
     def __init__(self, name: int) -> None:
         self.name = name
-        self.flight: Any = None
-        self.at: FlightTarget | None = None
+        self.live: Any = None
+        self.at: AnyReplica | None = None
         self.answer: Rejected | None = None
         self.on_placed: Callable[[Request], object] = lambda _: None
 
-    def placed(self, replica: FlightTarget) -> None:
+    def placed(self, replica: AnyReplica) -> None:
         self.at = replica
         self.on_placed(self)
 
@@ -106,10 +106,10 @@ class Worker:
         self.requests: list[Request] = []
 
     def running(self) -> list[Request]:
-        return [r for r in self.requests if r.flight.replica is not None]
+        return [r for r in self.requests if r.live.replica is not None]
 
     def waiting(self) -> list[Request]:
-        return [r for r in self.requests if r.flight.entry is not None]
+        return [r for r in self.requests if r.live.entry is not None]
 
 
 class Host:
@@ -149,12 +149,12 @@ class Host:
         request.on_placed = on_placed
         owner: Any = request
         self.names += 1
-        request.flight = Flight(owner, str(request.name), cost, loop.time())
-        request.flight.share = RequestOwner(key, 1.0, priority)
-        request.flight.stream = stream
+        request.live = LiveRequest(owner, str(request.name), cost, loop.time())
+        request.live.share = RequestOwner(key, 1.0, priority)
+        request.live.stream = stream
         worker = self.workers[row]
         worker.requests.append(request)
-        placed = worker.model.place(request.flight)
+        placed = worker.model.place(request.live)
         if isinstance(placed, LiveReplica):
             request.placed(placed)
         elif isinstance(placed, Rejected):
@@ -165,15 +165,15 @@ class Host:
         for worker in self.workers.values():
             if request in worker.requests:
                 worker.requests.remove(request)
-                worker.model.stop_waiting(request.flight)
-                request.flight.leave()
+                worker.model.stop_waiting(request.live)
+                request.live.leave()
 
     def crash(self, row: int) -> None:
         """The process is gone with all it knew; the parent clears its row and starts another."""
         dead = self.workers[row]
         for request in dead.requests:
-            if request.flight.timer is not None:
-                request.flight.timer.cancel()
+            if request.live.timer is not None:
+                request.live.timer.cancel()
         dead.model.slots.queue = type(dead.model.slots.queue)()  # its timers find nobody
         self.workers[row] = Worker(self, row)
 
@@ -183,19 +183,18 @@ class Host:
     def check(self) -> None:
         """What is always true."""
         for replica in self.table.replicas:
-            flights = [
-                r.flight
+            live_requests = [
+                r.live
                 for r in self.everyone()
-                if r.flight.replica is not None
-                and r.flight.replica.replica_id == replica.replica_id
+                if r.live.replica is not None and r.live.replica.replica_id == replica.replica_id
             ]
-            sequences = sum(f.takes.sequences for f in flights)
-            tokens = sum(f.takes.kv_tokens for f in flights)
+            sequences = sum(f.takes.sequences for f in live_requests)
+            tokens = sum(f.takes.kv_tokens for f in live_requests)
             column = self.file.ledger.replicas.find(replica_hash(replica))
             assert self.file.ledger.in_flight(column) == (sequences, tokens)
             # One of a batch takes the slots that others leave.
-            small = [f.takes for f in flights if f.takes.sequences < replica.max_sequences]
-            assert len(flights) - len(small) <= 1
+            small = [f.takes for f in live_requests if f.takes.sequences < replica.max_sequences]
+            assert len(live_requests) - len(small) <= 1
             if len(small) > 1:
                 tokens = sum(one.kv_tokens for one in small)
                 assert sum(one.sequences for one in small) <= replica.max_sequences
@@ -242,7 +241,7 @@ async def finish(host: Host) -> None:
     """Everything that runs ends, until nobody is there; nobody waits for ever."""
     for _ in range(2000):
         host.check()
-        running = [r for r in host.everyone() if r.flight.replica is not None]
+        running = [r for r in host.everyone() if r.live.replica is not None]
         for request in running:
             host.end(request)
             host.check()
@@ -371,7 +370,7 @@ async def test_a_large_request_is_not_overtaken_for_ever_by_small_ones_elsewhere
     while loop.time() < began + 4 * HOLD_SECONDS and large.at is None:
         at, number, request = heapq.heappop(ends)
         await pass_time(max(0.0, at - loop.time()))
-        if request.flight.replica is None:  # it still waits; look again later
+        if request.live.replica is None:  # it still waits; look again later
             heapq.heappush(ends, (at + 0.02, number, request))
         else:
             host.end(request)
@@ -401,8 +400,8 @@ async def test_those_who_start_get_their_first_token_in_time_whatever_worker_the
 
     def first(request: Request) -> None:
         if loop.time() > began + 10.0:
-            firsts.append(loop.time() - request.flight.started_at)
-        request.flight.replica.first_token(request.flight, loop.time())
+            firsts.append(loop.time() - request.live.started_at)
+        request.live.replica.first_token(request.live, loop.time())
         loop.call_later(0.05, host.end, request)
 
     prompt = Cost(1, 1, prompt_tokens=1000)
@@ -436,11 +435,11 @@ async def test_workers_keep_to_the_least_limit_and_share_it() -> None:
         seen.append(running)
         for row, worker in host.workers.items():
             for number, request in enumerate(worker.running()):
-                flight, at, now = request.flight, request.flight.replica, time.monotonic()
-                if flight.stream and not tick % 7:
-                    at.first_token(flight, now)
-                if flight.stream:
-                    at.decoded(flight, 0.25, 0.25 / (0.02 * running), now)
+                live, at, now = request.live, request.live.replica, time.monotonic()
+                if live.stream and not tick % 7:
+                    at.first_token(live, now)
+                if live.stream:
+                    at.decoded(live, 0.25, 0.25 / (0.02 * running), now)
                 if (tick + number) % 8 == 0:
                     host.end(request)
                     ask(row)
@@ -458,7 +457,7 @@ async def test_the_queues_bound_counts_all_workers() -> None:
     host = Host(3, [1], max_queue=4)
     host.arrive(0, Cost(1, 1))
     sent = [host.arrive(number % 3, Cost(1, 1)) for number in range(9)]
-    assert sum(r.flight.entry is not None for r in sent) == 4
+    assert sum(r.live.entry is not None for r in sent) == 4
     refused = [r.answer for r in sent if r.answer is not None]
     assert {answer.code for answer in refused} == {"queue_full"}
     assert all("4 requests wait" in answer.message for answer in refused), "in all workers"

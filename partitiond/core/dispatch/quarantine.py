@@ -158,20 +158,20 @@ class Quarantine:
         )
 
     def died(
-        self, flights: Sequence[Exposure], now: float, *, external: bool = False
+        self, exposures: Sequence[Exposure], now: float, *, external: bool = False
     ) -> tuple[RetryVerdict, ...]:
         """Record that a replica's process has ended; return the fate of each request in flight.
 
         Args:
-            flights: requests that were in flight on the replica, but those that came after its
+            exposures: requests that were in flight on the replica, but those that came after its
                 process had begun to end, which may have reached only a listener that is left.
             now: monotonic seconds.
             external: the replica was stopped from outside, so no request caused its death.
         """
         if external:
-            return (RetryVerdict.RETRY,) * len(flights)
-        suspects = {one.fingerprint for one in flights if self._may_have_done_it(one)}
-        present = {one.fingerprint for one in flights if one.sent_seconds is not None}
+            return (RetryVerdict.RETRY,) * len(exposures)
+        suspects = {one.fingerprint for one in exposures if self._may_have_done_it(one)}
+        present = {one.fingerprint for one in exposures if one.sent_seconds is not None}
         for name in present:
             self._note(name, now, suspect=name in suspects)
         guilty = {
@@ -181,7 +181,7 @@ class Quarantine:
         }
         return tuple(
             RetryVerdict.REFUSE if one.fingerprint in guilty else RetryVerdict.RETRY
-            for one in flights
+            for one in exposures
         )
 
     def died_elsewhere(self, fingerprint: bytes, now: float) -> None:
@@ -210,12 +210,12 @@ class Quarantine:
                 return
             del self._suspected[name]
 
-    def _may_have_done_it(self, flight: Exposure) -> bool:
-        if flight.sent_seconds is None:
+    def _may_have_done_it(self, exposure: Exposure) -> bool:
+        if exposure.sent_seconds is None:
             return False
-        if flight.streamed:
-            return not flight.first_token
-        return flight.sent_seconds < self.policy.suspect_seconds
+        if exposure.streamed:
+            return not exposure.first_token
+        return exposure.sent_seconds < self.policy.suspect_seconds
 
     def _note(self, name: bytes, now: float, *, suspect: bool) -> None:
         policy = self.policy

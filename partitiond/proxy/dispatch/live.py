@@ -1,6 +1,6 @@
 """Tracks the live state of a routing table: the requests in flight on each replica, and the queues.
 
-The load of a replica is a set of live `Flight` objects. Its sums change only together with the set,
+The load of a replica is a set of `LiveRequest` objects. Its sums change only together with the set,
 in two places, and leaving twice is harmless; so no failure can make the counts drift.
 `core.dispatch.dispatcher` makes all decisions; this module carries them out, with callbacks and
 timers.
@@ -25,7 +25,7 @@ from partitiond.core.dispatch.routing import (
 )
 from partitiond.core.dispatch.speeds import Speeds
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.live_requests import LiveRequest
 from partitiond.proxy.dispatch.places import LivePlaces, SharedPlaces, TokenisePlaces
 from partitiond.proxy.dispatch.replicas import (
     PLACE,
@@ -65,8 +65,8 @@ class LiveModel(ReplicaGroup):
         places = LivePlaces(self.replicas)
         if self.shared is not None:
             places = SharedPlaces(self.replicas, self.shared)
-        self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(route, places)
-        self.tokenising: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
+        self.slots: Dispatcher[LiveRequest, LiveReplica] = Dispatcher(route, places)
+        self.tokenising: Dispatcher[LiveRequest, TokeniseSlots] = Dispatcher(
             route, TokenisePlaces(self.replicas), service_time(TOKENISING_SECONDS), PLACE
         )
         self._dispatchers = (self.tokenising, self.slots)
@@ -79,7 +79,7 @@ class LiveModel(ReplicaGroup):
 
     def idle_seconds(self, now: float) -> float:
         """How long the model has had no request; 0 while one waits or runs."""
-        if self.waiting or any(replica.flights for replica in self.everyone()):
+        if self.waiting or any(replica.requests for replica in self.everyone()):
             return 0.0
         return max(0.0, now - self.busy_at)
 
@@ -141,52 +141,52 @@ class LiveModel(ReplicaGroup):
         else:
             self.speeds.observe(replica_id, seconds, tokens, replica.route.tokens_per_s)
 
-    def prefer_replicas(self, flight: Flight, body: bytes) -> None:
-        """Set the replicas that the flight prefers, by the beginning of its body: prompts that
+    def prefer_replicas(self, live: LiveRequest, body: bytes) -> None:
+        """Set the replicas that the request prefers, by the beginning of its body: prompts that
         begin alike are in bodies that begin alike.
         """
-        flight.prefixes = prefix_digests(body)
-        flight.prefer = self.affinity.prefer(flight.prefixes, self.replicas)
+        live.prefixes = prefix_digests(body)
+        live.prefer = self.affinity.prefer(live.prefixes, self.replicas)
 
-    def remember(self, flight: Flight, replica_id: str, *, is_own: bool) -> None:
-        """Remember that the flight was sent to this replica, which is of this host or a peer's."""
-        if flight.prefixes:
-            self.affinity.remember(flight.prefixes, replica_id, is_own=is_own)
+    def remember(self, live: LiveRequest, replica_id: str, *, is_own: bool) -> None:
+        """Remember that the request was sent to this replica, which is of this host or a peer's."""
+        if live.prefixes:
+            self.affinity.remember(live.prefixes, replica_id, is_own=is_own)
 
-    def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
-        """Return a replica, or a refusal, or None: then the flight's owner is called later.
+    def place(self, live: LiveRequest, *, again: bool = False) -> LiveReplica | Rejected | None:
+        """Return a replica, or a refusal, or None: then the request's owner is called later.
 
         Args:
-            again: the flight was admitted before (a retry): it goes to the front, and is not
+            again: the request was admitted before (a retry): it goes to the front, and is not
                 refused for the queue's length.
         """
         self.busy_at = now = self._now()
-        found = self._dispatcher_of(flight).arrives(flight, now, again=again)
+        found = self._dispatcher_of(live).arrives(live, now, again=again)
         if isinstance(found, Waiting):
             self._watch(found)
             self.dispatch()
             return None
         return found.replica if isinstance(found, TokeniseSlots) else found
 
-    def stop_waiting(self, flight: Flight) -> None:
-        """Remove a flight whose client has left; harmless if the flight does not wait."""
-        if flight.entry is None:
+    def stop_waiting(self, live: LiveRequest) -> None:
+        """Remove a request whose client has left; harmless if the request does not wait."""
+        if live.entry is None:
             return
-        _forget_timer(flight)
-        if self._dispatcher_of(flight).leaves(flight):
+        _forget_timer(live)
+        if self._dispatcher_of(live).leaves(live):
             self.dispatch()
 
-    def has_another_for(self, flight: Flight) -> bool:
-        """Whether a replica that has not failed the flight yet could take it."""
-        return self.slots.places.has_another_for(flight)
+    def has_another_for(self, live: LiveRequest) -> bool:
+        """Whether a replica that has not failed the request yet could take it."""
+        return self.slots.places.has_another_for(live)
 
-    def in_doubt_for(self, flight: Flight) -> frozenset[str]:
-        """Return the doubtful replicas if a good one is left for the flight, else none.
+    def in_doubt_for(self, live: LiveRequest) -> frozenset[str]:
+        """Return the doubtful replicas if a good one is left for the request, else none.
 
         A retry waits for a good one rather than fail again, as a trial too, and so shows whose the
         fault was.
         """
-        left = [one for one in self.replicas.values() if is_eligible(one, flight.tried)]
+        left = [one for one in self.replicas.values() if is_eligible(one, live.tried)]
         doubtful = [one.replica_id for one in left if one.reputation.failures >= FAILURES]
         return frozenset(doubtful if len(doubtful) < len(left) else ())
 
@@ -226,13 +226,15 @@ class LiveModel(ReplicaGroup):
                 self._tick_timer = loop.call_later(TICK_SECONDS, self._tick)
 
     def _carry_out(
-        self, flight: Flight, outcome: LiveReplica | TokeniseSlots | Rejected | Waiting[Flight]
+        self,
+        live: LiveRequest,
+        outcome: LiveReplica | TokeniseSlots | Rejected | Waiting[LiveRequest],
     ) -> None:
-        _forget_timer(flight)
+        _forget_timer(live)
         if isinstance(outcome, Waiting):
             self._watch(outcome)
             return
-        owner = flight.owner
+        owner = live.owner
         try:
             if isinstance(outcome, Rejected):
                 owner.refused(outcome)
@@ -241,19 +243,19 @@ class LiveModel(ReplicaGroup):
         except Exception:  # noqa: BLE001 -- the owner logs it; other requests go on
             owner.on_bug()
 
-    def _watch(self, entry: Waiting[Flight]) -> None:
+    def _watch(self, entry: Waiting[LiveRequest]) -> None:
         loop = asyncio.get_running_loop()
         entry.item.timer = loop.call_at(entry.deadline, self._expire, entry)
 
-    def _expire(self, entry: Waiting[Flight]) -> None:
+    def _expire(self, entry: Waiting[LiveRequest]) -> None:
         now = self._now()
         if self._dispatcher_of(entry.item).expires(entry, now):
             self.dispatch()  # it may have held a replica
 
     def _dispatcher_of(
-        self, flight: Flight
-    ) -> Dispatcher[Flight, LiveReplica] | Dispatcher[Flight, TokeniseSlots]:
-        return self.slots if flight.cost.sequences else self.tokenising
+        self, live: LiveRequest
+    ) -> Dispatcher[LiveRequest, LiveReplica] | Dispatcher[LiveRequest, TokeniseSlots]:
+        return self.slots if live.cost.sequences else self.tokenising
 
     def _tick(self) -> None:
         """Look again: other workers do not say where slots came free."""
@@ -312,7 +314,7 @@ class LiveModel(ReplicaGroup):
                 self.replicas[replica_id] = LiveReplica(self, route, new, options)
             else:
                 known.apply(route, new)
-        self.retired = [replica for replica in self.retired if replica.flights]
+        self.retired = [replica for replica in self.retired if replica.requests]
         current = self.replicas.values()
         contexts = [replica.route.max_model_len for replica in current]
         self.max_model_len = max([*contexts, *[one.context for one in route.hosts]], default=0)
@@ -329,8 +331,8 @@ class LiveModel(ReplicaGroup):
         yield from self.retired
 
 
-def _forget_timer(flight: Flight) -> None:
-    """Cancel the timer of a flight whose waiting is over, for any reason."""
-    if flight.timer is not None:
-        flight.timer.cancel()
-        flight.timer = None
+def _forget_timer(live: LiveRequest) -> None:
+    """Cancel the timer of a request whose waiting is over, for any reason."""
+    if live.timer is not None:
+        live.timer.cancel()
+        live.timer = None

@@ -13,22 +13,22 @@ from partitiond.core.dispatch.admission import Cost, Waiting
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.pace import soonest
 from partitiond.core.dispatch.places import Places
-from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.live_requests import LiveRequest
 from partitiond.proxy.dispatch.replicas import LiveReplica, TokeniseSlots
 from partitiond.proxy.dispatch.worker_queue import WorkerQueue, free_slots
 
 
-class LivePlaces(Places[Flight, LiveReplica]):
+class LivePlaces(Places[LiveRequest, LiveReplica]):
     """The slots of replicas to which only this process sends requests."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
         super().__init__(replicas.values(), random.random)
 
-    def add(self, load: LiveReplica, request: Flight) -> None:
+    def add(self, load: LiveReplica, request: LiveRequest) -> None:
         """Put the request on the replica."""
         load.add(request)
 
-    def first_token_seconds(self, request: Flight) -> float | None:
+    def first_token_seconds(self, request: LiveRequest) -> float | None:
         """Return the seconds within which the request's first token is expected."""
         usable = (one.pace for one in self.loads() if not (one.draining or one.ejected))
         return soonest(usable, request.cost.prompt_tokens)
@@ -49,7 +49,7 @@ class SharedPlaces(LivePlaces):
         """Return (requests, sequences) that wait in other workers."""
         return self._shared.waiting_elsewhere()
 
-    def start(self, request: Flight, cost: Cost, *, again: bool) -> LiveReplica | None:
+    def start(self, request: LiveRequest, cost: Cost, *, again: bool) -> LiveReplica | None:
         """Start the request under the lock, unless requests wait in another worker."""
         shared = self._shared
         shared.acquire()
@@ -62,8 +62,8 @@ class SharedPlaces(LivePlaces):
             shared.release()
 
     def join(
-        self, queue: FairQueue[Flight], entry: Waiting[Flight], most: int, *, again: bool
-    ) -> Waiting[Flight] | None:
+        self, queue: FairQueue[LiveRequest], entry: Waiting[LiveRequest], most: int, *, again: bool
+    ) -> Waiting[LiveRequest] | None:
         """Join the queue; the bound holds for the queues of all workers together."""
         shared = self._shared
         shared.acquire()
@@ -79,8 +79,8 @@ class SharedPlaces(LivePlaces):
         return without_place
 
     def take(
-        self, queue: FairQueue[Flight], now: float
-    ) -> tuple[Waiting[Flight], LiveReplica] | None:
+        self, queue: FairQueue[LiveRequest], now: float
+    ) -> tuple[Waiting[LiveRequest], LiveReplica] | None:
         """Take the next request, unless the slots are left to other workers."""
         shared = self._shared
         shared.acquire()
@@ -96,7 +96,7 @@ class SharedPlaces(LivePlaces):
             shared.release()
 
 
-class TokenisePlaces(Places[Flight, TokeniseSlots]):
+class TokenisePlaces(Places[LiveRequest, TokeniseSlots]):
     """The places of replicas for requests that take no slot."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
@@ -107,7 +107,7 @@ class TokenisePlaces(Places[Flight, TokeniseSlots]):
         """Return those of each replica."""
         return [replica.tokenising for replica in self._replicas.values()]
 
-    def add(self, load: TokeniseSlots, request: Flight) -> None:
+    def add(self, load: TokeniseSlots, request: LiveRequest) -> None:
         """Put the request on the replica, which also counts it as tokenising."""
         load.replica.add(request)
 

@@ -1,7 +1,7 @@
 """Tracks one engine process: the requests in flight on it, and its recent health.
 
-A flight and its replica change only together: the replica's sums, its places for requests that take
-no slot, and the way back out of each of them.
+A request and its replica change only together: the replica's sums, its places for requests that
+take no slot, and the way back out of each of them.
 
 A replica is dead if no process listens on its socket: no request goes there until a probe connects.
 Requests that could not connect were never sent, and go to other replicas as if they had not tried.
@@ -20,7 +20,7 @@ from partitiond.core.dispatch.reputation import FAILURES, Reputation, Trust
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
 from partitiond.proxy.dispatch.shared import LedgerAccess
 from partitiond.proxy.dispatch.worker_queue import WorkerQueue
 from partitiond.proxy.engine.upstream import ConnectionPool, UpstreamConnection
@@ -103,7 +103,7 @@ class ReplicaGroup:
         raise NotImplementedError
 
 
-class LiveReplica(FlightTarget):
+class LiveReplica(AnyReplica):
     """One engine process and its requests in flight. Has the fields of `balance.Load`.
 
     Attributes:
@@ -122,14 +122,14 @@ class LiveReplica(FlightTarget):
         self.route = route
         self.pool = ConnectionPool(route.socket_path)
         self.column = -1 if model.ledger is None else model.ledger.column(route)
-        self.flights: set[Flight] = set()
+        self.requests: set[LiveRequest] = set()
         self.work = ReplicaCount(route.model, route.generation)
         self.busy_since = 0.0
         self.tokenising = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
         self.reputation = Reputation()
-        self._trial: Flight | None = None
+        self._trial: LiveRequest | None = None
         self.pace = Pace()
         self.apply(of, route)
 
@@ -155,38 +155,38 @@ class LiveReplica(FlightTarget):
         mine = self.route
         return mine.generation == route.generation and mine.socket_path == route.socket_path
 
-    def add(self, flight: Flight) -> None:
+    def add(self, live: LiveRequest) -> None:
         """Count a request that starts here."""
-        if flight not in self.flights:
+        if live not in self.requests:
             now = time.monotonic()
-            if not self.flights:
+            if not self.requests:
                 self.busy_since = now
-            self.flights.add(flight)
-            self.sequences += flight.takes.sequences
-            self.kv_tokens += flight.takes.kv_tokens
-            if not flight.cost.sequences:
+            self.requests.add(live)
+            self.sequences += live.takes.sequences
+            self.kv_tokens += live.takes.kv_tokens
+            if not live.cost.sequences:
                 self.tokenising.sequences += 1
             shared = self.model.shared
             if shared is not None:
-                shared.started(self.column, flight.takes)
-            if flight.stream and flight.cost.prompts == 1:
-                self.pace.sent(flight, flight.cost.prompt_tokens, now)
+                shared.started(self.column, live.takes)
+            if live.stream and live.cost.prompts == 1:
+                self.pace.sent(live, live.cost.prompt_tokens, now)
                 self._tell_unread()
-            flight.replica = self
-            flight.placed_at = now
-            takes_slot = flight.cost.sequences > 0  # else it says nothing of the engine's work
+            live.replica = self
+            live.placed_at = now
+            takes_slot = live.cost.sequences > 0  # else it says nothing of the engine's work
             if takes_slot and self.reputation.failures >= FAILURES and self.doubt is Trust.GOOD:
-                self._trial = flight
+                self._trial = live
 
-    def first_token(self, flight: Flight, now: float) -> None:
+    def first_token(self, live: LiveRequest, now: float) -> None:
         """Learn from the first token of a stream, which may make room for another prompt."""
-        self.pace.first_token(flight, now)
+        self.pace.first_token(live, now)
         self._tell_unread()
         self.model.dispatch()
 
-    def decoded(self, flight: Flight, seconds: float, tokens: int, now: float) -> None:
+    def decoded(self, live: LiveRequest, seconds: float, tokens: int, now: float) -> None:
         """Learn from tokens that a stream got in so many seconds."""
-        before, of_sequence = self.pace.limit, seconds * flight.takes.sequences
+        before, of_sequence = self.pace.limit, seconds * live.takes.sequences
         if self.model.shared is not None:
             self.model.shared.refresh((self,))
         self.pace.decoded(of_sequence, float(tokens), self.sequences, now)
@@ -196,14 +196,14 @@ class LiveReplica(FlightTarget):
         if limit > before:
             self.model.dispatch()
 
-    def unseen(self, flight: Flight) -> None:
+    def unseen(self, live: LiveRequest) -> None:
         """Note that a stream's first token is not seen: its client does not read."""
-        self.pace.unseen(flight)
+        self.pace.unseen(live)
         self._tell_unread()
 
-    def wait_for_first_token(self, flight: Flight, now: float) -> None:
+    def wait_for_first_token(self, live: LiveRequest, now: float) -> None:
         """Let others start if a stream's first token is overdue."""
-        if self.pace.expire(flight, now):
+        if self.pace.expire(live, now):
             self._tell_unread()
             self.model.dispatch()
 
@@ -224,41 +224,41 @@ class LiveReplica(FlightTarget):
         assert isinstance(connection, UpstreamConnection)
         self.pool.release(connection, now)
 
-    def remove(self, flight: Flight) -> None:
+    def remove(self, live: LiveRequest) -> None:
         """Remove a request that has left, and start waiting requests."""
-        if flight in self.flights:
+        if live in self.requests:
             now = self.model.busy_at = time.monotonic()
-            self.flights.discard(flight)
-            self.pace.left(flight, now)
+            self.requests.discard(live)
+            self.pace.left(live, now)
             self._tell_unread()
-            self.sequences -= flight.takes.sequences
-            self.kv_tokens -= flight.takes.kv_tokens
+            self.sequences -= live.takes.sequences
+            self.kv_tokens -= live.takes.kv_tokens
             shared = self.model.shared
             if shared is not None:
-                shared.ended(self.column, flight.takes)
-            flight.replica = None
-            if not flight.cost.sequences:
+                shared.ended(self.column, live.takes)
+            live.replica = None
+            if not live.cost.sequences:
                 self.tokenising.sequences -= 1
-                self.model.tokenised(now - flight.placed_at)
-            if flight is self._trial:
+                self.model.tokenised(now - live.placed_at)
+            if live is self._trial:
                 self._trial = None
-            spent = flight.takes.sequences * (now - flight.placed_at)
-            flight.engine_seconds += spent
+            spent = live.takes.sequences * (now - live.placed_at)
+            live.engine_seconds += spent
             work = self.work
             work.sequence_seconds += spent
-            if not self.flights:
+            if not self.requests:
                 work.busy_seconds += now - self.busy_since
             self.model.dispatch()
 
     @property
     def own_sequences(self) -> int:
         """Sequences of this process; `sequences` counts all workers."""
-        return sum(flight.takes.sequences for flight in self.flights)
+        return sum(live.takes.sequences for live in self.requests)
 
     @property
     def own_kv_tokens(self) -> int:
         """KV tokens of this process; `kv_tokens` counts all workers."""
-        return sum(flight.takes.kv_tokens for flight in self.flights)
+        return sum(live.takes.kv_tokens for live in self.requests)
 
     # What it is sent, by how its requests end
 
@@ -332,13 +332,13 @@ class LiveReplica(FlightTarget):
         )
         if not is_over:
             return policy.look_again_seconds if is_over is None else 0.0
-        flights = [flight for flight in self.flights if flight.placed_at <= reputation.broke_at]
+        requests = [live for live in self.requests if live.placed_at <= reputation.broke_at]
         verdicts = quarantine.died(
-            [flight.owner.exposure(now) for flight in flights], now, external=self.draining
+            [live.owner.exposure(now) for live in requests], now, external=self.draining
         )
-        for flight, verdict in zip(flights, verdicts, strict=True):
+        for live, verdict in zip(requests, verdicts, strict=True):
             if verdict is RetryVerdict.REFUSE:
-                flight.owner.suspected()
+                live.owner.suspected()
         if not self.is_dead:
             self._withdraw()
         return 0.0

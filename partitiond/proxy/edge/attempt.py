@@ -12,8 +12,8 @@ from typing import Final
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import ObservedOutput, believed, tokens_seen
 from partitiond.core.units import KIB, MIB
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
 from partitiond.proxy.edge.answer import JSON, Answer
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.events import EventScanner
@@ -58,7 +58,7 @@ class AttemptOwner:
     route: DataRoute
     answer: Answer
     record: Record
-    flight: Flight
+    live: LiveRequest
     model: LiveModel
     request: ParsedRequest
     body: bytes
@@ -104,7 +104,7 @@ class Attempt:
         "replica", "sent_at",
     )  # fmt: skip
 
-    def __init__(self, exchange: AttemptOwner, replica: FlightTarget, state: ProxyState) -> None:
+    def __init__(self, exchange: AttemptOwner, replica: AnyReplica, state: ProxyState) -> None:
         self._exchange = exchange
         self.replica = replica
         self._state = state
@@ -120,7 +120,7 @@ class Attempt:
         self._over = False
         self._measured_at = -1.0
         self._measured_tokens = 0
-        self.sent_at = exchange.flight.placed_at
+        self.sent_at = exchange.live.placed_at
 
     # Calls of the exchange
 
@@ -149,7 +149,7 @@ class Attempt:
         self._paused = True
         self._measured_tokens = -1  # what comes next says nothing of the engine's steps
         if self._measured_at < 0:
-            self.replica.unseen(self._exchange.flight)
+            self.replica.unseen(self._exchange.live)
         if self._connection is not None:
             self._connection.pause()
 
@@ -168,7 +168,7 @@ class Attempt:
         """Tell the replica how fast its tokens come, if the last time is so many seconds ago."""
         since = now - self._measured_at
         if self._measured_at < 0:
-            self.replica.wait_for_first_token(self._exchange.flight, now)
+            self.replica.wait_for_first_token(self._exchange.live, now)
             return
         if since < at_least or self._paused:
             return
@@ -177,8 +177,8 @@ class Attempt:
         if tokens <= self._measured_tokens:
             return  # a step takes longer
         if self._measured_tokens >= 0:
-            flight, more = self._exchange.flight, tokens - self._measured_tokens
-            self.replica.decoded(flight, since, more, now)
+            live, more = self._exchange.live, tokens - self._measured_tokens
+            self.replica.decoded(live, since, more, now)
         self._measured_at, self._measured_tokens = now, tokens
 
     def time_out(self, kind: str) -> None:
@@ -273,7 +273,7 @@ class Attempt:
         if self._measured_at < 0 and scanner.started:
             self._measured_at = time.monotonic()
             self._measured_tokens = self._tokens_of(scanner)
-            self.replica.first_token(self._exchange.flight, self._measured_at)
+            self.replica.first_token(self._exchange.live, self._measured_at)
         if scanner.done:
             self._end_stream(scanner, block)
             return
@@ -383,7 +383,7 @@ class Attempt:
         if self._exchange.route.kind is not RouteKind.TOKENIZE:
             told = self._exchange.route.dialect.usage_of(head.metadata or body)
             if told is not None and told[0] is not None and told[1] is not None:
-                exchange.record.usage = believed((told[0], told[1]), exchange.flight.cost)
+                exchange.record.usage = believed((told[0], told[1]), exchange.live.cost)
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
@@ -425,7 +425,7 @@ class Attempt:
         if scanner is not None:
             record.seen = self._seen_of(scanner)
             usage = scanner.usage
-            record.usage = None if usage is None else believed(usage, exchange.flight.cost)
+            record.usage = None if usage is None else believed(usage, exchange.live.cost)
         elif connection is not None and not exchange.request.stream:
             record.seen = ObservedOutput(hidden_seconds=time.monotonic() - self.sent_at)
 
@@ -433,7 +433,7 @@ class Attempt:
         """Return the output tokens that the stream has shown."""
         exchange = self._exchange
         per_byte = exchange.model.figures.of(exchange.record.key_id).text.value
-        return tokens_seen(self._seen_of(scanner), exchange.flight.cost, per_byte)
+        return tokens_seen(self._seen_of(scanner), exchange.live.cost, per_byte)
 
     def _seen_of(self, scanner: EventScanner) -> ObservedOutput:
         """Return what the stream has shown. A piece on the fast way counts as one event, as engines
@@ -445,7 +445,7 @@ class Attempt:
             events += connection.fast_pieces
             size += connection.fast_bytes
         if prompt is not None:
-            prompt = believed((prompt, 0), self._exchange.flight.cost)[0]
+            prompt = believed((prompt, 0), self._exchange.live.cost)[0]
         return ObservedOutput(events, prompt, max(0, size - events * scanner.frame_bytes))
 
     def _fail(self, failure: AttemptError) -> None:

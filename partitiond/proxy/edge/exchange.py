@@ -20,8 +20,8 @@ from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import charge, ending_of
-from partitiond.proxy.dispatch.flights import NOBODY, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.live_requests import NOBODY, AnyReplica, LiveRequest
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import Answer, ClientSide
 from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
@@ -138,7 +138,7 @@ class Exchange(AttemptOwner):
 
     Attributes:
         phase: see `phases`.
-        flight: its admission.
+        live: its admission.
         deadline: until when it must have its whole answer, monotonic seconds.
         paused: the client does not read at the moment.
         receipt: for what its key was debited, until that is settled.
@@ -159,7 +159,7 @@ class Exchange(AttemptOwner):
         self.request = request
         self.body = body
         self.traced = b""
-        self.flight = Flight(self, self.record.request_id, cost, now)
+        self.live = LiveRequest(self, self.record.request_id, cost, now)
         self.deadline = now + state.options.total_timeout_seconds
         self.phase = Phase.WAITING
         self.paused = False
@@ -171,7 +171,7 @@ class Exchange(AttemptOwner):
         self._is_charged = False
         self._owes_retry = False
         self._digest = b""
-        self.failed_on: list[FlightTarget] = []
+        self.failed_on: list[AnyReplica] = []
         self._progress = -1
         self._progress_at = 0.0
 
@@ -185,12 +185,12 @@ class Exchange(AttemptOwner):
         """
         state, record = self._state, self.record
         record.model, record.stream = self.model.route.name, self.request.stream
-        record.started_at = self.flight.started_at
-        state.flights.add(self)
+        record.started_at = self.live.started_at
+        state.exchanges.add(self)
         if self._sender.retries:
             self.model.retries.count_request()
         if state.quarantine:
-            quarantined = state.quarantine.check(self.fingerprint(), self.flight.started_at)
+            quarantined = state.quarantine.check(self.fingerprint(), self.live.started_at)
             if quarantined is not None:
                 self.refused(quarantined)
                 return
@@ -209,7 +209,7 @@ class Exchange(AttemptOwner):
         Args:
             again: the request had a place before: it goes first.
         """
-        placed = self.model.place(self.flight, again=again)
+        placed = self.model.place(self.live, again=again)
         if isinstance(placed, Rejected):
             self.refused(placed)
         elif placed is not None:
@@ -217,22 +217,22 @@ class Exchange(AttemptOwner):
 
     # Calls of the model's queue
 
-    def placed(self, replica: FlightTarget) -> None:
+    def placed(self, replica: AnyReplica) -> None:
         """Begin an attempt on the replica, where the request has a place now."""
-        flight, record, is_here = self.flight, self.record, isinstance(replica, LiveReplica)
+        live, record, is_here = self.live, self.record, isinstance(replica, LiveReplica)
         if self.elsewhere is not None:
             self.elsewhere.placed()
-        flight.attempts += 1
-        record.attempts = flight.attempts - flight.unreached
+        live.attempts += 1
+        record.attempts = live.attempts - live.unreached
         self._sender.attempt_begins(replica.replica_id)
         self._owes_retry = False
         # The queue of the host that has the replica charges the key.
         self._is_charged = self._is_charged or is_here
         record.replica_id, record.host = replica.replica_id, replica.host
         if record.queue_seconds is None:
-            record.queue_seconds = flight.placed_at - flight.started_at
+            record.queue_seconds = live.placed_at - live.started_at
         if record.attempts == 1:
-            self.model.remember(flight, replica.replica_id, is_own=is_here)
+            self.model.remember(live, replica.replica_id, is_own=is_here)
         self.phase = Phase.ATTEMPTING
         self._progress = -1
         attempt = self.attempt = Attempt(self, replica, self._state)
@@ -256,7 +256,7 @@ class Exchange(AttemptOwner):
         is_sent = self.attempt is not None and self.attempt.sent
         return Exposure(
             self.fingerprint(),
-            now - self.flight.placed_at if is_sent else None,
+            now - self.live.placed_at if is_sent else None,
             self.request.stream,
             self.phase is Phase.ANSWERING,
         )
@@ -361,7 +361,7 @@ class Exchange(AttemptOwner):
         """Leave nothing of the request behind, whatever is broken."""
         self.phase = Phase.ENDED
         cleanups: tuple[Callable[[], object], ...] = (
-            self._end_attempt, self._sender.abort, self.leave, self.flight.leave,
+            self._end_attempt, self._sender.abort, self.leave, self.live.leave,
             self._give_receipt_back, self._forget, self._sender.ended,
         )  # fmt: skip
         for clean_up in cleanups:
@@ -375,14 +375,14 @@ class Exchange(AttemptOwner):
             self._state.accounts.settle(receipt, 0.0)
 
     def _forget(self) -> None:
-        self._state.flight_ended(self)
+        self._state.exchange_ended(self)
 
     # Calls of the attempt
 
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""
         self._was_served()
-        self.record.ttft_seconds = time.monotonic() - self.flight.started_at
+        self.record.ttft_seconds = time.monotonic() - self.live.started_at
         self.phase = Phase.ANSWERING
         self._sender.answer_begins()
         self.answer.start_stream(data)
@@ -414,7 +414,7 @@ class Exchange(AttemptOwner):
         """Retry on another replica, or send the error to the client."""
         attempt, self.attempt = self.attempt, None
         assert attempt is not None, "an attempt fails once"
-        flight, replica, options = self.flight, attempt.replica, self._state.options
+        live, replica, options = self.live, attempt.replica, self._state.options
         if failure.kind not in TIME_LIMITS:
             self.record.at_work = False
         # Before its place is given back, lest another request take that one.
@@ -422,7 +422,7 @@ class Exchange(AttemptOwner):
         if not is_unreached:
             replica.failed(self._source())
             self.failed_on.append(replica)
-        flight.leave()
+        live.leave()
         if replica.counted_as:
             self._state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
         following = after_failure(
@@ -430,14 +430,14 @@ class Exchange(AttemptOwner):
             failure.kind,
             suspected=self._suspected,
             unreached=is_unreached,
-            attempts=flight.attempts - flight.unreached,
+            attempts=live.attempts - live.unreached,
             most=options.max_attempts if self._sender.retries else 0,
         )
         if following is AfterFailure.REFUSE:
             self.fail(from_rejected(QUARANTINED), "failed")
         elif following is AfterFailure.MOVE:
             self._log_failure(replica, failure)
-            flight.unreached += 1
+            live.unreached += 1
             self._place(again=True)
         elif following is AfterFailure.RETRY and self._may_retry(replica):
             self._log_failure(replica, failure)
@@ -453,7 +453,7 @@ class Exchange(AttemptOwner):
         self.leave()
         self.fail(error, outcome)
 
-    def _log_failure(self, replica: FlightTarget, failure: AttemptError) -> None:
+    def _log_failure(self, replica: AnyReplica, failure: AttemptError) -> None:
         """Log a failed attempt that is retried; the request's own line covers the last one."""
         record = self.record
         self._state.log.write(
@@ -462,18 +462,18 @@ class Exchange(AttemptOwner):
                 request_id=record.request_id,
                 model=record.model,
                 replica=replica.replica_id,
-                attempt=self.flight.attempts,
+                attempt=self.live.attempts,
                 kind=failure.kind,
                 message=failure.message,
             )
         )
 
-    def _may_retry(self, replica: FlightTarget) -> bool:
+    def _may_retry(self, replica: AnyReplica) -> bool:
         """Whether to retry elsewhere; True holds retry credit until the request has a place."""
-        flight, model = self.flight, self.model
-        flight.tried |= {replica.replica_id}
-        flight.tried |= model.in_doubt_for(flight)
-        has_another = model.has_another_for(flight) or (
+        live, model = self.live, self.model
+        live.tried |= {replica.replica_id}
+        live.tried |= model.in_doubt_for(live)
+        has_another = model.has_another_for(live) or (
             self.elsewhere is not None and self.elsewhere.has_another()
         )
         self._owes_retry = has_another and model.retries.take()
@@ -481,7 +481,7 @@ class Exchange(AttemptOwner):
 
     def _source(self) -> str:
         """Return whose failures count once: the key's, or without keys those of this very text."""
-        return self.flight.share.key or self.fingerprint().hex()
+        return self.live.share.key or self.fingerprint().hex()
 
     def _was_served(self) -> None:
         for replica in self.failed_on:
@@ -521,13 +521,13 @@ class Exchange(AttemptOwner):
 
     def leave(self) -> None:
         """Give the place back, in the queue or at a replica, here or at another host."""
-        flight = self.flight
+        live = self.live
         if self.elsewhere is not None:
             self.elsewhere.leave()
-        self.model.stop_waiting(flight)
-        if flight.replica is not None:
-            self.record.service_seconds = time.monotonic() - flight.placed_at
-            flight.leave()
+        self.model.stop_waiting(live)
+        if live.replica is not None:
+            self.record.service_seconds = time.monotonic() - live.placed_at
+            live.leave()
 
     def _end(self, outcome: str, error: str) -> None:
         """End the request: count it, learn from it and log it; called once per request."""
@@ -550,30 +550,30 @@ class Exchange(AttemptOwner):
         )
         if outcome == "ok":
             generates = self.route.kind is RouteKind.GENERATE
-            record.teach(self.model, self.request, self.flight, generates=generates)
-        state.flight_ended(self)
+            record.teach(self.model, self.request, self.live, generates=generates)
+        state.exchange_ended(self)
         if state.quarantine and outcome == "ok":
             state.quarantine.answered(self.fingerprint())
         self._sender.ended()
-        self.flight.owner = NOBODY
+        self.live.owner = NOBODY
 
     def _settle(self) -> None:
         """Charge the key, in the same way for every end, and correct the estimated reservation."""
-        flight, record = self.flight, self.record
-        if flight.cost.sequences:  # counting tokens is free
+        live, record = self.live, self.record
+        if live.cost.sequences:  # counting tokens is free
             streamed = record.ttft_seconds is not None
             record.charge = charge(
                 ending_of(record.outcome, at_work=record.at_work, streamed=streamed),
                 record.usage,
                 record.seen,
-                flight.cost,
+                live.cost,
                 tokens_per_byte=self.model.figures.of(record.key_id).text.value,
                 tokens_per_s=self.model.tokens_per_s(record.replica_id, record.host),
-                at_once=flight.takes.sequences,
+                at_once=live.takes.sequences,
             )
         tokens = float(record.charge.tokens)
         if self._is_charged:
-            self.model.slots.settle(flight, tokens)
+            self.model.slots.settle(live, tokens)
         receipt, self.receipt = self.receipt, None
         if receipt is not None:
             self._state.accounts.settle(receipt, tokens)

@@ -9,7 +9,7 @@ import time
 from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerLoads
-from partitiond.proxy.dispatch.flights import HOP_SECONDS
+from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
 from partitiond.proxy.edge.exchange import QUARANTINED, Exchange
 from partitiond.proxy.edge.phases import Phase
 from partitiond.proxy.edge.state import ProxyState
@@ -25,10 +25,10 @@ class HostSearch(RemoteRequest):
     __slots__ = ("_again", "_exchange", "_hop", "_peers", "_state")
 
     def __init__(self, state: ProxyState, exchange: Exchange) -> None:
-        flight, model = exchange.flight, exchange.model
-        first = model.slots.places.first_token_seconds(flight)
-        longest = min(model.route.longest_wait_seconds(first), flight.max_wait_seconds)
-        super().__init__(flight, model, exchange.route, longest)
+        live, model = exchange.live, exchange.model
+        first = model.slots.places.first_token_seconds(live)
+        longest = min(model.route.longest_wait_seconds(first), live.max_wait_seconds)
+        super().__init__(live, model, exchange.route, longest)
         self._state = state
         self._peers = state.peers
         self._exchange = exchange
@@ -120,24 +120,24 @@ class HostSearch(RemoteRequest):
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what another host is sent, with the replica where it should start (or empty)."""
-        exchange, flight, cost = self._exchange, self.request, self.request.cost
+        exchange, live, cost = self._exchange, self.request, self.request.cost
         now = time.monotonic()
-        others = [name for name in flight.prefer if name != replica_id]
+        others = [name for name in live.prefer if name != replica_id]
         asked = Open(
             self.model.route.name,
             exchange.record.request_id,
             exchange.request.stream,
             cost.sequences,
             min(cost.kv_tokens, MOST),
-            key=flight.share.key,
-            weight=flight.share.weight,
-            priority=flight.share.priority,
+            key=live.share.key,
+            weight=live.share.weight,
+            priority=live.share.priority,
             wait_seconds=max(0.0, self.latest - now),
             total_seconds=max(0.0, exchange.deadline - now),
             again=self._again,
             prefer=(replica_id, *others) if replica_id else tuple(others),
-            tried=tuple(flight.tried),
-            blocks=b"".join(flight.prefixes),
+            tried=tuple(live.tried),
+            blocks=b"".join(live.prefixes),
             prompt_bytes=exchange.request.size.prompt_bytes,
             prompt_tokens=min(cost.prompt_tokens, MOST),
             output_tokens=min(cost.output_tokens, MOST),

@@ -227,24 +227,24 @@ class IncomingRequest(Sender):
 
     def _begin(self, exchange: Exchange) -> None:
         """Begin to serve the request, which is in flight from now on."""
-        state, head, flight, model = self._state, self.head, exchange.flight, exchange.model
+        state, head, live, model = self._state, self.head, exchange.live, exchange.model
         if state.options.traces_endpoint:
             placed = place_in_trace(head.traceparent, state.options.traces_ratio)
             self.record.trace_id, exchange.traced = placed
         longest = head.max_wait_seconds()
         if longest is not None:
-            flight.max_wait_seconds = longest
-        flight.share = self._caller.share
-        flight.stream = exchange.request.stream
+            live.max_wait_seconds = longest
+        live.share = self._caller.share
+        live.stream = exchange.request.stream
         # The client may not yet have read the answer to its previous request.
         exchange.paused = self.client.write_paused
         if self.route.kind is RouteKind.GENERATE and (
             len(model.replicas) + state.peers.replicas(model) > 1
         ):
-            model.prefer_replicas(flight, exchange.body)
+            model.prefer_replicas(live, exchange.body)
         if state.peers:
             exchange.elsewhere = HostSearch(state, exchange)
-        if flight.cost.sequences:
+        if live.cost.sequences:
             state.metrics.model(model.route.name).demand.arrived += 1
         exchange.begin()
 
@@ -269,7 +269,7 @@ class IncomingRequest(Sender):
         """Count and log the request."""
         state, record, exchange = self._state, self.record, self.exchange
         assert exchange is not None, "it was admitted"
-        record.count(state.metrics, seconds, exchange.flight, replica)
+        record.count(state.metrics, seconds, exchange.live, replica)
         record.write(state.log, seconds)
 
     def ended(self) -> None:

@@ -72,7 +72,7 @@ class ProxyState:
         table: the last routing table.
         models: live models by name.
         names: the same by their names and aliases.
-        flights: every request between admission and its end.
+        exchanges: every request between admission and its end.
         reading: requests whose body has not arrived completely.
         body_bytes: of large bodies, from their first byte to the end of their request.
         answer_bytes: of large whole answers, from their first byte until their client has them.
@@ -104,7 +104,7 @@ class ProxyState:
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
         self.word = LastWord()
-        self.flights: set[TimeLimited] = set()
+        self.exchanges: set[TimeLimited] = set()
         self.reading: set[TimeLimited] = set()
         self.body_bytes = self.answer_bytes = 0
         self.connections: set[TimeLimited] = set()
@@ -182,7 +182,7 @@ class ProxyState:
         for model in self.models.values():
             self.names |= dict.fromkeys(model.route.aliases, model)
         self.names |= self.models  # a model's name comes before another model's alias
-        self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
+        self._removed = [gone for gone in self._removed if any(r.requests for r in gone.retired)]
         self.peers.start()
 
     def replicas(self) -> Iterator[LiveReplica]:
@@ -195,7 +195,7 @@ class ProxyState:
         counts: dict[str, int] = {}
         for replica in self.replicas():
             name = replica.replica_id
-            counts[name] = counts.get(name, 0) + len(replica.flights)
+            counts[name] = counts.get(name, 0) + len(replica.requests)
         return counts
 
     def describe(self) -> dict[str, Any]:
@@ -255,10 +255,10 @@ class ProxyState:
         self.answer_bytes += more
         return True
 
-    def flight_ended(self, exchange: TimeLimited) -> None:
+    def exchange_ended(self, exchange: TimeLimited) -> None:
         """Count a request as in flight no longer."""
-        self.flights.discard(exchange)
-        if self._all_ended is not None and not self.flights:
+        self.exchanges.discard(exchange)
+        if self._all_ended is not None and not self.exchanges:
             self._all_ended.set()
 
     def connection_closed(self, connection: TimeLimited) -> None:
@@ -293,16 +293,16 @@ class ProxyState:
         """Check all time limits: one timer serves all requests and connections."""
         self._sweep_timer = None
         now = time.monotonic()
-        watched: list[TimeLimited] = [*self.flights, *self.reading, *self.connections]
+        watched: list[TimeLimited] = [*self.exchanges, *self.reading, *self.connections]
         for one in watched:
             try:
                 one.sweep(now)
             except Exception:  # noqa: BLE001 -- logged there; check all others
                 one.on_bug()
-        if not (self.connections or self.flights):
+        if not (self.connections or self.exchanges):
             self.accounts.save()
         else:
-            busy = len(self.flights) + len(self.connections)
+            busy = len(self.exchanges) + len(self.connections)
             pause = max(SWEEP_SECONDS, busy * SWEEP_SECONDS_EACH)
             self._sweep_timer = loop.call_later(pause, self._sweep, loop)
             self.accounts.save_if_due(now)
@@ -321,12 +321,12 @@ class ProxyState:
         self.stop_admitting()
         for connection in list(self.connections):
             connection.shut_down()
-        if self.flights:
+        if self.exchanges:
             self._all_ended = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._all_ended.wait()
-        for exchange in list(self.flights):
+        for exchange in list(self.exchanges):
             try:
                 exchange.shut_down()
             except Exception:  # noqa: BLE001 -- logged there; end all others

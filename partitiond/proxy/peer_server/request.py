@@ -11,7 +11,7 @@ from partitiond.core.dispatch.admission import Cost, refuse_without_replica
 from partitiond.core.dispatch.affinity import ENDS, split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
-from partitiond.proxy.dispatch.flights import HOP_SECONDS
+from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import STATUS_LINES, Answer, ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
@@ -157,13 +157,13 @@ class PeerRequest(Sender):
         exchange.deadline = self._deadline
         exchange.failed_on += [model.replicas[one] for one in asked.failed if one in model.replicas]
         exchange.paused = self.client.write_paused
-        flight = exchange.flight
-        flight.max_wait_seconds = wait
-        flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
-        flight.stream = asked.stream
-        flight.prefer = asked.prefer
-        flight.tried = frozenset(asked.tried)
-        flight.prefixes = self._prefixes
+        live = exchange.live
+        live.max_wait_seconds = wait
+        live.share = RequestOwner(record.key_id, asked.weight, asked.priority)
+        live.stream = asked.stream
+        live.prefer = asked.prefer
+        live.tried = frozenset(asked.tried)
+        live.prefixes = self._prefixes
         state.start_sweeping()
         exchange.begin(again=asked.again)
 
@@ -194,10 +194,10 @@ class PeerRequest(Sender):
         """Count the work of the replica, and whom it was for; the entry counts the request."""
         record, exchange = self.record, self.exchange
         assert exchange is not None, "it was begun"
-        flight = exchange.flight
-        if flight.cost.sequences:
+        live = exchange.live
+        if live.cost.sequences:
             use = self._state.metrics.model(record.model).use_of(record.key_id)
-            use.engine_seconds += flight.engine_seconds
+            use.engine_seconds += live.engine_seconds
             if record.outcome == "ok" and replica is not None:
-                record.count_replica(replica, seconds, flight)
+                record.count_replica(replica, seconds, live)
         record.write(self._state.log, seconds, event="peer_request")

@@ -15,8 +15,8 @@ from typing import Final
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.host_moves import MovableRequest
 from partitiond.core.dispatch.peer_loads import PeerLoads
-from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.live_requests import HOP_SECONDS, AnyReplica, LiveRequest
 from partitiond.proxy.engine.framing import HOP, FramingError, Head
 from partitiond.proxy.engine.upstream import Receiver, UpstreamConnection
 from partitiond.proxy.peers.messages import (
@@ -47,7 +47,7 @@ _KIND: Final = "upstream_"
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class RemoteRequest(MovableRequest[Flight]):
+class RemoteRequest(MovableRequest[LiveRequest]):
     """A request of this host's client that another host may serve; `HostSearch` is the only kind.
 
     Attributes:
@@ -63,8 +63,10 @@ class RemoteRequest(MovableRequest[Flight]):
 
     __slots__ = ("latest", "longest", "lost", "model", "route", "told", "until")
 
-    def __init__(self, flight: Flight, model: LiveModel, route: DataRoute, longest: float) -> None:
-        super().__init__(flight, time.monotonic(), OWN_HOST)
+    def __init__(
+        self, live: LiveRequest, model: LiveModel, route: DataRoute, longest: float
+    ) -> None:
+        super().__init__(live, time.monotonic(), OWN_HOST)
         self.model = model
         self.route = route
         self.longest = longest
@@ -147,7 +149,7 @@ def head_lines(host: str) -> bytes:
     )  # fmt: skip
 
 
-class Hop(FlightTarget):
+class Hop(AnyReplica):
     """One request at another host, and the replica that runs it there, once there is one.
 
     Attributes:
@@ -346,10 +348,10 @@ class Hop(FlightTarget):
         self.connection = None
         self.pool.release(connection, now)
 
-    def remove(self, flight: Flight) -> None:
-        """Forget the flight; the owner counts the time that it had the engine."""
-        if flight.replica is self:
-            flight.replica = None
+    def remove(self, live: LiveRequest) -> None:
+        """Forget the request; the owner counts the time that it had the engine."""
+        if live.replica is self:
+            live.replica = None
             self.left()
 
     def connect_failed(self) -> bool:

@@ -17,8 +17,8 @@ from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, ch
 from partitiond.core.dispatch.host_moves import choose_moves
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.live_requests import LiveRequest
 from partitiond.proxy.peers.hop import Hop, RemoteRequest, request_of
 from partitiond.proxy.peers.host import PeerHost
 from partitiond.proxy.peers.messages import LatelyPlaced
@@ -167,10 +167,10 @@ class Peers:
             for host in hosts
         )
 
-    def has_another_for(self, model: LiveModel, flight: Flight) -> bool:
-        """Whether a peer has a replica that has not failed the flight yet."""
+    def has_another_for(self, model: LiveModel, live: LiveRequest) -> bool:
+        """Whether a peer has a replica that has not failed the request yet."""
         return any(
-            is_eligible(replica, flight.tried)
+            is_eligible(replica, live.tried)
             for loads in self._by_model.get(model.route.name, ())
             for replica in loads.replicas.values()
         )

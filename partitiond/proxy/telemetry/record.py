@@ -10,8 +10,8 @@ from partitiond.proxy.telemetry.logs import LogFile, now_text
 from partitiond.proxy.telemetry.metrics import ProxyMetrics
 
 if TYPE_CHECKING:
-    from partitiond.proxy.dispatch.flights import Flight
     from partitiond.proxy.dispatch.live import LiveModel
+    from partitiond.proxy.dispatch.live_requests import LiveRequest
     from partitiond.proxy.dispatch.replicas import LiveReplica
     from partitiond.proxy.request.parts import ParsedRequest
 
@@ -69,12 +69,16 @@ class Record:
         return self.usage[1] if self.usage is not None else self.seen.output_events
 
     def count(
-        self, metrics: ProxyMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
+        self,
+        metrics: ProxyMetrics,
+        seconds: float,
+        live: "LiveRequest",
+        replica: "LiveReplica | None",
     ) -> None:
         """Add the request to the counts of its model, its key and the replica that answered it."""
         model = metrics.model(self.model)
-        if flight.cost.sequences:
-            self._count_work(model, seconds, flight, replica)
+        if live.cost.sequences:
+            self._count_work(model, seconds, live, replica)
         model.outcomes[self.outcome] += 1
         if self.outcome == "refused":
             metrics.refusals[self.error] += 1
@@ -93,17 +97,21 @@ class Record:
             model.retries += self.attempts - 1
 
     def _count_work(
-        self, model: ModelMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
+        self,
+        model: ModelMetrics,
+        seconds: float,
+        live: "LiveRequest",
+        replica: "LiveReplica | None",
     ) -> None:
         """Count the engine's work for the request (see `core.demand.traffic`)."""
         demand, outcome = model.demand, self.outcome
         prompt_tokens = 0 if self.usage is None else self.usage[0]
         output_tokens = self.output_tokens()
-        if flight.attempts:
+        if live.attempts:
             use = model.use_of(self.key_id)
             use.prompt_tokens += self.charge.prompt_tokens
             use.output_tokens += self.charge.output_tokens
-            use.engine_seconds += flight.engine_seconds
+            use.engine_seconds += live.engine_seconds
             if outcome == "failed":
                 use.failed += 1
             elif outcome == "ok" or self.charge.tokens:
@@ -119,26 +127,26 @@ class Record:
             demand.e2e_seconds += seconds
             model.request_prompt_tokens.observe(prompt_tokens)
             model.request_output_tokens.observe(output_tokens)
-            further = output_tokens // flight.takes.sequences - 1
+            further = output_tokens // live.takes.sequences - 1
             if self.ttft_seconds is not None and further > 0:
                 model.tpot_seconds.observe((seconds - self.ttft_seconds) / further)
             if replica is not None:
-                self.count_replica(replica, seconds, flight)
+                self.count_replica(replica, seconds, live)
 
-    def count_replica(self, replica: "LiveReplica", seconds: float, flight: "Flight") -> None:
+    def count_replica(self, replica: "LiveReplica", seconds: float, live: "LiveRequest") -> None:
         """Count a request that ended well as work of the replica that answered it."""
         work = replica.work
         work.ok += 1
         work.prompt_tokens += 0 if self.usage is None else self.usage[0]
         work.output_tokens += self.output_tokens()
         if self.service_seconds is not None:
-            work.service_seconds += self.service_seconds / flight.rounds
+            work.service_seconds += self.service_seconds / live.rounds
         if self.ttft_seconds is not None:
             # Measured on the attempt that answered: it sent the first content.
-            before = flight.placed_at - flight.started_at
+            before = live.placed_at - live.started_at
             work.first_seconds += self.ttft_seconds - before
             work.first_count += 1
-            further = self.output_tokens() // flight.takes.sequences - 1
+            further = self.output_tokens() // live.takes.sequences - 1
             if further > 0:
                 work.rest_seconds += seconds - self.ttft_seconds
                 work.rest_tokens += further
@@ -147,7 +155,7 @@ class Record:
         self,
         model: "LiveModel",
         request: "ParsedRequest",
-        flight: "Flight",
+        live: "LiveRequest",
         *,
         generates: bool,
     ) -> None:
@@ -174,7 +182,7 @@ class Record:
             # Of one sequence: many inputs of one request say no more of a replica's speed. What
             # only reads is as fast as it reads; a generated answer of no token tells no speed.
             read = 0 if usage is None or generates else usage[0]
-            work, of_one = tokens or read, seconds / flight.rounds
+            work, of_one = tokens or read, seconds / live.rounds
             model.learn(self.replica_id, self.host, of_one, work / sequences)
 
     def write(self, log: LogFile, seconds: float, event: str = "request") -> None:

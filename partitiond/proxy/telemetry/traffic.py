@@ -64,9 +64,9 @@ def process_traffic(
     running: dict[tuple[str, str], float] = {}
     for replica in replicas:
         told.setdefault(replica.replica_id, _replica(replica, now))
-        for flight in replica.flights:
-            key = (flight.share.key, replica.route.model)
-            spent = flight.engine_seconds + flight.takes.sequences * (now - flight.placed_at)
+        for live in replica.requests:
+            key = (live.share.key, replica.route.model)
+            spent = live.engine_seconds + live.takes.sequences * (now - live.placed_at)
             running[key] = running.get(key, 0.0) + spent
     names = dict.fromkeys((*models, *metrics))
     usage: dict[str, dict[str, Json]] = {}
@@ -98,15 +98,15 @@ def _model(live: LiveModel | None, counted: ModelMetrics | None) -> Json:
         told["held"] += live.held
         told["turned_away"] += live.turned_away
         told["waiting"] = live.waiting
-        told["in_flight"] = sum(len(replica.flights) for replica in live.everyone())
+        told["in_flight"] = sum(len(replica.requests) for replica in live.everyone())
     return told
 
 
 def _replica(replica: LiveReplica, now: float) -> Json:
-    flights, told = replica.flights, _plain(replica.work)
-    if flights:
+    requests, told = replica.requests, _plain(replica.work)
+    if requests:
         told["busy_seconds"] += now - replica.busy_since
-    told["sequence_seconds"] += sum(f.takes.sequences * (now - f.placed_at) for f in flights)
+    told["sequence_seconds"] += sum(f.takes.sequences * (now - f.placed_at) for f in requests)
     told["in_flight"] = replica.own_sequences
     return told
 

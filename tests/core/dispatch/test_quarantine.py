@@ -137,14 +137,18 @@ def test_a_kill_of_a_busy_replica_refuses_only_those_that_had_just_begun(
     seed: int, count: int
 ) -> None:
     dice = random.Random(seed)
-    flights = [
+    exposures = [
         Exposure(
             bytes([number]), dice.uniform(0, 20),
             streamed=dice.random() < 0.5, first_token=dice.random() < 0.9,
         )
         for number in range(count)
     ]  # fmt: skip
-    for flight, verdict in zip(flights, Quarantine().died(flights, 0.0), strict=True):
-        assert flight.sent_seconds is not None
-        begun = flight.first_token if flight.streamed else flight.sent_seconds >= P.suspect_seconds
+    for exposure, verdict in zip(exposures, Quarantine().died(exposures, 0.0), strict=True):
+        assert exposure.sent_seconds is not None
+        begun = (
+            exposure.first_token
+            if exposure.streamed
+            else exposure.sent_seconds >= P.suspect_seconds
+        )
         assert verdict is (RetryVerdict.RETRY if begun else RetryVerdict.REFUSE)

@@ -10,7 +10,7 @@ import pytest
 from partitiond.core.dispatch.admission import service_time
 from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
-from partitiond.proxy.dispatch.flights import HOP_SECONDS
+from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
 from partitiond.proxy.peers import known
 from tests.proxy.conftest import MakeEngine, error_of, replica, table
 from tests.proxy.peers.conftest import Make
@@ -204,11 +204,11 @@ async def test_the_wait_for_a_host_is_bounded(make: Make, monkeypatch: pytest.Mo
     b.server.close()
     await a.proxy.until(lambda: a.listed("m") == [])
     waits = [ask(a) for _ in range(2)]
-    await a.proxy.until(lambda: len(a.proxy.state.flights) == 2)
+    await a.proxy.until(lambda: len(a.proxy.state.exchanges) == 2)
     refused = (503, "model_on_other_host")
     assert error_of(await ask(a)) == refused, "two wait already"
     waits[0].cancel()
-    await a.proxy.until(lambda: len(a.proxy.state.flights) == 1)
+    await a.proxy.until(lambda: len(a.proxy.state.exchanges) == 1)
     hurried = ask(a, **{"x-partitiond-max-wait-seconds": "0"})
     assert error_of(await hurried) == refused, "it does not want to wait"
     assert not waits[1].done()

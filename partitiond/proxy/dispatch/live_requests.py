@@ -1,4 +1,4 @@
-"""Defines flights: requests between admission and their end, and where they are sent."""
+"""Defines live requests: from admission to their end, and the replicas that they are sent to."""
 
 import asyncio
 import math
@@ -14,8 +14,8 @@ HOP_SECONDS: Final = 1.0
 the owner knows its engines, and the entry its client. Several sweeps and a slow network. Chosen."""
 
 
-class FlightTarget:
-    """A replica that flights are sent to: an engine process of this host, or a peer's.
+class AnyReplica:
+    """A replica that requests are sent to: an engine process of this host, or a peer's.
 
     Attributes:
         replica_id: its name.
@@ -45,20 +45,20 @@ class FlightTarget:
         """Take back a connection whose answer was relayed to its end."""
         raise NotImplementedError
 
-    def first_token(self, flight: "Flight", now: float) -> None:
+    def first_token(self, live: "LiveRequest", now: float) -> None:
         """Learn from the first token of a stream; the owner of a replica elsewhere does so."""
 
-    def decoded(self, flight: "Flight", seconds: float, tokens: int, now: float) -> None:
+    def decoded(self, live: "LiveRequest", seconds: float, tokens: int, now: float) -> None:
         """Learn from tokens that a stream got in so many seconds; as `first_token`."""
 
-    def unseen(self, flight: "Flight") -> None:
+    def unseen(self, live: "LiveRequest") -> None:
         """Note that a stream's first token is not seen; as `first_token`."""
 
-    def wait_for_first_token(self, flight: "Flight", now: float) -> None:
+    def wait_for_first_token(self, live: "LiveRequest", now: float) -> None:
         """Let others start if a stream's first token is overdue; as `first_token`."""
 
-    def remove(self, flight: "Flight") -> None:
-        """Remove a flight that has left; harmless if it is not there."""
+    def remove(self, live: "LiveRequest") -> None:
+        """Remove a request that has left; harmless if it is not there."""
         raise NotImplementedError
 
     @property
@@ -96,23 +96,23 @@ class FlightTarget:
         return 0.0
 
 
-class FlightOwner(Protocol):
-    """The owner of a flight, which is called when the flight's waiting ends."""
+class LiveRequestOwner(Protocol):
+    """The owner of a request, which is called when the request's waiting ends."""
 
-    def placed(self, replica: "FlightTarget") -> None:
-        """Start on the replica, where the flight holds a place from now on."""
+    def placed(self, replica: "AnyReplica") -> None:
+        """Start on the replica, where the request holds a place from now on."""
         ...
 
     def refused(self, rejected: Rejected) -> None:
-        """Fail, because the flight got no place."""
+        """Fail, because the request got no place."""
         ...
 
     def exposure(self, now: float) -> Exposure:
-        """Return what the quarantine needs to judge the flight after its replica's death."""
+        """Return what the quarantine needs to judge the request after its replica's death."""
         ...
 
     def suspected(self) -> None:
-        """Never send the flight to another replica, because it may have killed its own."""
+        """Never send the request to another replica, because it may have killed its own."""
         ...
 
     def on_bug(self) -> None:
@@ -120,11 +120,11 @@ class FlightOwner(Protocol):
         ...
 
 
-NOBODY: Final = cast("FlightOwner", None)
+NOBODY: Final = cast("LiveRequestOwner", None)
 """Owner of a request that has ended, which nothing calls any more."""
 
 
-class Flight(Request):
+class LiveRequest(Request):
     """One request of a client, from admission to its end.
 
     Attributes:
@@ -156,7 +156,7 @@ class Flight(Request):
 
     def __init__(
         self,
-        owner: FlightOwner,
+        owner: LiveRequestOwner,
         request_id: str,
         cost: Cost,
         started_at: float,
@@ -168,7 +168,7 @@ class Flight(Request):
         self.request_id = request_id
         self.started_at = started_at
         self.placed_at = started_at
-        self.replica: FlightTarget | None = None
+        self.replica: AnyReplica | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
         self.unreached = 0
