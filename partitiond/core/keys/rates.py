@@ -79,7 +79,7 @@ def _month_start(unix: float, later: int) -> float:
     return datetime.datetime(year, month + 1, 1, tzinfo=datetime.UTC).timestamp()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(init=False, slots=True)
 class Usage:
     """One worker's counts for one key; a row of five numbers.
 
@@ -91,11 +91,25 @@ class Usage:
         budget_tokens: tokens of the budget that are used or reserved in that period.
     """
 
-    requests: float = 0.0
-    tokens: float = 0.0
-    in_flight: float = 0.0
-    budget_start: float = 0.0
-    budget_tokens: float = 0.0
+    requests: Final[float]
+    tokens: Final[float]
+    in_flight: Final[float]
+    budget_start: Final[float]
+    budget_tokens: Final[float]
+
+    def __init__(
+        self,
+        requests: float = 0.0,
+        tokens: float = 0.0,
+        in_flight: float = 0.0,
+        budget_start: float = 0.0,
+        budget_tokens: float = 0.0,
+    ) -> None:
+        self.requests = requests
+        self.tokens = tokens
+        self.in_flight = in_flight
+        self.budget_start = budget_start
+        self.budget_tokens = budget_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
         """Add both; of the budgets only the one of the later period counts."""
@@ -122,7 +136,6 @@ class Usage:
 NO_USAGE: Final = Usage()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Allowed:
     """The receipt of an admitted request, for `KeyMeter.settle`.
 
@@ -131,8 +144,11 @@ class Allowed:
         budget_start: start of the period in whose budget they were reserved.
     """
 
-    tokens: float
-    budget_start: float
+    __slots__ = ("budget_start", "tokens")
+
+    def __init__(self, tokens: float, budget_start: float) -> None:
+        self.tokens: Final = tokens
+        self.budget_start: Final = budget_start
 
 
 @dataclasses.dataclass(slots=True)

@@ -143,7 +143,7 @@ class Exchange(AttemptOwner):
         paused: the client does not read at the moment.
         receipt: for what its key was debited, until that is settled.
         failure: of the attempt before, while a retry waits.
-        failed_on: where its attempts failed, also those that its entry had on this host before.
+        failed_on: where its attempts failed.
     """
 
     def __init__(

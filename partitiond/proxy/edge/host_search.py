@@ -144,7 +144,6 @@ class HostSearch(RemoteRequest):
             interval=min(cost.interval, MOST),
             traced=exchange.traced,
             output_limit=MOST if cost.output_limit is None else min(cost.output_limit, MOST),
-            failed=tuple(one.replica_id for one in exchange.failed_on),
         )
         return asked, exchange.body
 

@@ -123,6 +123,9 @@ class PeerRequest(Sender):
     def _start(self, body: bytes) -> None:
         """Admit the request, and find it a replica."""
         state, asked, record = self._state, self._asked, self.record
+        for replica in state.replicas() if asked.proved else ():
+            if replica.replica_id in asked.proved:
+                replica.served_elsewhere()
         model = state.models.get(asked.model)
         if state.draining:
             self.refuse(errors.SHUTTING_DOWN)
@@ -155,7 +158,6 @@ class PeerRequest(Sender):
         )
         exchange.traced = asked.traced
         exchange.deadline = self._deadline
-        exchange.failed_on += [model.replicas[one] for one in asked.failed if one in model.replicas]
         exchange.paused = self.client.write_paused
         live = exchange.live
         live.max_wait_seconds = wait

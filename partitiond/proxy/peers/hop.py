@@ -40,6 +40,8 @@ SILENT: Final = Failed(429, "queue_timeout", "No slot came free in time.", 1, re
 NONSENSE: Final = Failed(
     502, "upstream_bad_response", "The host of the model's engine sent what is no answer."
 )
+MAX_PROVED: Final = 64
+"""Most replicas of one host that are remembered so. Chosen."""
 UNREACHED: Final = "upstream_connect"
 """What an owner says on whose replica nobody listens."""
 _KIND: Final = "upstream_"
@@ -347,6 +349,11 @@ class Hop(AnyReplica):
         """Keep the connection for the next request."""
         self.connection = None
         self.pool.release(connection, now)
+
+    def served_elsewhere(self) -> None:
+        """Note that another replica has answered the request; the next one tells the owner."""
+        if len(self.pool.proved) < MAX_PROVED:
+            self.pool.proved.add(self.replica_id)
 
     def remove(self, live: LiveRequest) -> None:
         """Forget the request; the owner counts the time that it had the engine."""

@@ -121,6 +121,7 @@ class Peers:
             return None
         now = time.monotonic()
         asked, body = wait.ask(replica_id)
+        asked.proved, client.pool.proved = tuple(client.pool.proved), set()
         request = request_of(self._own, wait.route.path, asked, body)
         hop = Hop(wait, client.pool, loads, request, client.running)
         loads.sent(hop, wait.request.cost, now, replica_id)

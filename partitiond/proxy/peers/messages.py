@@ -20,6 +20,11 @@ PROTOCOL: Final = 2
 """Version of the protocol; proxies with another one are not talked to. 1 was one of frames."""
 
 
+NO_ATTEMPT_LEFT: Final = 1000
+"""Attempts that an entry tells. It alone retries; an owner of a release before does so as well,
+while a request has had fewer than two."""
+
+
 class Open(msgspec.Struct, array_like=True):
     """A request that its entry has admitted.
 
@@ -34,13 +39,15 @@ class Open(msgspec.Struct, array_like=True):
         again: it was admitted before, so it goes first.
         prefer: replicas that it prefers, best first.
         tried: replicas that it avoids.
-        attempts, session, load: of entries of an older release; not read.
+        attempts: `NO_ATTEMPT_LEFT`; not read.
+        session, load, failed: of entries of an older release; not read.
         prompt_bytes: of its prompts, for the learned tokens per byte.
         prompt_tokens, output_tokens, interval, output_limit: estimated use
             (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
         traced: header with its place in its trace, or empty.
         blocks: joined digests of the beginnings of its prompt.
-        failed: replicas that failed this very request; an entry of an older release tells none.
+        proved: replicas of the owner that failed requests which others have answered since the last
+            request; an entry of an older release tells none.
     """
 
     model: str
@@ -56,7 +63,7 @@ class Open(msgspec.Struct, array_like=True):
     again: bool = False
     prefer: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
-    attempts: int = 0
+    attempts: int = NO_ATTEMPT_LEFT
     session: bytes = b""
     prompt_bytes: int = 0
     prompt_tokens: int = 0
@@ -67,6 +74,7 @@ class Open(msgspec.Struct, array_like=True):
     blocks: bytes = b""
     output_limit: int | None = None
     failed: tuple[str, ...] = ()
+    proved: tuple[str, ...] = ()
 
 
 class PlacedAt(msgspec.Struct, array_like=True):

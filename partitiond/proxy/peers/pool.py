@@ -42,6 +42,10 @@ class PeerConnection(UpstreamConnection):
 class PeerPool(ConnectionPool):
     """The connections to one peer.
 
+    Attributes:
+        proved: its replicas that failed requests which others have answered, of which it was not
+            told yet.
+
     Args:
         address: of the peer, as in the routing table.
         context: returns the context for TLS that is in force; None where none is set.
@@ -52,6 +56,7 @@ class PeerPool(ConnectionPool):
 
     def __init__(self, address: str, context: Callable[[], ssl.SSLContext] | None) -> None:
         super().__init__(address)
+        self.proved: set[str] = set()
         self._context = context
         self._turns = asyncio.Semaphore(MAX_CONNECTING)
 

@@ -119,6 +119,7 @@ class LyingOwner:
         script: returns the bytes that answer a request.
         holds: whether connections stay open after the answer.
         asked: requests so far, over all connections.
+        heads: of the first requests of connections.
         ended: connections of requests that the entry has ended.
         listeners: connections that it tells its load on.
         askers: connections of requests.
@@ -129,6 +130,7 @@ class LyingOwner:
         self.script: Lie = bytes
         self.holds = True
         self.asked = 0
+        self.heads: list[bytes] = []
         self.ended = 0
         self.listeners: set[asyncio.StreamWriter] = set()
         self.askers: set[asyncio.StreamWriter] = set()
@@ -141,11 +143,13 @@ class LyingOwner:
         assert task is not None
         self._tasks.add(task)
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            if (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET"):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"GET"):
                 self.listeners.add(writer)
                 await self.poll(writer)
             else:
                 self.askers.add(writer)
+                self.heads.append(head)
                 await self._answer(reader, writer)
         self.listeners.discard(writer)
         self.askers.discard(writer)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import random
 from collections.abc import AsyncIterator
@@ -14,6 +15,8 @@ import pytest
 
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, MOST_TOLD
 from partitiond.core.dispatch.routing import PeerRoute
+from partitiond.proxy.edge.phases import AfterFailure, Phase, after_failure
+from partitiond.proxy.engine.framing import HOP
 from partitiond.proxy.peers.messages import (
     LatelyPlaced,
     ModelCounts,
@@ -39,7 +42,7 @@ from tests.proxy.peers.liar import (
     whole,
 )
 from tests.proxy.peers.test_hops import holding, until_idle
-from tests.proxy.scripted import ScriptedEngine, text_event
+from tests.proxy.scripted import ScriptedEngine, completion, text_event
 from tests.proxy.virtual import virtual_time
 
 pytestmark = [virtual_time, pytest.mark.usefixtures("clean_log")]
@@ -119,6 +122,33 @@ async def test_nonsense_ends_its_request_and_no_other(rig: Rig) -> None:
         await proxy.until(lambda: not any(proxy.state.peers.in_flight()[h] for h in "x"))
     await rig.ends(goes_on)
     assert not any("evil" in one or "\n" in one for one in proxy.log_lines)
+
+
+FORMER_FIELDS = (
+    "model", "request_id", "stream", "sequences", "kv_tokens", "key", "weight", "priority",
+    "wait_seconds", "total_seconds", "again", "prefer", "tried", "attempts", "session",
+    "prompt_bytes", "prompt_tokens", "output_tokens", "interval", "traced", "load", "blocks",
+    "output_limit",
+)  # fmt: skip
+"""As an owner reads them that is of the release in which owners retried as well."""
+
+
+@pytest.mark.parametrize("kind", ["reset", "engine_error", "first_token_timeout"])
+async def test_an_owner_of_the_release_before_is_left_no_attempt_of_its_own(
+    rig: Rig, kind: str
+) -> None:
+    """It began to count where its entry was, by the same rule, with a bound of two."""
+    rig.liar.script = lambda: PLACED + whole(json.dumps(completion()).encode())
+    assert (await rig.entry.proxy.complete()).status_code == 200
+    (head,) = rig.liar.heads
+    told = json.loads(head.partition(HOP + b": ")[2].partition(b"\r\n")[0])
+    former = dict(zip(FORMER_FIELDS, told, strict=False))
+    assert (former["model"], former["interval"], former["output_limit"]) == ("m", 1, 16)
+    after = after_failure(
+        Phase.ATTEMPTING, kind, suspected=False, unreached=False,
+        attempts=former["attempts"] + 1, most=2,
+    )  # fmt: skip
+    assert after is AfterFailure.FAIL
 
 
 @pytest.mark.parametrize("before", [b"", PLACED, PLACED + STREAM + EVENT])

@@ -116,20 +116,38 @@ async def test_no_engine_gets_a_request_twice(make: Make) -> None:
     await until_idle(hosts)
 
 
-async def test_a_replica_is_proved_broken_by_another_of_its_host_that_serves_what_it_failed(
-    make: Make,
+@pytest.mark.parametrize("good", ["b", "c"])
+async def test_a_replica_is_proved_broken_by_another_that_serves_what_it_failed(
+    make: Make, good: str
 ) -> None:
-    """Though its entry retries: what comes of one source alone proves nothing else."""
+    """On its host or another: what comes of one source alone proves nothing else."""
     fails = plays(*answer({"error": "x"}, 500, "no"))
     engines = [await make.engine(fails, "bad"), await make.engine(name="good")]
     routes = table(*(replica(one, f"m-{n}") for n, one in enumerate(engines)))
-    a, b = await make.hosts(routes, {"a": [], "b": ["m-0", "m-1"]}, retry_share=1.0)
-    broken = b.proxy.state.models["m"].replicas["m-0"].reputation
+    owners = {"a": [], "b": ["m-0"], "c": []}
+    owners[good] = [*owners[good], "m-1"]
+    hosts = await make.hosts(routes, owners, retry_share=1.0)
+    broken = hosts[1].proxy.state.models["m"].replicas["m-0"].reputation
     async with asyncio.timeout(60):
         while broken.failures < FAILURES:
-            assert (await ask(a)).status_code == 200
+            assert (await ask(hosts[0])).status_code == 200
     assert broken.proofs == 1
-    await until_idle([a, b])
+    await until_idle(hosts)
+
+
+async def test_what_fails_everywhere_proves_nothing(make: Make) -> None:
+    fails = plays(*answer({"error": "x"}, 500, "no"))
+    engines = [await make.engine(fails, f"e{n}") for n in range(2)]
+    routes = table(*(replica(one, f"m-{n}") for n, one in enumerate(engines)))
+    hosts = await make.hosts(routes, {"a": [], "b": ["m-0"], "c": ["m-1"]}, retry_share=1.0)
+    known = [
+        model.reputation for one in hosts for model in one.proxy.state.models["m"].replicas.values()
+    ]
+    async with asyncio.timeout(60):
+        while min(one.failures for one in known) < FAILURES:
+            assert error_of(await ask(hosts[0])) == (502, "upstream_engine_error")
+    assert [one.proofs for one in known] == [0, 0]
+    await until_idle(hosts)
 
 
 async def test_a_host_that_neither_starts_nor_takes_a_request_is_given_up(
