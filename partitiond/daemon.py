@@ -10,7 +10,6 @@ adopts both.
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -28,7 +27,7 @@ from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Adapters, Daemon, Service, service_of
-from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
+from partitiond.core.errors import PartitiondError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
@@ -46,6 +45,7 @@ from partitiond.platform.service_process import make_folder, received_signals, s
 from partitiond.platform.systemd import keep_informed, stopping
 from partitiond.ports import Store
 from partitiond.ports.cluster import HostPlace
+from partitiond.proxy.listening.opening import cannot_listen
 from partitiond.run_folder import owned_run_folder
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
@@ -142,25 +142,10 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
             listener.bind((host.strip("[]"), port))
             listener.listen(BACKLOG)
         except OSError as error:
-            raise _cannot_listen(host, port, error) from error
+            raise cannot_listen(host, port, "[control] port", error) from error
         yield listener
     finally:
         listener.close()
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> PartitiondError:
-    facts = {"host": host, "port": port}
-    if error.errno == errno.EADDRINUSE:
-        return DeviceError(
-            f"port {port} on {host} is in use by another program.",
-            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [control] port to a free one.",
-            facts=facts,
-        )
-    return SettingsError(
-        f"the control API cannot listen on {host}:{port}: {error.strerror or error}.",
-        hint="Set [control] host to an address of this machine, and port to one above 1023.",
-        facts=facts,
-    )
 
 
 def settle_heap() -> None:

@@ -11,7 +11,7 @@ from partitiond.core.errors import DeviceError, EngineUnavailableError
 from partitiond.devices.mps import MpsControl
 from partitiond.engines.install.finder import EngineFinder
 from partitiond.engines.process.cgroups import EngineCgroups
-from partitiond.engines.process.scope_facts import Delegation
+from partitiond.engines.process.delegation import Delegation
 from partitiond.gpu_host import outliving
 from partitiond.settings.schema import Settings
 from partitiond.simulated.gpus import SimulatedHost

@@ -24,7 +24,8 @@ from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes
 from partitiond.core.performance.interference import sigma
 from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan
 from partitiond.fleet.file import Fleet, load_fleet
-from partitiond.fleet.offline import estimated_demands, plan_fleet
+from partitiond.fleet.offline import estimated_demands, fleet_request
+from partitiond.planner.api import solve
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 SECONDS: Final = 10.0
@@ -59,7 +60,7 @@ def paper() -> None:
             devices = tuple(dataclasses.replace(d, modes=modes) for d in fleet.devices)
             asked = dataclasses.replace(fleet, models=tuple(specs), devices=devices)
             objective = Objective.MAX_GOODPUT if len(specs) == 1 else Objective.MAX_MIN
-            made = plan_fleet(asked, objective=objective, time_limit_seconds=SECONDS)
+            made = solve(fleet_request(asked, objective=objective, time_limit_seconds=SECONDS))
             print(f"  {name:>12}  {_describe(made)}")
 
 
@@ -106,7 +107,7 @@ def _wanted(demand: ModelDemand) -> float:
 
 def _solved(fleet: Fleet, devices: tuple[Device, ...], objective: Objective) -> Plan:
     asked = dataclasses.replace(fleet, devices=devices)
-    made = plan_fleet(asked, objective=objective, time_limit_seconds=SECONDS)
+    made = solve(fleet_request(asked, objective=objective, time_limit_seconds=SECONDS))
     if isinstance(made, Infeasible):
         raise SystemExit(made.reasons[0])
     return made

@@ -12,11 +12,10 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import hardware_of
-from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
 from partitiond.fleet.estimates import estimate, sizes
 from partitiond.fleet.file import Fleet
 from partitiond.models.catalog import entry_of
-from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import asked, candidates_for
 from partitiond.planner.model.draw import most_host_cores
 from partitiond.planner.model.types import PlanRequest
@@ -38,13 +37,6 @@ took more than a minute beyond any time limit."""
 
 ArchitectureOf = Callable[[ModelSpec], Architecture | None]
 OnEstimate = Callable[[int, int], None]
-
-
-def plan_fleet(
-    fleet: Fleet, objective: Objective = Objective.MIN_DEVICES, time_limit_seconds: float = 10.0
-) -> Plan | Infeasible:
-    """Plan a fleet from estimates; arguments as of `fleet_request`. Raises SpecError."""
-    return solve(fleet_request(fleet, objective=objective, time_limit_seconds=time_limit_seconds))
 
 
 def fleet_request(

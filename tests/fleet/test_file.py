@@ -14,7 +14,8 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.fleet.file import fleet_schema, load_fleet
 from partitiond.fleet.mistakes import keys_of
-from partitiond.fleet.offline import plan_fleet
+from partitiond.fleet.offline import fleet_request
+from partitiond.planner.api import solve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -267,7 +268,7 @@ def test_the_schema_for_editors_takes_the_whole_file_and_names_its_keys() -> Non
 
 def test_twelve_models_need_less_than_half_of_the_gpus() -> None:
     fleet = load_fleet(EXAMPLES / "twelve-models.toml")
-    plan = plan_fleet(fleet)
+    plan = solve(fleet_request(fleet))
     assert isinstance(plan, Plan)
     assert len(plan.forecasts) == 12
     assert plan.unplaced == ()
@@ -280,7 +281,7 @@ def test_twelve_models_need_less_than_half_of_the_gpus() -> None:
 def test_an_unknown_architecture_is_asked_for(tmp_path: Path) -> None:
     text = L4 + '[[models]]\nmodel = "org/unknown"\n'
     with pytest.raises(SpecError, match="architecture of unknown is not known"):
-        plan_fleet(load_fleet(write(tmp_path, text)))
+        fleet_request(load_fleet(write(tmp_path, text)))
 
 
 DEVICES = """
@@ -368,7 +369,7 @@ def test_a_gpu_is_cut_by_mig_from_estimates_and_host_memory_limits_its_engines(
     """One of the models is of an architecture of its own, without files."""
     architecture = WHOLE[WHOLE.index("[models.architecture]") :]
     text = FLEET.format(memory=memory, architecture=architecture)
-    plan = plan_fleet(load_fleet(write(tmp_path, text)))
+    plan = solve(fleet_request(load_fleet(write(tmp_path, text))))
     if held is None:
         assert not isinstance(plan, Plan) or len(plan.placements) <= 1
         return

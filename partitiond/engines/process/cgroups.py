@@ -18,7 +18,7 @@ from typing import Final, Literal
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.replica.engine import EngineLaunch
-from partitiond.engines.process.scope_facts import Delegation, delegation
+from partitiond.engines.process.delegation import Delegation, delegation
 
 CgroupMode = Literal["auto", "delegated", "none"]
 

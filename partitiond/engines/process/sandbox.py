@@ -34,7 +34,7 @@ import struct
 import sys
 
 from partitiond.engines.process import shim
-from partitiond.engines.process.scope_facts import own_cgroup
+from partitiond.engines.process.delegation import own_cgroup
 
 OWN_TMP = "/tmp"  # noqa: S108 - in the unit's view it is a file system of this engine alone
 MAX_COMMAND_BYTES = 2 * 1024 * 1024

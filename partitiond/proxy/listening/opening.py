@@ -13,7 +13,11 @@ from partitiond.core.errors import ConflictError, DeviceError, SettingsError
 from partitiond.proxy.process import LOCK_FILE
 
 BACKLOG: Final = 2048
-_HOST_OF: Final = {"[proxy] port": "[proxy] host", "[proxy] peers_port": "[cluster] address"}
+_HOST_OF: Final = {
+    "[control] port": "[control] host",
+    "[proxy] port": "[proxy] host",
+    "[proxy] peers_port": "[cluster] address",
+}
 """By the setting of a port, that of its address."""
 
 
@@ -53,19 +57,20 @@ def listen_tcp(host: str, port: int, of: str = "[proxy] port") -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, number)
     except OSError as error:
-        raise _cannot_listen(host, port, of, error) from error
+        raise cannot_listen(host, port, of, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(host, port, of, error) from error
+        raise cannot_listen(host, port, of, error) from error
     listener.setblocking(False)
     return listener
 
 
-def _cannot_listen(host: str, port: int, of: str, error: OSError) -> DeviceError | SettingsError:
+def cannot_listen(host: str, port: int, of: str, error: OSError) -> DeviceError | SettingsError:
+    """Return why a socket cannot listen; arguments and errors as of `listen_tcp`."""
     facts = {"host": host, "port": port}
     if error.errno == errno.EADDRINUSE:
         return DeviceError(

@@ -274,14 +274,6 @@ class SimulatedHost(HostReader):
                     values = {"broken": cuda_error, "context_bytes": 0, "allocated_bytes": 0}
                     self._records.set("process", row, values)
 
-    def grow_process(self, pid: int, more_bytes: int) -> None:
-        """Let a process hold more of its GPU from now on, without a call of its own."""
-        with self._records.locked():
-            for row in self._records.used("process"):
-                if self._records.number("process", row, "pid") == pid:
-                    held = int(self._records.number("process", row, "allocated_bytes"))
-                    self._records.set("process", row, {"allocated_bytes": held + more_bytes})
-
     def set_health(self, uuid: str, *, ecc: int | None = None, retired: int | None = None,
                    throttle: int | None = None, **figures: int) -> None:  # fmt: skip
         """Change what a GPU reports about its health.

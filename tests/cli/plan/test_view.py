@@ -21,7 +21,7 @@ from partitiond.core.plan.diff import DiffCost, diff_cost
 from partitiond.core.plan.outage import Outage
 from partitiond.core.plan.record import ModelDemand, Objective, Plan, PlanDiff, diff_plans
 from partitiond.fleet.file import load_fleet
-from partitiond.fleet.offline import plan_fleet
+from partitiond.fleet.offline import fleet_request
 from partitiond.planner.answers.explain_model import explain_model
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
@@ -52,7 +52,7 @@ def solved(
 @pytest.fixture(scope="module")
 def twelve() -> Plan:
     """The plan of the example."""
-    plan = plan_fleet(load_fleet(EXAMPLE))
+    plan = solve(fleet_request(load_fleet(EXAMPLE)))
     assert isinstance(plan, Plan)
     return plan
 

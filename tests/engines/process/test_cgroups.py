@@ -10,12 +10,11 @@ import pytest
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.replica.engine import EngineLaunch
-from partitiond.engines.process import scope_facts
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.cgroups import EngineCgroups, memory_limit_bytes
+from partitiond.engines.process.delegation import Delegation, delegation, own_cgroup
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.scope_facts import Delegation
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.machine import until
@@ -69,7 +68,7 @@ async def test_one_with_a_lifeline_ends_with_its_parent_in_a_cgroup_too(short_di
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A real cgroup of version 2 that we may divide, as a delegated one is."""
-    own = scope_facts.own_cgroup()
+    own = own_cgroup()
     if own is None:
         pytest.skip("this host has no cgroup of version 2")
     folder = own / f"partitiond-test-{os.getpid()}"
@@ -109,9 +108,9 @@ def test_where_this_process_is_delegated_is_read_from_proc(tmp_path: Path) -> No
         "30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
         "31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
     )
-    assert scope_facts.own_cgroup(tmp_path) == Path(
+    assert own_cgroup(tmp_path) == Path(
         "/sys/fs/cgroup/unified/system.slice/partitiond.service/daemon"
     )
     (tmp_path / "cgroup").write_text("4:memory:/old\n")
-    assert scope_facts.own_cgroup(tmp_path) is None
-    assert scope_facts.delegation(tmp_path) is None
+    assert own_cgroup(tmp_path) is None
+    assert delegation(tmp_path) is None
