@@ -2,11 +2,12 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
 from partitiond.core.errors import HostSilentError
-from partitiond.core.replica.engine import EngineLaunch
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.hosts.together import Hosts
 from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeClock, FakeRunner
@@ -110,6 +111,29 @@ async def test_an_engine_whose_start_was_not_answered_is_found_without_a_look() 
         await two.engines.start(on("two"))
     await two.two.start(on("two"))
     two.pipe.mend()
+    assert [handle.launch.replica_id for handle in await two.engines.returned()] == ["a-1"]
+
+
+async def test_an_engine_that_may_have_started_during_a_search_is_looked_for_again() -> None:
+    two, goes_on = Two(), asyncio.Event()
+    find, start = two.two.find, two.two.start
+
+    async def slowly() -> Sequence[EngineHandle]:
+        found = await find()
+        await goes_on.wait()
+        return found
+
+    async def unanswered(launch: EngineLaunch) -> EngineHandle:
+        await start(launch)
+        raise HostSilentError("the answer was lost.")
+
+    two.two.find, two.two.start = slowly, unanswered  # type: ignore[method-assign]
+    search = asyncio.ensure_future(two.engines.find())
+    await passes(0.1)
+    with pytest.raises(HostSilentError):
+        await two.engines.start(on("two"))
+    goes_on.set()
+    assert list(await search) == []
     assert [handle.launch.replica_id for handle in await two.engines.returned()] == ["a-1"]
 
 
