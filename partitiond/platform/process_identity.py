@@ -3,12 +3,18 @@
 A pid alone is not an identity, because the kernel reuses pids. The start time in clock ticks, which
 the kernel keeps per process, tells a reused pid from ours, and the boot id tells two boots apart.
 This module uses only the standard library, so that every part may use it.
+
+A process that can open nothing more learns nothing of others, and takes none of them for gone.
 """
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say that this process can open nothing now: nothing of what it would have opened."""
 
 
 class Identified(Protocol):
@@ -44,31 +50,64 @@ class ProcessId:
     boot_id: str
 
 
+def raise_shortage(error: OSError) -> None:
+    """Raise the error again if it is a shortage, which says nothing of what was to be read."""
+    if error.errno in SHORTAGE:
+        raise error
+
+
 def boot_id() -> str:
-    """The identity of this boot; "" if /proc does not tell it."""
+    """The identity of this boot; "" if /proc does not tell it. Raises OSError: a shortage."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return ""
+
+
+def stat_fields(pid: int) -> list[bytes]:
+    """Fields of /proc/PID/stat (proc(5)) from the state on; [] if the process is gone or a zombie.
+
+    They are counted after the command's last parenthesis because the command may contain spaces
+    and parentheses. Raises OSError: a shortage.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError as error:
+        raise_shortage(error)
+        return []
+    fields = stat.rpartition(b")")[2].split()
+    return fields if fields and fields[0] not in (b"Z", b"X") else []
 
 
 def start_ticks(pid: int) -> int | None:
     """Start time of a living process in clock ticks since boot; None if there is no process.
 
-    Field 22 of /proc/PID/stat (proc(5)), counted after the command's last parenthesis because the
-    command may contain spaces and parentheses. A zombie counts as gone.
+    Raises OSError: a shortage.
     """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    fields = stat.rpartition(b")")[2].split()
-    return int(fields[19]) if fields and fields[0] not in (b"Z", b"X") else None
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else None
 
 
 def is_alive(process: Identified) -> bool:
-    """Whether this very process is alive. A zombie is not."""
-    return process.boot_id == boot_id() and start_ticks(process.pid) == process.start_ticks
+    """Whether this very process is alive. A zombie is not; in a shortage a process that has the
+    pid counts as this one.
+    """
+    try:
+        return process.boot_id == boot_id() and start_ticks(process.pid) == process.start_ticks
+    except OSError:
+        return _has_process(process.pid)
+
+
+def _has_process(pid: int) -> bool:
+    """Whether there is a process of this pid, zombies included; opens nothing."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def own_identity() -> ProcessId:

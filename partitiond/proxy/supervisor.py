@@ -23,12 +23,12 @@ import partitiond
 from partitiond import native
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.errors import ConflictError, InputError, PartitiondError, SilentError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.platform.process_exit import wait_gone
-from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
+from partitiond.platform.process_identity import SHORTAGE, boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     ProxyIdentity,
@@ -57,6 +57,9 @@ KILL_SECONDS: Final = 5.0
 """Time beyond the grace, after which a proxy that has not exited is killed."""
 REPLACE_GRACE_SECONDS: Final = 30.0
 """Grace for a running proxy whose arguments changed."""
+CANNOT_ASK: Final = (
+    "This process can open no file or connection, so whether the proxy answers is not known."
+)
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For the Unix socket, which needs no TLS: httpx would otherwise read all certificate authorities
 for each request, 20 ms of CPU time, and there are ten requests a second while a model sleeps."""
@@ -254,9 +257,9 @@ class ProxyProcess:
             while now() - answered < SILENT_SECONDS and not gone.done():
                 await asyncio.wait([gone], timeout=PROBE_SECONDS)
                 if not gone.done():
-                    answers = await self._answers(identity)
-                    answered = now() if answers else answered
-                    self.problem = "" if answers else self._silent()
+                    self.problem = await self._problem(identity)
+                    asked = self.problem != CANNOT_ASK
+                    answered = answered if self.problem and asked else now()
             if not gone.done():
                 _kill(identity)
             return await gone
@@ -264,7 +267,13 @@ class ProxyProcess:
             self.problem = ""
             gone.cancel()
 
-    def _silent(self) -> str:
+    async def _problem(self, identity: ProxyIdentity) -> str:
+        """Return why a process does not answer; empty if it does."""
+        try:
+            if await self._answers(identity):
+                return ""
+        except SilentError:
+            return CANNOT_ASK
         return (
             f"The proxy does not answer. After {SILENT_SECONDS:g} s it is ended and started again. "
             f"See {self.log_path}."
@@ -331,16 +340,24 @@ class ProxyProcess:
         self.identity = None
 
     async def _answers(self, identity: ProxyIdentity) -> bool:
-        state = await self.state()
-        return state is not None and state.get("pid") == identity.pid
+        """Whether a process answers. Raises SilentError: this process cannot ask."""
+        try:
+            answer = await self._request("GET", "/state")
+        except SilentError:
+            raise
+        except PartitiondError:
+            return False
+        return bool(answer.json().get("pid") == identity.pid)
 
     async def _request(self, method: str, path: str, body: str | None = None) -> httpx.Response:
-        """Send one control request. Raises PartitiondError."""
+        """Send one control request. Raises PartitiondError; SilentError: nothing was asked."""
         transport = httpx.AsyncHTTPTransport(uds=str(self._control_socket), verify=NO_TLS)
         try:
             async with httpx.AsyncClient(transport=transport, timeout=CONTROL_SECONDS) as client:
                 answer = await client.request(method, f"http://proxy{path}", content=body)
         except httpx.HTTPError as error:
+            if _is_shortage(error):
+                raise SilentError(CANNOT_ASK) from error
             raise PartitiondError(
                 f"The proxy cannot be reached: {str(error) or type(error).__name__}.",
                 hint=f"See {self.log_path}; the daemon starts it again.",
@@ -382,6 +399,15 @@ class ProxyProcess:
         if code is not None:
             self._child = None
         return code
+
+
+def _is_shortage(error: BaseException | None) -> bool:
+    """Whether a request failed because this process can open nothing, by what it was caused by."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in SHORTAGE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _kill(identity: ProxyIdentity) -> None:

@@ -15,7 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
+from partitiond.core.errors import (
+    ConflictError,
+    DeviceError,
+    PartitiondError,
+    SettingsError,
+    SilentError,
+)
 from partitiond.platform.process_identity import is_alive
 from partitiond.proxy import supervisor
 from partitiond.proxy.config import ProxyArguments, ProxyOptions
@@ -30,6 +36,7 @@ from partitiond.proxy.process import (
 from partitiond.proxy.server import serve
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.serde import to_stored_json
+from tests.machine import no_files_left
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import ListLog, MakeEngine, MakeProcess, MakeProxy, replica, table
 from tests.proxy.scraped import stats_of
@@ -186,10 +193,13 @@ async def test_a_proxy_that_hangs_is_adopted_at_once_and_then_ended(
 async def test_probes_that_fail_at_once_end_a_process_no_sooner_than_slow_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """And those that could not be made end none."""
     socket_path, gone = tmp_path / "s", asyncio.Event()
     process = ProxyProcess(host="::1", port=0, state_dir=tmp_path, control_socket=socket_path)
     process.identity = own_identity("::1", 0, socket_path, "")
-    answers, asked = [True, False, False, True], 0
+    unasked = int(2 * supervisor.SILENT_SECONDS / supervisor.PROBE_SECONDS)
+    answers = [True, False, False, *[None] * unasked, True]
+    asked = 0
 
     async def ends(_: object) -> int:
         await gone.wait()
@@ -198,13 +208,24 @@ async def test_probes_that_fail_at_once_end_a_process_no_sooner_than_slow_ones(
     async def answered(_: object) -> bool:
         nonlocal asked
         asked += 1
-        return bool(answers) and answers.pop(0)
+        answer = answers.pop(0) if answers else False
+        if answer is None:
+            raise SilentError(supervisor.CANNOT_ASK)
+        return answer
 
     monkeypatch.setattr(process, "_gone", ends)
     monkeypatch.setattr(process, "_answers", answered)
     monkeypatch.setattr(supervisor, "_kill", lambda _: gone.set())
     assert await process.wait_exit() == -9
-    assert asked == 4 + supervisor.SILENT_SECONDS / supervisor.PROBE_SECONDS
+    assert asked == 4 + unasked + supervisor.SILENT_SECONDS / supervisor.PROBE_SECONDS
+
+
+async def test_who_can_open_nothing_does_not_say_that_the_proxy_is_gone(tmp_path: Path) -> None:
+    process = ProxyProcess(host="::1", port=0, state_dir=tmp_path, control_socket=tmp_path / "s")
+    with pytest.raises(PartitiondError, match="cannot be reached"):
+        await process.metrics_text()
+    with no_files_left(), pytest.raises(SilentError, match="is not known"):
+        await process.metrics_text()
 
 
 def as_of_another_release(folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import (
+    DeviceError,
     EngineError,
     EngineUnavailableError,
     SilentError,
@@ -115,7 +116,23 @@ class ProcessEngineRunner:
         self._warm = WarmStarts(self._run_dir / ".warm", time.monotonic)
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
-        """Spawn; return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
+        """Spawn; return at once.
+
+        Raises:
+            EngineUnavailableError, StartFailedError, SpecError.
+            DeviceError: this host lacks files, disk or memory for a process; the engine is not to
+                blame.
+        """
+        try:
+            return await self._start(launch)
+        except OSError as error:
+            raise DeviceError(
+                f"no process for {launch.replica_id} can be made on this host: {error}.",
+                hint="See that the host has free files, memory, and room on the disk of run_dir.",
+                facts={"replica": launch.replica_id},
+            ) from error
+
+    async def _start(self, launch: EngineLaunch) -> EngineHandle:
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = RunFolder.of(self._run_dir, launch.replica_id)
         folder.require_short_socket()

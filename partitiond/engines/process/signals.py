@@ -12,7 +12,14 @@ from partitiond.core.errors import EngineError
 from partitiond.engines.process import shim
 from partitiond.platform import process_exit
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
+from partitiond.platform.process_identity import (
+    ProcessId,
+    boot_id,
+    is_alive,
+    raise_shortage,
+    start_ticks,
+    stat_fields,
+)
 
 __all__ = [
     "REPLICA_DIR_VARIABLE",
@@ -82,6 +89,9 @@ def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
     it is in the shim's session and works in the run folder. (A session's number is not reused while
     a process of it lives, so a session of that number with that folder is ours.) Processes of an
     engine of another user are those of its cgroup.
+
+    Raises:
+        OSError: this process can open nothing, so it does not know.
     """
     mark = f"{REPLICA_DIR_VARIABLE}={run_dir}".encode()
     session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
@@ -107,16 +117,17 @@ def cgroup_of(run_dir: Path) -> str:
 
 
 def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
-    fields = shim.stat_fields(pid)
-    if not fields or fields[0] in "ZX":
-        return False
     try:
+        fields = stat_fields(pid)
+        if not fields:
+            return False
         same_session = session is not None and int(fields[3]) == session
         if same_session and Path(f"/proc/{pid}/cwd").readlink() == folder:
             return True
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
+    except OSError as error:
         # The process is gone, or another user's: it is not ours either way.
+        raise_shortage(error)
         return False
 
 
@@ -124,9 +135,9 @@ def leader_of(run_dir: Path) -> ProcessId | None:
     """Find the shim of a replica by its mark: the oldest of its processes that lead a session."""
     leaders = []
     for pid in processes_of(run_dir, None):
-        fields, ticks = shim.stat_fields(pid), start_ticks(pid)
-        if fields and ticks is not None and int(fields[3]) == pid:
-            leaders.append(ProcessId(pid, ticks, boot_id()))
+        fields = stat_fields(pid)
+        if fields and int(fields[3]) == pid:
+            leaders.append(ProcessId(pid, int(fields[19]), boot_id()))
     return min(leaders, key=lambda found: found.start_ticks, default=None)
 
 

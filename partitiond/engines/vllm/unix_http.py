@@ -7,9 +7,14 @@ connection and one timeout for each request keep a frozen engine from blocking t
 import asyncio
 import dataclasses
 import json
+import logging
 from typing import Any, Final
 
+from partitiond.platform.process_exit import AGAIN_SECONDS
+from partitiond.platform.process_identity import SHORTAGE
 from partitiond.platform.unix_socket import NoSocketError, socket_address
+
+log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """An engine's metrics are some 100 KiB; an answer of nearly this size cannot be a real one."""
@@ -48,13 +53,22 @@ async def exchange(
 ) -> HttpAnswer:
     """Send one request and read the whole answer.
 
+    While this process can open no socket, nothing is asked, and no time of it is the engine's.
+
     Raises:
         NotListeningError: nothing accepts connections on the socket.
         ExchangeError: the exchange took too long, broke off, or is not HTTP.
     """
     try:
-        async with asyncio.timeout(timeout_seconds):
-            return await _exchange(socket_path, _request(method, path, payload))
+        while True:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    return await _exchange(socket_path, _request(method, path, payload))
+            except OSError as error:
+                if error.errno not in SHORTAGE:
+                    raise
+                log.warning("an engine cannot be asked now: %s", error)
+            await asyncio.sleep(AGAIN_SECONDS)
     except TimeoutError as error:
         raise ExchangeError(f"no answer to {method} {path} in {timeout_seconds:g} s") from error
     except NoSocketError as error:

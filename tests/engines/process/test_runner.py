@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from partitiond.core import errors
-from partitiond.core.errors import EngineError, EngineUnavailableError, StartFailedError
+from partitiond.core.errors import (
+    DeviceError,
+    EngineError,
+    EngineUnavailableError,
+    StartFailedError,
+)
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
@@ -23,6 +28,7 @@ from partitiond.platform.process_identity import own_identity
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.engines.undying import undying_processes
+from tests.machine import no_files_left
 
 __all__ = ["short_dir"]
 
@@ -108,6 +114,16 @@ async def test_an_environment_is_looked_for_at_each_start_and_what_cannot_start_
     folder.prepare(simulated_launch(), {"argv": []})
     assert list(await runner.find()) == []
     assert not folder.path.is_dir()
+
+
+async def test_a_host_that_can_open_nothing_is_to_blame_for_a_start_that_fails(
+    runner: ProcessEngineRunner, short_dir: Path
+) -> None:
+    with no_files_left(), pytest.raises(DeviceError, match="Too many open files"):
+        await runner.start(simulated_launch())
+    assert list(await runner.find()) == []
+    handle = await runner.start(simulated_launch())
+    await runner.stop(handle, 5)
 
 
 @pytest.mark.parametrize("cancelled", [True, False])

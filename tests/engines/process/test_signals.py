@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.engines.process.signals import ProcessId, boot_id, processes_of, start_ticks
+from tests.machine import no_files_left
 
 
 @pytest.fixture
@@ -35,3 +36,17 @@ def test_a_process_without_its_mark_is_known_by_session_and_folder(
     assert set(processes_of(tmp_path, leader)) == {leader.pid, child}
     assert processes_of(tmp_path, None) == []
     assert processes_of(tmp_path / "other", leader) == [leader.pid], "another run folder"
+
+
+def test_who_can_open_nothing_does_not_say_that_no_process_is_left(
+    tmp_path: Path, unmarked: tuple[ProcessId, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where the list of all processes was read before."""
+    leader, _ = unmarked
+    with os.scandir("/proc") as listing:
+        entries = list(listing)
+    with no_files_left(), pytest.raises(OSError, match="Too many open files"):
+        processes_of(tmp_path, leader)
+    monkeypatch.setattr(os, "scandir", lambda _: entries)
+    with no_files_left(), pytest.raises(OSError, match="Too many open files"):
+        processes_of(tmp_path, leader)

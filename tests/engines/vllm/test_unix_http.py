@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.engines.vllm import unix_http
 from partitiond.engines.vllm.unix_http import ExchangeError, NotListeningError, exchange
 from tests.engine_fixtures import short_dir
+from tests.machine import no_files_left
 
 __all__ = ["short_dir"]
 
@@ -75,3 +77,18 @@ async def test_what_is_no_http_is_one_error(short_dir: Path) -> None:
         for _ in answers:
             with pytest.raises(ExchangeError):
                 await exchange(str(short_dir / "s"), "GET", "/", timeout_seconds=5)
+
+
+async def test_an_engine_is_asked_once_this_process_can_open_a_socket(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it counts neither as one that answers nor as one that does not."""
+    monkeypatch.setattr(unix_http, "AGAIN_SECONDS", 0.0)
+    path = short_dir / "s"
+    async with server(path, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"):
+        asking = asyncio.ensure_future(exchange(str(path), "GET", "/", timeout_seconds=60))
+        with no_files_left():
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not asking.done()
+        assert (await asking).status == 200
