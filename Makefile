@@ -28,7 +28,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 
 .PHONY: browser help tour tour-gpus tour-hosts setup demo engine native test test-full check prepared soak \
 	lint lint-style lint-types lint-imports kernels format bench gpu-check docs lock dist clean \
-	browser-or-none $(addprefix soak-,tests oracle properties mutations harm harm-hosts)
+	browser-or-none $(addprefix soak-,tests oracle properties mutations harm harm-hosts harm-hosts-ray)
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -131,7 +131,7 @@ browser-or-none:
 SECONDS ?= 600
 QUESTIONS ?= 20000
 FIRST ?= 0
-SOAK := tests oracle properties mutations harm harm-hosts
+SOAK := tests oracle properties mutations harm harm-hosts harm-hosts-ray
 PARTS ?= $(SOAK)
 
 soak: $(STAMP) engine prepared ## for hours, before a release (docs/soak.md); PARTS="oracle harm"
@@ -152,6 +152,8 @@ soak-harm:
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 soak-harm-hosts:
 	@$(BIN)/python -m tests.soak --hosts --seconds $(SECONDS) $(SOAK_ARGS)
+soak-harm-hosts-ray:
+	@$(BIN)/python -m tests.soak --ray --seconds $(SECONDS) $(SOAK_ARGS)
 
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.from_file \
 	bench.serving.mixed_plan bench.serving.admission bench.serving.plan \

@@ -43,10 +43,14 @@ FIRST_PORT, LAST_PORT = 20000, 30000
 AGENT = Path(__file__).with_name("echo_agent.py")
 
 
-@pytest.fixture(scope="session")
-def ray_python() -> Path:
+def managed_python() -> Path:
     """An interpreter with Ray: the managed environment, installed if it is not there."""
     return install_ray(Settings().cache_dir / "cluster", configured_sources()).python
+
+
+@pytest.fixture(scope="session")
+def ray_python() -> Path:
+    return managed_python()
 
 
 def free_ports(count: int) -> list[int]:

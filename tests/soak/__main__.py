@@ -1,9 +1,10 @@
 """Harms a fleet at random under load for a bounded time: `make soak PARTS=harm SECONDS=600`.
 
-    python -m tests.soak [--hosts] [--seconds 600] [--seed N]
+    python -m tests.soak [--hosts] [--ray] [--seconds 600] [--seed N]
 
 The soak runs real processes: a daemon, an endpoint, simulated engines on two simulated GPUs under
-MPS; with `--hosts` a head and two agents, each with an endpoint and GPUs. Streams run all the time.
+MPS; with `--hosts` a head and two agents, each with an endpoint and GPUs, which with
+`--ray` reach each other by real Ray. Streams run all the time.
 Faults are chosen at random, one after the other (the seed is printed); after each the fleet must
 reach the state in its store by itself. It prints these times by kind of fault, and how requests
 ended. The exit code is 1 after any failure.
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from partitiond.platform.fault_points import VARIABLE
 from tests.chaos.nursery import nursery
+from tests.cluster.ray_fixtures import managed_python
 from tests.e2e.harness import Load
 from tests.soak import fleet, hosts
 
@@ -62,16 +64,22 @@ def main() -> int:
     options = _options()
     print(f"seed {options.seed}, {options.seconds:g} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="pd-") as name:
-        with _harmed(Path(name), of_hosts=options.hosts) as harmed:
+        with _harmed(Path(name), options) as harmed:
             return _soak(harmed, options.seconds, random.Random(options.seed))
 
 
 @contextlib.contextmanager
-def _harmed(folder: Path, *, of_hosts: bool) -> Iterator[Harmed]:
+def _harmed(folder: Path, options: argparse.Namespace) -> Iterator[Harmed]:
     faults = folder / "fault"
     faults.write_text("")
     with nursery({VARIABLE: f"@{faults}"}) as bed:
-        made = hosts.SoakHosts(folder) if of_hosts else fleet.SoakFleet(folder, bed, faults)
+        made: Harmed
+        if options.ray:
+            made = hosts.SoakRayHosts(folder, managed_python())
+        elif options.hosts:
+            made = hosts.SoakHosts(folder)
+        else:
+            made = fleet.SoakFleet(folder, bed, faults)
         try:
             yield made
         finally:
@@ -83,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to do harm")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--hosts", action="store_true", help="three hosts in place of one")
+    parser.add_argument("--ray", action="store_true", help="three hosts, over real Ray")
     return parser.parse_args()
 
 
@@ -91,7 +100,7 @@ def _soak(harmed: Harmed, seconds: float, rng: random.Random) -> int:
     times: dict[str, list[float]] = collections.defaultdict(list)
     problem = ""
     began = time.monotonic()
-    acts = hosts.HARM if isinstance(harmed, hosts.SoakHosts) else fleet.HARM
+    acts = harmed.acts()
     with Watch(harmed.look) as watch, harmed.load() as loads:
         while not problem and time.monotonic() - began < seconds:
             harm = rng.choice(acts)

@@ -5,7 +5,7 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from partitiond.core.errors import PartitiondError
@@ -135,6 +135,10 @@ class SoakFleet(KilledFleet, Harmed):
 
     def _held(self) -> list[int]:
         return [used for uuid in self.host.uuids() if (used := self.host.used_bytes(uuid))]
+
+    def acts(self) -> Sequence[Callable[..., None]]:
+        """What harm is done to it."""
+        return HARM
 
     # --- harm -------------------------------------------------------------------------------------
 
