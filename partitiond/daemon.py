@@ -41,11 +41,15 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.worker import solve_in_process
 from partitiond.platform.clock import SystemClock
-from partitiond.platform.service_process import make_folder, received_signals, set_up_logging
+from partitiond.platform.service_process import (
+    listening_error,
+    make_folder,
+    received_signals,
+    set_up_logging,
+)
 from partitiond.platform.systemd import keep_informed, stopping
 from partitiond.ports import Store
 from partitiond.ports.cluster import HostPlace
-from partitiond.proxy.listening.opening import cannot_listen
 from partitiond.run_folder import owned_run_folder
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
@@ -142,7 +146,7 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
             listener.bind((host.strip("[]"), port))
             listener.listen(BACKLOG)
         except OSError as error:
-            raise cannot_listen(host, port, "[control] port", error) from error
+            raise listening_error(host, port, "[control] port", error) from error
         yield listener
     finally:
         listener.close()

@@ -44,6 +44,8 @@ SOCKET_VARIABLE: Final = "PARTITIOND_AGENT_SOCKET"
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Size of the largest frame that is read; as in `partitiond.hosts.line`."""
+READ_SECONDS: Final = 10.0
+"""Longest time for a message to come once its connection is open; as in `partitiond.hosts.line`."""
 MARGIN_SECONDS: Final = 1.0
 """Time beyond a message's deadline in which the relay says why there is no answer. Less than the
 daemon waits beyond the deadline (`partitiond.hosts.line`)."""
@@ -403,8 +405,9 @@ class Bridge:
             contextlib.closing(writer),
             contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError, KeyError),
         ):
-            header = json.loads(await read_frame(reader))
-            body = await read_frame(reader)
+            async with asyncio.timeout(READ_SECONDS):
+                header = json.loads(await read_frame(reader))
+                body = await read_frame(reader)
             until = time.monotonic() + float(header["seconds"])
             answering = asyncio.ensure_future(self._answer(header["host"], until, body))
             gone = asyncio.ensure_future(reader.read(1))

@@ -20,6 +20,8 @@ from partitiond.core.errors import HostSilentError
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Size of the largest frame that is read. Chosen: far above a plan over a thousand GPUs."""
+READ_SECONDS: Final = 10.0
+"""Longest time for a message to come once its connection is open: both ends are on one machine."""
 MARGIN_SECONDS: Final = 2.0
 """Time beyond the deadline of a message, for whoever carries it to say that the host is silent."""
 
@@ -79,8 +81,9 @@ async def serve_line(path: Path, answer: AnswerMessage) -> asyncio.Server:
             contextlib.closing(writer),
             contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError),
         ):
-            header = json.loads(await _read_frame(reader))
-            body = await _read_frame(reader)
+            async with asyncio.timeout(READ_SECONDS):
+                header = json.loads(await _read_frame(reader))
+                body = await _read_frame(reader)
             working = asyncio.ensure_future(answer(header["host"], float(header["seconds"]), body))
             gone = asyncio.ensure_future(reader.read(1))
             await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -50,7 +50,7 @@ class ProcessId:
     boot_id: str
 
 
-def raise_shortage(error: OSError) -> None:
+def raise_if_out_of_files(error: OSError) -> None:
     """Raise the error again if it is a shortage, which says nothing of what was to be read."""
     if error.errno in SHORTAGE:
         raise error
@@ -61,7 +61,7 @@ def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError as error:
-        raise_shortage(error)
+        raise_if_out_of_files(error)
         return ""
 
 
@@ -74,7 +74,7 @@ def stat_fields(pid: int) -> list[bytes]:
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError as error:
-        raise_shortage(error)
+        raise_if_out_of_files(error)
         return []
     fields = stat.rpartition(b")")[2].split()
     return fields if fields and fields[0] not in (b"Z", b"X") else []

@@ -10,9 +10,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import SettingsError
+from partitiond.core.errors import DeviceError, SettingsError
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HOST_OF: Final = {
+    "[control] port": "[control] host",
+    "[proxy] port": "[proxy] host",
+    "[proxy] peers_port": "[cluster] address",
+}
+"""By the setting of a port, that of its address."""
 
 
 def set_up_logging() -> None:
@@ -56,3 +62,21 @@ async def received_signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def listening_error(host: str, port: int, of: str, error: OSError) -> DeviceError | SettingsError:
+    """Return why a socket cannot listen at a port that comes from a setting: the port is in use
+    (DeviceError), or the address is none of this machine.
+    """
+    facts = {"host": host, "port": port}
+    if error.errno == errno.EADDRINUSE:
+        return DeviceError(
+            f"Port {port} on {host} is in use by another program.",
+            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set {of} to a free one.",
+            facts=facts,
+        )
+    return SettingsError(
+        f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+        hint=f"Set {_HOST_OF[of]} to an address of this machine, and {of} to 1024 or above.",
+        facts=facts,
+    )

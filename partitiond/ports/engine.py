@@ -93,3 +93,12 @@ class EngineRunner(Protocol):
         bytes.
         """
         ...
+
+
+@runtime_checkable
+class Discards(Protocol):
+    """An engine runner that keeps files of engines that are gone, and can remove them."""
+
+    async def discard(self, handle: EngineHandle) -> None:
+        """Remove the files of an engine that was stopped."""
+        ...

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 from partitiond.core.errors import DeviceError, EngineError
 from partitiond.core.replica.engine import (
@@ -16,13 +15,9 @@ from partitiond.core.replica.engine import (
 from partitiond.engines.process.spawn import to_end
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import EngineRunner, PartitionControl
+from partitiond.ports.engine import Discards
 
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class _Discards(Protocol):
-    async def discard(self, handle: EngineHandle) -> None: ...
 
 
 class PartitionedRunner:
@@ -141,5 +136,5 @@ class PartitionedRunner:
 
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, if the runner keeps such folders."""
-        if isinstance(self._runner, _Discards):
+        if isinstance(self._runner, Discards):
             await self._runner.discard(handle)

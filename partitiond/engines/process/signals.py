@@ -16,7 +16,7 @@ from partitiond.platform.process_identity import (
     ProcessId,
     boot_id,
     is_alive,
-    raise_shortage,
+    raise_if_out_of_files,
     start_ticks,
     stat_fields,
 )
@@ -127,7 +127,7 @@ def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError as error:
         # The process is gone, or another user's: it is not ours either way.
-        raise_shortage(error)
+        raise_if_out_of_files(error)
         return False
 
 

@@ -1,15 +1,16 @@
 """Answers the messages of a control plane by the agent of this host."""
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from partitiond import __version__
-from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.errors import ConflictError, InputError, PartitiondError, SilentError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls.fencing import (
     HeadSession,
@@ -197,15 +198,18 @@ class HostServer:
             value = await target(**given)
         else:
             value = await asyncio.to_thread(target, **given)
-        self._learn(name, value)
+        self._learn(name, given, value)
         return value
 
-    def _learn(self, name: str, value: Any) -> None:
-        """Remember the engines, whose peaks the looks bring."""
-        if name == "engines.start":
-            self._handles[value.generation] = value
-        elif name == "engines.find":
-            self._handles = {handle.generation: handle for handle in value}
+    def _learn(self, name: str, given: Mapping[str, Any], value: Any) -> None:
+        """Remember the engines that run, whose peaks the looks bring."""
+        match name:
+            case "engines.start":
+                self._handles[value.generation] = value
+            case "engines.find":
+                self._handles = {handle.generation: handle for handle in value}
+            case "engines.stop" | "engines.wait_exit":
+                self._handles.pop(given["handle"].generation, None)
 
     async def _look(self) -> HostLook:
         """Look at the devices; questions that come meanwhile wait for the same look."""
@@ -221,8 +225,11 @@ class HostServer:
         provider: DeviceProvider = self._agent.devices
         devices = tuple(provider.discover())
         unseen = provider.unseen if isinstance(provider, PartialDevices) else ""
-        peak = self._agent.engines.peak_memory_bytes
-        peaks = {name: peak(handle) for name, handle in tuple(self._handles.items())}
+        peaks: dict[str, int] = {}
+        for name, handle in tuple(self._handles.items()):
+            # One engine whose processes do not answer hides no device.
+            with contextlib.suppress(SilentError, OSError):
+                peaks[name] = self._agent.engines.peak_memory_bytes(handle)
         return HostLook(devices, unseen, peaks, self._agent.facts())
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, TypeVar
 
 from partitiond.core.errors import EngineError, ExitedError
 from partitiond.core.hardware.kinds import Device, DeviceKind
@@ -12,6 +12,7 @@ from partitiond.core.profile.jobs import Progress
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.platform.unix_socket import socket_address
 from partitiond.ports import Clock, EngineRunner, TelemetrySource
+from partitiond.ports.engine import Discards
 from partitiond.profiler.sweep.stall import FIRST_FACTOR
 
 T = TypeVar("T")
@@ -24,15 +25,6 @@ DEATH_NOTICE_SECONDS: Final = 5.0
 STALL_SECONDS: Final = 60.0
 """Least silence after which an engine under load counts as hung. Chosen, not measured."""
 RUNNING: Final = "vllm:num_requests_running"
-
-
-@runtime_checkable
-class Discards(Protocol):
-    """An engine runner that keeps files of engines that are gone, and can remove them."""
-
-    async def discard(self, handle: EngineHandle) -> None:
-        """Remove the files of an engine that was stopped."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Opens listening sockets, and takes the lock that limits a state folder to one proxy."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import socket
@@ -9,16 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import ConflictError, DeviceError, SettingsError
+from partitiond.core.errors import ConflictError, SettingsError
+from partitiond.platform.service_process import listening_error
 from partitiond.proxy.process import LOCK_FILE
 
 BACKLOG: Final = 2048
-_HOST_OF: Final = {
-    "[control] port": "[control] host",
-    "[proxy] port": "[proxy] host",
-    "[proxy] peers_port": "[cluster] address",
-}
-"""By the setting of a port, that of its address."""
 
 
 @contextlib.contextmanager
@@ -57,32 +51,16 @@ def listen_tcp(host: str, port: int, of: str = "[proxy] port") -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, number)
     except OSError as error:
-        raise cannot_listen(host, port, of, error) from error
+        raise listening_error(host, port, of, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise cannot_listen(host, port, of, error) from error
+        raise listening_error(host, port, of, error) from error
     listener.setblocking(False)
     return listener
-
-
-def cannot_listen(host: str, port: int, of: str, error: OSError) -> DeviceError | SettingsError:
-    """Return why a socket cannot listen; arguments and errors as of `listen_tcp`."""
-    facts = {"host": host, "port": port}
-    if error.errno == errno.EADDRINUSE:
-        return DeviceError(
-            f"Port {port} on {host} is in use by another program.",
-            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set {of} to a free one.",
-            facts=facts,
-        )
-    return SettingsError(
-        f"Cannot listen on {host}:{port}: {error.strerror or error}.",
-        hint=f"Set {_HOST_OF[of]} to an address of this machine, and {of} to 1024 or above.",
-        facts=facts,
-    )
 
 
 def listen_unix(path: Path) -> socket.socket:

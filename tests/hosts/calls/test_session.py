@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, KeyRoute, RoutingTable
-from partitiond.core.errors import HostSilentError, PartitiondError
+from partitiond.core.errors import HostSilentError, PartitiondError, SilentError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls import near
 from partitiond.hosts.calls.far import HostServer
@@ -187,8 +187,13 @@ async def test_an_agent_ends_once_the_calls_that_it_cancelled_have_ended() -> No
 
 
 async def test_looks_bring_the_peaks_of_engines_that_were_started_or_found() -> None:
+    """But not those of an engine whose processes do not answer: the devices are seen."""
+    silent = set[str]()
+
     class Measured(FakeRunner):
         def peak_memory_bytes(self, handle: EngineHandle) -> int:
+            if handle.launch.replica_id in silent:
+                raise SilentError("/proc does not answer.")
             return 5
 
     there = agent("two", Measured())
@@ -196,7 +201,13 @@ async def test_looks_bring_the_peaks_of_engines_that_were_started_or_found() -> 
     first, second = [await here.engines.start(simulated_launch(name)) for name in ("a-1", "a-2")]
     await asyncio.to_thread(here.look)
     assert [here.engines.peak_memory_bytes(one) for one in (first, second)] == [5, 5]
+    silent.add("a-2")
+    assert (await asyncio.to_thread(here.look)).devices
+    assert here._peaks == {first.generation: 5}
+    silent.clear()
     await here.engines.stop(first, 1.0)
+    await asyncio.to_thread(here.look)
+    assert here._peaks == {second.generation: 5}
     pipe._server = HostServer(there)  # the agent is started again
     await asyncio.to_thread(here.look)
     assert here._peaks == {}
