@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import random
+import resource
 import signal
 import sqlite3
 import time
@@ -216,7 +217,7 @@ class SoakHosts(Harmed):
             booked = sum(line.requests for line in client.usage(by=("model",)).lines)
         asked = sum(host.asked for host in self.all)
         least = sum(map(SoakHost.booked_at_least, self.all, self.loads))
-        most = len(outcomes) + asked
+        most = sum(outcome.ended != "refused" for outcome in outcomes) + asked
         print(
             f"{done} of {len(outcomes)} streams and {asked} questions; {booked} are booked, of "
             f"{least} to {most} that may be: {sum(len(host.killed) for host in self.all)} killed "
@@ -288,6 +289,17 @@ class SoakHosts(Harmed):
         if rng.random() < 0.3:
             self.an_engine_is_killed(rng)
         line.with_suffix(".cut").rename(line)
+
+    def files_run_out(self, rng: random.Random) -> None:
+        """A daemon or an agent can open nothing for a while, and ends nothing for that."""
+        pid, engines = rng.choice(self.all).pid(), set(self.all_engines())
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        open_files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files, before[1]))
+        time.sleep(_outage(rng))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        ended = engines - set(self.all_engines())
+        assert not ended, f"engines were ended because files ran out: {ended}"
 
     def a_host_loses_its_power(self, rng: random.Random) -> None:
         """All of its processes end at once, and it is started again after a while."""
@@ -373,6 +385,7 @@ HARM = (
     SoakHosts.the_head_is_killed,
     SoakHosts.the_head_stops_and_goes_on,
     SoakHosts.an_agent_cannot_be_reached,
+    SoakHosts.files_run_out,
     SoakHosts.a_host_loses_its_power,
     SoakHosts.head_and_agent_are_killed,
 )
