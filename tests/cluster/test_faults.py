@@ -21,7 +21,7 @@ from partitiond.core.hardware.host_state import HostState
 from partitiond.core.replica.convergence import PlanState
 from partitiond.platform.clock import SystemClock
 from tests.cluster.ray_fixtures import free_ports
-from tests.e2e.harness import Load
+from tests.e2e.harness import Fleet, Load
 from tests.e2e.test_several_hosts import Joined, ManyHosts, all_fine
 from tests.machine import wait_for
 
@@ -173,7 +173,7 @@ def fleet(ray_python: Path) -> Iterator[RayFleet]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def of_ray(host: ManyHosts, program: str) -> set[int]:
+def of_ray(host: Fleet, program: str) -> set[int]:
     """Processes of a host's Ray that run a program."""
     found = set()
     for pid in host.processes():
@@ -184,7 +184,7 @@ def of_ray(host: ManyHosts, program: str) -> set[int]:
     return found
 
 
-def kill_ray(host: ManyHosts, program: str) -> Callable[[], None]:
+def kill_ray(host: Fleet, program: str) -> Callable[[], None]:
     """Kill a program of a host's Ray; return what waits for its successor."""
     killed = of_ray(host, program)
     assert killed
@@ -193,12 +193,12 @@ def kill_ray(host: ManyHosts, program: str) -> Callable[[], None]:
     return lambda: replaced(host, program, killed)
 
 
-def replaced(host: ManyHosts, program: str, former: set[int]) -> None:
+def replaced(host: Fleet, program: str, former: set[int]) -> None:
     def other() -> bool:
         now = of_ray(host, program)
         return bool(now) and not now & former
 
-    wait_for(f"another {program} of {host.name}", other, seconds=SECONDS)
+    wait_for(f"another {program} of {host.folder.name}", other, seconds=SECONDS)
 
 
 def test_an_endpoint_whose_host_has_no_engine_serves_by_those_of_others(fleet: RayFleet) -> None:

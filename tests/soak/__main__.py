@@ -105,7 +105,7 @@ def _soak(harmed: Harmed, seconds: float, rng: random.Random) -> int:
         while not problem and time.monotonic() - began < seconds:
             harm = rng.choice(acts)
             try:
-                harm(harmed, rng)  # type: ignore[operator]
+                harm(harmed, rng)
                 taken = harmed.require_well()
                 times[harm.__name__].append(taken)
             except AssertionError as error:
