@@ -166,9 +166,10 @@ bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run be
 
 BUDGET ?= 540
 OUT ?= gpu-check
+SCALE ?= full
 
-gpu-check: $(STAMP) ## measure what fits into BUDGET seconds on this machine's GPU; results in OUT
-	@$(BIN)/python -m bench.gpu_check --budget $(BUDGET) --out $(OUT) $(GPU_CHECK_ARGS)
+gpu-check: $(STAMP) ## measure what fits into BUDGET seconds on this machine's GPU (SCALE=quick|full|paper); results in OUT
+	@$(BIN)/python -m bench.gpu_check --scale $(SCALE) --budget $(BUDGET) --out $(OUT) $(GPU_CHECK_ARGS)
 
 # --- keeping it ------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from loadgen.results.statistics import Throughput, TokenTimeline, throughput
 class Gate(Protocol):
     """Knows the window that is common to all loads."""
 
-    def is_over(self, mean_e2el: float | None) -> bool:
-        """Whether the window is over, given the mean latency of one load so far, in seconds."""
+    def is_over(self, mean_e2el: float | None, half_width_share: float) -> bool:
+        """Whether the window is over, given one load's mean latency in seconds and certainty."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Together(WindowRule):
         self, elapsed: float, mean_e2el: float | None, half_width_share: float
     ) -> WindowState:
         """Close the window once the common window is over."""
-        del elapsed, half_width_share
-        over = self.gate is not None and self.gate.is_over(mean_e2el)
+        del elapsed
+        over = self.gate is not None and self.gate.is_over(mean_e2el, half_width_share)
         return WindowState.CLOSED if over else WindowState.OPEN
 
 

@@ -18,7 +18,7 @@ from bench.gpu_check.ledger import Ledger, Subject, locked
 from bench.gpu_check.mps import MpsUnavailableError, control_program
 from bench.gpu_check.run import Budget, Check, write_report
 from bench.gpu_check.runner import CheckRunner
-from bench.gpu_check.scale import FAKE, PLANS, REAL, Scale
+from bench.gpu_check.scale import CPU, FAKE, PLANS, REAL, Scale
 from bench.gpu_check.schedule import State, in_order
 from bench.gpu_check.steps import all_steps
 from partitiond.core.errors import EngineUnavailableError, InputError, PartitiondError
@@ -72,7 +72,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--mig", action="store_true", help="make and destroy GPU instances, where MIG mode is on"
     )
     parser.add_argument("--require-gpu", action="store_true", help="exit with 4 without a GPU")
-    parser.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
+    instead.add_argument("--cpu", action="store_true", help="measure on the host's CPU")
     arguments = parser.parse_args(argv)
     try:
         arguments.only = frozenset(int(n) for n in arguments.only.split(",") if n.strip())
@@ -94,7 +96,9 @@ def say(text: str) -> None:
 
 
 def scale_of(arguments: argparse.Namespace) -> Scale:
-    return FAKE if arguments.fake else REAL
+    if arguments.fake:
+        return FAKE
+    return CPU if arguments.cpu else REAL
 
 
 def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
@@ -103,9 +107,9 @@ def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
     if arguments.engine_path is not None:
         python = with_folder(python, arguments.engine_path, folder / "engine")
     found = read_environment(python)
-    if found is None or found.variant != "cuda":
+    if found is None or found.variant != ("cpu" if arguments.cpu else "cuda"):
         raise EngineUnavailableError(
-            f"{python} has no vLLM for NVIDIA GPUs.",
+            f"{python} has no vLLM for {'the CPU' if arguments.cpu else 'NVIDIA GPUs'}.",
             hint="Name one by --engine-python, or a folder by --engine-path; "
             "see docs/how-to/gpu-check.md.",
         )
@@ -141,12 +145,12 @@ def prepared(
         else:
             environment, engine, args = None, "simulated", ("--token-seconds", "0.004")
         ledger = Ledger.load(arguments.out, Subject(device.hardware, engine, scale.name))
-        cache = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
+        kept = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
+        cache = kept.absolute() if host is None else Path(short) / "cache"
         runner = CheckRunner(
             Path(short) / "run",
             environment,
-            cache_dir=cache if host is None else Path(short) / "cache",
-            device_index=0,
+            cache_dir=cache,
             on_start=functools.partial(host.add_process, device.id) if host is not None else None,
         )
         looks = DeadlineCalls()
@@ -155,6 +159,7 @@ def prepared(
             telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),
             used_bytes=lambda: looks.ask(device.id, lambda: used_bytes(device.id)),
             mps_program=mps_of(arguments, device, host),
+            cache_dir=cache,
             engine_kind="vllm" if host is None else "simulated",
             engine_args=(*args, *arguments.engine_arg),
             engine_python=None if environment is None else environment.python,
@@ -163,7 +168,6 @@ def prepared(
         )
         yield Lab(
             device,
-            0,
             scale=scale,
             tools=tools,
             ledger=ledger,
@@ -230,14 +234,16 @@ def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
 
 
 @contextlib.contextmanager
-def first_gpu(*, fake: bool) -> Iterator[tuple[Device | None, "SimulatedHost | None"]]:
-    """The first GPU, if there is one, and the simulated host that it is part of if `fake`.
+def first_device(
+    *, fake: bool, cpu: bool = False
+) -> Iterator[tuple[Device | None, "SimulatedHost | None"]]:
+    """The first GPU, if there is one, or the CPU; and the simulated host of a fake GPU.
 
     Raises:
         DeviceError: there is no C compiler to build the simulated host.
     """
     if not fake:
-        yield _discovered(), None
+        yield _discovered(DeviceKind.CPU if cpu else DeviceKind.GPU), None
         return
     # Simulated hosts need packages that vLLM's environment lacks.
     from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
@@ -248,11 +254,11 @@ def first_gpu(*, fake: bool) -> Iterator[tuple[Device | None, "SimulatedHost | N
         host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), Path(folder))
         host.set_load(host.uuids()[0], **SIMULATED_LOAD)
         with host.installed():
-            yield _discovered(), host
+            yield _discovered(DeviceKind.GPU), host
 
 
-def _discovered() -> Device | None:
-    return next((d for d in HostDevices().discover() if d.kind is DeviceKind.GPU), None)
+def _discovered(kind: DeviceKind) -> Device | None:
+    return next((d for d in HostDevices().discover() if d.kind is kind), None)
 
 
 def checked(arguments: argparse.Namespace, budget: Budget) -> int:
@@ -264,7 +270,7 @@ def checked(arguments: argparse.Namespace, budget: Budget) -> int:
         raise InputError(
             f"{arguments.out} cannot be made: {error.strerror}.", hint="Choose another --out."
         ) from error
-    with locked(arguments.out), first_gpu(fake=arguments.fake) as (gpu, host):
+    with locked(arguments.out), first_device(fake=arguments.fake, cpu=arguments.cpu) as (gpu, host):
         if gpu is None:
             return nothing_to_measure_on(arguments, budget)
         return measure(arguments, gpu, host, budget)

@@ -4,20 +4,28 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.gpu_check import mps
+from bench.gpu_check.gain import union_of
 from bench.gpu_check.ledger import Ledger, replace_file
-from bench.gpu_check.runner import UNCHANGED, Changes, CheckRunner
-from bench.gpu_check.runs import union_of
+from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
+from bench.gpu_check.side_by_side import (
+    Arrivals,
+    Loaders,
+    Stream,
+    Together,
+    Watched,
+    load_open,
+    load_together,
+)
 from bench.profiler.sharing_fit import fit_sharing
 from partitiond import serde
 from partitiond.core.errors import EngineError
-from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
@@ -53,7 +61,7 @@ class Want:
         share: share of the device's memory.
         env: additional environment, such as an MPS daemon's.
         args: additional engine flags.
-        changes: changes that plans never make.
+        servers: number of API server processes.
         pinned: the engine has cores of its own; else it uses all cores that engines have.
     """
 
@@ -62,7 +70,7 @@ class Want:
     share: float = SHARE
     env: tuple[tuple[str, str], ...] = ()
     args: tuple[str, ...] = ()
-    changes: Changes = UNCHANGED
+    servers: int = 1
     workload: Workload | None = None
     pinned: bool = True
 
@@ -86,6 +94,7 @@ class Tools:
     Attributes:
         used_bytes: memory of the device that all processes use now.
         mps_program: the MPS control program, or the reason why there is none.
+        cache_dir: compiled kernels, common to the check's engines and a daemon's.
         engine_args: flags of every engine.
         engine_python: interpreter of the engines, for a daemon's; None if they are simulated.
         mig: GPU instances may be made and destroyed.
@@ -96,6 +105,7 @@ class Tools:
     telemetry: TelemetrySource
     used_bytes: Callable[[], int]
     mps_program: Path | str
+    cache_dir: Path
     engine_kind: str
     engine_args: tuple[str, ...] = ()
     engine_python: Path | None = None
@@ -108,7 +118,6 @@ class Lab:
 
     Args:
         device: the GPU; its cores are divided between engines and load.
-        device_index: its index for CUDA.
         folder: folder for profiles, logs and models.
         say: shows progress to people.
     """
@@ -116,7 +125,6 @@ class Lab:
     def __init__(
         self,
         device: Device,
-        device_index: int,
         *,
         scale: Scale,
         tools: Tools,
@@ -126,7 +134,6 @@ class Lab:
         say: Callable[[str], None],
     ) -> None:
         self.device = device
-        self.device_index = device_index
         self.scale = scale
         self.tools = tools
         self.ledger = ledger
@@ -135,6 +142,7 @@ class Lab:
         self.say = say
         self._resolver = Resolver(folder / "models", None, offline=True)
         self._count = 0
+        self.loaders = Loaders()
         spared = len(device.cores) // CORES_PER_LOADER
         self.load_cores = device.cores[len(device.cores) - spared :] if spared else ()
         self.engine_cores = device.cores[: len(device.cores) - spared]
@@ -143,12 +151,13 @@ class Lab:
 
     def spec(self, want: Want) -> ModelSpec:
         """A catalog model with dummy weights: true speed, no download."""
+        dtype = DTYPE if self.device.kind is DeviceKind.GPU else "auto"
         return ModelSpec(
             want.model,
             ModelSource(SourceKind.CONFIG, want.model),
             weights=Weights.DUMMY,
             workload=want.workload or self.scale.workload,
-            engine=EngineOptions(DTYPE, extra_args=(*self.tools.engine_args, *want.args)),
+            engine=EngineOptions(dtype, extra_args=(*self.tools.engine_args, *want.args)),
             engine_kind=self.tools.engine_kind,
         )
 
@@ -171,7 +180,7 @@ class Lab:
             time_limit_seconds=self.scale.sweep_seconds,
             seed=self.seed,
             min_window_seconds=self.scale.min_window_seconds,
-            max_window_seconds=self.scale.max_window_seconds,
+            max_window_seconds=self.scale.window_seconds,
             confirm_memory=False,
             confirm_capacity=False,
             paper_requests=self.scale.paper_requests,
@@ -205,6 +214,10 @@ class Lab:
                 f"{self.profile_path(model)} is gone, which the checkpoint says was measured.",
                 hint="Put it back, or begin anew with another --out.",
             ) from error
+
+    async def largest_batch(self, want: Want) -> int:
+        """The largest batch, up to the wanted one, whose footprint fits into the share."""
+        return plan_launch(await self.request(want), "check-planned").max_batch
 
     def best_batch(self, model: str) -> int:
         """The batch with the highest throughput that the KV cache did not limit."""
@@ -292,7 +305,7 @@ class Lab:
         launch = dataclasses.replace(
             planned.launch, extra_env=(*planned.launch.extra_env, *want.env)
         )
-        self.tools.runner.change(replica_id, want.changes)
+        self.tools.runner.serve_by(replica_id, want.servers)
         began = time.monotonic()
         handle = await self.tools.runner.start(launch)
         try:
@@ -324,24 +337,47 @@ class Lab:
 
     # --- load ---------------------------------------------------------------------------------
 
-    async def load(self, running: Sequence[Running], batches: Sequence[int]) -> Together:
-        """Measure one common window on engines that are ready."""
+    async def load(
+        self,
+        running: Sequence[Running],
+        batches: Sequence[int],
+        workload: Workload | None = None,
+    ) -> Together:
+        """Measure one common window on engines that are ready; `workload` replaces theirs."""
         self.say(f"measuring {len(running)} engines with {', '.join(map(str, batches))} in flight")
         streams = [
-            Stream(
-                engine.handle.socket_path,
-                self.load_of(engine.want.model, number, engine.workload, engine.vocab_size),
-                batch,
-                self.load_cores,
-            )
+            self.stream(engine, number, batch, workload)
             for number, (engine, batch) in enumerate(zip(running, batches, strict=True))
         ]
         pids = tuple(engine.handle.pid for engine in running)
-        watched = Watched(
-            telemetry=lambda: self.tools.telemetry.open(self.device, pids),
-            preempted=lambda: self._preempted(running),
+        return await self.window(streams, pids, lambda: self._preempted(running))
+
+    def stream(
+        self, engine: Running, number: int, batch: int, workload: Workload | None = None
+    ) -> Stream:
+        """Load number `number` of a window, on an engine that is ready."""
+        lengths = workload or engine.workload
+        load = self.load_of(engine.want.model, number, lengths, engine.vocab_size)
+        return Stream(engine.handle.socket_path, load, batch, self.load_cores)
+
+    async def window(
+        self,
+        streams: Sequence[Stream],
+        pids: tuple[int, ...],
+        preempted: Callable[[], Awaitable[Sequence[int | None]]],
+    ) -> Together:
+        """Measure one common window of several loads."""
+        limits = (self.scale.min_window_seconds, self.scale.window_seconds)
+        watched = Watched(lambda: self.tools.telemetry.open(self.device, pids), preempted)
+        return await load_together(self.loaders, streams, limits, watched)
+
+    async def arrive(self, stream: Stream, req_per_s: float, e2el_seconds: float) -> dict[str, Any]:
+        """Send requests in open loop; `load_worker`'s figures of the window."""
+        slo = {"ttft_seconds": self.scale.ttft_seconds, "tpot_seconds": self.scale.tpot_seconds}
+        seconds = max(self.scale.window_seconds, 2 * e2el_seconds)
+        return await load_open(
+            self.loaders, stream, Arrivals(req_per_s, seconds, 2 * e2el_seconds, slo)
         )
-        return await load_together(streams, self.scale.window_seconds, watched)
 
     async def _preempted(self, running: Sequence[Running]) -> list[int | None]:
         """Requests that each engine preempted so far; None for one too busy to answer."""

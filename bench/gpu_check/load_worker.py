@@ -1,10 +1,11 @@
-"""Runs one closed loop in a process of its own: `python -m bench.gpu_check.load_worker`.
+"""Puts load on one server from a process of its own: `python -m bench.gpu_check.load_worker`.
 
-A single Python process would limit several fast engines. Lines of JSON go both ways. The first line
-describes the load. The worker says "opened" when every slot has finished a request. It is then told
-since when all workers are in that state ("measure_since"), and says "enough" once its own window is
-long enough. It keeps its load until it is told the borders of the window common to all ("window"),
-and answers with the figures between them ("result").
+A single Python process would limit several fast engines. Lines of JSON go both ways, for one load
+after the other. A first line describes a load. Of a closed loop the worker says "opened" when every
+slot has finished a request. It is then told since when all workers are in that state
+("measure_since"), and says "enough" once its own window is long and certain enough. It keeps its
+load until it is told the borders of the window common to all ("window"), and answers with the
+figures between them ("result"). An open loop ("open") is answered with its result alone.
 """
 
 import asyncio
@@ -20,14 +21,21 @@ from loadgen import (
     LoadgenError,
     Outcome,
     Samples,
+    Slo,
     Workload,
     closed_loop,
+    open_loop,
+    poisson,
 )
 from loadgen.http.connection import now
 from loadgen.results.statistics import summarise
 
 WINDOW_E2EL = 2.0
 """Shortest window in mean end-to-end latencies, by the definitions."""
+CERTAIN = 0.03
+"""A window may close once its 95 % half-width is at most this share of its rate."""
+REQUEST_SECONDS = 120.0
+"""Until a request of an open loop is given up; it is then missed."""
 
 
 def say(**values: Any) -> None:
@@ -35,9 +43,13 @@ def say(**values: Any) -> None:
 
 
 class Gate:
-    """The window common to all workers, as told by the controlling process."""
+    """The window common to all workers, as told by the controlling process.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: shortest window, and the longest one that is open only for certainty.
+    """
+
+    def __init__(self, seconds: tuple[float, float]) -> None:
         self._seconds = seconds
         self._told_enough = False
         self._steady_since = math.inf
@@ -77,17 +89,20 @@ class Gate:
             raise LoadgenError("the load did not last through the window that was asked for")
         return opened, closed
 
-    def is_over(self, mean_e2el: float | None) -> bool:
-        """Whether the load may end; says "enough" once the window is long enough for this loop."""
-        if not self._told_enough and self._is_enough(mean_e2el):
+    def is_over(self, mean_e2el: float | None, half_width_share: float) -> bool:
+        """Whether the load may end; says "enough" once the window is enough for this loop."""
+        if not self._told_enough and self._is_enough(mean_e2el, half_width_share):
             self._told_enough = True
             say(enough=True)
         return self.window is not None
 
-    def _is_enough(self, mean_e2el: float | None) -> bool:
+    def _is_enough(self, mean_e2el: float | None, half_width_share: float) -> bool:
         if self.measure_since is None or mean_e2el is None:
             return False
-        return now() - self.measure_since >= max(self._seconds, WINDOW_E2EL * mean_e2el)
+        elapsed, (shortest, longest) = now() - self.measure_since, self._seconds
+        if elapsed < max(shortest, WINDOW_E2EL * mean_e2el):
+            return False
+        return elapsed >= longest or half_width_share <= CERTAIN
 
 
 def result_of(result: ClosedLoopResult, opened: float, closed: float) -> dict[str, Any]:
@@ -110,15 +125,22 @@ _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED})
 
 
 async def serve() -> None:
-    """Run one loop, from the first line to the result. Raises LoadgenError, EOFError."""
+    """Run loads until there is no further line. Raises LoadgenError, EOFError."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    wanted = json.loads(await reader.readline())
-    if wanted["cores"]:
-        os.sched_setaffinity(0, wanted["cores"])
-    gate = Gate(wanted["seconds"])
+    while line := await reader.readline():
+        wanted = json.loads(line)
+        if wanted["cores"]:
+            os.sched_setaffinity(0, wanted["cores"])
+        run = _opened if wanted["open"] else _closed
+        say(result=await run(wanted, reader))
+
+
+async def _closed(wanted: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
+    shortest, longest = wanted["seconds"]
+    gate = Gate((shortest, longest))
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(gate.listen(reader))
@@ -127,14 +149,39 @@ async def serve() -> None:
                     wanted["socket"],
                     Workload(**wanted["workload"]),
                     concurrency=wanted["concurrency"],
-                    window=Together(min_seconds=wanted["seconds"], gate=gate),
+                    window=Together(min_seconds=shortest, max_seconds=longest, gate=gate),
                     on_opened=gate.steady,
                 )
             )
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     result = loop.result()
-    say(result=result_of(result, *gate.covered(result.closed)))
+    return result_of(result, *gate.covered(result.closed))
+
+
+async def _opened(wanted: dict[str, Any], _reader: asyncio.StreamReader) -> dict[str, Any]:
+    asked = wanted["open"]
+    slo = Slo(**asked["slo"])
+    result = await open_loop(
+        wanted["socket"],
+        Workload(**wanted["workload"]),
+        arrivals=poisson(asked["req_per_s"], wanted["workload"]["seed"]),
+        seconds=asked["seconds"],
+        warmup_seconds=asked["warm_up_seconds"],
+        timeout_seconds=REQUEST_SECONDS,
+        max_in_flight=wanted["concurrency"],
+        keep_sending=True,
+    )
+    ttft, tpot = (summarise(values) for values in (result.samples.ttft, result.samples.tpot))
+    return {
+        "arrivals": len(result.arrivals),
+        "attainment": result.attainment(slo),
+        "goodput_req_per_s": result.goodput_req_per_s(slo),
+        "ttft_p95_seconds": ttft.p95 if ttft else None,
+        "tpot_p95_seconds": tpot.p95 if tpot else None,
+        "errors": sum(record.outcome in _FAILURES for record in result.arrivals),
+        "cpu_share": result.cpu_share,
+    }
 
 
 def main() -> int:

@@ -32,8 +32,9 @@ _PROBE: Final = (
     "from pathlib import Path\n"
     "from partitiond.devices.cuda import Cuda\n"
     "cuda = Cuda(Path(sys.argv[1]) if sys.argv[1:] else None)\n"
-    "cuda.retain(0)\n"
-    "print(json.dumps(dataclasses.asdict(cuda.devices()[0])))\n"
+    "_free, total = cuda.retain(0).memory()\n"
+    "seen = dataclasses.replace(cuda.devices()[0], total_bytes=total)\n"
+    "print(json.dumps(dataclasses.asdict(seen)))\n"
 )
 
 
@@ -77,6 +78,8 @@ def _beside_the_driver() -> list[str]:
 
 async def probe(env: Sequence[tuple[str, str]], library: Path | None = None) -> CudaDevice:
     """Return the device as a client of an MPS daemon sees it, in a process of its own.
+
+    The total memory is that of a context, which a limit changes by NVIDIA's documentation.
 
     Args:
         env: the client's environment.

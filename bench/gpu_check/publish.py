@@ -57,7 +57,9 @@ def published(out: Path, root: Path) -> list[str]:
     for profile in sorted((out / "profiles").glob("*.json")):
         said.append(str(shutil.copy(profile, folder / profile.name)))
     page = root / "docs" / "benchmarks.md"
-    replace_file(page, with_tables(page.read_text(encoding="utf-8"), tables(ledger), subject))
+    replace_file(
+        page, with_tables(page.read_text(encoding="utf-8"), tables(ledger), title(ledger), subject)
+    )
     return [*said, str(page)]
 
 
@@ -74,7 +76,14 @@ def tables(ledger: Ledger) -> str:
     return re.sub(r"^#+ ", "#### ", text, flags=re.MULTILINE)
 
 
-def with_tables(page: str, made: str, subject: Subject) -> str:
+def title(ledger: Ledger) -> str:
+    """The GPU's name here, the engine, and the driver where it was asked."""
+    facts = {row.get("fact"): row.get("value") for row in ledger.data("1.facts").get("rows", [])}
+    driver = f", driver {facts['driver']}" if facts.get("driver") else ""
+    return f"{ledger.subject.hardware}, {ledger.subject.engine}{driver}"
+
+
+def with_tables(page: str, made: str, heading: str, subject: Subject) -> str:
     """The page with this GPU's tables in place of its earlier ones, or after the heading's text.
 
     Raises:
@@ -82,18 +91,16 @@ def with_tables(page: str, made: str, subject: Subject) -> str:
     """
     begin, end = (mark.format(subject.hardware) for mark in (BEGIN, END))
     command = "python -m bench.gpu_check, then python -m bench.gpu_check.publish OUT"
-    block = (
-        f"{begin}\n### {subject.hardware}, {subject.engine}\n\n`{command}`\n\n{made.strip()}\n{end}"
-    )
+    block = f"{begin}\n### {heading}\n\n`{command}`\n\n{made.strip()}\n{end}"
     if begin in page and end in page:
         before, _, rest = page.partition(begin)
         return before + block + rest.partition(end)[2]
-    before, heading, rest = page.partition(HEADING)
-    if not heading:
+    before, found, rest = page.partition(HEADING)
+    if not found:
         raise InputError("the page has no heading for GPUs.", hint=f"It needs: {HEADING.strip()}")
     at = rest.find("\n## ")
     at = len(rest) if at < 0 else at
-    return f"{before}{heading}{rest[:at].rstrip()}\n\n{block}\n{rest[at:]}"
+    return f"{before}{found}{rest[:at].rstrip()}\n\n{block}\n{rest[at:]}"
 
 
 if __name__ == "__main__":

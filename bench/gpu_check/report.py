@@ -59,7 +59,9 @@ def sections(
     parts = [_head(ledger, run, headline), _overview(ledger, steps)]
     if ledger is not None:
         for number, title, trials in steps:
-            parts.append(_step(ledger, number, title, trials))
+            part = _step(ledger, number, title, trials)
+            if part.rows or part.paragraphs:
+                parts.append(part)
     parts.append(_not_reached(not_reached))
     return parts
 

@@ -96,6 +96,8 @@ class Check:
             open_now = end.not_reached if isinstance(end, Stop) else {}
             self.not_reached = dict.fromkeys(open_now, "the run was interrupted")
             raise
+        finally:
+            await self._lab.loaders.close()
 
     def tell_plan(self) -> None:
         """Say which trials the budget should be enough for, and when each should have ended."""

@@ -1,12 +1,8 @@
-"""Runs engines with the changes of `command_line` applied to their commands."""
+"""Runs engines as the daemon does, and with several API server processes, which plans never use."""
 
-import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
-from bench.gpu_check.command_line import adapted
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.units import GIB
 from partitiond.engines.install.environment import EngineEnvironment
@@ -14,19 +10,8 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Changes:
-    """Changes of an engine's command; see `command_line.adapted`."""
-
-    api_servers: int = 1
-    defaults: bool = False
-
-
-UNCHANGED: Final = Changes()
-
-
 class CheckRunner(ProcessEngineRunner):
-    """Starts engines as the daemon does, except for `Changes`.
+    """Starts engines as the daemon does, except for their API servers.
 
     Args:
         on_start: called with the pid and the footprint in bytes of every engine, so that a
@@ -39,18 +24,15 @@ class CheckRunner(ProcessEngineRunner):
         environment: EngineEnvironment | None,
         *,
         cache_dir: Path,
-        device_index: int,
         on_start: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__(run_dir, environment, cache_dir=cache_dir)
-        self._device_index = device_index
-        self._kernels = cache_dir.absolute()
-        self._changes: dict[str, Changes] = {}
+        self._servers: dict[str, int] = {}
         self._on_start = on_start
 
-    def change(self, replica_id: str, changes: Changes) -> None:
-        """Start the replica of this name with these changes."""
-        self._changes[replica_id] = changes
+    def serve_by(self, replica_id: str, api_servers: int) -> None:
+        """Start the replica of this name with so many API server processes."""
+        self._servers[replica_id] = api_servers
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         handle = await super().start(launch)
@@ -60,13 +42,15 @@ class CheckRunner(ProcessEngineRunner):
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
         command = super()._command(launch, folder)
-        changes = self._changes.get(launch.replica_id, UNCHANGED)
-        if launch.engine_kind != "vllm":
-            return command
-        return adapted(
-            command,
-            device_index=self._device_index,
-            **dataclasses.asdict(changes),
-            inherited=os.environ,
-            cache_dir=str(self._kernels),
-        )
+        servers = self._servers.get(launch.replica_id, 1)
+        if launch.engine_kind == "vllm" and servers > 1:
+            command["argv"] = served_by(command["argv"], servers)
+        return command
+
+
+def served_by(argv: list[str], servers: int) -> list[str]:
+    """`vllm serve MODEL ...`, which alone starts several API servers, for a module's command."""
+    module, named = argv.index("-m") + 1, argv.index("--model")
+    rest = [*argv[module + 1 : named], *argv[named + 2 :]]
+    serve = [*argv[:module], "vllm.entrypoints.cli.main", "serve", argv[named + 1]]
+    return [*serve, *rest, "--api-server-count", str(servers)]

@@ -15,14 +15,17 @@ class Scale:
         workload: workload of every step, except for the output lengths of step 9.
         max_batch: largest batch of a sweep.
         sweep_seconds: measuring time of a sweep.
-        min_window_seconds, max_window_seconds: limits of a sweep's windows.
-        window_seconds: length of all other windows.
-        servers: numbers of API server processes in step 3.
-        few, many: replicas that steps 4, 14 and 15 start side by side.
+        min_window_seconds, window_seconds: a window is closed between the two as soon as its rate
+            is certain.
+        modes: ways of sharing that are measured, by the names of `steps.grid.MODES`.
+        servers: numbers of API server processes of the single engines.
+        few, many: replicas that steps 4, 14, 15 and 20 start side by side.
         counts: numbers of them that are measured, on the same engines.
         sm_percents: SM percentages of step 8.
-        large_replicas, outputs: numbers of replicas and output lengths in step 9.
-        large_batch: requests in flight at the 2.7B model, over all replicas.
+        outputs, lengths_model: output lengths of step 9, and its model.
+        memory_shares: shares of the memory in step 18, of engines side by side.
+        ttft_seconds, tpot_seconds: bounds of a good request in open loop.
+        open_shares: rates in open loop, by the rate that the plan promises.
         paper_requests: number of requests in the paper's mode.
         planned_replicas: replicas that a daemon plans and serves in step 11; one is killed.
         contract: arguments of pytest in step 13.
@@ -35,16 +38,19 @@ class Scale:
     max_batch: int
     sweep_seconds: float
     min_window_seconds: float
-    max_window_seconds: float
     window_seconds: float
+    modes: tuple[str, ...]
     servers: tuple[int, ...]
     few: int
     many: int
     counts: tuple[int, ...]
     sm_percents: tuple[int, ...]
-    large_replicas: tuple[int, ...]
     outputs: tuple[int, ...]
-    large_batch: int
+    lengths_model: str
+    memory_shares: tuple[float, ...]
+    ttft_seconds: float
+    tpot_seconds: float
+    open_shares: tuple[float, ...]
     paper_requests: int
     planned_replicas: int
     contract: tuple[str, ...]
@@ -56,43 +62,47 @@ REAL: Final = Scale(
     name="gpu",
     workload=Workload(512, 256),
     max_batch=512,
-    sweep_seconds=60.0,
+    sweep_seconds=40.0,
     min_window_seconds=3.0,
-    max_window_seconds=8.0,
     window_seconds=8.0,
+    modes=("mps", "slices"),
     servers=(1, 2, 4),
     few=4,
     many=8,
     counts=(1, 2, 4, 8),
     sm_percents=(10, 25, 50, 100),
-    large_replicas=(1, 2, 4, 8),
     outputs=(32, 64, 128, 256),
-    large_batch=512,
+    lengths_model="opt-6.7b",
+    memory_shares=(0.06, 0.09, 0.15, 0.25, 0.35),
+    ttft_seconds=1.0,
+    tpot_seconds=0.05,
+    open_shares=(0.5, 0.75, 1.0),
     paper_requests=500,
     planned_replicas=4,
     contract=("-m", "gpu", "tests/contract"),
     # A cold start compiles and captures graphs: 40 to 70 s for small models; later starts half.
-    costs=Costs(start_seconds=45.0, window_seconds=13.0),
+    costs=Costs(start_seconds=40.0, window_seconds=11.0),
     reserve_seconds=15.0,
 )
 """The paper's workload: 512 tokens in, 256 out, batches up to 512."""
 
-FAKE: Final = Scale(
+FAKE: Final = dataclasses.replace(
+    REAL,
     name="fake",
     workload=Workload(32, 8),
     max_batch=8,
     sweep_seconds=2.0,
     min_window_seconds=0.15,
-    max_window_seconds=0.3,
     window_seconds=0.4,
     servers=(1, 2),
     few=2,
     many=3,
     counts=(1, 2, 3),
     sm_percents=(50,),
-    large_replicas=(1, 2),
     outputs=(4, 8),
-    large_batch=8,
+    lengths_model="opt-125m",
+    memory_shares=(0.2, 0.4),
+    open_shares=(0.5,),
     paper_requests=0,
     planned_replicas=2,
     contract=("-m", "not gpu", "tests/contract/test_device_provider.py"),
@@ -101,27 +111,49 @@ FAKE: Final = Scale(
 )
 """For the automated test: runs every step, but gives no usable figures."""
 
+CPU: Final = dataclasses.replace(
+    REAL,
+    name="cpu",
+    workload=Workload(64, 16),
+    max_batch=16,
+    sweep_seconds=40.0,
+    modes=("cores",),
+    servers=(1,),
+    few=2,
+    many=2,
+    counts=(1, 2),
+    memory_shares=(0.2, 0.4),
+    paper_requests=0,
+    planned_replicas=2,
+    contract=FAKE.contract,
+)
+"""Real engines on the host's CPU: all that needs no GPU of the plan `quick`."""
+
 QUICK: Final = (
     "1.facts",
     "1.mps",
     "2.opt-125m",
     "4.mps-few",
+    "4.cores-few",
     "4.slices-few",
 )
-"""What is worth most, in some five minutes: what do replicas gain on this GPU?"""
+"""What is worth most: what do replicas gain? Under MPS in four minutes, time-sliced in six."""
 
 FULL: Final = (
     *QUICK,
-    "3.servers",
     "10.opt-125m",
     "16.qwen3-0.6b",
     "15.mps-few",
     "11.mps",
+    "19.opt-125m",
+    "18.memory",
     "6.opt-1.3b",
     "7.mps",
     "12.mps",
     "8.sm",
-    "5.opt",
+    "5.opt-125m",
+    "5.opt-1.3b",
+    "1.differs",
     "3.eager",
     "14.mps-few",
     "7.slices",
@@ -129,13 +161,13 @@ FULL: Final = (
     "11.mig",
     "15.slices-few",
     "14.slices-few",
-    "9.replicas",
     "12.memory",
     "13.contract",
 )
 
 PAPER: Final = (
     "1.facts",
+    "1.mps",
     "2.opt-125m",
     "6.opt-1.3b",
     "17.opt-2.7b",
@@ -143,10 +175,13 @@ PAPER: Final = (
     "17.opt-13b",
     "4.slices-many",
     "14.slices-many",
+    "20.slices-few",
     "4.mps-many",
     "14.mps-many",
-    "9.replicas",
+    "20.mps-few",
     "9.output",
+    "21.mistral-7b",
+    "21.qwen2.5-7b",
     "5.opt",
 )
 """What the paper's figures and Table 1 show, and MPS, which it leaves open."""

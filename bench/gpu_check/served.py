@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bench.daemons import Daemon, begun
 from bench.gpu_check.lab import DTYPE, Lab
 from bench.gpu_check.schedule import ImpossibleError
-from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
+from bench.gpu_check.side_by_side import Stream, Together
 from partitiond.core.errors import EngineError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.engines.process.spawn import to_end
@@ -185,19 +185,21 @@ class Served:
 
     async def load(self, name: str, in_flight: int, pids: Sequence[int]) -> Together:
         """Measure one window through the proxy, with `in_flight` requests in flight."""
-        lab = self._lab
         # One Python process would limit several fast engines.
         workers = max(1, min(8, in_flight // 64))
         streams = [
-            Stream(self.url, lab.load_of(name, n), share, lab.load_cores)
-            for n, share in enumerate(_split(in_flight, workers))
+            self.stream(name, share, number)
+            for number, share in enumerate(_split(in_flight, workers))
         ]
 
         async def preempted() -> list[int | None]:
             return [None] * workers
 
-        watched = Watched(lambda: lab.tools.telemetry.open(lab.device, tuple(pids)), preempted)
-        return await load_together(streams, lab.scale.window_seconds, watched)
+        return await self._lab.window(streams, tuple(pids), preempted)
+
+    def stream(self, name: str, in_flight: int, number: int = 0) -> Stream:
+        """Load number `number` of a window, through the proxy."""
+        return Stream(self.url, self._lab.load_of(name, number), in_flight, self._lab.load_cores)
 
     async def end(self) -> Left:
         """Drain, stop everything, and count what is left."""
@@ -251,7 +253,7 @@ async def served(lab: Lab, mode: SharingMode) -> AsyncIterator[Served]:
 
 def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
     values: dict[str, object] = {
-        "cache_dir": lab.folder / "cache",
+        "cache_dir": lab.tools.cache_dir,
         "proxy.max_queue": 4096,
         "proxy.max_wait_seconds": 600.0,
         "cpu.enabled": False,

@@ -35,6 +35,45 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Arrivals of an open loop, as a Poisson process.
+
+    Attributes:
+        slo: `ttft_seconds` and `tpot_seconds`, the bounds of a good request.
+    """
+
+    req_per_s: float
+    seconds: float
+    warm_up_seconds: float
+    slo: dict[str, float]
+
+
+class Loaders:
+    """Processes that put load on engines; they stay, warm, for the next window."""
+
+    def __init__(self) -> None:
+        self._idle: list[asyncio.subprocess.Process] = []
+
+    @contextlib.asynccontextmanager
+    async def taken(self, count: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+        """Give this many of them; after an error they are killed, because their load goes on."""
+        taken: list[asyncio.subprocess.Process] = []
+        try:
+            while len(taken) < count:
+                taken.append(self._idle.pop() if self._idle else await _worker())
+            yield taken
+        except BaseException:
+            await _ended(taken)
+            raise
+        self._idle += taken
+
+    async def close(self) -> None:
+        """End them all."""
+        idle, self._idle = self._idle, []
+        await _ended(idle)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Watched:
     """Queries of the engines and the device, beside the load.
 
@@ -69,6 +108,12 @@ class Together:
         return math.fsum(result["output_tokens_per_s"] for result in self.each)
 
     @property
+    def half_width(self) -> float:
+        """95 % half-width of the sum; infinite if one engine's is unknown."""
+        known = [result["half_width"] for result in self.each]
+        return math.inf if None in known else math.hypot(*known)
+
+    @property
     def preempted(self) -> int | None:
         """Sum over the engines; None if one of them gave no count."""
         known = [count for count in self.preemptions if count is not None]
@@ -87,10 +132,9 @@ class Together:
 
     def row(self) -> dict[str, Any]:
         """A row of the report's tables."""
-        half = [result["half_width"] for result in self.each]
         return {
             "output tokens/s": round(self.output_tokens_per_s, 1),
-            "half width": None if None in half else round(math.hypot(*half), 1),
+            "half width": round(self.half_width, 1) if math.isfinite(self.half_width) else None,
             "TPOT p95 ms": _ms(self.worst("tpot_p95_seconds")),
             "TTFT p95 ms": _ms(self.worst("ttft_p95_seconds")),
             "E2EL mean s": _rounded(self.worst("e2el_mean_seconds"), 3),
@@ -102,21 +146,27 @@ class Together:
         }
 
 
-async def load_together(streams: Sequence[Stream], seconds: float, watched: Watched) -> Together:
+async def load_together(
+    loaders: Loaders, streams: Sequence[Stream], seconds: tuple[float, float], watched: Watched
+) -> Together:
     """Hold every stream's requests in flight and measure one common window.
 
     Cancelling ends the load.
 
     Args:
+        loaders: where the processes come from.
         streams: the load of each engine.
-        seconds: shortest window; it is longer if twice the mean latency is.
+        seconds: shortest window, longer if twice the mean latency is; and the longest one that is
+            kept open because an engine's rate is not certain yet.
         watched: telemetry and preemptions.
 
     Raises:
         EngineError: requests failed; such a window gives no figure.
     """
     before = await watched.preempted()
-    async with _workers(streams, seconds) as workers:
+    async with loaders.taken(len(streams)) as workers:
+        for worker, stream in zip(workers, streams, strict=True):
+            await _to_all([worker], seconds=seconds, open=None, **dataclasses.asdict(stream))
         await _from_all(workers, "opened")
         window = await watched.telemetry()
         telemetry: Telemetry | None = None
@@ -137,6 +187,22 @@ async def load_together(streams: Sequence[Stream], seconds: float, watched: Watc
     return _sound(Together(tuple(each), telemetry, closed - opened, preemptions))
 
 
+async def load_open(loaders: Loaders, stream: Stream, arrivals: Arrivals) -> dict[str, Any]:
+    """Send one stream's requests as they arrive; at most its concurrency is in the server.
+
+    Returns:
+        `load_worker`'s figures of an open loop.
+
+    Raises:
+        EngineError: the load broke.
+    """
+    async with loaders.taken(1) as workers:
+        asked = dataclasses.asdict(arrivals)
+        await _to_all(workers, seconds=None, open=asked, **dataclasses.asdict(stream))
+        found: dict[str, Any] = (await _from_all(workers, "result"))[0]
+    return found
+
+
 def _sound(together: Together) -> Together:
     """Return the results. Raises EngineError if requests failed: the window measures nothing."""
     failed = sum(result["errors"] for result in together.each)
@@ -149,23 +215,12 @@ def _sound(together: Together) -> Together:
     return together
 
 
-@contextlib.asynccontextmanager
-async def _workers(
-    streams: Sequence[Stream], seconds: float
-) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """Run a process for each stream; all are killed at the end, even after an error."""
-    workers: list[asyncio.subprocess.Process] = []
-    try:
-        for stream in streams:  # a worker imports while the next one is started
-            workers.append(await _worker())
-            await _to_all(workers[-1:], seconds=seconds, **dataclasses.asdict(stream))
-        yield workers
-    finally:
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.kill()
-        for worker in workers:
-            await worker.wait()
+async def _ended(workers: Sequence[asyncio.subprocess.Process]) -> None:
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            worker.kill()
+    for worker in workers:
+        await worker.wait()
 
 
 async def _worker() -> asyncio.subprocess.Process:

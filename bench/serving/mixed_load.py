@@ -43,8 +43,9 @@ class Gate:
         if self._missing == 0:
             self._opened = now()
 
-    def is_over(self, mean_e2el: float | None) -> bool:
+    def is_over(self, mean_e2el: float | None, half_width_share: float) -> bool:
         """Whether the common window was long enough."""
+        del half_width_share
         self._slowest = max(self._slowest, mean_e2el or 0.0)
         return now() - self._opened >= max(self._seconds, WINDOW_REQUESTS * self._slowest)
 

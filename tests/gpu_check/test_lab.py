@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.gpu_check.gain import union_of
 from bench.gpu_check.lab import Lab, Tools, Want
 from bench.gpu_check.ledger import Ledger, Subject
 from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.run import Budget, Check
 from bench.gpu_check.runner import CheckRunner
-from bench.gpu_check.runs import union_of
 from bench.gpu_check.scale import FAKE, FULL
 from bench.gpu_check.side_by_side import Together
 from loadgen import LoadgenError
@@ -32,16 +32,16 @@ __all__ = ["short_dir"]
 def lab_of(short_dir: Path, folder: Path, *engine_args: str) -> Lab:
     """A lab whose simulated engines are started with these flags."""
     device = fake_gpus("h200-141gb", cores=[0, 1])[0]
-    runner = CheckRunner(short_dir / "run", None, cache_dir=short_dir / "cache", device_index=0)
+    runner = CheckRunner(short_dir / "run", None, cache_dir=short_dir / "cache")
     return Lab(
         device,
-        0,
         scale=FAKE,
         tools=Tools(
             runner=runner,
             telemetry=FakeTelemetry(None),
             used_bytes=lambda: 0,
             mps_program="it is not wanted here",
+            cache_dir=short_dir / "cache",
             engine_kind="simulated",
             engine_args=engine_args,
         ),
@@ -73,31 +73,29 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
     short_dir: Path, tmp_path: Path
 ) -> None:
     lab = lab_of(short_dir, tmp_path, "--fail-start", "there is no memory")
-    made = await check(lab, 60, 9)
-    entry = lab.ledger.entries["9.replicas-1"]
+    made = await check(lab, 60, 2)
+    entry = lab.ledger.entries["2.opt-125m"]
     assert entry.state.value == "failed"
     assert entry.attempts == 1
     assert "there is no memory" in entry.error
-    assert made.tried.count("9.replicas-1") == 1, "once a run is enough"
-    assert made.not_reached["9.replicas-1"] == "failed"
+    assert made.tried.count("2.opt-125m") == 1, "once a run is enough"
+    assert made.not_reached["2.opt-125m"] == "failed"
     assert any("there is no memory" in log.read_text() for log in (tmp_path / "logs").iterdir())
     assert not living(short_dir)
-    await check(lab, 60, 9)
-    assert lab.ledger.entries["9.replicas-1"].attempts == 2
-    last = await check(lab, 60, 9)
+    await check(lab, 60, 2)
+    assert lab.ledger.entries["2.opt-125m"].attempts == 2
+    last = await check(lab, 60, 2)
     assert last.tried == [], "and twice in all"
 
 
 @pytest.mark.full
 async def test_the_budget_cuts_a_trial_that_takes_too_long(short_dir: Path, tmp_path: Path) -> None:
     lab = lab_of(short_dir, tmp_path, "--load-seconds", "60")
-    for other in ("9.replicas-2", "9.output-4", "9.output-8"):
-        lab.ledger.done(other, 1.0, {})
-    made = await check(lab, FAKE.reserve_seconds + 8, 9)
-    assert lab.ledger.entries["9.replicas-1"].state.value == "cut"
-    assert made.not_reached["9.replicas-1"] == "was cut by the budget"
+    made = await check(lab, FAKE.reserve_seconds + 8, 2)
+    assert lab.ledger.entries["2.opt-125m"].state.value == "cut"
+    assert made.not_reached["2.opt-125m"] == "was cut by the budget"
     assert not living(short_dir)
-    later = await check(lab, FAKE.reserve_seconds + 8, 9)
+    later = await check(lab, FAKE.reserve_seconds + 8, 2)
     assert later.tried == [], "nor is it tried with as little again"
 
 
@@ -124,28 +122,32 @@ def reader_of(*lines: dict[str, object]) -> asyncio.StreamReader:
 async def test_the_load_goes_on_until_the_window_is_told_and_lasts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    gate = Gate(seconds=0.0)
+    gate = Gate((0.0, 1000.0))
     gate.steady()
-    assert not gate.is_over(0.0), "nobody measures yet"
+    assert not gate.is_over(0.0, 0.0), "nobody measures yet"
     began = now()
     gate.measure_since = began
-    assert not gate.is_over(1000.0), "twice the latency is not over"
-    assert not gate.is_over(0.0), "enough for this one, but the others may still measure"
-    assert not gate.is_over(0.0)
+    assert not gate.is_over(1000.0, 0.0), "twice the latency is not over"
+    assert not gate.is_over(0.0, 0.04), "its rate is not certain"
+    assert not gate.is_over(0.0, 0.03), "enough for this one, but the others may still measure"
+    assert not gate.is_over(0.0, 0.0)
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said == [{"opened": True}, {"enough": True}], "said once"
     closed = now()
     await gate.listen(reader_of({"measure_since": began}, {"window": [began, closed]}))
-    assert gate.is_over(0.0)
+    assert gate.is_over(0.0, 0.0)
     assert gate.covered(now()) == (began, closed)
-    gate = Gate(seconds=0.0)
+    gate = Gate((0.0, 0.0))
     before = now()
     gate.steady()
+    gate.measure_since = before
+    assert not gate.is_over(0.0, 0.04)
+    assert "enough" in capsys.readouterr().out, "no longer than the longest, however uncertain"
     await gate.listen(reader_of({"window": [before, now()]}))
     with pytest.raises(LoadgenError, match="did not last"):
         gate.covered(now())
     with pytest.raises(EOFError):
-        await Gate(seconds=1.0).listen(reader_of({"measure_since": 1.0}))
+        await Gate((1.0, 1.0)).listen(reader_of({"measure_since": 1.0}))
 
 
 @pytest.mark.full
@@ -154,8 +156,11 @@ async def test_engines_of_different_speed_share_one_window(short_dir: Path, tmp_
     wants = [Want("opt-125m", 4, workload=Workload(16, tokens)) for tokens in (4, 48)]
     async with lab.engines(wants) as running:
         together = await lab.load(running, [4, 4])
+        again = await lab.load(running[:1], [4])
+    await lab.loaders.close()
+    assert len(again.each) == 1, "a process that has loaded one window loads the next"
     slowest = max(result["e2el_mean_seconds"] for result in together.each)
-    assert together.seconds >= lab.scale.window_seconds
+    assert together.seconds >= lab.scale.min_window_seconds
     assert together.seconds >= 0.9 * WINDOW_E2EL * slowest
     assert together.preemptions == (0, 0)
     row = together.row()

@@ -104,6 +104,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
     page.write_text("# Pages\n\n## On a GPU\n\nHow to.\n\n## Next\n\nMore.\n")
     (out / "profiles" / "opt-125m.json").write_text("{}")
     ledger = Ledger.load(out, SUBJECT)
+    ledger.done("1.facts", 1.0, {"rows": [{"fact": "driver", "value": "580.1"}]})
     for rate in (11.0, 22.0):
         ledger.done("2.opt-125m", 1.0, {"rows": [{"batch": 8, "output tokens/s": rate}]})
         assert published(out, tmp_path) == [
@@ -114,7 +115,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
         assert f"| 8 | {rate:g} |" in text
         assert text.index("How to.") < text.index("### h200-141gb") < text.index("## Next")
     assert "| 8 | 11 |" not in text
-    assert text.count("### h200-141gb, vllm 0.22.0") == 1
+    assert text.count("### h200-141gb, vllm 0.22.0, driver 580.1\n") == 1
     page.write_text("# Pages\n")
     with pytest.raises(InputError, match="no heading"):
         published(out, tmp_path)

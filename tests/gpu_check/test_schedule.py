@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gpu_check.scale import FAKE, FULL, PLANS, QUICK, REAL, Scale
+from bench.gpu_check.scale import CPU, FAKE, FULL, PLANS, QUICK, REAL, Scale
 from bench.gpu_check.schedule import (
     MAX_ATTEMPTS,
     Costs,
@@ -125,12 +125,13 @@ def test_costs_follow_the_starts_that_were_seen() -> None:
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_plan_names_trials_and_has_what_each_needs_before_it(scale: Scale, plan: str) -> None:
     steps = all_steps()
-    assert [step.number for step in steps] == list(range(1, 18))
+    assert [step.number for step in steps] == list(range(1, 22))
     trials = [trial for step in steps for trial in step.trials(scale)]
     names = [trial.id for trial in trials]
     assert len(set(names)) == len(names)
     assert all(trial.id.startswith(f"{trial.step}.") for trial in trials)
-    for word in PLANS[plan]:
+    words = [word for word in PLANS[plan] if not word.startswith("4.cores")]
+    for word in words:
         assert any(name == word or name.startswith(f"{word}-") for name in names), word
     ordered = [trial.id for trial in in_order(trials, PLANS[plan])]
     assert len(set(ordered)) == len(ordered)
@@ -140,10 +141,23 @@ def test_a_plan_names_trials_and_has_what_each_needs_before_it(scale: Scale, pla
             assert set(trial.needs) <= set(before), trial.id
 
 
-def test_what_is_worth_most_comes_first_and_in_five_minutes() -> None:
+def test_a_cpu_has_the_quick_plan_without_what_needs_a_gpu() -> None:
+    every = [trial for step in all_steps() for trial in step.trials(CPU)]
+    trials = [trial.id for trial in in_order(every, QUICK)]
+    assert trials == ["1.facts", "1.mps", "2.opt-125m", "4.cores-few"]
+
+
+def test_nothing_relies_on_mps_before_it_is_proved() -> None:
+    every = {trial.id: trial for step in all_steps() for trial in step.trials(REAL)}
+    under = [t for t in every.values() if "mps" in t.id or t.step in {8, 19}]
+    assert len(under) > 10
+    assert all("1.mps" in trial.needs for trial in under if trial.id != "1.mps")
+
+
+def test_what_is_worth_most_comes_first_mps_in_four_minutes_all_in_six() -> None:
     trials = [trial for step in all_steps() for trial in step.trials(REAL)]
     quick = [trial.id for trial in in_order(trials, QUICK)]
     assert quick == [trial.id for trial in in_order(trials, FULL)][: len(quick)]
-    found = foreseen(in_order(trials, FULL), {}, REAL.costs, 310.0)
-    assert [decision.trial.id for decision in found][: len(quick)] == quick
-    assert sum(decision.expected_seconds for decision in found) <= 310.0
+    for minutes, names in ((4, quick[:-1]), (6, quick)):
+        found = foreseen(in_order(trials, QUICK), {}, REAL.costs, 60.0 * minutes)
+        assert [decision.trial.id for decision in found] == names

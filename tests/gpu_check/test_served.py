@@ -3,16 +3,18 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.gpu_check.command_line import adapted
 from bench.gpu_check.engine_python import with_folder
 from bench.gpu_check.mps import MpsUnavailableError, control_program, mps
+from bench.gpu_check.runner import served_by
 from bench.gpu_check.served import Left, _split, missing_packages
 from bench.gpu_check.steps.contract import outcome_of
+from bench.gpu_check.steps.differs import differences
+from bench.gpu_check.steps.discovery import uncapped
 from bench.gpu_check.steps.killed import Seen
+from bench.gpu_check.steps.plans import compared
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.engines.install.environment import read_environment
@@ -47,46 +49,25 @@ def test_what_was_seen_becomes_figures_and_tables() -> None:
     assert "ImportError" in broken["notes"][1]
 
 
-COMMAND: dict[str, Any] = {
-    "argv": [
-        "/env/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--uds", "engine.sock",
-        "--model", "/models/m", "--served-model-name", "m", "--kv-cache-memory-bytes", "1000",
-        "--max-num-seqs", "8",
-    ],
-    "env": {"CUDA_VISIBLE_DEVICES": "GPU-abc", "HOME": "/run", "PATH": "/usr/bin"},
-    "cores": [0, 1],
-}  # fmt: skip
-
-
-def test_commands_name_the_device_and_change_with_what_is_asked_for() -> None:
-    changed = adapted(COMMAND, device_index=3)
-    assert changed["env"]["CUDA_VISIBLE_DEVICES"] == "3"
-    assert changed["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert (changed["argv"], changed["cores"]) == (COMMAND["argv"], [0, 1])
-    assert COMMAND["env"]["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
-    argv = adapted(COMMAND, device_index=0, api_servers=4)["argv"]
-    assert argv[:5] == [
+def test_several_api_servers_are_started_by_another_command() -> None:
+    argv = ["/env/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--uds", "engine.sock",
+            "--model", "/models/m", "--served-model-name", "m", "--max-num-seqs", "8"]  # fmt: skip
+    assert served_by(argv, 4) == [
         "/env/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", "/models/m",
+        "--uds", "engine.sock", "--served-model-name", "m", "--max-num-seqs", "8",
+        "--api-server-count", "4",
     ]  # fmt: skip
-    assert "--model" not in argv
-    assert argv[-2:] == ["--api-server-count", "4"]
-    assert {"--uds", "--served-model-name", "--kv-cache-memory-bytes"} <= set(argv)
-    limits = ["--max-model-len", "960", "--gpu-memory-utilization=0.5", "--dtype", "float16"]
-    command = {**COMMAND, "argv": [*COMMAND["argv"], *limits]}
-    argv = adapted(command, device_index=0, defaults=True)["argv"]
-    assert not {"--max-num-seqs", "--kv-cache-memory-bytes", *limits[:3]} & set(argv), "no limits"
-    assert argv[4] == "/models/m"
-    assert argv[-2:] == ["--dtype", "float16"]
 
 
-def test_libraries_and_compilers_are_found_where_this_process_finds_them() -> None:
-    here = {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64", "PATH": "/opt/cuda/bin", "SECRET": "x"}
-    env = adapted(COMMAND, device_index=0, inherited=here, cache_dir="/cache")["env"]
-    assert env["CUDA_CACHE_PATH"].startswith("/cache/")
-    assert env["FLASHINFER_WORKSPACE_BASE"].startswith("/cache/")
-    assert (env["LD_LIBRARY_PATH"], env["PATH"]) == (here["LD_LIBRARY_PATH"], here["PATH"])
-    assert "SECRET" not in env
-    assert env["HOME"] == "/run"
+def test_goodput_is_compared_at_the_best_rate_of_each_side() -> None:
+    rows = [
+        {"open loop": side, "good requests/s": good}
+        for side, good in (("plan", 5.0), ("best single engine", 4.0), ("plan", 9.0),
+                           ("best single engine", 1.0))
+    ]  # fmt: skip
+    said = compared(rows)
+    assert "goodput 9.00 requests/s, of the best single engine 4.00, ratio 2.25" in said
+    assert "ratio" not in compared(rows[:1]), "nothing to divide by"
 
 
 def fake_vllm(folder: Path) -> Path:
@@ -117,6 +98,21 @@ def test_a_folder_or_a_python_that_is_none_is_said(tmp_path: Path) -> None:
     for python in (Path("/bin/false"), tmp_path / "nothing"):
         with pytest.raises(EngineUnavailableError):
             with_folder(python, target, tmp_path / "env")
+
+
+def test_a_cap_that_does_not_hold_is_said_and_so_is_what_a_simulated_host_gets_wrong() -> None:
+    row = {"SM % asked": 50, "SMs seen": 66, "SMs of the GPU": 132, "memory limit MiB": 4096,
+           "memory seen MiB": 4096}  # fmt: skip
+    assert uncapped([row, {**row, "SM % asked": 100, "SMs seen": 132}]) == ""
+    assert "saw 132 SMs" in uncapped([row, {**row, "SMs seen": 132}])
+    assert "saw 80000 MiB" in uncapped([{**row, "memory seen MiB": 80000}])
+    here = {"NVML sm_count": 132, "MIG profile 1g.18gb": {"sms": 16}, "NVML health": "fine"}
+    there = {"NVML sm_count": 114, "MIG profile 1g.20gb": {"sms": 16}, "NVML health": "fine"}
+    found = differences(here, there)
+    assert [row["answer"] for row in found] == [
+        "NVML sm_count", "MIG profile 1g.18gb", "MIG profile 1g.20gb",
+    ]  # fmt: skip
+    assert (found[0]["this GPU"], found[0]["simulated host"]) == ("132", "114")
 
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"

@@ -52,31 +52,33 @@ def all_steps() -> tuple[Step, ...]:
     from bench.gpu_check.steps.confirmed import Confirmed
     from bench.gpu_check.steps.contract import Contract
     from bench.gpu_check.steps.discovery import Discovery
+    from bench.gpu_check.steps.footprint import Footprints
+    from bench.gpu_check.steps.grid import CAPPED, EAGER, FRACTIONS, LENGTHS, Replicas
     from bench.gpu_check.steps.killed import Killed
-    from bench.gpu_check.steps.large import Large
     from bench.gpu_check.steps.mixed import Mixed
     from bench.gpu_check.steps.plans import Plans
-    from bench.gpu_check.steps.replicas import Replicas
-    from bench.gpu_check.steps.shares import Shares
-    from bench.gpu_check.steps.single import Single
     from bench.gpu_check.steps.sweep import Sweep
 
     return (
         Discovery(),
         Sweep(2, "opt-125m"),
-        Single(),
-        Replicas(4, "opt-125m", sweep=2),
+        EAGER,
+        Replicas(4, "opt-125m"),
         Compare(),
         Sweep(6, "opt-1.3b"),
         Mixed(),
-        Shares(),
-        Large(),
+        CAPPED,
+        LENGTHS,
         Confirmed(),
         Plans(),
         Killed(),
         Contract(),
-        Replicas(14, "opt-1.3b", sweep=6),
-        Replicas(15, "qwen3-0.6b", sweep=16),
+        Replicas(14, "opt-1.3b"),
+        Replicas(15, "qwen3-0.6b"),
         Sweep(16, "qwen3-0.6b"),
         Sweep(17, "opt-2.7b", "opt-6.7b", "opt-13b"),
+        FRACTIONS,
+        Footprints(),
+        Replicas(20, "opt-2.7b"),
+        Sweep(21, "mistral-7b", "qwen2.5-7b"),
     )

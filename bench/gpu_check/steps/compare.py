@@ -8,6 +8,7 @@ from bench.gpu_check.lab import Lab, Want
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
+from bench.gpu_check.steps.grid import SWEEPS
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
@@ -15,14 +16,6 @@ from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.footprint import max_batch
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import MIB
-
-SWEEPS = {
-    "opt-125m": "2.opt-125m",
-    "opt-1.3b": "6.opt-1.3b",
-    "opt-2.7b": "17.opt-2.7b",
-    "opt-6.7b": "17.opt-6.7b",
-    "opt-13b": "17.opt-13b",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +26,7 @@ class Compare:
     title: str = "Estimate against measured"
 
     def trials(self, _scale: Scale, /) -> tuple[Trial, ...]:
-        return tuple(Trial(f"5.{model}", (sweep,)) for model, sweep in SWEEPS.items())
+        return tuple(Trial(f"5.{model}", (SWEEPS[model],)) for model in paper.MAX_BATCH)
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         model = trial.id.removeprefix("5.")

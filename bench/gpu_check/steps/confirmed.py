@@ -3,15 +3,19 @@
 import dataclasses
 from typing import Any
 
-from bench.gpu_check.confirming import confirm
-from bench.gpu_check.lab import Lab, Want
+from bench.gpu_check.lab import START_SECONDS, STOP_SECONDS, Lab, Want
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
-from bench.gpu_check.steps.single import MODEL, NEEDS
+from bench.gpu_check.steps.grid import MODEL, NEEDS
+from partitiond.core.errors import EngineError
 from partitiond.core.profile.confirmed import CapacityTrial
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import MIB
+from partitiond.platform.clock import SystemClock
+from partitiond.profiler.sweep.bench import Bench
+from partitiond.profiler.sweep.confirm import Confirmation, aim_of, completed
+from partitiond.profiler.sweep.launch import plan_launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,53 @@ class Confirmed:
         profile = await confirm(lab, Want(MODEL, lab.scale.max_batch))
         rows = [_row(number, t) for number, t in enumerate(profile.capacity_trials, start=1)]
         return Outcome({"rows": rows, "notes": _notes(profile)})
+
+
+async def confirm(lab: Lab, want: Want) -> Profile:
+    """Start an engine with the memory of the measured operating point, and try it there.
+
+    The completed profile replaces the profile of the model's sweep.
+
+    Raises:
+        EngineError: the profile has no operating point, or no engine came up.
+    """
+    profile = lab.measured(want.model)
+    request = dataclasses.replace(
+        await lab.request(want),
+        confirm_memory=True,
+        confirm_capacity=True,
+        paper_requests=0,
+        time_limit_seconds=None,  # the budget ends it
+    )
+    aim = aim_of(profile, request.model.spec)
+    if aim is None:
+        raise EngineError(
+            f"the profile of {profile.model} has no operating point to confirm.",
+            hint="Measure it again, in another --out.",
+        )
+    planned = plan_launch(request, "check-confirm")
+    confirmation = Confirmation(_bench(lab), request, planned, aim, tell=lab.tell)
+    await confirmation.run()
+    if confirmation.frontier_memory is None:
+        raise EngineError(
+            "; ".join(confirmation.notes) or "no engine came up at the frontier memory.",
+            hint="Run it again; the sweep's profile is untouched.",
+        )
+    found = completed(profile, confirmation)
+    lab.keep(found)
+    return found
+
+
+def _bench(lab: Lab) -> Bench:
+    return Bench(
+        engines=lab.tools.runner,
+        clock=SystemClock(),
+        device=lab.device,
+        telemetry=lab.tools.telemetry,
+        start_deadline_seconds=START_SECONDS,
+        stop_grace_seconds=STOP_SECONDS,
+        device_used_bytes=lambda _device: lab.tools.used_bytes(),
+    )
 
 
 def _row(number: int, trial: CapacityTrial) -> dict[str, Any]:

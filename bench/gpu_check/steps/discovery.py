@@ -1,18 +1,17 @@
 """Runs step 1: facts of this machine, and what MPS does here."""
 
 import dataclasses
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.gpu_check import mps
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
+from bench.gpu_check.steps.differs import PROBED, differs
 from partitiond.core.units import MIB
 from partitiond.devices.telemetry import HostTelemetry
-
-PROBED: Final = ((100, 0), (50, 4096 * MIB))
-"""SM percentage and memory limit in bytes (0: none) of the clients that show whether MPS works."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +25,12 @@ class Discovery:
         return (
             Trial("1.facts", other_seconds=2.0),
             Trial("1.mps", other_seconds=5.0),
+            Trial("1.differs", ("1.facts",), other_seconds=15.0),
         )
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
-        return await (_facts if trial.id == "1.facts" else _probed)(lab)
+        runs = {"1.facts": _facts, "1.mps": _probed, "1.differs": differs}
+        return await runs[trial.id](lab)
 
 
 async def _facts(lab: Lab) -> Outcome:
@@ -55,7 +56,12 @@ async def _facts(lab: Lab) -> Outcome:
 
 
 async def _probed(lab: Lab) -> Outcome:
-    """What clients of an MPS daemon see: fewer SMs, and the memory limit as their whole device."""
+    """What clients of an MPS daemon see: fewer SMs, and the memory limit as their whole device.
+
+    Raises:
+        MpsUnavailableError: there is no MPS.
+        DeviceError: a client did not come up.
+    """
     rows = []
     async with lab.mps() as daemon:
         for percent, limit in PROBED:
@@ -69,4 +75,18 @@ async def _probed(lab: Lab) -> Outcome:
                     "memory seen MiB": seen.total_bytes // MIB,
                 }
             )
-    return Outcome({"rows": rows})
+    problem = uncapped(rows)
+    return Outcome({"rows": rows, "notes": [problem] * bool(problem), "uncapped": problem})
+
+
+def uncapped(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a client saw although it was capped; empty if every cap holds. Pure."""
+    for row in rows:
+        # A percentage is rounded to what the GPU can give: pairs of SMs.
+        allowed = row["SMs of the GPU"] * row["SM % asked"] / 100 + 2
+        if row["SMs seen"] > allowed:
+            return f"a client of {row['SM % asked']} % saw {row['SMs seen']} SMs"
+        limit = row["memory limit MiB"]
+        if limit and row["memory seen MiB"] > limit:
+            return f"a client limited to {limit} MiB saw {row['memory seen MiB']} MiB"
+    return ""

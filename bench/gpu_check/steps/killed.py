@@ -16,7 +16,7 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.served import Served, served
 from bench.gpu_check.steps import Outcome
-from bench.gpu_check.steps.single import MODEL, NEEDS
+from bench.gpu_check.steps.grid import MODEL, NEEDS, needs_of
 from partitiond.core.hardware.kinds import SharingMode
 
 if TYPE_CHECKING:
@@ -52,7 +52,13 @@ class Killed:
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         count = scale.planned_replicas
         return tuple(
-            Trial(f"12.{name}", NEEDS, starts=2 * count, windows=0, other_seconds=30.0)
+            Trial(
+                f"12.{name}",
+                needs_of(name, *NEEDS),
+                starts=2 * count,
+                windows=0,
+                other_seconds=30.0,
+            )
             for name in MODES
         )
 

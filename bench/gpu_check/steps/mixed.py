@@ -8,7 +8,7 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
-from bench.gpu_check.steps.replicas import MODES, sharing_device, shown
+from bench.gpu_check.steps.grid import MODES, needs_of, sharing_device, shown
 from bench.profiler.sharing_fit import Shared, Single, busy_share, predict_shared
 from partitiond.core.hardware.kinds import SharingMode
 
@@ -24,10 +24,11 @@ class Mixed:
     number: int = 7
     title: str = "Mixed pair, predicted and measured"
 
-    def trials(self, _scale: Scale, /) -> tuple[Trial, ...]:
+    def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         needs = (f"2.{MODELS[0]}", f"6.{MODELS[1]}")
         return tuple(
-            Trial(f"7.{mode}", needs, starts=2, windows=3, other_seconds=2.0) for mode in MODES
+            Trial(f"7.{mode}", needs_of(mode, *needs), starts=1, windows=3, other_seconds=2.0)
+            for mode in scale.modes
         )
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:

@@ -1,4 +1,4 @@
-"""Runs steps 2, 6, 16, 17: the profiler itself, on an engine that has the device to itself."""
+"""Runs steps 2, 6, 16, 17, 21: the profiler itself, on an engine that has the device to itself."""
 
 from typing import Any
 
@@ -28,19 +28,23 @@ class Sweep:
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         profile = await lab.profile(Want(trial.id.partition(".")[2], lab.scale.max_batch))
-        rows = [{"model": profile.model, **_row(point)} for point in profile.points]
+        whole = lab.device.memory_bytes
+        rows = [{"model": profile.model, **_row(point, whole)} for point in profile.points]
         return Outcome({"rows": rows, "notes": _notes(profile)})
 
 
-def _row(point: OperatingPoint) -> dict[str, Any]:
+def _row(point: OperatingPoint, memory_bytes: int) -> dict[str, Any]:
+    joules = point.joules_per_output_token
     return {
         "batch": point.batch,
+        "share of the memory": round(point.footprint_bytes / memory_bytes, 4),
         "output tokens/s": round(point.output_tokens_per_s, 1),
         "half width": round(point.half_width, 1),
         "TPOT p95 ms": round(1000 * point.tpot.p95, 2),
         "TTFT p95 ms": round(1000 * point.ttft.p95, 2),
         "E2EL mean s": round(point.e2el.mean, 3),
         "KV limited": point.kv_limited,
+        "J/token": None if joules is None else round(joules, 5),
         **device_columns(point.telemetry),
         "client core": round(point.instrument_cpu, 2),
     }

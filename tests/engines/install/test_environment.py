@@ -13,7 +13,7 @@ def fake_python(folder: Path, package: str, version: str) -> Path:
     """An interpreter that says it has a package; it answers as the real question is answered."""
     folder.mkdir(parents=True, exist_ok=True)
     python = folder / "python"
-    python.write_text(f"#!/bin/sh\necho '{json.dumps([package, version])}'\n")
+    python.write_text(f"#!/bin/sh\necho '{json.dumps([package, version, False])}'\n")
     python.chmod(0o755)
     return python
 
@@ -41,7 +41,7 @@ def test_version_and_variant_are_read_without_importing(tmp_path: Path) -> None:
     # base interpreter, which has no vLLM.
     link = tmp_path / "venv-python"
     link.symlink_to(tmp_path / "0/python")
-    assert read_environment(link) == environment.EngineEnvironment(link, "0.32.0", "cpu")
+    assert read_environment(link) == environment.EngineEnvironment(link, "0.32.0", "cpu", False)
     python = fake_python(tmp_path / "none", "x", "y")
     for script in ("exit 3", "true"):
         python.write_text(f"#!/bin/sh\n{script}\n")

@@ -19,11 +19,13 @@ from partitiond.core.errors import (
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.shim import write_json
+from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.process_identity import own_identity
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
@@ -333,3 +335,13 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
+
+
+def test_an_engine_without_flashinfer_is_told_not_to_import_its_sampler(short_dir: Path) -> None:
+    launch = dataclasses.replace(simulated_launch(), engine_kind="vllm", extra_args=())
+    for there, said in ((True, None), (False, "0")):
+        found = EngineEnvironment(Path("/env/bin/python"), "0.32.0", "cpu", there)
+        made = commands.vllm_command(
+            launch, found, capabilities_of("0.32.0"), short_dir, RunFolder(short_dir / "run")
+        )
+        assert made["env"].get("VLLM_USE_FLASHINFER_SAMPLER") == said
