@@ -158,7 +158,7 @@ soak-harm-hosts-ray:
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.from_file \
 	bench.serving.mixed_plan bench.serving.admission bench.serving.plan \
 	bench.proxy bench.search bench.profiler.capacity_power \
-	bench.profiler.estimate bench.profiler.transfer bench.loadgen.compare \
+	bench.profiler.transfer bench.loadgen.compare \
 	bench.control.cost bench.control.loop bench.control.store bench.control.hosts
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 from partitiond.cli.groups import Lists
+from partitiond.cli.tools.estimate_fit import sources_in
+from partitiond.core.performance.factor_fit import FIGURES, FactorFit, fit_kinds
 from partitiond.fleet.file import fleet_schema
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -520,6 +522,29 @@ def _metric(family: Any) -> tuple[str, str]:
     return f"`{name}`", f"{family.help.rstrip('.')}{note}."
 
 
+# --- errors of estimates ---------------------------------------------------------------------
+
+ERRORS: Final = ("<!-- errors of estimates: begin -->", "<!-- errors of estimates: end -->")
+
+
+def benchmarks_page() -> str:
+    """The benchmarks, with the errors of estimates as the shipped profiles have them."""
+    begin, end = ERRORS
+    text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    before, rest = text.split(begin)
+    blocks = [_errors(found) for found in fit_kinds(list(sources_in(ROOT / "profiles")))]
+    return "\n\n".join([f"{before}{begin}", *blocks, f"{end}{rest.split(end)[1]}"])
+
+
+def _errors(found: FactorFit) -> str:
+    heading = f"median absolute error, `{found.hardware}`: {found.profiles} profiles"
+    sides = (found.shipped, found.fitted, found.left_out)
+    rows = (
+        (figure, *(f"{side[figure]:.0%}" if side else "-" for side in sides)) for figure in FIGURES
+    )
+    return table((heading, "as shipped", "fitted", "fitted to the other models"), iter(rows))
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "exit-codes.md": exit_codes_page,
@@ -532,9 +557,14 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
 }
 
 
+def made_pages() -> dict[str, str]:
+    """All pages by their path below the reference, and the page with a generated part."""
+    return {name: make() for name, make in PAGES.items()} | {"../benchmarks.md": benchmarks_page()}
+
+
 def outdated() -> list[str]:
     """Names of pages that are not what the code says."""
-    return _different(FOLDER, {name: make() for name, make in PAGES.items()})
+    return _different(FOLDER, made_pages())
 
 
 def outdated_pictures() -> list[str]:
@@ -562,7 +592,7 @@ def main() -> int:
         for name in names:
             print(f"docs/{name} is outdated: run `make docs`")
         return 1 if names else 0
-    pages = {name: make() for name, make in PAGES.items()}
+    pages = made_pages()
     pictures = import_pictures.pictures(ROOT)
     for folder, made in ((FOLDER, pages), (import_pictures.FOLDER, pictures)):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """Measures how right profiles are: estimates, transfers, intervals, and verdicts on capacity.
 
-Estimates and transfers are compared with the measured profiles that are shipped; the other two are
+Transfers are compared with the measured profiles that are shipped; the other two are
 simulated. `bench.search` has the search on simulated curves.
 """

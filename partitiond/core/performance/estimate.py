@@ -46,6 +46,8 @@ from partitiond.core.performance.roofline import (
     FLOPS_EFFICIENCY,
     MEASURED_BANDWIDTH_EFFICIENCY,
     MEASURED_FLOPS_EFFICIENCY,
+    NO_FACTORS,
+    Factors,
     rates,
 )
 from partitiond.core.performance.rounds import decode_round
@@ -152,6 +154,7 @@ def estimate_profile(
     variant: str = "",
     figures: CpuFigures | None = None,
     refined: bool = False,
+    factors: Factors = NO_FACTORS,
 ) -> Profile:
     """Return an estimated profile with operating points at powers of two.
 
@@ -175,6 +178,7 @@ def estimate_profile(
         variant: form of the model that the profile is for.
         figures: measured figures of a CPU device.
         refined: points at most 1.25x apart, up to exactly the largest batch that fits.
+        factors: how much longer the parts of a step take than the constants say.
 
     Returns:
         The profile. If not even one request fits, the profile has no points, its knee's largest
@@ -195,7 +199,7 @@ def estimate_profile(
                 kv_cache_dtype=kv_cache_dtype,
             ),
             workload=workload,
-            reached=rates(spec, size, dtype=chosen, quantization=quantization),
+            reached=factors.of(rates(spec, size, dtype=chosen, quantization=quantization)),
             max_num_batched_tokens=max_num_batched_tokens,
         ),
         kind=spec.kind,

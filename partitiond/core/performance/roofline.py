@@ -32,7 +32,7 @@ FLOPS_EFFICIENCY: Final = 0.5
 
 MEASURED_BANDWIDTH_EFFICIENCY: Final = 0.9
 """The same if the peak was measured by a triad, which already has most of the losses there are.
-Assumed; `python -m bench.profiler.estimate` shows the errors of estimates with it."""
+Assumed; `tools estimate --fit` shows the errors of estimates with it."""
 
 MEASURED_FLOPS_EFFICIENCY: Final = 0.75
 """The same if the peak was measured by a product of square matrices: an engine's matrices have few
@@ -78,6 +78,30 @@ class Rates:
     layer_seconds: float = 0.0
     overlaps: bool = True
     server_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Factors:
+    """How much longer each part of a step takes than its constants say; 1 for as long."""
+
+    fixed: float = 1.0
+    traffic: float = 1.0
+    compute: float = 1.0
+    sequences: float = 1.0
+
+    def of(self, reached: Rates) -> Rates:
+        """Return the rates with these factors."""
+        return dataclasses.replace(
+            reached,
+            flops_per_s=reached.flops_per_s / self.compute,
+            bytes_per_s=reached.bytes_per_s / self.traffic,
+            step_seconds=reached.step_seconds * self.fixed,
+            layer_seconds=reached.layer_seconds * self.fixed,
+            sequence_seconds=reached.sequence_seconds * self.sequences,
+        )
+
+
+NO_FACTORS: Final = Factors()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

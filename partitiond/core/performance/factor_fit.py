@@ -1,0 +1,168 @@
+"""Fits the step-time model's constants to measured profiles, and says how far estimates are off.
+
+The model is that of `roofline`: host work, memory traffic, arithmetic, and work per sequence. A
+factor says how much longer a part takes than its constants say. Factors that measurements leave
+open stay near 1.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from partitiond.core.numbers.least_squares import non_negative
+from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.performance.roofline import Factors, rates
+from partitiond.core.performance.rounds import RoundTerms
+from partitiond.core.performance.transfer_fit import (
+    TIE_WEIGHT,
+    Source,
+    engine_argument,
+    measured_round,
+    usable_points,
+)
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile
+
+PASSES: Final = 4
+"""On a GPU the longer of arithmetic and traffic counts; which it is depends on the factors."""
+LEAST: Final = 0.02
+"""Least factor: a part that measurements do not show takes some time. Chosen."""
+FIGURES: Final = ("tokens/s", "TTFT p95", "TPOT p95", "footprint", "knee")
+SERVER_SHARE: Final = 0.05
+"""A round this near to the time of the API server is decided by it. Chosen."""
+ROOM_BYTES: Final = 1 << 50
+"""Memory of a CPU's estimate whose host is not known: no limit."""
+
+
+def fit_factors(sources: Sequence[Source]) -> Factors:
+    """Fit factors to all points of measured profiles, by least squares on relative errors.
+
+    Points at the rate of the API server say nothing of the engine, and are left out.
+    """
+    found = Factors()
+    observed = [
+        (s.subject.terms(p.batch), s.subject.rounds.reached.overlaps, measured_round(p))
+        for s in sources
+        for p in usable_points(s.profile)
+        if not _by_server(s, p)
+    ]
+    weight = TIE_WEIGHT * len(observed) ** 0.5
+    near = [tuple(weight * float(n == m) for m in range(4)) for n in range(4)]
+    for _ in range(PASSES):
+        rows = [
+            tuple(x / seconds for x in _columns(terms, found, overlaps=overlaps))
+            for terms, overlaps, seconds in observed
+        ]
+        solved = non_negative([*rows, *near], [1.0] * len(rows) + [weight] * len(near))
+        found = Factors(*(max(LEAST, x) for x in solved))
+    return found
+
+
+def _by_server(source: Source, point: OperatingPoint) -> bool:
+    limit = point.batch * source.subject.rounds.reached.server_seconds
+    return abs(measured_round(point) - limit) <= SERVER_SHARE * limit
+
+
+def _columns(terms: RoundTerms, now: Factors, *, overlaps: bool) -> tuple[float, ...]:
+    traffic, compute = terms.weights + terms.kv, terms.compute
+    if overlaps:
+        longer = now.compute * compute >= now.traffic * traffic
+        traffic, compute = (0.0, compute + terms.lumps) if longer else (traffic + terms.lumps, 0.0)
+    return terms.fixed, traffic, compute, terms.sequences
+
+
+def errors(source: Source, factors: Factors) -> Mapping[str, float]:
+    """Return estimated / measured - 1 of each of `FIGURES`, at the point nearest to the knee."""
+    profile = source.profile
+    knee = profile.knee.batch or profile.knee.largest_batch
+    point = min(usable_points(profile), key=lambda p: abs(p.batch - knee))
+    found = _estimate(source, factors)
+    like = min(found.points, key=lambda p: abs(p.batch - point.batch))
+    ratios = (
+        like.output_tokens_per_s / point.output_tokens_per_s,
+        like.ttft.p95 / point.ttft.p95,
+        like.tpot.p95 / point.tpot.p95,
+        like.footprint_bytes / point.footprint_bytes,
+        (found.knee.batch or found.knee.largest_batch) / knee,
+    )
+    return {name: ratio - 1 for name, ratio in zip(FIGURES, ratios, strict=True)}
+
+
+def _estimate(source: Source, factors: Factors) -> Profile:
+    profile, subject = source.profile, source.subject
+    longest = engine_argument(profile, "--max-model-len")
+    return estimate_profile(
+        model=profile.model,
+        architecture=subject.architecture,
+        workload=profile.workload,
+        hardware=subject.hardware,
+        size=profile.size,
+        max_model_len=int(longest) if longest else profile.workload.longest_tokens,
+        profile_id="estimate",
+        created_at="",
+        dtype=profile.dtype,
+        memory_bytes=None if subject.hardware.memory_bytes else ROOM_BYTES,
+        max_batch=profile.knee.largest_batch,
+        max_num_batched_tokens=subject.max_num_batched_tokens,
+        kv_cache_dtype=profile.kv_cache_dtype,
+        refined=True,
+        factors=factors,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FactorFit:
+    """The fit to the profiles of one kind of hardware.
+
+    Attributes:
+        factors: fitted to all of its profiles.
+        constants: what the constants of `roofline` would be, by their unit.
+        shipped, fitted, left_out: median absolute errors of each figure, as a share: with the
+            constants as they are, with the fitted ones, and with those fitted to the other models
+            alone (empty where there is one model).
+    """
+
+    hardware: str
+    profiles: int
+    models: int
+    factors: Factors
+    constants: Mapping[str, float]
+    shipped: Mapping[str, float]
+    fitted: Mapping[str, float]
+    left_out: Mapping[str, float]
+
+
+def fit_kinds(sources: Sequence[Source]) -> tuple[FactorFit, ...]:
+    """Fit each kind of hardware by itself."""
+    kinds = sorted({source.profile.hardware for source in sources})
+    return tuple(_fit([s for s in sources if s.profile.hardware == kind]) for kind in kinds)
+
+
+def _fit(sources: Sequence[Source]) -> FactorFit:
+    models = sorted({source.profile.model for source in sources})
+    factors = fit_factors(sources)
+    others = {m: [s for s in sources if s.profile.model != m] for m in models}
+    held = {m: fit_factors(rest) for m, rest in others.items() if rest}
+    subject = sources[0].subject
+    reached = factors.of(rates(subject.hardware, subject.size, dtype=subject.dtype))
+    return FactorFit(
+        hardware=subject.hardware.key,
+        profiles=len(sources),
+        models=len(models),
+        factors=factors,
+        constants={
+            "step s": reached.step_seconds,
+            "layer s": reached.layer_seconds,
+            "sequence s": reached.sequence_seconds,
+            "bytes/s": reached.bytes_per_s,
+            "FLOP/s": reached.flops_per_s,
+        },
+        shipped=_medians([errors(s, Factors()) for s in sources]),
+        fitted=_medians([errors(s, factors) for s in sources]),
+        left_out=_medians([errors(s, held[s.profile.model]) for s in sources if held]),
+    )
+
+
+def _medians(found: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    return {f: statistics.median(abs(e[f]) for e in found) for f in FIGURES} if found else {}
