@@ -515,6 +515,7 @@ class Parts:
             files=self.files,
             engine_version=self._given.engine_version,
             placements=self._may_run,
+            factors=self.drift.factors,
             changed=self.plan_again,
         )
 
@@ -613,6 +614,7 @@ class Parts:
             imagine=self.plans.imagine,
             obstacles=self.obstacles,
             applied=lambda: self.controller.plan,
+            effective=self.scaling.effective,
         )
 
     def _make_overview(self) -> OverviewUseCases:

@@ -35,6 +35,7 @@ class FitUseCases:
         imagine: makes a plan of a changed situation.
         obstacles: knows what would keep the model from running.
         applied: returns the applied plan.
+        effective: returns a spec with the demand that plans are made for.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class FitUseCases:
         imagine: Imagine,
         obstacles: ObstacleUseCases,
         applied: Callable[[], Plan | None],
+        effective: Callable[[ModelSpec], ModelSpec],
     ) -> None:
         self._store = store
         self._resolver = resolver
@@ -63,6 +65,7 @@ class FitUseCases:
         self._imagine = imagine
         self._obstacles = obstacles
         self._applied = applied
+        self._effective = effective
 
     async def check(self, spec: ModelSpec) -> Fit:
         """Plan as if the model were registered; measured profiles of it count before an estimate.
@@ -107,7 +110,8 @@ class FitUseCases:
         self._accept(spec)
         now = self._clock.utc_iso()
         known = (*self._store.profiles(spec.name), *await self._estimates(spec, now))
-        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        effective = self._effective(spec)
+        record = ModelRecord(effective, version=1, created_at=now, updated_at=now)
         return record, best_profiles(spec, known)
 
     async def _estimates(self, spec: ModelSpec, now: str) -> tuple[Profile, ...]:

@@ -1,6 +1,6 @@
 """Keeps the profiles that were measured, estimated or brought from elsewhere."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.pruning import prunable
@@ -22,6 +22,7 @@ class ProfileCatalog:
         engine_version: returns that of the installed engine by host; empty if there is none or it
             is not known yet.
         placements: of plans that are applied or may yet be.
+        factors: on the rates of profiles whose replicas are slower, by profile id.
         changed: called when a plan may use another profile from now on.
 
     Attributes:
@@ -37,11 +38,13 @@ class ProfileCatalog:
         files: ModelFiles,
         engine_version: Callable[[str], str],
         placements: Callable[[], Iterable[Placement]],
+        factors: Callable[[], Mapping[str, float]],
         changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._journal = journal
         self._placements = placements
+        self._factors = factors
         self._changed = changed
         self.staleness = Staleness(
             spec_of=self._spec_of,
@@ -58,15 +61,17 @@ class ProfileCatalog:
 
     def views(self, model: str | None = None) -> Sequence[ProfileView]:
         """Profiles of a model or of all, newest first, each with why it is stale."""
-        return [
-            ProfileView(profile, self.staleness.reasons(profile))
-            for profile in self._store.profiles(model)
-        ]
+        return [self._viewed(profile) for profile in self._store.profiles(model)]
 
     def view(self, profile_id: str) -> ProfileView:
         """Raises NotFoundError."""
-        profile = self._store.profile(profile_id)
-        return ProfileView(profile, self.staleness.reasons(profile))
+        return self._viewed(self._store.profile(profile_id))
+
+    def _viewed(self, profile: Profile) -> ProfileView:
+        reasons, factor = self.staleness.reasons(profile), self._factors().get(profile.id)
+        if factor is not None:
+            reasons += (f"its replicas are slower, plans take {factor:.2f} of its rates",)
+        return ProfileView(profile, reasons)
 
     def keep(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Keep a profile made elsewhere; plans may use it from now on.

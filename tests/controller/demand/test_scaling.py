@@ -124,6 +124,11 @@ async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingH
         host.step(a=15.0)  # a replica gives 12.5 requests/s, less a margin
     await until(lambda: host.serving("a") == 2)
     assert host.service.scaling.view("a").planned_req_per_s >= 15.0
+    learned = host.service.scaling.view("a").planned_req_per_s
+    asked = spec_of("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.25, weight=2.0))
+    imagined = (await host.service.fit.plan_with([asked])).plan
+    wanted = {model.model: model.demand_req_per_s for model in imagined.forecasts}
+    assert wanted == {"a": learned}, "a changed model keeps the demand that it learned"
     for _ in range(24):
         host.step(a=1.0)
     await until(lambda: host.serving("a") == 1)

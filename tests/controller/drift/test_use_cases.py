@@ -121,6 +121,10 @@ async def test_slower_replicas_correct_the_plans_and_are_measured_again_until_it
         rates = {p.candidate.capacity_req_per_s for p in plan.placements}
         assert rates == {(0.65 if correcting else 1.0) * rate for rate in usual}
         assert all(map(same_engine, before, plan.placements))  # a correction moves nothing
+        profiles = {p.candidate.profile_id for p in plan.placements}
+        for view in (*host.service.profiles.views(), *map(host.service.profiles.view, profiles)):
+            slower = any("plans take 0.65 of its rates" in why for why in view.stale)
+            assert slower == (correcting and view.profile.id in profiles)
         return {p.candidate.correction for p in plan.placements}
 
     traffic = Traffic(host)
