@@ -16,9 +16,13 @@ A model is what `POST /models` takes, with `architecture` and `workload.pairs_fi
 mistakes of a file are one SpecError that names each line.
 """
 
+import contextlib
+import copy
 import dataclasses
+import functools
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,19 +152,31 @@ def load_fleet(path: Path) -> Fleet:
     path = _shipped(path) or path
     content = _content(path)
     try:
-        table = FleetTable.model_validate(toml_of(content))
+        plain = toml_of(content)
     except InputError as error:
         raise SpecError(f"{path} is not valid TOML: {error.message}", hint=error.hint) from error
+    wrong: list[tuple[Place, str, str]] = []
+    table = FleetTable()
+    try:
+        table = FleetTable.model_validate(plain)
+        entries = list(enumerate(table.models))
     except ValidationError as error:
-        found = list(of_validation(error, fleet_schema()))
-        raise mistakes(path, content.decode(), found) from error
+        wrong = list(of_validation(error, fleet_schema()))
+        entries = list(_without_unknown_keys(plain, error))
     models: list[ModelSpec] = []
     architectures: dict[str, Architecture] = {}
-    wrong: list[tuple[Place, str, str]] = []
     names: set[str] = set()
-    for number, entry in enumerate(table.models):
+    for number, written in entries:
         try:
-            spec = entry.beside(path.parent).to_spec(RegistrationRules())
+            entry = written.beside(path.parent)
+            values: list[tuple[Place, str, str]] = [
+                (("models", number, *place), error.message.rstrip("."), error.hint)
+                for place, error in entry.wrong_values(RegistrationRules())
+            ]
+            if values:
+                wrong += values
+                continue
+            spec = entry.to_spec(RegistrationRules())
             if taken := {spec.name, *spec.aliases} & names:
                 raise SpecError(
                     f"the name {min(taken)!r} is taken already.",
@@ -178,6 +194,22 @@ def load_fleet(path: Path) -> Fleet:
     devices = devices_of(table.devices)
     memory = host_memory_of(table.devices, devices)
     return Fleet(tuple(models), devices, table.settings, architectures, path, memory)
+
+
+def _without_unknown_keys(
+    plain: Mapping[str, Any], error: ValidationError
+) -> Iterator[tuple[int, ModelTable]]:
+    """Yield the models that are valid but for keys that there are not, without those, by number."""
+    unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+    tables = plain.get("models")
+    for number, table in enumerate(tables if isinstance(tables, list) else ()):
+        known = copy.deepcopy(table)
+        for place in unknown:
+            if place[:2] == ("models", number):
+                within = functools.reduce(operator.getitem, place[2:-1], known)
+                del within[place[-1]]
+        with contextlib.suppress(ValidationError):  # told already
+            yield number, ModelTable.model_validate(known)
 
 
 def _shipped(path: Path) -> Path | None:

@@ -94,6 +94,8 @@ def of_validation(
             *table, key = place
             yield place, "there is no such key", _meant(str(key), keys_of(schema, table))
             continue
+        if item["type"] in {"model_type", "dict_type"}:
+            what = "must be a table"
         given = item.get("input")
         shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
         yield place, f"{what}{shown}", ""

@@ -1,8 +1,9 @@
 """Defines a model as people write it, in a body or in a fleet file, and makes its specification."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -181,9 +182,9 @@ class ModelBody(ChangeableBody, NamedBody):
         check_folder(source, rules.allow_folders)
         check_sampling(self.request_defaults)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSpec)}
-        for part, kind in _PARTS.items():
+        for part in _PARTS:
             if fields[part] is not None:
-                fields[part] = kind(**fields[part].model_dump())
+                fields[part] = self._part(part)
         fields |= {
             "name": self.name or name,
             "source": source,
@@ -194,6 +195,31 @@ class ModelBody(ChangeableBody, NamedBody):
         check_flags(spec, rules)
         check_contexts(spec)
         return spec
+
+    def wrong_values(self, rules: RegistrationRules) -> Iterator[tuple[tuple[str, ...], SpecError]]:
+        """Yield each field or part that `to_spec` would refuse by itself, and why.
+
+        The place is the field's name, and the name within a part where the message has it.
+        """
+        attempts: dict[str, Callable[[], object]] = {
+            "model": lambda: self.found(rules.hub if self.hub is None else self.hub),
+            "request_defaults": lambda: check_sampling(self.request_defaults),
+            "workload": self.workload.to_workload,
+        }
+        for part in _PARTS:
+            if getattr(self, part) is not None:
+                attempts[part] = functools.partial(self._part, part)
+        for part, attempt in attempts.items():
+            try:
+                attempt()
+            except SpecError as error:
+                keys = getattr(getattr(self, part), "model_fields_set", set[str]())
+                named = [key for key in sorted(keys) if key in error.message]
+                yield (part, *named[:1]), error
+
+    def _part(self, name: str) -> Any:
+        """Convert one part to the core's type. Raises SpecError."""
+        return _PARTS[name](**getattr(self, name).model_dump())
 
     def found(self, hub: bool) -> tuple[ModelSource, str]:
         """Return the source, and the name that it suggests. Raises SpecError."""

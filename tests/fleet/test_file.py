@@ -166,7 +166,7 @@ A100 = '[[devices]]\nhardware = "a100-80gb"\n'
 
 OF_A_MODEL = (  # what a field may be is in tests/api/test_one_field.py
     ("replicas = 2", "line 3: models, entry 1, replicas: there is no such key"),
-    ("demand = { req_per_s = 1e9 }", "line 1: models, entry 1: demand must lie between"),
+    ("demand = { req_per_s = 1e9 }", "line 3: models, entry 1, demand: demand must lie between"),
     ('demand = { req_per_s = "many" }', "line 3: models, entry 1, demand, req_per_s"),
     ("slo = { ttft_seconds = 1 }", "entry 1, slo, tpot_seconds: Field required"),
     (MODEL, "line 3: models, entry 2: the name 'opt-125m' is taken"),
@@ -203,7 +203,7 @@ OF_A_DEVICE = (
 OF_A_FILE = (
     ("[[models]\n", "not valid TOML"),
     ("models = 3", "models"),
-    ('[[models]]\nmodel = "no-such-model"', "entry 1: 'no-such-model' is no model"),
+    ('[[models]]\nmodel = "no-such-model"', "entry 1, model: 'no-such-model' is no model"),
     ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
     ('[[models]]\nmodel = "~nobody-here/m"', "nobody-here/m does not exist"),
     ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "hidden_size"),
@@ -250,6 +250,32 @@ engine = {{ args = [] }}
         "Did you mean extra_args?",
         "  line 11: devices, entry 1, cout: there is no such key. Did you mean count?",
     ]
+    values = f"""{MODEL}demand = {{ req_per_s = -1 }}
+request_defaults = {{ temperature = 99 }}
+nam = "a"
+[models.slo]
+ttft_seconds = 1
+tpot_seconds = 0
+[[models]]
+model = "no-such-model"
+workload = {{ prompt_tokens = 0 }}
+[[models]]
+model = "opt-125m"
+rules = 4
+"""
+    with pytest.raises(SpecError) as caught:
+        load_fleet(write(tmp_path, values))
+    places = [line.partition(": ")[::2] for line in caught.value.message.splitlines()[1:]]
+    assert [(line.strip(), says.partition(": ")[0]) for line, says in places] == [
+        ("line 3", "models, entry 1, demand"),
+        ("line 4", "models, entry 1, request_defaults"),
+        ("line 5", "models, entry 1, nam"),
+        ("line 8", "models, entry 1, slo, tpot_seconds"),
+        ("line 10", "models, entry 2, model"),
+        ("line 11", "models, entry 2, workload, prompt_tokens"),
+        ("line 14", "models, entry 3, rules"),
+    ]
+    assert "rules: must be a table (got 4)" in caught.value.message
     refused = f"{MODEL}{MODEL}{L4}idle_watts = 900\n[[devices]]\nhardware = 'x'\n"
     with pytest.raises(SpecError, match="has 3 mistakes") as caught:
         load_fleet(write(tmp_path, refused))
