@@ -63,7 +63,7 @@ begin_load() {
     sleep 1 # so that the harm comes in the middle of it; nothing rests on how far it is
 }
 
-host_as_json() { "$partitiond" tools simulate show "$folder/$1" --json; }
+host_as_json() { "$partitiond" tools simulate break "$folder/$1" --json; }
 
 say "Eight A100s, two of them in MIG mode"
 run tools simulate create "$here/host.json" --out "$folder/host"
@@ -107,14 +107,14 @@ run devices
 run status
 run tools simulate break "$folder/host" restore --gpu "$device"
 until_true "the GPU answers" "'is lost' not in device('$device').cordon_reason"
-run devices uncordon "$device"
+run devices cordon "$device" --lift
 
 say "Somebody else's process, and a cordon"
 run tools simulate break "$folder/host" process 4711 20GiB --gpu 5
 until_true "the daemon sees it" "device('5').foreign"
 run devices cordon "$device" --reason "fan is replaced on Monday"
 run devices
-run devices uncordon "$device"
+run devices cordon "$device" --lift
 run tools simulate break "$folder/host" process 4711 0 --gpu 5
 
 say "A model sleeps, and the next request wakes it"

@@ -143,7 +143,7 @@ def headed(headings: Headings) -> type[TyperCommand]:
 
 
 class Lists(CommandGroup):
-    """A group that lists when no command is given: `partitiond keys` is `partitiond keys list`.
+    """A group that lists when no command is given: `partitiond keys` is `partitiond keys show`.
 
     Attributes:
         bare: the command that runs when none is named.

@@ -23,15 +23,20 @@ MOST_NAMED: Final = 8
 """Most candidates that a message names; more would hide its point."""
 
 
+def possible_id(kind: str, name: str, value: str) -> str:
+    """Return what was given as an id. Raises InputError and NotFoundError: it cannot be one."""
+    if not value.strip():
+        raise InputError(f"{name} is empty.", hint=_listed(kind))
+    if "/" in value:  # no id has a "/"; it would change the API's path
+        raise NotFoundError(f"there is no {kind} {value}.", hint=_listed(kind))
+    return value
+
+
 def argument_of(kind: str, metavar: str, text: str) -> typer.models.ArgumentInfo:
     """An argument for an id of this kind; text that cannot be an id is refused at once."""
 
     def possible(value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise InputError(f"{metavar} is empty.", hint=_listed(kind))
-        if value is not None and "/" in value:  # no id has a "/"; it would change the API's path
-            raise NotFoundError(f"there is no {kind} {value}.", hint=_listed(kind))
-        return value
+        return None if value is None else possible_id(kind, metavar, value)
 
     found: typer.models.ArgumentInfo = typer.Argument(metavar=metavar, help=text, callback=possible)
     return found
@@ -40,12 +45,20 @@ def argument_of(kind: str, metavar: str, text: str) -> typer.models.ArgumentInfo
 DeviceArgument = Annotated[
     str, argument_of("device", "DEVICE", "Id of the device, or its beginning.")
 ]
-HostArgument = Annotated[str, argument_of("host", "NAME", "Name of the host.")]
+OneDeviceArgument = Annotated[
+    str | None, argument_of("device", "[DEVICE]", "Only this device: its id, or the beginning.")
+]
 JobArgument = Annotated[
     str | None, argument_of("job", "[JOB]", "Only this job: its id, or its number.")
 ]
 KeyArgument = Annotated[str, argument_of("key", "KEY", "Id of the key, or its beginning.")]
+OneKeyArgument = Annotated[
+    str | None, argument_of("key", "[KEY]", "Only this key: its id, or the beginning.")
+]
 ModelArgument = Annotated[str, argument_of("model", "NAME", "Name of a registered model.")]
+OneModelArgument = Annotated[
+    str | None, argument_of("model", "[NAME]", "Only this model, with all of it.")
+]
 PlanArgument = Annotated[
     str | None,
     argument_of("plan", "[PLAN]", "Id of a shown plan, or its number; default a new one."),

@@ -122,11 +122,7 @@ _MODELS: Final[Entries] = {
     "add": Leaf(
         "Register a model, and start the chain with --auto.", "models.commands:add", MODEL_OPTIONS
     ),
-    "list": Leaf("List registered models and what they get.", "models.commands:list_models"),
-    "show": Leaf(
-        "Show one model: as registered, as it is, how it scales, its releases.",
-        "models.commands:show",
-    ),
+    "show": Leaf("List registered models, or show one in full.", "models.commands:show"),
     "update": Leaf(
         "Change what was registered; the rest stays.", "models.commands:update", MODEL_OPTIONS
     ),
@@ -153,31 +149,23 @@ _PROFILE: Final[Entries] = {
 }
 
 _DEVICES: Final[Entries] = {
-    "list": Leaf(
-        "Show the devices of all hosts, their health and sharing.", "devices.commands:list_devices"
-    ),
-    "show": Leaf("Show all of one device.", "devices.commands:show"),
-    "cordon": Leaf("Place nothing on a device from now on.", "devices.commands:cordon"),
-    "uncordon": Leaf("Let plans use a device again.", "devices.commands:uncordon"),
+    "show": Leaf("List the devices of all hosts, or show all of one.", "devices.commands:show"),
+    "cordon": Leaf("Place nothing on a device, until it is lifted.", "devices.commands:cordon"),
 }
 
 _HOSTS: Final[Entries] = {
-    "list": Leaf(
-        "Show the hosts of the fleet: whether they answer, versions, clocks.",
-        "hosts.listing:list_hosts",
-    ),
-    "forget": Leaf("Count a lost host as no part of the fleet any more.", "hosts.listing:forget"),
+    "list": Leaf("List the hosts of the fleet, or forget one.", "hosts.listing:list_hosts"),
 }
 
 _KEYS: Final[Entries] = {
     "create": Leaf(
         "Make a key and print it once; only its hash is kept.", "keys.commands:create", KEY_OPTIONS
     ),
-    "list": Leaf("List keys: ids, labels, models, and when they end.", "keys.commands:list_keys"),
-    "show": Leaf("Show what a key may do, and how much of it is used.", "keys.commands:show"),
-    "update": Leaf("Change what a key may do, from now on.", "keys.commands:update", KEY_OPTIONS),
-    "rotate": Leaf(
-        "Give a key another secret and print it once; id and terms stay.", "keys.commands:rotate"
+    "show": Leaf("List keys, or show what one may do and has used.", "keys.commands:show"),
+    "update": Leaf(
+        "Change what a key may do, from now on; give it another secret.",
+        "keys.commands:update",
+        KEY_OPTIONS,
     ),
     "remove": Leaf(
         "Remove a key: requests with it are refused from now on.", "keys.commands:remove"
@@ -186,13 +174,11 @@ _KEYS: Final[Entries] = {
 }
 
 _SIMULATE: Final[Entries] = {
-    "create": Leaf("Make a simulated host.", "tools.simulate:create"),
-    "show": Leaf(
-        "Show what a simulated host is now, or the hosts that come with partitiond.",
-        "tools.simulate:show",
+    "create": Leaf(
+        "Make a simulated host, or list those that come with partitiond.", "tools.simulate:create"
     ),
     "break": Leaf(
-        "Let something happen to a simulated host while it is in use.", "tools.simulate:break_host"
+        "Let something happen to a simulated host in use, or show it.", "tools.simulate:break_host"
     ),
     "fleet": Leaf(
         "Simulate a fleet under load: goodput, latency, GPU hours, energy.",
@@ -251,17 +237,19 @@ TREE: Final[Entries] = {
     "up": Leaf("Make the fleet of a file run; change nothing the second time.", "plan.up:up"),
     "events": Leaf("Show what happened, why, and who asked for it.", "events:events"),
     "setup": Branch("Set this host up: service, engines, settings, backups.", _SETUP, bare="host"),
-    "models": Branch("Register, show, change, remove; sleep and wake, drift.", _MODELS),
+    "models": Branch(
+        "Register, show, change, remove; sleep and wake, drift.", _MODELS, bare="show"
+    ),
     "profile": Branch(
         "Measure where a model stops getting faster; show profiles.",
         _PROFILE,
         explained="measure",
         metavar="MODEL | COMMAND [ARGS]...",
     ),
-    "devices": Branch("Devices: list, show, cordon.", _DEVICES),
+    "devices": Branch("Devices: list, show, cordon.", _DEVICES, bare="show"),
     "host": Branch("This host among several: join a head, leave it, be it.", _HOST, bare=None),
     "hosts": Branch("Hosts of the fleet: list, forget.", _HOSTS),
-    "keys": Branch("API keys of the endpoint.", _KEYS),
+    "keys": Branch("API keys of the endpoint.", _KEYS, bare="show"),
     "schema": Leaf("Show every key of a fleet file or of the settings file.", "schema:schema"),
     "tools": Branch(
         "Estimate models, advise on a deployment, simulate GPU hosts.", _TOOLS, bare=None
@@ -272,11 +260,17 @@ TREE: Final[Entries] = {
 REMOVED: Final[Mapping[str, str]] = {
     "demo": "`make demo` in a clone runs it",
     "devices hosts": "`partitiond hosts` lists them",
+    "devices list": "`partitiond devices` lists them",
     "devices mig": "`partitiond devices show DEVICE` lists GPU instances, and plans change them",
+    "devices uncordon": "`partitiond devices cordon DEVICE --lift` does it",
     "head": "`partitiond host take-over` does it",
+    "hosts forget": "`partitiond hosts` does it, with --forget HOST",
     "join": "`partitiond host join` does it",
+    "keys list": "`partitiond keys` lists them",
+    "keys rotate": "`partitiond keys update KEY --rotate 1h` does it",
     "leave": "`partitiond host leave` does it",
     "models history": "`partitiond models show NAME` lists its releases",
+    "models list": "`partitiond models` lists them",
     "models scaling": "`partitiond models show NAME` says how it scales",
     "profile diff": "`partitiond profile show PROFILE` shows each",
     "profile export": "`partitiond profile show PROFILE --json` writes one",
@@ -286,7 +280,8 @@ REMOVED: Final[Mapping[str, str]] = {
     "setup config path": "`partitiond setup config` names the file",
     "setup engine list": "`partitiond setup engine` shows the one in use",
     "tools replicate": "`make gpu-check` measures replicas side by side",
-    "tools simulate list": "`partitiond tools simulate show` lists them",
+    "tools simulate list": "`partitiond tools simulate create` lists them",
+    "tools simulate show": "`partitiond tools simulate break HOST` shows it",
     "tools transfer": "plans predict profiles themselves",
     "top": "the dashboard and `partitiond status` show it",
     "version": "`partitiond --version` shows it",

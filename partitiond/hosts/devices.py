@@ -171,7 +171,7 @@ class HostsDevices:
             raise ConflictError(
                 f"its device {short_device(device.id)} is one of the host {other.name}, too.",
                 hint=f"If {other.name} is this host's former name, or the device was moved: "
-                f"`partitiond hosts forget {other.name}` on the head. Simulated hosts made from "
+                f"`partitiond hosts --forget {other.name}` on the head. Simulated hosts made from "
                 'descriptions of the same "name" have the same ids: make one of them anew, with '
                 "another name.",
                 facts={"host": record.name, "other": other.name, "device": device.id},

@@ -90,7 +90,7 @@ class FakeReleases:
 
     def history(self, model: str) -> Sequence[Release]:
         if model == "nobody":
-            raise NotFoundError(f"there is no model {model}.", hint="`partitiond models list`.")
+            raise NotFoundError(f"there is no model {model}.", hint="`partitiond models`.")
         return ROWS
 
     async def roll_back(self, model: str, version: int | None = None) -> Release:

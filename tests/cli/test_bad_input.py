@@ -13,8 +13,8 @@ from tests.cli.conftest import Cli
 
 def test_without_a_daemon_commands_say_how_to_start_one(cli: Cli) -> None:
     for words in (
-        *("status", "plan", "apply", "events", "keys list", "keys create", "keys remove x"),
-        *("keys show x", "keys update x --label y", "keys rotate x", "models list"),
+        *("status", "plan", "apply", "events", "keys show", "keys create", "keys remove x"),
+        *("keys show x", "keys update x --label y", "keys update x --rotate 1h", "models"),
         *("models add opt-125m", "models show x", "models remove x", "models update x --demand 2"),
         *("profile opt-125m", "profile list", "profile show x"),
         *("profile jobs", "profile jobs x", "profile jobs x --cancel"),

@@ -31,11 +31,11 @@ def test_the_overview_shows_each_command_once_under_a_heading(cli: Cli) -> None:
 
 def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
     for typed, meant in (
-        ("devices --json -h", "devices list --json -h"),
+        ("devices --json -h", "devices show --json -h"),
         ("setup config", "setup config show"),
         ("setup --purge", "setup host --purge"),
         ("setup engine", "setup engine show"),
-        ("keys", "keys list"),
+        ("keys", "keys show"),
         ("profile --json", "profile list --json"),
         ("profile no-such", "profile measure no-such"),
         ("profile --seed 1 no", "profile measure --seed 1 no"),
@@ -44,13 +44,13 @@ def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
 
 
 def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli: Cli) -> None:
-    assert "Without a command: list keys: ids" in cli("keys --help").out
+    assert "Without a command: list keys, or show what one may do" in cli("keys --help").out
     profile = cli("profile --help").out
     assert "Usage: partitiond profile [OPTIONS] MODEL | COMMAND [ARGS]..." in profile
     assert "--weights" in profile
     assert "--paper-requests" not in profile, "rare options are not on the first screen"
     assert "--undo" in cli("setup -h").out
-    cli("models lst").refused(2, "Did you mean 'list'")
+    cli("models shwo").refused(2, "Did you mean 'show'")
 
 
 def test_a_command_of_a_release_before_is_refused_with_what_does_the_same(cli: Cli) -> None:

@@ -46,7 +46,7 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
     ):
         assert words in shown
     assert cli("keys show", record.id, "--json").json["use"]["budget_used"] == 250_000
-    assert made.out.strip() not in shown + cli("keys list").out
+    assert made.out.strip() not in shown + cli("keys").out
 
 
 def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> None:
@@ -70,16 +70,17 @@ def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
 ) -> None:
     cli("keys create --label old")
     (record,) = service.keys.keys()
-    assert "never" in cli("keys list").out, "it does not expire"
-    rotated = cli("keys rotate", record.id, "--grace", "2h")
+    assert "never" in cli("keys").out, "it does not expire"
+    rotated = cli("keys update", record.id, "--rotate", "2h")
     assert len(rotated.out.split()) == 1
     assert "taken until" in rotated.err
-    cli("keys rotate", record.id)
-    cli("keys rotate", record.id, "--grace", "0")
-    cli("keys rotate", record.id, "--grace", "a while").refused(2)
+    cli("keys update", record.id, "--rotate", "1h")
+    both = cli("keys update", record.id, "--rotate", "0", "--label", "new", "--json").json
+    assert (both["record"]["label"], len(both["key"].split())) == ("new", 1)
+    cli("keys update", record.id, "--rotate", "a while").refused(2)
     assert service.keys.graces == [7200.0, 3600.0, 0.0]
     service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
-    for words in ("keys list", f"keys show {record.id}"):
+    for words in ("keys", f"keys show {record.id}"):
         cli(words).ended(0, "expired")
     assert [cli("keys remove", record.id).code for _ in range(2)] == [0, 3]
 

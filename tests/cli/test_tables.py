@@ -184,8 +184,8 @@ def test_of_many_rows_those_to_look_at_come_first_and_equal_ones_are_a_line() ->
     ]  # fmt: skip
     assert "1 GiB to 8" in rows[2], "one of them is nearly full"
     assert "gpu-7: cordoned: fan" in page
-    assert "partitiond devices uncordon gpu-7" in page
-    assert "uncordon" not in text_of(devices_table(devices[:1]))
+    assert "partitiond devices cordon gpu-7 --lift" in page
+    assert "--lift" not in text_of(devices_table(devices[:1]))
     assert "gpu-119" in text_of(devices_table(devices, whole=True), width=140)
 
 

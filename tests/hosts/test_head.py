@@ -33,7 +33,7 @@ def test_a_head_is_overtaken_by_a_higher_epoch_that_a_host_of_its_own_obeys() ->
     assert "later start of this control plane" in head.overtaken(2, {"two": 2})
     why = head.overtaken(2, {"two": 3, "three": 5, "four": 5, "five": 0})
     assert "with epoch 5; this one has 2" in why
-    assert "partitiond hosts forget four" in why
+    assert "partitiond hosts --forget four" in why
 
 
 def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(

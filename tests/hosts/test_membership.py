@@ -176,7 +176,7 @@ async def test_another_host_of_a_known_name_is_refused_until_the_first_is_forgot
     await head.restart()
     await head.look()
     assert head.two().state is REFUSED
-    assert "partitiond hosts forget two" in head.two().reason
+    assert "partitiond hosts --forget two" in head.two().reason
     head.membership.forget("two")
     assert head.states() == {"one": FINE}
     await head.look()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from partitiond.cli.devices.tables import device_view, devices_table
-from partitiond.cli.ids import DeviceArgument
+from partitiond.cli.ids import DeviceArgument, OneDeviceArgument
 from partitiond.cli.options import (
     AllOption,
     JsonOption,
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
 
 
-def list_devices(
-    ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
+def show(
+    ctx: typer.Context,
+    device_id: OneDeviceArgument = None,
+    everything: AllOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show the devices of all hosts, their health and sharing.
+    """List the devices of all hosts, or show all of one.
 
-    The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
-    messages are then not known.
+    All of one: health, foreign processes, MIG instances, power, what its driver tells. The daemon
+    looks at them every 5 s. Without one they are looked at from here: cordons and Xid messages are
+    then not known.
     """
-    found, engines = _listed(settings_of(ctx))
+    settings = settings_of(ctx)
+    if device_id is not None:
+        details = _detailed(settings, device_id)
+        emit(details, as_json=as_json, render=lambda: device_view(details))
+        return
+    found, engines = _listed(settings)
     emit(found, as_json=as_json, render=lambda: devices_table(found, engines, whole=everything))
-
-
-def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
-    """Show all of one device.
-
-    Health, foreign processes, MIG instances, links, power: what its driver tells.
-    """
-    found = _detailed(settings_of(ctx), device_id)
-    emit(found, as_json=as_json, render=lambda: device_view(found))
 
 
 @spread
@@ -58,13 +58,17 @@ def cordon(
     ctx: typer.Context,
     device_id: DeviceArgument,
     reason: str = option("Why, for those who find it cordoned.", default=""),
+    lift: bool = option("Let plans use it again; earlier Xid messages then count no longer."),
     as_json: JsonOption = False,
 ) -> None:
-    """Place nothing on a device from now on.
+    """Place nothing on a device, until it is lifted.
 
-    It holds until `uncordon`, over restarts as well. Replicas on it go on serving until a plan
-    that moves them is applied.
+    It holds over restarts as well. Replicas on it go on serving until a plan that moves them is
+    applied.
     """
+    if lift:
+        _lift(ctx, device_id, as_json=as_json)
+        return
     if not reason.strip():
         raise InputError(
             "a cordon needs a reason.",
@@ -77,11 +81,7 @@ def cordon(
         say("What runs there moves with the next plan: partitiond plan, then partitiond apply.")
 
 
-def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
-    """Let plans use a device again.
-
-    Earlier Xid messages are held against it no longer.
-    """
+def _lift(ctx: typer.Context, device_id: str, *, as_json: bool) -> None:
     with client_of(ctx) as client:
         device = client.uncordon(device_id)
     words = "may be used again."

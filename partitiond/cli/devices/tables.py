@@ -17,7 +17,7 @@ from partitiond.core.views.lists import ReplicaView
 
 Pair = tuple[str, str | Text]
 
-UNCORDON: Final = "Once that is over: partitiond devices uncordon {device}"
+UNCORDON: Final = "Once that is over: partitiond devices cordon {device} --lift"
 
 _STYLES = {"fine": "green", "degraded": "yellow", "failed": "red", "cordoned": "red"}
 

@@ -87,7 +87,7 @@ def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
     Requests in flight end first, for at most engine.drain_deadline_seconds. On the head,
     `partitiond devices cordon` and `partitiond apply` beforehand move the replicas elsewhere, and
-    `partitiond hosts forget` afterwards takes the host off the list.
+    `partitiond hosts --forget` afterwards takes the host off the list.
     """
     from partitiond.cli.hosts.place import settings_of_place
     from partitiond.hosts.agent_process import leave as leave_head

@@ -1,4 +1,4 @@
-"""Implements `partitiond hosts`: shows the hosts of the fleet, and forgets lost ones."""
+"""Implements `partitiond hosts`: lists the hosts of the fleet, and forgets lost ones."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from partitiond.cli.columns import Column, table_of
-from partitiond.cli.ids import HostArgument
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.ids import possible_id
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, tell
 from partitiond.core.hardware.host_state import HostState, HostView, unreached_endpoints
 from partitiond.core.units import format_duration
@@ -24,27 +24,30 @@ HOST_STYLES: Final = {
 }
 
 
-def list_hosts(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the hosts of the fleet: whether they answer, versions, clocks.
+@spread
+def list_hosts(
+    ctx: typer.Context,
+    *,
+    forget: str | None = option(
+        "Count this lost host as no part of the fleet any more; if it comes back, it joins anew.",
+        metavar="NAME",
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """List the hosts of the fleet, or forget one.
 
-    Below the table is why a host is not fine, and what to do.
+    Whether they answer, versions, clocks; below the table, why a host is not fine, and what to do.
+    A host that answers, or has been silent for less than host.lost_seconds, is not forgotten.
     """
     with client_of(ctx) as client:
+        if forget is not None:
+            client.forget_host(possible_id("host", "--forget", forget))
+            tell({"forgotten": forget}, f"Host {forget} is forgotten.", as_json=as_json)
+            return
         hosts = client.hosts()
         replicas = [] if as_json else client.replicas()
     counts = collections.Counter(replica.host for replica in replicas if replica.pid is not None)
     emit(hosts, as_json=as_json, render=lambda: hosts_table(hosts, counts))
-
-
-def forget(ctx: typer.Context, name: HostArgument, as_json: JsonOption = False) -> None:
-    """Count a lost host as no part of the fleet any more.
-
-    A host that answers, or has been silent for less than host.lost_seconds, is not forgotten. If
-    it comes back, it joins anew.
-    """
-    with client_of(ctx) as client:
-        client.forget_host(name)
-    tell({"forgotten": name}, f"Host {name} is forgotten.", as_json=as_json)
 
 
 def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> RenderableType:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
-from partitiond.cli.ids import KeyArgument, with_id
+from partitiond.cli.ids import KeyArgument, OneKeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
 from partitiond.cli.options import JsonOption, client_of, option, settings_of, spread
@@ -48,9 +48,13 @@ def create(
     _tell_unbound(ctx)
 
 
-def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List keys: ids, labels, models, and when they end."""
+def show(ctx: typer.Context, key_id: OneKeyArgument = None, as_json: JsonOption = False) -> None:
+    """List keys, or show what one may do and has used."""
     with client_of(ctx) as client:
+        if key_id is not None:
+            view = _with_key(client, key_id, client.key)
+            emit(view, as_json=as_json, render=lambda: key_table(view))
+            return
         keys = client.keys()
     emit(keys, as_json=as_json, render=lambda: keys_table(keys))
     if keys and not as_json:
@@ -67,46 +71,33 @@ def _tell_unbound(ctx: typer.Context) -> None:
         )
 
 
-def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
-    """Show what a key may do, and how much of it is used."""
-    with client_of(ctx) as client:
-        view = _with_key(client, key_id, client.key)
-    emit(view, as_json=as_json, render=lambda: key_table(view))
-
-
 @spread
 def update(
     ctx: typer.Context,
     key_id: KeyArgument,
     *,
+    rotate: str | None = option(
+        "Give it another secret, printed once; the present one is taken as well for so long (90s, "
+        "1h, 2d; 0: a leaked one).",
+        metavar="TIME",
+    ),
     terms: Any = given.TERMS,
     as_json: JsonOption = False,
 ) -> None:
-    """Change what a key may do, from now on.
+    """Change what a key may do, from now on; give it another secret.
 
     What is not given stays; --model and --route name all of them anew.
     """
-    if not terms:
+    if not terms and rotate is None:
         raise typer.BadParameter("nothing to change: give at least one option.")
+    seconds = None if rotate is None else given.seconds_of("--rotate", rotate)
     with client_of(ctx) as client:
-        record = _with_key(client, key_id, lambda found: client.update_key(found, terms))
-    tell(record, f"Key {record.id} is changed.", as_json=as_json)
-
-
-@spread
-def rotate(
-    ctx: typer.Context,
-    key_id: KeyArgument,
-    grace: str = option(
-        "How long the present secret is taken as well (90s, 1h, 2d); 0 for a leaked one.",
-        default="1h",
-        metavar="TIME",
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Give a key another secret and print it once; id and terms stay."""
-    seconds = given.seconds_of("--grace", grace)
-    with client_of(ctx) as client:
+        if terms:
+            record = _with_key(client, key_id, lambda found: client.update_key(found, terms))
+            if seconds is None or not as_json:
+                tell(record, f"Key {record.id} is changed.", as_json=as_json)
+        if seconds is None:
+            return
         record, key = _with_key(client, key_id, lambda found: client.rotate_key(found, seconds))
     if as_json:
         print_json({"record": record, "key": key})

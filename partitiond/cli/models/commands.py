@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Group
 
-from partitiond.cli.ids import ModelArgument
+from partitiond.cli.ids import ModelArgument, OneModelArgument
 from partitiond.cli.models import form
 from partitiond.cli.models.releases import releases_table
 from partitiond.cli.models.scaling import scaling_table
@@ -89,22 +89,23 @@ def unknown_names(
                 yield f"--{option_name} {name}: there is nothing of that name now.{meant}"
 
 
-def list_models(
-    ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
+def show(
+    ctx: typer.Context,
+    name: OneModelArgument = None,
+    everything: AllOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List registered models and what they get."""
-    with client_of(ctx) as client:
-        models = client.models()
-    page = None if everything else PAGE_ROWS
-    emit(models, as_json=as_json, render=lambda: models_table(models, page))
+    """List registered models, or show one in full.
 
-
-def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
-    """Show one model: as registered, as it is, how it scales, its releases.
-
-    A release is what engines are made of: source, revision and engine options.
+    In full: as registered, as it is, how it scales, its releases. A release is what engines are
+    made of: source, revision and engine options.
     """
     with client_of(ctx) as client:
+        if name is None:
+            models = client.models()
+            page = None if everything else PAGE_ROWS
+            emit(models, as_json=as_json, render=lambda: models_table(models, page))
+            return
         view = client.model(name)
         releases = client.releases(name)
         scales = view.record.spec.autoscale is not None

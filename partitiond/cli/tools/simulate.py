@@ -36,17 +36,24 @@ FolderArgument = Annotated[
 
 def create(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A shipped host, or a JSON file of your own.")
-    ],
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A shipped host, or a JSON file of your own."),
+    ] = None,
     folder: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="New folder.", show_default=False)
-    ],
+        Path | None, typer.Option("--out", metavar="DIR", help="New folder.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a simulated host.
+    """Make a simulated host, or list those that come with partitiond.
 
     Compiles its libraries with the system's C compiler, once.
     """
+    if name is None:
+        shipped = shipped_descriptions()
+        emit(list(shipped.values()), as_json=as_json, render=lambda: _hosts_table(shipped))
+        return
+    if folder is None:
+        raise typer.BadParameter("name a new folder for it: --out DIR.")
     host = SimulatedHost.create(name, folder)
     if as_json:
         uuids, environment = host.uuids(), host.environment()
@@ -57,21 +64,6 @@ def create(
     say("Use it in this shell:")
     for key, value in host.environment().items():
         out().print(f"export {key}={shlex.quote(value)}", markup=False, soft_wrap=True)
-
-
-def show(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Folder of the simulated host.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what a simulated host is now, or the hosts that come with partitiond."""
-    if folder is None:
-        found = shipped_descriptions()
-        emit(list(found.values()), as_json=as_json, render=lambda: _hosts_table(found))
-        return
-    gpus = _gpus(SimulatedHost.open(folder))
-    emit(gpus, as_json=as_json, render=lambda: _gpus_table(gpus))
 
 
 BREAK_HELP: Final = (
@@ -85,7 +77,9 @@ BREAK_HELP: Final = (
 def break_host(
     ctx: typer.Context,
     folder: FolderArgument,
-    what: Annotated[list[str], typer.Argument(metavar="WHAT [VALUE]...", help=BREAK_HELP)],
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[WHAT [VALUE]...]", help=BREAK_HELP)
+    ] = None,
     *,
     gpu: str = option(
         "GPU: its index, or the beginning of its UUID.", default="0", metavar="N|UUID"
@@ -94,11 +88,15 @@ def break_host(
     times: int = option("fail: how many calls; -1 without end.", default=1, min=-1, max=MOST_CALLS),
     as_json: JsonOption = False,
 ) -> None:
-    """Let something happen to a simulated host while it is in use.
+    """Let something happen to a simulated host in use, or show it.
 
     "fail mig 19" lets the next call about MIG answer NVML's error 19 (in use).
     """
     host = SimulatedHost.open(folder)
+    if not what:
+        gpus = _gpus(host)
+        emit(gpus, as_json=as_json, render=lambda: _gpus_table(gpus))
+        return
     word, values = what[0], what[1:]
     if word not in _BREAKS:
         raise InputError(f"There is nothing called {word!r}.", hint=f"Use {', '.join(_BREAKS)}.")
@@ -161,7 +159,7 @@ def _mig(host: SimulatedHost, uuid: str, *, enabled: bool) -> None:
     if host.processes(uuid):
         raise InputError(
             "The mode of a GPU cannot change while processes use it.",
-            hint="`partitiond tools simulate show` names them.",
+            hint="`partitiond tools simulate break HOST` names them.",
         )
     host.set_mig_mode(uuid, enabled=enabled)
 

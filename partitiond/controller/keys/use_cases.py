@@ -196,8 +196,7 @@ class Keys:
             if name not in names and name not in known:
                 raise NotFoundError(
                     f"there is no model {name}.",
-                    hint="A key names models that are registered; `partitiond models list` "
-                    "shows them.",
+                    hint="A key names models that are registered; `partitiond models` shows them.",
                     facts={"model": name},
                 )
         return tuple(dict.fromkeys(names.get(name, name) for name in asked))

@@ -237,7 +237,7 @@ def host_standing(host: str, words: HostWords, now: float, limits: HostLimits) -
     if gone:
         why = (
             f"the host {host} is lost, the plan is made without it: {_problem(words)} Have it "
-            f"join again, or forget it: `partitiond hosts forget {host}`."
+            f"join again, or forget it: `partitiond hosts --forget {host}`."
         )
         return HostStanding(HostState.LOST, why, silent, answers=False, gone=True)
     # A head that has just started knows as little of a host that has not answered yet.

@@ -64,7 +64,7 @@ class KeyTerms:
             require(
                 bool(ALIAS_PATTERN.fullmatch(name)),
                 f"{name[:140]!r} in models is no name of a model.",
-                "`partitiond models list` shows the names.",
+                "`partitiond models` shows the names.",
             )
         require(
             len(set(self.models)) == len(self.models) and len(set(self.routes)) == len(self.routes),

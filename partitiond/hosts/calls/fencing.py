@@ -97,7 +97,7 @@ def another_host(name: str, expected: str, answers: str) -> ConflictError:
     """Return the refusal of a message by a host of another id than the message is for."""
     return ConflictError(
         f"another host than the one known as {name} answers under this name.",
-        hint=f"If it takes that one's place: `partitiond hosts forget {name}`. Else give it "
+        hint=f"If it takes that one's place: `partitiond hosts --forget {name}`. Else give it "
         "another name ([host] name) and have it join again.",
         facts={"host": name, "known": expected, "answers": answers},
     )

@@ -18,18 +18,19 @@ def folder(cli: Cli, tmp_path: Path) -> Path:
 
 
 def gpus(cli: Cli, folder: Path) -> Any:
-    return cli(f"{SIMULATE} show --json", folder).json
+    return cli(f"{SIMULATE} break --json", folder).json
 
 
 def test_shipped_hosts_are_listed_made_and_shown(cli: Cli, tmp_path: Path) -> None:
-    listed = cli(f"{SIMULATE} show --json").json
+    listed = cli(f"{SIMULATE} create --json").json
     assert {host["name"] for host in listed} == shipped_descriptions().keys()
-    cli(f"{SIMULATE} show").ended(0, "h100-80gb-x4")
+    cli(f"{SIMULATE} create").ended(0, "h100-80gb-x4")
+    cli(f"{SIMULATE} create mixed").refused(2, "--out DIR")
     made = cli(f"{SIMULATE} create a100-80gb-mig --out", tmp_path / "new")
     assert f"PARTITIOND_GPU__SIMULATED_HOST={tmp_path / 'new'}" in made.out.replace("\n", "")
     first, second = gpus(cli, tmp_path / "new")
     assert (first["mig"], second["mig_instances"]) == (True, [])
-    cli(f"{SIMULATE} show", tmp_path / "new").ended(0, "3g.40gb@4")
+    cli(f"{SIMULATE} break", tmp_path / "new").ended(0, "3g.40gb@4")
     (tmp_path / "file").write_text("here")
     below = tmp_path / "file" / "host"
     cli(f"{SIMULATE} create mixed --out", below).refused(10, "Not a directory")

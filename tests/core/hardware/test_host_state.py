@@ -81,7 +81,7 @@ def test_a_standing_says_what_it_means() -> None:
     assert seen[0].reason == "the host gpu-2 is late: the line is cut."
     assert seen[1].silent_seconds == 20.0
     assert "the line is cut." in seen[1].reason
-    assert "partitiond hosts forget gpu-2" in seen[2].reason
+    assert "partitiond hosts --forget gpu-2" in seen[2].reason
     refused = lived("heard 5, refused 5")
     assert not standing(refused, 6.0).answers
     assert [standing(refused, now).gone for now in (6.0, 305.0)] == [False, True]
