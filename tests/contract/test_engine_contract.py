@@ -430,9 +430,8 @@ async def test_a_refused_start_says_why(kind: Kind, short_dir: Path) -> None:
 
 
 async def test_a_pooling_engine_is_ready_is_probed_and_pools(kind: Kind, short_dir: Path) -> None:
-    simulated = kind.launch.engine_kind == "simulated"
-    words = "--task pooling" if simulated else "--runner pooling --convert embed"
-    launch = dataclasses.replace(kind.launch, extra_args=tuple(words.split()))
+    words = ("--runner", "pooling", "--convert", "embed")
+    launch = dataclasses.replace(kind.launch, extra_args=words)
     engine = await start(kind, short_dir, launch)
     try:
         assert await engine.runner.probe(engine.handle, 10.0)

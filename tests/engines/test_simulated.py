@@ -20,6 +20,7 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.engine.__main__ import parse, step_model
+from partitiond.simulated.engine.app import Task
 from partitiond.simulated.steps import StepModel
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.simulated.test_steps import profile_of, throughput
@@ -46,6 +47,20 @@ async def engine(
             yield client, lambda: runner.report(handle)
     finally:
         await runner.stop(handle, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "task"),
+    [
+        ("", Task.GENERATE),
+        ("--task pooling", Task.POOLING),
+        ("--runner=pooling --convert embed", Task.POOLING),
+        ("--runner pooling --convert=classify", Task.CLASSIFY),
+        ("--runner generate", Task.GENERATE),
+    ],
+)
+def test_its_task_is_asked_for_as_vllms_is(words: str, task: Task) -> None:
+    assert parse(["--uds", "s", "--model", "m", *words.split()]).task is task
 
 
 async def complete(client: httpx.AsyncClient) -> None:

@@ -112,8 +112,10 @@ SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--extra-bytes": 1,
     "--fail-start": 1,
     "--task": 1,
+    "--runner": 1,
+    "--convert": 1,
 }
-"""Flags a user may pass to the simulated engine."""
+"""Flags a user may pass to the simulated engine; --runner and --convert are as vLLM's."""
 
 
 def check_extra_args(args: Sequence[str], engine_kind: str = "vllm") -> None:

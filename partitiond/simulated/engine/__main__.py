@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from partitiond.core.model.engine_task import EngineTask, task_of
 from partitiond.simulated.engine.app import Task, make_app
 from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.engine import SimulatedEngine
@@ -30,6 +31,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--task", type=Task, choices=list(Task), default=Task.GENERATE, help="whose routes to have"
     )
+    parser.add_argument("--runner", help="vLLM's words for the same: pooling")
+    parser.add_argument("--convert", help="vLLM's words for the same: classify")
     parser.add_argument("--profile", type=Path, help="profile (JSON) whose speed to have")
     parser.add_argument("--token-seconds", type=float, default=0.01, help="one decode step alone")
     parser.add_argument("--max-num-seqs", type=int, default=64)
@@ -46,7 +49,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--enable-sleep-mode", action="store_true")
     parser.add_argument("--fail-start", metavar="MESSAGE", help="print MESSAGE and exit with 1")
     add_flags(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.task = {EngineTask.POOL: Task.POOLING, EngineTask.CLASSIFY: Task.CLASSIFY}.get(
+        task_of(argv), arguments.task
+    )
+    return arguments
 
 
 def step_model(arguments: argparse.Namespace) -> StepModel:

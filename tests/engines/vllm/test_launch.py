@@ -164,7 +164,7 @@ def test_flags_are_allowed_by_name_with_a_right_count_or_refused_with_a_hint() -
         *("--cudagraph-capture-sizes 1 2 4", "--runner pooling --convert=embed"),
     ):
         check_extra_args(tuple(words.split()))
-    check_extra_args(("--token-seconds", "0.01"), "simulated")
+    check_extra_args(("--token-seconds", "0.01", "--runner=pooling"), "simulated")
     with pytest.raises(SpecError):
         check_extra_args(("--stream-interval", "4"), "simulated")
     for words in (
