@@ -1,4 +1,4 @@
-"""Sends completions requests over a pool of kept-alive connections and records the answers."""
+"""Sends requests over a pool of kept-alive connections and records the answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Self
 
 from loadgen.http.connection import Connection, StaleConnectionError, connect, now
 from loadgen.http.target import Target, parse_target
+from loadgen.load.workload import Endpoint
 from loadgen.results.records import Outcome, Record
 
 
@@ -35,10 +36,10 @@ class Client:
         self._idle: list[Connection] = []
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._head_end = (
-            f" HTTP/1.1\r\nHost: {self.target.host}\r\nAccept: text/event-stream\r\n"
+            f" HTTP/1.1\r\nHost: {self.target.host}\r\nAccept: text/event-stream, */*\r\n"
             f"Content-Type: application/json\r\n{authorization}Content-Length: "
         )
-        self._heads: dict[str, bytes] = {}
+        self._heads: dict[Endpoint, bytes] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,7 +63,7 @@ class Client:
         record: Record,
         on_tokens: Callable[[float, int], None] | None = None,
         *,
-        path: str = "",
+        endpoint: Endpoint = Endpoint.COMPLETIONS,
     ) -> Record:
         """Send one request and return its record once the request has ended, however it ended.
 
@@ -73,12 +74,12 @@ class Client:
             body: JSON to send.
             record: filled while the answer comes.
             on_tokens: called with the time and the number of tokens of each chunk.
-            path: endpoint below `/v1/`; completions if empty.
+            endpoint: where it goes.
         """
-        raw = self._head(path or "completions") + str(len(body)).encode() + b"\r\n\r\n" + body
+        raw = self._head(endpoint) + str(len(body)).encode() + b"\r\n\r\n" + body
         try:
             async with asyncio.timeout(self._timeout_seconds), self._slots:
-                await self._exchange(raw, record, on_tokens)
+                await self._exchange(raw, record, on_tokens, streams=endpoint.streams)
         except TimeoutError:
             self._close_record(record, Outcome.TIMEOUT, f"no end in {self._timeout_seconds:g} s")
         except OSError as error:
@@ -88,18 +89,24 @@ class Client:
             raise
         return record
 
-    def _head(self, path: str) -> bytes:
-        if path not in self._heads:
-            self._heads[path] = f"POST {self.target.path(path)}{self._head_end}".encode()
-        return self._heads[path]
+    def _head(self, endpoint: Endpoint) -> bytes:
+        if endpoint not in self._heads:
+            path = self.target.path(endpoint.path)
+            self._heads[endpoint] = f"POST {path}{self._head_end}".encode()
+        return self._heads[endpoint]
 
     async def _exchange(
-        self, raw: bytes, record: Record, on_tokens: Callable[[float, int], None] | None
+        self,
+        raw: bytes,
+        record: Record,
+        on_tokens: Callable[[float, int], None] | None,
+        *,
+        streams: bool,
     ) -> None:
         while True:
             connection = await self._connection()
             try:
-                await connection.request(raw, record, on_tokens)
+                await connection.request(raw, record, on_tokens, streams=streams)
             except StaleConnectionError:
                 continue
             except BaseException:

@@ -34,21 +34,33 @@ class Connection(asyncio.Protocol):
         self._finished: asyncio.Future[None] | None = None
         self._body = bytearray()
         self._is_stream: bool | None = None
+        self._streams = True
         self._used = False
         self._heard = False
         self.alive = False
 
     async def request(
-        self, raw: bytes, record: Record, on_tokens: Callable[[float, int], None] | None
+        self,
+        raw: bytes,
+        record: Record,
+        on_tokens: Callable[[float, int], None] | None,
+        *,
+        streams: bool = True,
     ) -> None:
         """Send the bytes and return when the answer has ended; the record says how it ended.
+
+        Args:
+            raw: head and body.
+            record: filled while the answer comes.
+            on_tokens: called with the time and the number of tokens of each chunk.
+            streams: whether the answer has to be a stream of tokens, or one JSON document.
 
         Raises:
             StaleConnectionError: a reused connection turned out to be closed.
         """
         assert self._transport is not None
         self._record, self._reader = record, StreamReader(record, on_tokens)
-        self._answer, self._is_stream = AnswerReader(), None
+        self._answer, self._is_stream, self._streams = AnswerReader(), None, streams
         self._body.clear()
         self._heard = False
         self._finished = asyncio.get_running_loop().create_future()
@@ -139,8 +151,12 @@ class Connection(asyncio.Protocol):
             self._end(Outcome.REFUSED, error_message(bytes(self._body)))
         elif record.status != 200:
             self._fail(f"HTTP {record.status}: {error_message(bytes(self._body))}")
-        elif not self._is_stream:
-            self._fail(f"the answer is no event stream: {error_message(bytes(self._body))}")
+        elif bool(self._is_stream) is not self._streams:
+            wanted = "event stream" if self._streams else "JSON document"
+            self._fail(f"the answer is no {wanted}: {error_message(bytes(self._body))}")
+        elif not self._streams:
+            reader.document(bytes(self._body), now())
+            self._end(Outcome.OK, "")
         elif reader.error:
             self._fail(f"error event: {reader.error}")
         elif not reader.done:

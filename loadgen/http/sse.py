@@ -62,6 +62,12 @@ class StreamReader:
                 self.error = f"an event longer than {MAX_EVENT_BYTES} bytes"
                 self._buffer = b""
 
+    def document(self, body: bytes, now: float) -> None:
+        """Take an answer that is one JSON document: it counts as all of its output at once."""
+        prompt = _PROMPT_TOKENS.search(body)
+        self._record.prompt_tokens = int(prompt.group(1)) if prompt else None
+        self._count(max(1, self._record.wanted_output_tokens), now)
+
     def chunk(self, data: bytes, now: float) -> bool:
         """Count one event from the raw bytes of one whole HTTP chunk, the form of most arrivals.
 

@@ -27,8 +27,8 @@ class Target:
     prefix: str = ""
 
     def path(self, endpoint: str) -> str:
-        """Path of an endpoint below `/v1/`."""
-        return f"{self.prefix}/v1/{endpoint}"
+        """Path of an endpoint, as "v1/completions"."""
+        return f"{self.prefix}/{endpoint}"
 
     def __str__(self) -> str:
         if self.socket_path:

@@ -43,16 +43,34 @@ class PromptKind(enum.StrEnum):
 
 
 class Endpoint(enum.StrEnum):
-    """The two generating endpoints."""
+    """The endpoints that take load: two that generate and stream, three that read and pool."""
 
     COMPLETIONS = "completions"
     CHAT = "chat"
     """One user message of random words; this endpoint takes no token ids."""
+    EMBEDDINGS = "embeddings"
+    POOLING = "pooling"
+    """vLLM's route that embedders and rerankers both have."""
+    CLASSIFY = "classify"
 
     @property
     def path(self) -> str:
-        """Path below `/v1/`."""
-        return "chat/completions" if self is Endpoint.CHAT else "completions"
+        """Path below the server's prefix."""
+        return _PATHS[self]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream of tokens; else it is one JSON document."""
+        return self in (Endpoint.COMPLETIONS, Endpoint.CHAT)
+
+
+_PATHS: Final = {
+    Endpoint.COMPLETIONS: "v1/completions",
+    Endpoint.CHAT: "v1/chat/completions",
+    Endpoint.EMBEDDINGS: "v1/embeddings",
+    Endpoint.POOLING: "pooling",
+    Endpoint.CLASSIFY: "classify",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +87,8 @@ class Workload:
         last_token_id: largest token id in prompts; keep it below the model's vocabulary.
         lengths: distribution of the lengths; None sends `prompt_tokens` and `output_tokens`.
         extra: merged into every body, over the keys there: structured outputs, sampling.
-        endpoint: completions or chat completions.
+        endpoint: where the requests go. An answer that is no stream counts, when it has come, as
+            all of its output tokens at once.
 
     Raises:
         ValueError: a length or the last token id is below 1, or the temperature below 0.
@@ -103,13 +122,15 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """One request to send: its body, the lengths it asks for, and the stream it belongs to."""
+    """One request to send: its body, the lengths it asks for, the stream it belongs to, and where
+    it goes.
+    """
 
     body: bytes
     prompt_tokens: int
     output_tokens: int
     stream: str = ""
-    path: str = ""
+    endpoint: Endpoint = Endpoint.COMPLETIONS
 
 
 class RequestFactory:
@@ -131,8 +152,10 @@ class RequestFactory:
         prompt, drawn = self.lengths.pair(index, self.workload.seed)
         output = output_tokens or drawn
         text = self._prompt(index, prompt)
-        body = f"{self._before}{text}{self._between}{output}{self._after}"
-        return Request(body.encode(), prompt, output, self.stream, self.workload.endpoint.path)
+        endpoint = self.workload.endpoint
+        length = str(output) if endpoint.streams else ""
+        body = f"{self._before}{text}{self._between}{length}{self._after}"
+        return Request(body.encode(), prompt, output, self.stream, endpoint)
 
     @property
     def models(self) -> str:
@@ -174,6 +197,10 @@ class RequestFactory:
         """The body's text before the prompt, up to the output length, and after it."""
         load = self.workload
         open_, close = ('"', '"') if self._is_text else ("[", "]")
+        if not load.endpoint.streams:
+            rest = json.dumps(dict(load.extra), separators=(",", ":"))[1:]
+            joint = close if rest == "}" else close + ","
+            return '{"model":' + json.dumps(load.model) + ',"input":' + open_, joint, rest
         payload: dict[str, object] = {
             "temperature": load.temperature,
             "stream": True,

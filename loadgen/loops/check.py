@@ -27,7 +27,7 @@ async def check_target(
     async with Client(target, api_key=api_key, timeout_seconds=timeout_seconds) as client:
         for load in asked.values():
             request = RequestFactory(load).request(TRIAL_INDEX, 1)
-            record = await client.send(request.body, Record(0), path=request.path)
+            record = await client.send(request.body, Record(0), endpoint=request.endpoint)
             if record.outcome not in {Outcome.OK, Outcome.REFUSED}:
                 said = record.error.rstrip(".")
                 raise TargetError(

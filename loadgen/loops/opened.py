@@ -306,7 +306,7 @@ class _Run:
             stream=request.stream,
         )
         self._records.append(record)
-        await self._client.send(request.body, record, self._timeline.add, path=request.path)
+        await self._client.send(request.body, record, self._timeline.add, endpoint=request.endpoint)
         self._ended[record.outcome] += 1
         if record.ttft is not None:
             self._recent.append(record.ttft)

@@ -37,7 +37,6 @@ from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
 from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError, StoreError
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.engine_task import EngineTask, require_measurable
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.spec_changes import changes
@@ -203,7 +202,7 @@ class Registry:
             spec: the model.
             again: what failed is tried again.
         """
-        measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
+        measurable = not self._lacks_engine(spec)
         wanted = self._wanted(spec, again=again) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
             needed = wanted.pop(_work_of(job), None)  # one that is being cancelled is not repeated
@@ -540,7 +539,6 @@ class Registry:
         """Queue a profile job. Raises NotFoundError, InputError."""
         await self._devices.refresh(self._device_seconds)
         spec = self._store.model(name).spec
-        require_measurable(name, spec.engine.task)
         params = params_of(options, self._devices.devices, self._profiling)
         return self._jobs.submit("profile", name, params)
 

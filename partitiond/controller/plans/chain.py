@@ -59,7 +59,6 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
-from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.profile.jobs import Job, JobState
@@ -120,8 +119,6 @@ def held_back(
     names = set()
     for record in records:
         name = record.spec.name
-        if record.spec.engine.task is not EngineTask.GENERATE:
-            continue
         if scales_to_zero(record.spec) and not record.spec.auto:
             continue
         if name in planned or any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):

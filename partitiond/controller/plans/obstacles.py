@@ -15,7 +15,6 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import ModelFiles
 from partitiond.core.errors import EngineUnavailableError, SilentError
-from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement, form_key
@@ -202,7 +201,6 @@ class ObstacleUseCases:
             engine=self._engine_of(spec),
             unfetched=self._unfetched(spec),
             unstarted=tuple(one for one in self._unstarted if one.model == spec.name),
-            measurable=spec.engine.task is EngineTask.GENERATE,
         )
         found = obstacle_of(spec.name, facts, self._clock.monotonic(), now)
         before = self.present.get(spec.name)

@@ -7,7 +7,6 @@ from typing import Final
 from partitiond.controller.profiles.partition import slices_of
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.planner.model.candidates import measured_with, of_wanted_dtype
@@ -161,12 +160,7 @@ def best_kind(profiles: Collection[Profile]) -> ProfileKind | None:
 def unmeasured(
     spec: ModelSpec, targets: Iterable[ProfileTarget], profiles: Iterable[Profile]
 ) -> tuple[ProfileTarget, ...]:
-    """Targets on which this model, as it is registered now, was not measured yet.
-
-    There are none for engines that generate no text: those are planned from their estimate.
-    """
-    if spec.engine.task is not EngineTask.GENERATE:
-        return ()
+    """Targets on which this model, as it is registered now, was not measured yet."""
     measured = {
         (profile.hardware, profile.size)
         for profile in of_wanted_dtype(spec, profiles)

@@ -4,8 +4,6 @@ import enum
 import itertools
 from collections.abc import Sequence
 
-from partitiond.core.errors import SpecError
-
 
 class EngineTask(enum.Enum):
     """The one task of an engine, which decides its routes."""
@@ -32,14 +30,3 @@ def task_of(extra_args: Sequence[str]) -> EngineTask:
         if task in found:
             return task
     return EngineTask.GENERATE
-
-
-def require_measurable(model: str, task: EngineTask) -> None:
-    """Raise SpecError for an engine without a measurement: profiles measure text generation."""
-    if task is not EngineTask.GENERATE:
-        raise SpecError(
-            f"{model} cannot be profiled: its engines generate no text, and a profile is of how "
-            "fast they do.",
-            hint="It is planned from its estimate: see `partitiond plan`, then `partitiond apply`.",
-            facts={"model": model},
-        )

@@ -210,14 +210,12 @@ class Facts:
         engine: why no engine of its kind can start, and what to do; None if one can.
         unfetched: why files could not be fetched `HOPELESS_FAILURES` times in a row, by variant.
         unstarted: its forms whose engines do not start.
-        measurable: a profile can be asked for.
     """
 
     ready: frozenset[str] = frozenset()
     engine: tuple[str, str] | None = None
     unfetched: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unstarted: tuple[FailedStarts, ...] = ()
-    measurable: bool = True
 
 
 def obstacle_of(model: str, facts: Facts, at: float, now: str) -> Obstacle | None:
@@ -245,8 +243,8 @@ def obstacle_of(model: str, facts: Facts, at: float, now: str) -> Obstacle | Non
     reason = "; and ".join(one.rstrip(".") for one in reasons) + "." if all(reasons) else ""
     hint = "They are tried again by themselves."
     if not missing:
-        by_hand = f"; `partitiond profile {model}` tries it now" if facts.measurable else ""
-        hint = f"It is tried again by itself after a while{by_hand}."
+        by_hand = f"`partitiond profile {model}` tries it now."
+        hint = f"It is tried again by itself after a while; {by_hand}"
     return Obstacle(
         model,
         ObstacleKind.FILES_MISSING if missing else ObstacleKind.START_FAILED,

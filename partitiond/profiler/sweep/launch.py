@@ -7,7 +7,6 @@ from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.engine_task import require_measurable
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.numbers.bisection import largest
@@ -72,10 +71,8 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
 
     Raises:
         InputError: not even one request fits.
-        SpecError: the model generates no text.
     """
     spec = request.model.spec
-    require_measurable(spec.name, spec.engine.task)
     architecture = as_started(request.model.architecture, spec.engine)
     wanted = min(request.max_batch, MAX_BATCH)
     batch = _largest_batch(request, architecture, wanted)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
+from loadgen import Endpoint
 from loadgen import Workload as Load
 from loadgen.load.lengths import Lengths, choice, independent
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.ports import ProfileRequest
 
@@ -24,6 +26,14 @@ ANSWER_SCHEMA: Final[Mapping[str, object]] = {
 }
 """The schema of structured answers: a few fields of the usual types, as extraction jobs have."""
 
+ENDPOINTS: Final = {
+    EngineTask.GENERATE: Endpoint.COMPLETIONS,
+    EngineTask.POOL: Endpoint.POOLING,
+    EngineTask.CLASSIFY: Endpoint.CLASSIFY,
+}
+"""Where the load of each kind of engine goes. `/pooling` is the one route that embedders and
+rerankers both have; what `/v1/embeddings` and `/rerank` ask of an engine is the same step."""
+
 SEEDS_APART: Final = 100_003
 """Distance between the seeds of two phases. Phases with the same prompts on one engine with prefix
 caching would measure its cache."""
@@ -38,6 +48,12 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
         phase: 0 for the sweep, 1 for the confirming start, more for capacity and paper mode.
     """
     spec = request.model.spec
+    endpoint = ENDPOINTS[spec.engine.task]
+    extra: Mapping[str, object] = {}
+    if endpoint is Endpoint.POOLING:
+        extra = {"encoding_format": "base64"}  # as clients of OpenAI's library ask
+    elif request.structured_output:
+        extra = structured(ANSWER_SCHEMA)
     return Load(
         model=spec.name,
         prompt_tokens=spec.workload.prompt_tokens,
@@ -45,7 +61,8 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
         last_token_id=min(LAST_TOKEN_ID, architecture.vocab_size - 1),
         seed=request.seed + phase * SEEDS_APART,
         lengths=lengths_of(spec.workload),
-        extra=structured(ANSWER_SCHEMA) if request.structured_output else {},
+        extra=extra,
+        endpoint=endpoint,
     )
 
 

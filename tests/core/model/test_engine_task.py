@@ -2,8 +2,7 @@
 
 import pytest
 
-from partitiond.core.errors import SpecError
-from partitiond.core.model.engine_task import EngineTask, require_measurable, task_of
+from partitiond.core.model.engine_task import EngineTask, task_of
 
 
 @pytest.mark.parametrize(
@@ -22,9 +21,3 @@ from partitiond.core.model.engine_task import EngineTask, require_measurable, ta
 )
 def test_the_task_is_read_from_the_flags(arguments: tuple[str, ...], task: EngineTask) -> None:
     assert task_of(arguments) is task
-
-
-def test_only_what_generates_text_can_be_profiled() -> None:
-    require_measurable("chatty", EngineTask.GENERATE)
-    with pytest.raises(SpecError, match="partitiond plan"):
-        require_measurable("embedder", EngineTask.POOL)

@@ -135,9 +135,6 @@ FAILS = dataclasses.replace(ONCE, error="no memory\n    of the log")
         (Facts(unstarted=(FAILS,)), BEFORE,
          "a cannot run on test-cpu: its engine failed to start 3 times in a row: no memory. It is "
          "tried again by itself after a while; `partitiond profile a` tries it now."),
-        (Facts(unstarted=(ONCE,), measurable=False), 20.0,
-         "a cannot run on test-cpu: its engine failed to start 3 times in a row: no memory. It is "
-         "tried again by itself after a while"),
         # A start is tried once more after its pause.
         (Facts(unstarted=(ONCE,)), AFTER, None),
         # What serves has no obstacle.
