@@ -249,7 +249,9 @@ class _Loop:
             record.wanted_prompt_tokens = request.prompt_tokens
             record.wanted_output_tokens = request.output_tokens
             record.stream = request.stream
-            await self._client.send(request.body, record, self._timeline.add, endpoint=request.endpoint)
+            await self._client.send(
+                request.body, record, self._timeline.add, endpoint=request.endpoint
+            )
             if record.outcome is Outcome.OK:
                 backoff = 0.0
                 self._note_success(record, ramp=ramp, full=full)

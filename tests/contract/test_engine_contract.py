@@ -18,6 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from loadgen import Client, Endpoint, Outcome, Record
+from loadgen import Workload as Load
+from loadgen.load.workload import RequestFactory
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.workload import Workload
@@ -446,6 +449,13 @@ async def test_a_pooling_engine_is_ready_is_probed_and_pools(kind: Kind, short_d
             assert score == pytest.approx(1.0, abs=1e-2)
             refused = await client.post("/v1/completions", json={"model": "tiny", "prompt": "Hi"})
             assert refused.status_code == 404
+        # By this load its profiles are measured.
+        extra = {"encoding_format": "base64"}
+        load = Load("tiny", 8, 1, last_token_id=200, endpoint=Endpoint.POOLING, extra=extra)
+        request = RequestFactory(load).request(0)
+        async with Client(engine.handle.socket_path) as loading:
+            record = await loading.send(request.body, Record(0), endpoint=request.endpoint)
+        assert (record.outcome, record.prompt_tokens) == (Outcome.OK, 8), record.error
         # As when a model made to embed is registered without `--runner pooling`.
         generating = dataclasses.replace(launch, extra_args=())
         mistaken = dataclasses.replace(engine.handle, launch=generating)

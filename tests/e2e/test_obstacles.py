@@ -49,7 +49,7 @@ def fleet(tmp_path: Path) -> Iterator[TroubledFleet]:
     description = HostDescription("host", (GpuDescription("a100-80gb", 4),), numa_nodes=1, cores=16)
     host = SimulatedHost.create(description, tmp_path / "host")
     host.mps_control.unlink()  # few sizes to choose from: the plan is not what this is about
-    with TroubledFleet(tmp_path / "fleet", host) as fleet:
+    with TroubledFleet(tmp_path / "fleet", host, **QUICK) as fleet:
         fleet.start()
         yield fleet
 
@@ -64,8 +64,11 @@ def folder_without_weights(folder: Path) -> str:
 
 
 FAILS = {"extra_args": ["--fail-start", "CUDA out of memory"]}
-UNMEASURED = {"extra_args": ["--task", "pooling"]}
-"""Such a model is planned by itself from its estimate: nothing has to be measured first."""
+QUICK = {
+    "profiling.max_batch": 2,
+    "profiling.min_window_seconds": 0.2,
+    "profiling.max_window_seconds": 0.5,
+}
 
 
 @pytest.mark.full
@@ -83,7 +86,7 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     assert told["no-weights"].kind is ObstacleKind.PROFILE_FAILED
 
     # Others are planned and started by themselves, and scaled.
-    fleet.add("good", engine=UNMEASURED, auto=True)
+    fleet.add("good", auto=True)
     fleet.serve("good")
     fleet.json("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
     fleet.serve("good", "good")

@@ -91,6 +91,15 @@ class SseServer:
             )
             await writer.drain()
             return not does.close_after_answer
+        if "input" in body:
+            document = b'{"data":[{"embedding":"AAAA"}],"usage":{"prompt_tokens":7}}'
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                + b"Content-Length: %d\r\n\r\n" % len(document)
+                + document
+            )
+            await writer.drain()
+            return not does.close_after_answer
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
             + (f"X-Partitiond-Replica: {does.replica}\r\n".encode() if does.replica else b"")

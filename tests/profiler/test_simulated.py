@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.model.spec import EngineOptions
+from partitiond.core.model.spec import EngineOptions, Slo
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.signals import ProcessId, is_alive
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
-from tests.profiler.samples import request_of
+from tests.profiler.samples import request_of, with_spec
 from tests.proxy.virtual import real_time
 
 pytestmark = real_time
@@ -68,3 +68,18 @@ async def test_a_profile_is_whole_or_ended_at_once_and_leaves_no_engine(
     assert profile.footprint.peak_bytes > 0
     assert list(await runner.find()) == []
     assert list((tmp_path / "run").glob("profile-*")) == []
+
+
+@pytest.mark.parametrize("task", ["pooling", "classify"])
+async def test_an_engine_that_pools_is_measured_by_its_answers(
+    runner: Remembering, tmp_path: Path, task: str
+) -> None:
+    engine = EngineOptions(max_model_len=256, extra_args=("--task", task))
+    asked = dataclasses.replace(simulated(tmp_path, confirm_capacity=True), max_batch=2)
+    asked = with_spec(asked, engine=engine, slo=Slo(ttft_seconds=60.0))
+    profile = await Profiler(runner).run(asked, lambda _: None)
+    rates = {point.batch: point.req_per_s for point in profile.points}
+    assert rates.keys() == {1, 2}
+    assert min(rates.values()) > 0
+    assert all(0 < p.ttft.mean <= p.e2el.mean for p in profile.points)
+    assert profile.capacity_trials

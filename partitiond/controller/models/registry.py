@@ -538,7 +538,7 @@ class Registry:
     async def profile(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""
         await self._devices.refresh(self._device_seconds)
-        spec = self._store.model(name).spec
+        self._store.model(name)  # or there is none
         params = params_of(options, self._devices.devices, self._profiling)
         return self._jobs.submit("profile", name, params)
 

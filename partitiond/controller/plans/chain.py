@@ -28,8 +28,7 @@ The rules, in the order in which they are checked:
    plan moves and stops nothing, or once what the waiting plan was made from has changed.
 6. Each variant that a model lists is measured like the model itself, after it. Once any form of a
    model was measured on some hardware, no form of it is planned from an estimate there: a variant
-   that was not measured yet waits for its own job. A model that generates no text cannot be
-   measured: it is planned from its estimate.
+   that was not measured yet waits for its own job.
 7. A model that scales by itself is planned for the demand that was measured. A plan that stops or
    moves only replicas of such models, and never a model's last one, is applied by itself
    (`core.demand.scaling`). A model with `auto` off that scales to zero starts when a request asks

@@ -17,7 +17,6 @@ from partitiond.controller.plans.chain import (
     woken_without_place,
 )
 from partitiond.core.errors import PartitiondError
-from partitiond.core.model.spec import EngineOptions
 from partitiond.core.plan.record import Infeasible, Placement, Unplaced, diff_plans
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import Profile, ProfileKind
@@ -53,7 +52,6 @@ def test_models_that_nobody_may_start_from_a_guess_are_held_back() -> None:
         record("waiting"),
         record("by-hand", auto=False),
         record("applied"),
-        record("embedder", engine=EngineOptions(extra_args=("--runner", "pooling"))),
     ]
     applied = [dataclasses.replace(placement("applied-1"), model="applied")]
     jobs = [job(JobState.QUEUED, "waiting"), job(JobState.QUEUED, "by-hand")]

@@ -73,8 +73,6 @@ def test_only_what_was_not_measured_is_measured() -> None:
         measured_profile("a", cores=2, kind=ProfileKind.ESTIMATED),
     ]
     assert [t.size.cores for t in unmeasured(spec("a"), targets, profiles)] == [2]
-    pooling = EngineOptions(extra_args=("--runner", "pooling"))
-    assert unmeasured(spec("a", engine=pooling), targets, ()) == (), "planned from its estimate"
 
 
 def test_a_first_look_is_at_each_kind_of_gpu_or_the_fewest_cores_and_confirms_nothing() -> None:

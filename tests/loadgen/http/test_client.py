@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import Client, Outcome, Record, Workload
+from loadgen import Client, Endpoint, Outcome, Record, Workload
 from loadgen.http.http1 import AnswerReader, HttpError
 from loadgen.http.sse import StreamReader
 from loadgen.load.workload import RequestFactory
@@ -126,6 +126,38 @@ async def test_a_chat_answer_counts_output_and_not_the_opening_role() -> None:
     for event in events:
         reader.feed(f"data: {json.dumps(event)}\n\n".encode(), 1.0)
     assert record.output_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        (Endpoint.EMBEDDINGS, "/v1/embeddings"),
+        (Endpoint.POOLING, "/pooling"),
+        (Endpoint.CLASSIFY, "/classify"),
+    ],
+)
+async def test_an_answer_in_one_piece_counts_as_all_of_its_output(
+    server: Any, endpoint: Endpoint, path: str
+) -> None:
+    extra = {"encoding_format": "base64"} if endpoint is Endpoint.POOLING else {}
+    load = Workload("m", 4, 3, last_token_id=1, endpoint=endpoint, extra=extra)
+    request = RequestFactory(load).request(0)
+    told: list[int] = []
+    async with Client(server.socket_path) as client:
+        record = Record(0, wanted_output_tokens=request.output_tokens)
+        await client.send(
+            request.body, record, lambda _, tokens: told.append(tokens), endpoint=request.endpoint
+        )
+        # A stream where a document is wanted is none of the measured answers.
+        stream = await client.send(
+            RequestFactory(Workload("m")).body(0), Record(1), endpoint=endpoint
+        )
+    assert server.bodies[0] == {"model": "m", "input": [1, 1, 1, 1], **extra}
+    assert f"POST {path} HTTP/1.1".encode() in server.headers[0]
+    assert (record.outcome, record.output_tokens, told) == (Outcome.OK, 3, [3])
+    assert (record.prompt_tokens, record.tokens_mismatch) == (7, False)
+    assert stream.outcome is Outcome.ERROR
+    assert "no JSON document" in stream.error
 
 
 async def test_a_page_that_is_no_stream_is_an_error(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen import Endpoint
+from partitiond.core.model.spec import EngineOptions
 from partitiond.core.model.workload import Workload
 from partitiond.profiler.sweep.load import lengths_of, load_of
 from tests.profiler.samples import ARCHITECTURE, request_of
@@ -46,3 +48,22 @@ def test_phases_never_send_the_same_prompts() -> None:
 def test_token_ids_stay_inside_a_small_vocabulary() -> None:
     small = dataclasses.replace(ARCHITECTURE, vocab_size=500)
     assert load_of(request_of(), small).last_token_id == 499
+
+
+@pytest.mark.parametrize(
+    ("words", "structured", "endpoint", "extra"),
+    [
+        ("", False, Endpoint.COMPLETIONS, set()),
+        ("", True, Endpoint.COMPLETIONS, {"structured_outputs"}),
+        ("--runner pooling", False, Endpoint.POOLING, {"encoding_format"}),
+        ("--runner pooling --convert classify", False, Endpoint.CLASSIFY, set()),
+    ],
+)
+def test_an_engine_is_asked_for_what_it_does(
+    words: str, structured: bool, endpoint: Endpoint, extra: set[str]
+) -> None:
+    asked = request_of(
+        engine=EngineOptions(extra_args=tuple(words.split())), structured_output=structured
+    )
+    load = load_of(asked, ARCHITECTURE)
+    assert (load.endpoint, set(load.extra)) == (endpoint, extra)
