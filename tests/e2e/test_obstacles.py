@@ -86,7 +86,7 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     assert told["no-weights"].kind is ObstacleKind.PROFILE_FAILED
 
     # Others are planned and started by themselves, and scaled.
-    fleet.add("good", auto=True)
+    fleet.add("good", demand={"req_per_s": 0.01}, auto=True)  # whatever the machine is measured at
     fleet.serve("good")
     fleet.json("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
     fleet.serve("good", "good")

@@ -76,7 +76,7 @@ async def test_an_engine_that_pools_is_measured_by_its_answers(
 ) -> None:
     engine = EngineOptions(max_model_len=256, extra_args=("--task", task))
     asked = dataclasses.replace(simulated(tmp_path, confirm_capacity=True), max_batch=2)
-    asked = with_spec(asked, engine=engine, slo=Slo(ttft_seconds=60.0))
+    asked = with_spec(asked, engine=engine, slo=Slo(ttft_seconds=60.0, tpot_seconds=60.0))
     profile = await Profiler(runner).run(asked, lambda _: None)
     rates = {point.batch: point.req_per_s for point in profile.points}
     assert rates.keys() == {1, 2}

@@ -107,7 +107,7 @@ def test_token_prompts_have_exactly_the_asked_length(
 def first(load: Workload) -> Any:
     """The first body, and where it is sent."""
     request = RequestFactory(load).request(0)
-    return {"path": request.path, **json.loads(request.body)}
+    return {"path": request.endpoint.path, **json.loads(request.body)}
 
 
 def test_bodies_are_what_was_asked_for() -> None:
@@ -122,7 +122,7 @@ def test_bodies_are_what_was_asked_for() -> None:
     assert first(Workload("m", 4, 4, extra=extra)).items() >= extra.items()
     chat = first(Workload("m", 6, 4, endpoint=Endpoint.CHAT))
     (message,) = chat["messages"]
-    assert (chat["path"], message["role"]) == ("chat/completions", "user")
+    assert (chat["path"], message["role"]) == ("v1/chat/completions", "user")
     assert len(message["content"].split()) == 6
     assert "prompt" not in chat
     assert first(Workload('a"b\\c', 2, 2))["model"] == 'a"b\\c'
@@ -140,7 +140,7 @@ def test_addresses() -> None:
         ("unix:///run/e.sock", "unix:/run/e.sock", "/v1/completions"),
     ):
         target = parse_target(text)
-        assert (str(target), target.path("completions")) == (shown, path)
+        assert (str(target), target.path("v1/completions")) == (shown, path)
     for text in ("", "localhost:8000", "ftp://host", "http://host:port", "http://"):
         with pytest.raises(TargetError, match="Write http://"):
             parse_target(text)
