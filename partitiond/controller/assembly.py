@@ -5,7 +5,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from partitiond.controller.demand.eviction import Evictor
+from partitiond.controller.demand.readiness import RoomMaker
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.demand.traffic import TrafficWatch
 from partitiond.controller.drift.remeasure import Remeasures
@@ -351,13 +351,15 @@ class Parts:
         """Return why no profile job begins now: measuring waits for under-served models."""
         return "waits for a plan: a model is under-served" if self.plans.chain.urgent else ""
 
+    def _memory_by_host(self) -> dict[str, int]:
+        usual = self._options.planning.host_memory_bytes
+        return memory_by_host(self.devices.devices, usual, self._given.host_memory())
+
     def _job_turn(self, queue: Sequence[Job], running: Sequence[Lent]) -> Turn[Lease]:
         watch, controller, profiling = self.devices, self.controller, self._options.profiling
         live = {engine.name: engine.placement for engine in controller.engines if engine.live}
         placed = {p.replica_id: p for p in controller.desired} | live
-        stated = memory_by_host(
-            watch.devices, self._options.planning.host_memory_bytes, self._given.host_memory()
-        )
+        stated = self._memory_by_host()
         handles = [engine.handle for engine in controller.engines if engine.live]
         launches = [handle.launch for handle in handles if handle is not None]
         records = self._given.store.models() if queue else ()
@@ -416,7 +418,7 @@ class Parts:
                 policy=policy,
                 wake=self.wake.set,
                 changed=self._slept_or_woke,
-                make_room=lambda model: self.room.make_room(model),
+                make_room=lambda waited: self.room.make_room(waited),
                 overtaken=lambda: self.devices.overtaken,
             ),
             callbacks=LoopCallbacks(
@@ -536,8 +538,8 @@ class Parts:
             plan_again=self.plan_again,
         )
 
-    def _make_room(self) -> Evictor:
-        return Evictor(
+    def _make_room(self) -> RoomMaker:
+        return RoomMaker(
             store=self._given.store,
             clock=self._given.clock,
             journal=self.journal,
@@ -546,6 +548,7 @@ class Parts:
             scaling=self.scaling,
             plan_again=self.plan_again,
             planning=lambda: self.plans.chain.planning,
+            host_memory=self._memory_by_host,
             obstacles=lambda: self.obstacles.present,
         )
 

@@ -1,6 +1,6 @@
-"""Computes for `core.replica.eviction` which room models hold, and what one at zero needs."""
+"""Computes for `core.replica.readiness` which room models hold, need, and can give up."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.runtime.engine_matching import is_engine_of
@@ -15,17 +15,18 @@ from partitiond.core.hardware.partition import (
     WholeDevice,
 )
 from partitiond.core.plan.record import Candidate, Placement
-from partitiond.core.replica.device_room import holds
-from partitiond.core.replica.eviction import NO_ROOM, Room, RoomNeed
 from partitiond.core.replica.observation import Unknown
-from partitiond.core.replica.sleep import STOPPED
-from partitiond.core.replica.sleep import held as held_asleep
+from partitiond.core.replica.readiness import NO_ROOM, Room, RoomNeed, Step
+from partitiond.core.replica.sleep import STOPPED, held, host_bytes
 from partitiond.core.replica.states import ReplicaState
 
 SM_UNITS = 100
 """SM percent of a GPU."""
 _ALL: Final = Room(1 << 62)
 """More bytes than any device has."""
+
+Rooms = Mapping[str, Room]
+"""Room by place: a device, or a host (`host_places`)."""
 
 
 def room_of(partition: Partition) -> Room:
@@ -39,19 +40,54 @@ def room_of(partition: Partition) -> Room:
             return Room(partition.memory_bytes)
 
 
+def host_places(devices: Iterable[Device]) -> dict[str, str]:
+    """Return by device the place of its host's memory: the CPU device there, if any."""
+    there = list(devices)
+    cpus = {device.host: device.id for device in there if device.kind is DeviceKind.CPU}
+    return {d.id: cpus.get(d.host, f"memory of {d.host or 'this host'}") for d in there}
+
+
+def rooms_of(placement: Placement, level: int, places: Mapping[str, str]) -> Rooms:
+    """Return what an engine takes, awake (level 0) or asleep, of its device and of its host."""
+    if level == STOPPED:
+        return {}
+    partition = held(placement, level) if level else placement.partition
+    on_host = host_bytes(placement, level) if level else placement.candidate.host_memory_bytes
+    return _plus(
+        {partition.device_id: room_of(partition)},
+        {places.get(partition.device_id, partition.device_id): Room(on_host)},
+    )
+
+
+def _plus(these: Rooms, those: Rooms) -> dict[str, Room]:
+    both = [*these, *(place for place in those if place not in these)]
+    return {place: these.get(place, NO_ROOM) + those.get(place, NO_ROOM) for place in both}
+
+
+def _minus(these: Rooms, those: Rooms) -> dict[str, Room]:
+    return _plus(these, {place: NO_ROOM - room for place, room in those.items()})
+
+
+def need_of(placement: Placement, level: int, places: Mapping[str, str]) -> RoomNeed:
+    """Return what a replica takes to be awake where it was, beside what it holds at a level."""
+    awake = rooms_of(placement, 0, places)
+    return RoomNeed(tuple(_minus(awake, rooms_of(placement, level, places)).items()))
+
+
 def needs_of(candidates: Iterable[Candidate], devices: Sequence[Device]) -> tuple[RoomNeed, ...]:
     """Return the least that one replica takes, by device: its hardware's smallest candidate."""
-    by_hardware: dict[str, Room] = {}
+    least: dict[str, tuple[int, int, int]] = {}
     for candidate in candidates:
-        room = Room(candidate.memory_bytes, _units(candidate.size))
-        before = by_hardware.get(candidate.hardware)
-        if before is None or (room.units, room.memory_bytes) < (before.units, before.memory_bytes):
-            by_hardware[candidate.hardware] = room
-    return tuple(
-        RoomNeed(device.id, by_hardware[device.hardware])
-        for device in devices
-        if device.hardware in by_hardware and not device.cordoned
-    )
+        size = _units(candidate.size), candidate.memory_bytes, candidate.host_memory_bytes
+        least[candidate.hardware] = min(size, least.get(candidate.hardware, size))
+    places = host_places(devices)
+    found = []
+    for device in devices:
+        if device.hardware in least and not device.cordoned:
+            units, memory, on_host = least[device.hardware]
+            takes = _plus({device.id: Room(memory, units)}, {places[device.id]: Room(on_host)})
+            found.append(RoomNeed(tuple(takes.items())))
+    return tuple(found)
 
 
 def _units(size: PartitionSize) -> int:
@@ -65,42 +101,61 @@ def _units(size: PartitionSize) -> int:
 
 
 def held_by_model(
-    desired: Sequence[Placement], engines: Sequence[Engine], asleep: Mapping[str, int]
-) -> dict[str, dict[str, Room]]:
-    """Return what each model holds or was promised, by device; nothing if the model goes to zero.
+    desired: Sequence[Placement],
+    engines: Sequence[Engine],
+    asleep: Mapping[str, int],
+    places: Mapping[str, str],
+) -> dict[str, Rooms]:
+    """Return what each model holds or was promised, by place; nothing if the model goes to zero.
 
     An engine that is ending counts as gone: a model that waits for its room waits for that, too.
     """
-    found: dict[str, dict[str, Room]] = {}
+    found: dict[str, Rooms] = {}
 
-    def add(model: str, partition: Partition) -> None:
-        own = found.setdefault(model, {})
-        own[partition.device_id] = own.get(partition.device_id, NO_ROOM) + room_of(partition)
+    def add(placement: Placement, level: int) -> None:
+        own = rooms_of(placement, level, places)
+        found[placement.model] = _plus(found.get(placement.model, {}), own)
 
     leaving = (ReplicaState.DRAINING, ReplicaState.STOPPING)
     for engine in engines:
         going = asleep.get(engine.placement.model, 0) == STOPPED or engine.state in leaving
         if engine.live and not going:
-            add(engine.placement.model, holds(engine.observed()))
+            sleeps = engine.state is ReplicaState.SLEEPING
+            add(engine.placement, max(1, engine.sleep_level) if sleeps else 0)
     for placement in desired:
         if placement.model in asleep:
             continue
         if not any(engine.live and is_engine_of(engine, placement) for engine in engines):
-            add(placement.model, placement.partition)
+            add(placement, 0)
     return found
 
 
-def level_to_go_to(placements: Iterable[Placement], *, can_sleep: bool) -> int:
-    """Return the level at which a model makes room: asleep if that frees room, else stopped.
+def steps_of(
+    holds: Rooms,
+    awake: Sequence[Placement],
+    places: Mapping[str, str],
+    *,
+    stop_seconds: float,
+    wake_seconds: float,
+) -> tuple[Step, ...]:
+    """Return how a model can step down, lightest first: asleep where that frees room, and stopped.
 
     A sleeping engine keeps its MIG slice, and it keeps all if its sleeping footprint is unknown.
 
     Args:
-        placements: of its engines.
-        can_sleep: whether its engines have a sleep mode, and do not sleep yet.
+        holds: all that it holds now.
+        awake: places of its engines that can fall asleep; none if it sleeps already.
+        places: as of `host_places`.
+        stop_seconds: how much longer its next request waits once it is stopped.
+        wake_seconds: how much longer its next request waits once it sleeps.
     """
-    frees = any(room_of(held_asleep(p, 1)) != room_of(p.partition) for p in placements)
-    return 1 if can_sleep and frees else STOPPED
+    frees: Rooms = {}
+    for placement in awake:
+        own = _minus(rooms_of(placement, 0, places), rooms_of(placement, 1, places))
+        frees = _plus(frees, own)
+    sleep = Step(1, wake_seconds, tuple(frees.items()))
+    stop = Step(STOPPED, stop_seconds, tuple(holds.items()))
+    return (sleep, stop) if any(room.is_gain for room in frees.values()) else (stop,)
 
 
 def _lent(lease: Partition) -> Room:
@@ -113,26 +168,25 @@ def _lent(lease: Partition) -> Room:
 def free_room(
     devices: Sequence[Device],
     room: Mapping[str, "int | Unknown"],
-    held: Iterable[Mapping[str, Room]],
+    host_memory: Mapping[str, int],
+    held: Iterable[Rooms],
     leases: Collection[Partition],
-) -> Callable[[str], Room]:
-    """Return a function of a device: what is free beside all of that; nothing if not known."""
-    units = {
-        device.id: len(device.cores) if device.kind is DeviceKind.CPU else SM_UNITS
-        for device in devices
-    }
-    taken: dict[str, Room] = {}
-    for own in held:
-        for device_id, part in own.items():
-            taken[device_id] = taken.get(device_id, NO_ROOM) + part
-    for lease in leases:
-        taken[lease.device_id] = taken.get(lease.device_id, NO_ROOM) + _lent(lease)
+) -> Rooms:
+    """Return by place what is free beside all of that; less than nothing where it is not known.
 
-    def free(device_id: str) -> Room:
-        known = room.get(device_id, Unknown("not there"))
-        if isinstance(known, Unknown):
-            return Room(-1, -1)
-        used = taken.get(device_id, NO_ROOM)
-        return Room(known - used.memory_bytes, units.get(device_id, 0) - used.units)
-
+    Args:
+        room: memory for engines by device.
+        host_memory: for engines, by host; it counts where no CPU device tells it.
+    """
+    free: dict[str, Room] = {}
+    for device in devices:
+        known = room.get(device.id, Unknown("not there"))
+        units = len(device.cores) if device.kind is DeviceKind.CPU else SM_UNITS
+        free[device.id] = NO_ROOM - _ALL if isinstance(known, Unknown) else Room(known, units)
+    places = host_places(devices)
+    for device in devices:
+        told = host_memory.get(device.host)
+        free.setdefault(places[device.id], _ALL if told is None else Room(told))
+    for own in (*held, *({lease.device_id: _lent(lease)} for lease in leases)):
+        free = _minus(free, own)
     return free

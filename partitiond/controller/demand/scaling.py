@@ -27,7 +27,7 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S, Demand
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, PlanDiff
-from partitiond.core.replica.eviction import Popularity
+from partitiond.core.replica.readiness import Popularity
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.scaling import ScalingView
 from partitiond.ports import Clock, Store

@@ -116,8 +116,9 @@ class SleepController:
 
     Args:
         changed: called with a model that was put to sleep or woken, and whether it sleeps now.
-        make_room: called with a model before a request wakes it; False while the model has to wait
-            for room that no other can give up now. Models that keep their processes wake anyway.
+        make_room: called with the models that are to wake and the seconds that their requests have
+            waited; returns those that have room, or get it from others. The rest waits; only models
+            that cannot be stopped for others wake anyway.
         overtaken: returns why nothing may be put to sleep or woken, as another control plane has
             taken over: what falls asleep could not be woken. Empty if it may.
 
@@ -136,7 +137,7 @@ class SleepController:
         policy: ControllerPolicy,
         wake: Callable[[], None],
         changed: Callable[[str, bool], None],
-        make_room: Callable[[str], bool],
+        make_room: Callable[[Mapping[str, float]], frozenset[str]],
         overtaken: Callable[[], str] = str,
     ) -> None:
         self._store = store
@@ -178,7 +179,7 @@ class SleepController:
 
     def wake_as_asked(self, model: str) -> None:
         """Wake a model on request, with or without room: idle models make room if they can."""
-        self._make_room(model)
+        self._make_room({model: 0.0})
         self.wake(model, "as asked")
 
     def registered(self, spec: ModelSpec) -> None:
@@ -230,13 +231,14 @@ class SleepController:
             return
         self.traffic = traffic
         levels, now = self.refresh(), self._clock.monotonic()
+        zero = {spec.name for spec in specs if scales_to_zero(spec)}
         if self._policy.wake_on_request:
             waiting = to_wake(levels, traffic, self._waits_since)
             self._waits_since = {model: self._waits_since.get(model, now) for model in waiting}
+            room = self._make_room({m: now - since for m, since in self._waits_since.items()})
             for model in waiting:
-                if self._make_room(model) or levels[model] != STOPPED:
+                if model in room or model not in zero:
                     self.wake(model, "a request waits for it")
-        zero = {spec.name for spec in specs if scales_to_zero(spec)}
         serving = {
             model: now - since
             for model, since in serving_since().items()

@@ -1,13 +1,14 @@
-"""A model makes room by sleep if that frees memory, and else by ending its process."""
+"""Room is held, needed and freed of devices and of hosts, and what is lent to jobs is not free."""
 
 import dataclasses
 
 import pytest
 
-from partitiond.controller.demand.room import free_room, level_to_go_to
+from partitiond.controller.demand import room
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import SleepingFootprint
+from partitiond.core.replica.readiness import Room
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
@@ -15,6 +16,7 @@ from tests.controller.samples import cpu, placement
 
 SHARE = MpsShare("gpu-0", Bytes(10 * GIB), 20)
 SLICE = MigSlice("gpu-0", Bytes(10 * GIB), "1g.10gb", 0, 1)
+PLACES = {"gpu-0": "cpu", "cpu": "cpu"}
 MEASURED = SleepingFootprint(Bytes(2 * GIB), Bytes(GIB))
 
 
@@ -24,33 +26,62 @@ def on(partition: Partition, asleep: SleepingFootprint | None = MEASURED) -> Pla
     return dataclasses.replace(base, partition=partition, candidate=candidate)
 
 
+def steps(placed: list[Placement], *, can_sleep: bool) -> list[int]:
+    awake = placed if can_sleep else []
+    holds = room.rooms_of(placed[0], 0, PLACES) if placed else {}
+    found = room.steps_of(holds, awake, PLACES, stop_seconds=30.0, wake_seconds=2.0)
+    return [step.level for step in found]
+
+
 @pytest.mark.parametrize(
-    ("placed", "level"),
+    ("placed", "levels"),
     [
-        (on(SHARE), 1),
-        (on(SLICE), STOPPED),  # it stays taken under an engine asleep
-        (dataclasses.replace(on(SHARE, None), partition=SHARE), 1),  # its SMs come free
-        (placement("a-1", [0]), 1),  # its core comes free
+        (on(SHARE), [1, STOPPED]),
+        (on(SLICE), [STOPPED]),  # it stays taken under an engine asleep
+        (dataclasses.replace(on(SHARE, None), partition=SHARE), [1, STOPPED]),  # its SMs come free
+        (placement("a-1", [0]), [1, STOPPED]),  # its core comes free
     ],
 )
-def test_a_model_sleeps_only_where_that_frees_room(placed: Placement, level: int) -> None:
-    assert level_to_go_to([placed], can_sleep=True) == level
-    assert level_to_go_to([placed], can_sleep=False) == STOPPED
+def test_a_model_sleeps_only_where_that_frees_room(placed: Placement, levels: list[int]) -> None:
+    assert steps([placed], can_sleep=True) == levels
+    assert steps([placed], can_sleep=False) == [STOPPED]
 
 
 def test_what_is_gone_already_frees_nothing_asleep() -> None:
-    assert level_to_go_to([], can_sleep=True) == STOPPED
+    assert steps([], can_sleep=True) == [STOPPED]
+
+
+def test_weights_asleep_are_held_of_the_host_and_come_back_when_it_stops() -> None:
+    placed = on(SHARE, SleepingFootprint(Bytes(2 * GIB), Bytes(GIB), Bytes(5 * GIB)))
+    candidate = dataclasses.replace(placed.candidate, host_memory_bytes=Bytes(GIB))
+    placed = dataclasses.replace(placed, candidate=candidate)
+    holds = room.rooms_of(placed, 0, PLACES)
+    sleep, stop = room.steps_of(holds, [placed], PLACES, stop_seconds=30.0, wake_seconds=2.0)
+    assert (sleep.on("gpu-0"), sleep.on("cpu")) == (Room(8 * GIB, 20), Room(-5 * GIB))
+    assert (stop.on("gpu-0"), stop.on("cpu")) == (Room(10 * GIB, 20), Room(GIB))
+    asleep = room.rooms_of(placed, 1, PLACES)
+    assert asleep == {"gpu-0": Room(2 * GIB), "cpu": Room(6 * GIB)}
+    back = room.need_of(placed, 1, PLACES)
+    assert dict(back.takes) == {"gpu-0": Room(8 * GIB, 20), "cpu": Room(-5 * GIB)}
 
 
 def test_a_profile_job_leaves_what_a_plan_could_place_beside_it() -> None:
     gpu = fake_gpus("a100-80gb")[0]
-    room = {gpu.id: 70 * GIB, "cpu": 20 * GIB}
+    known = {gpu.id: 70 * GIB, "cpu": 20 * GIB}
     cores = CpuCores("cpu", Bytes(4 * GIB), (0,))
-    free = free_room([gpu, cpu(4)], room, [], [cores])
-    assert (free("cpu").memory_bytes, free("cpu").units) == (16 * GIB, 3)
-    assert free(gpu.id).memory_bytes == 70 * GIB
+    free = room.free_room([gpu, cpu(4)], known, {}, [], [cores])
+    assert free["cpu"] == Room(16 * GIB, 3)
+    assert free[gpu.id].memory_bytes == 70 * GIB
     alone = MemoryShare(gpu.id, Bytes(GIB))
-    assert free_room([gpu], room, [], [alone])(gpu.id).memory_bytes < 0
+    assert room.free_room([gpu], known, {}, [], [alone])[gpu.id].memory_bytes < 0
     share = MpsShare(gpu.id, Bytes(10 * GIB), 30)
-    beside = free_room([gpu], room, [], [share])(gpu.id)
-    assert (beside.memory_bytes, beside.units) == (60 * GIB, 70)
+    assert room.free_room([gpu], known, {}, [], [share])[gpu.id] == Room(60 * GIB, 70)
+
+
+def test_host_memory_that_no_cpu_device_tells_is_a_room_of_its_own() -> None:
+    gpu = fake_gpus("a100-80gb")[0]
+    place = room.host_places([gpu])[gpu.id]
+    taken: list[room.Rooms] = [{place: Room(3 * GIB)}]
+    assert room.free_room([gpu], {}, {gpu.host: 9 * GIB}, taken, [])[place] == Room(6 * GIB)
+    assert room.free_room([gpu], {}, {}, taken, [])[place].memory_bytes > 1 << 60
+    assert room.host_places([gpu, cpu(4)])[gpu.id] == "cpu"

@@ -91,7 +91,7 @@ class Bench:
                 policy=POLICY,
                 wake=wake.set,
                 changed=ignored,
-                make_room=lambda _: True,
+                make_room=frozenset,
             ),
             callbacks=LoopCallbacks(
                 lent=tuple,

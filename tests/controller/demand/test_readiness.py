@@ -1,4 +1,4 @@
-"""A requested model at zero that does not fit evicts idle models, waits, or goes back."""
+"""A requested model that does not fit gets room from idle models, waits its turn, or goes back."""
 
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import StartFailedError
@@ -6,6 +6,7 @@ from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.spec import Demand
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.observation import HOPELESS_FAILURES
+from partitiond.core.replica.readiness import MAX_TURN_SECONDS
 from partitiond.core.units import GIB
 from tests.controller.demand.test_scaling import ZERO, ScalingHost, spec_of
 from tests.controller.samples import measured_profile
@@ -25,7 +26,7 @@ async def three(host: ScalingHost) -> None:
 async def test_the_idle_give_up_their_room_for_who_is_asked_for(host: ScalingHost) -> None:
     await three(host)
     host.idle(a=5.0, b=9.0)
-    host.clock.now += 10.0
+    host.clock.now += 50.0
     await host.asked("c")
     assert (host.serving("a"), host.serving("b"), host.serving("c")) == (1, 0, 1)
     assert host.service.scaling.view("b").at_zero
@@ -38,6 +39,7 @@ async def test_who_has_requests_keeps_its_room_and_the_asker_waits(host: Scaling
     assert (host.serving("a"), host.serving("b")) == (1, 1)
     assert host.route("c") == (ModelAvailability.SLEEPING, True)
     host.idle(a=5.0)
+    host.clock.now += 50.0
     await host.serves("c")
     assert (host.serving("a"), host.serving("b")) == (0, 1)
 
@@ -50,6 +52,7 @@ async def test_a_model_that_keeps_its_replica_is_never_evicted(host: ScalingHost
     await host.serves("told")
     await host.register("c", autoscale=ZERO)
     host.idle(kept=1000.0, told=1000.0)
+    host.clock.now += 50.0
     host.proxy.waiting = {"c": 1}
     await until(lambda: "model-waits" in host.kinds())
     assert (host.serving("kept"), host.serving("told")) == (1, 1)
@@ -66,6 +69,23 @@ async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost
     assert host.serving("big") == 2
 
 
+async def test_a_busy_model_gives_its_room_in_turns(host: ScalingHost) -> None:
+    await three(host)
+    host.idle(a=0.0, b=0.0)
+    host.proxy.waiting = {"c": 1}
+    await until(lambda: "model-waits" in host.kinds())
+    assert (host.serving("a"), host.serving("b")) == (1, 1)
+    host.clock.now += MAX_TURN_SECONDS
+    await host.serves("c")
+    assert host.serving("a") + host.serving("b") == 1
+    gone = "a" if host.serving("b") else "b"
+    host.proxy.waiting = {gone: 1}
+    await until(lambda: host.kinds().count("model-waits") == 2)
+    host.clock.now += MAX_TURN_SECONDS
+    await host.serves(gone)
+    assert host.kinds().count("model-at-zero") == 5  # three registered, and two turns
+
+
 async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) -> None:
     for name in "ab":
         await host.register(name, autoscale=ZERO, max_replicas=1)
@@ -77,6 +97,7 @@ async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) 
     await host.service.models.profile("b", ProfileOptions(cores=1))  # holds the other core
     await until(lambda: bool(host.profiler.requests))
     host.idle(a=50.0)
+    host.clock.now += 50.0
     host.proxy.waiting = {"c": 1}
     await until(lambda: "model-waits" in host.kinds())
     assert host.serving("a") == 1
@@ -92,6 +113,7 @@ async def test_who_is_asked_for_waits_for_no_profile(host: ScalingHost) -> None:
     await host.service.models.profile("b", ProfileOptions(cores=1, memory_bytes=4 * GIB))
     await until(lambda: bool(host.profiler.requests))
     host.idle(a=50.0)
+    host.clock.now += 50.0
     (request,) = host.profiler.requests
     await host.asked("c")
     assert host.serving("a") == 0
@@ -113,6 +135,7 @@ async def test_a_model_that_does_not_start_makes_room_for_others(host: ScalingHo
         host.clock.now += 60.0
     host.proxy.waiting = {}
     host.idle(b=5.0)
+    host.clock.now += 50.0
     await host.asked("c")
     assert host.service.scaling.view("b").at_zero
     assert host.serving("a") == 1

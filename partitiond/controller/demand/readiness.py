@@ -1,18 +1,21 @@
-"""Evicts idle models for scaled-to-zero models with requests, or sends those back to zero."""
+"""Makes room for models that requests wait for: others fall asleep, go to zero, or keep theirs."""
 
 import asyncio
 import dataclasses
 import logging
+import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from partitiond.controller.demand.room import (
+    Rooms,
     free_room,
     held_by_model,
-    level_to_go_to,
+    host_places,
+    need_of,
     needs_of,
-    room_of,
+    steps_of,
 )
 from partitiond.controller.demand.scaling import Scaling
 from partitiond.controller.journal import Journal
@@ -26,14 +29,16 @@ from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.diff import START_SECONDS
 from partitiond.core.plan.record import Placement, Plan
-from partitiond.core.replica.eviction import (
+from partitiond.core.replica.obstacles import Obstacle
+from partitiond.core.replica.readiness import (
+    Asker,
+    Grant,
     Resident,
     Room,
     RoomNeed,
     expected_rate,
-    victims_for,
+    readiness,
 )
-from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
 from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
@@ -46,13 +51,15 @@ LOOK_SECONDS: Final = 1.0
 """Pause between two looks at models that were woken and have no place."""
 PLACING_SECONDS: Final = 5.0
 """A model that was woken and has no place after so long gets more room, or goes back to zero."""
-STARTS_SECONDS: Final = 30.0
+STARTS_SECONDS: Final = 5.0
 """Age at which it is read again how long starts take. Chosen, not measured."""
 NEEDS_SECONDS: Final = 2.0
 """Age at which the needs of a waiting model are looked up again. Waiting models are asked about ten
 times a second: with dozens of them the control plane would do little else."""
 MIN_START_SECONDS: Final = 0.1
 """Least duration of a start in the price of an eviction, so that none is free."""
+WAKE_SECONDS: Final = 2.0
+"""What waking is taken to last: 0.1 to 6 s were measured elsewhere (docs/how-to/sleep.md)."""
 _NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
 
 
@@ -64,14 +71,14 @@ class _KnownNeeds:
     needs: tuple[RoomNeed, ...]
 
 
-class Evictor:
-    """Decides by `core.replica.eviction` which models go to zero for which others.
+class RoomMaker:
+    """Has `core.replica.readiness` decide which models get room, and acts on it.
 
     Attributes:
         plan_again: called when room was made for a model that found none in the plan.
         planning: whether a plan is being made, or is about to be.
         obstacles: what keeps models from running, by name.
-        least_idle_seconds: a model that was asked for less long ago is not evicted.
+        host_memory: memory for engines by host, as far as it is known.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class Evictor:
         scaling: Scaling,
         plan_again: Callable[[], None],
         planning: Callable[[], bool],
+        host_memory: Callable[[], Mapping[str, int]],
         obstacles: Callable[[], Mapping[str, Obstacle]] = dict,
     ) -> None:
         self._store = store
@@ -96,6 +104,7 @@ class Evictor:
         self._scaling = scaling
         self._plan_again = plan_again
         self._planning = planning
+        self._host_memory = host_memory
         self._obstacles = obstacles
         self._homeless: dict[str, float] = {}
         self._woken: set[str] = set()
@@ -116,30 +125,50 @@ class Evictor:
                 log.exception("the watch over models without room broke")
             await asyncio.sleep(LOOK_SECONDS)
 
-    def make_room(self, model: str) -> bool:
-        """Evict for a model before it is woken; return whether it has room, now or after that."""
-        obstacle = self._obstacles().get(model)
-        if obstacle is not None and not self._own(model):
-            self._tell(model, str(obstacle))  # no model is evicted for one that cannot run
-            return False
-        needs = self._needs(model)
-        if not needs:
-            self._woken.add(model)
-            return True  # its needs are not known: the plan has to say
-        room = self._free(model)
-        found = victims_for(
-            needs, room, self._residents(model), least_idle_seconds=self._least_idle
+    def make_room(self, waited_seconds: Mapping[str, float]) -> frozenset[str]:
+        """Make room for models before they are woken; return those that have it, now or after that.
+
+        Args:
+            waited_seconds: how long requests for each model have waited.
+        """
+        specs = self._specs()
+        askers, unknown = [], set()
+        for model, waited in waited_seconds.items():
+            obstacle = self._obstacles().get(model)
+            if obstacle is not None and not self._own(model):
+                self._tell(model, str(obstacle))  # no model is evicted for one that cannot run
+                continue
+            needs = self._needs(model)
+            if needs:
+                askers.append(self._asker(specs[model], needs, waited))
+            else:
+                unknown.add(model)  # its needs are not known: the plan has to say
+        self._woken |= unknown
+        if not askers:
+            return frozenset(unknown)
+        found = readiness(
+            askers,
+            self._residents(specs),
+            self._free(waited_seconds),
+            least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
-        if found is None:
-            self._tell(model, "no room, and nobody is idle.")
-            return False
-        self._told.discard(model)
-        self._evict(found, model)
-        fitting = [need for need in needs if self._free(model)(need.device_id).covers(need.room)]
-        self._promised[model] = (fitting or list(needs))[0]
-        self._homeless[model] = self._clock.monotonic()
-        self._woken.add(model)
-        return True
+        for model, why in found.waiting.items():
+            self._tell(model, f"{why}.")
+        for grant in found.granted:
+            self._told.discard(grant.model)
+            self._step_down(grant)
+            self._promised[grant.model] = grant.need
+            self._homeless[grant.model] = self._clock.monotonic()
+            self._woken.add(grant.model)
+        return frozenset({*unknown, *(grant.model for grant in found.granted)})
+
+    def _specs(self) -> Mapping[str, ModelSpec]:
+        return {record.spec.name: record.spec for record in self._store.models()}
+
+    def _asker(self, spec: ModelSpec, needs: tuple[RoomNeed, ...], waited: float) -> Asker:
+        sleeps = 0 < self._sleep.levels.get(spec.name, 0) < STOPPED
+        seconds = WAKE_SECONDS if sleeps else self._start_seconds(spec)
+        return Asker(spec.name, needs, waited, seconds, spec.rules.priority)
 
     def awaited(self) -> frozenset[str]:
         """Models that were woken, or that requests wait for, and that have no place."""
@@ -178,31 +207,21 @@ class Evictor:
 
     def _evict_one_more(self, spec: ModelSpec) -> None:
         """Evict the cheapest model: the plan found no room where there seemed to be some."""
-        devices = {need.device_id for need in self._needs(spec.name)}
-        needs = [RoomNeed(device_id, Room(0)) for device_id in devices]
-
-        def none(_device_id: str) -> Room:
-            return Room(-1)
-
-        found = victims_for(
-            needs, none, self._residents(spec.name), least_idle_seconds=self._least_idle
+        needs = self._needs(spec.name)
+        nothing = {need.device_id: Room(-1) for need in needs}
+        found = readiness(
+            [self._asker(spec, tuple(RoomNeed(((d, Room(0)),)) for d in nothing), math.inf)],
+            self._residents(self._specs()),
+            nothing,
+            least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
-        if found:
-            self._evict(found[:1], spec.name)
+        for grant in found.granted:
+            self._step_down(dataclasses.replace(grant, steps=grant.steps[:1]))
             self._plan_again()
 
-    @property
-    def _least_idle(self) -> float:
-        return self._scaling.options.evict_idle_seconds
-
-    def _evict(self, models: tuple[str, ...], asker: str) -> None:
-        specs = {r.spec.name: r.spec for r in self._store.models()}
-        for model in models:
-            sleeps = specs[model].engine.sleep_mode and model not in self._sleep.levels
-            engines = [e for e in self._controller.engines if e.live]
-            own = [e.placement for e in engines if e.placement.model == model]
-            level = level_to_go_to(own, can_sleep=sleeps)
-            self._sleep.put_to_sleep(model, level, f"makes room for {asker}")
+    def _step_down(self, grant: Grant) -> None:
+        for model, step in grant.steps:
+            self._sleep.put_to_sleep(model, step.level, f"makes room for {grant.model}")
 
     def _own(self, model: str) -> list[Placement]:
         plan = self._controller.plan
@@ -212,7 +231,9 @@ class Evictor:
         own = self._own(model)
         if own:  # no plan is made for the model: it comes back where it was
             first = min(own, key=lambda p: p.partition.memory_bytes)
-            return (RoomNeed(first.device_id, room_of(first.partition)),)
+            engines = {e.placement.model for e in self._controller.engines if e.live}
+            level = self._sleep.levels.get(model, STOPPED) if model in engines else STOPPED
+            return (need_of(first, level, self._places()),)
         plan, now = self._controller.plan, self._clock.monotonic()
         devices = self._devices.devices
         known = self._known_needs.get(model)
@@ -233,54 +254,64 @@ class Evictor:
         candidates = candidates_for(spec, profiles, hardware, most_cores=cores).candidates
         return needs_of((*candidates, *(home.candidate for home in homes)), devices)
 
-    def _held(self) -> dict[str, dict[str, Room]]:
-        controller = self._controller
-        return held_by_model(controller.desired, controller.engines, self._sleep.levels)
+    def _places(self) -> Mapping[str, str]:
+        return host_places(self._devices.devices)
 
-    def _free(self, asker: str) -> Callable[[str], Room]:
-        """Return what is free on a device for the asker, without what others were promised."""
+    def _held(self) -> Mapping[str, Rooms]:
+        controller, places = self._controller, self._places()
+        return held_by_model(controller.desired, controller.engines, self._sleep.levels, places)
+
+    def _free(self, askers: Collection[str]) -> Rooms:
+        """Return what is free, without what was promised to others than the askers."""
         devices, plan = self._devices.devices, self._controller.plan
-        room = dict(room_on(devices, plan, self._devices.problem))
         holders = self._held()
-        held = [own for model, own in holders.items() if model != asker]
         promised = [
-            {need.device_id: need.room}
+            dict(need.takes)
             for model, need in self._promised.items()
-            if model not in {asker, *holders, *self._sleep.levels}
+            if model not in {*askers, *holders, *self._sleep.levels}
         ]
-        return free_room(devices, room, [*held, *promised], self._controller.leases())
+        return free_room(
+            devices,
+            dict(room_on(devices, plan, self._devices.problem)),
+            self._host_memory(),
+            [*holders.values(), *promised],
+            self._controller.leases(),
+        )
 
-    def _residents(self, asker: str) -> tuple[Resident, ...]:
-        """Models that hold room and may go to zero."""
-        held, traffic = self._held(), self._sleep.traffic
-        begun = {
-            engine.placement.model
-            for engine in self._controller.engines
-            # A model that fails again and again must not hold its room as if it just started.
-            if engine.state is ReplicaState.SERVING or given_up(engine)
-        }
+    def _residents(self, specs: Mapping[str, ModelSpec]) -> tuple[Resident, ...]:
+        """Models that hold room and may step down."""
+        held, places = self._held(), self._places()
         found = []
-        for record in self._store.models():
-            spec = record.spec
-            name = spec.name
-            seen = traffic.get(name)
-            if name == asker or name not in held or not scales_to_zero(spec):
+        for model, spec in specs.items():
+            if model not in held or not scales_to_zero(spec):
                 continue
-            idle = 0.0 if seen is None or seen.waiting else seen.idle_seconds
-            asleep = name in self._sleep.levels
-            found.append(
-                Resident(
-                    model=name,
-                    idle_seconds=idle,
-                    rate_req_per_s=expected_rate(self._scaling.req_per_s(name), idle),
-                    restart_seconds=self._restart_seconds(spec),
-                    frees=tuple(held[name].items()),
-                    busy=idle <= 0 or not (asleep or name in begun),
-                )
+            traffic = self._sleep.traffic.get(model)
+            idle = 0.0 if traffic is None or traffic.waiting else traffic.idle_seconds
+            asleep = model in self._sleep.levels
+            engines = [e for e in self._controller.engines if e.live and e.placement.model == model]
+            start = self._start_seconds(spec)
+            steps = steps_of(
+                held[model],
+                [e.placement for e in engines if spec.engine.sleep_mode and not asleep],
+                places,
+                stop_seconds=start - (WAKE_SECONDS if asleep else 0.0),
+                wake_seconds=WAKE_SECONDS,
             )
+            rate = expected_rate(self._scaling.req_per_s(model), idle)
+            had = self._had_seconds(model, asleep_idle=asleep and idle > 0)
+            found.append(Resident(model, idle, rate, had, start, steps, spec.rules.priority))
         return tuple(found)
 
-    def _restart_seconds(self, spec: ModelSpec) -> float:
+    def _had_seconds(self, model: str, *, asleep_idle: bool) -> float:
+        """Return for how long a model has had its room; 0 while it starts or wakes."""
+        own = [e for e in self._controller.engines if e.placement.model == model]
+        # A model that fails again and again must not hold its room as if it just started.
+        if asleep_idle or any(given_up(engine) for engine in own):
+            return math.inf
+        since = [engine.since for engine in own if engine.state is ReplicaState.SERVING]
+        return self._clock.monotonic() - min(since) if since else 0.0
+
+    def _start_seconds(self, spec: ModelSpec) -> float:
         now = self._clock.monotonic()
         if self._starts_at is None or now - self._starts_at > STARTS_SECONDS:
             self._starts = StartTimes(self._store).seconds()

@@ -1,0 +1,274 @@
+"""Models step down for others by the waiting that it costs, idle ones first, busy ones in turns."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.replica.readiness import (
+    MAX_TURN_SECONDS,
+    MIN_TURN_SECONDS,
+    NO_ROOM,
+    Asker,
+    Popularity,
+    Readiness,
+    Resident,
+    Room,
+    RoomNeed,
+    Step,
+    expected_rate,
+    readiness,
+)
+from partitiond.core.replica.sleep import STOPPED
+
+HOST = "host"
+
+
+def resident(
+    model: str,
+    *,
+    idle: float = 60.0,
+    rate: float = 0.01,
+    start: float = 20.0,
+    memory: int = 4,
+    units: int = 1,
+    device: str = "cpu",
+    had: float = math.inf,
+    priority: int = 0,
+) -> Resident:
+    stop = Step(STOPPED, start, ((device, Room(memory, units)),))
+    return Resident(model, idle, rate, had, start, (stop,), priority)
+
+
+def with_sleep(model: str, *, weights: int = 4, **more: float) -> Resident:
+    """A model that may sleep on one GiB of four, its weights in host memory."""
+    base = resident(model, units=0, device="gpu", **more)  # type: ignore[arg-type]
+    sleep = Step(1, 2.0, (("gpu", Room(3)), (HOST, Room(-weights))))
+    return dataclasses.replace(base, steps=(sleep, *base.steps))
+
+
+def asleep(model: str, *, weights: int = 4, rate: float = 0.01) -> Resident:
+    stop = Step(STOPPED, 18.0, (("gpu", Room(1)), (HOST, Room(weights))))
+    return Resident(model, 60.0, rate, math.inf, 20.0, (stop,))
+
+
+def asker(
+    model: str = "new",
+    *takes: tuple[str, Room],
+    waited: float = 0.0,
+    start: float = 20.0,
+    priority: int = 0,
+) -> Asker:
+    needs = tuple(RoomNeed((way,)) for way in takes or [("cpu", Room(4, 1))])
+    return Asker(model, needs, waited, start, priority)
+
+
+def decided(
+    askers: list[Asker], residents: list[Resident], free: dict[str, Room] | None = None
+) -> Readiness:
+    return readiness(askers, residents, free or {}, least_idle_seconds=3.0)
+
+
+def levels(found: Readiness) -> dict[str, dict[str, int]]:
+    return {g.model: {model: step.level for model, step in g.steps} for g in found.granted}
+
+
+def victims(
+    residents: list[Resident], memory: int = 4, units: int = 1, free: Room = NO_ROOM
+) -> set[str] | None:
+    found = decided([asker("new", ("cpu", Room(memory, units)))], residents, {"cpu": free})
+    return set(levels(found)["new"]) if found.granted else None
+
+
+def only_idle(idle: float) -> Resident:
+    return resident(f"m{idle:.0f}", idle=idle, rate=expected_rate(0.0, idle))
+
+
+@pytest.mark.parametrize(
+    ("residents", "gone"),
+    [
+        ([resident("often", rate=0.1), resident("seldom", rate=0.001)], "seldom"),
+        ([resident("slow", start=60), resident("quick", start=5)], "quick"),
+        ([only_idle(30), only_idle(90), only_idle(60)], "m90"),
+        ([resident("fresh", idle=2.9, rate=0.0), resident("long", idle=3.0)], "long"),
+        ([resident("came", had=19.0, rate=0.0), resident("old", had=20.0)], "old"),
+    ],
+    ids=["asked for least", "starts quickest", "longest idle", "not just asked for", "just came"],
+)
+def test_of_equal_sizes_the_cheapest_to_miss_goes(residents: list[Resident], gone: str) -> None:
+    assert victims(residents) == {gone}
+
+
+def test_cores_count_and_of_several_devices_the_one_that_costs_least_waiting() -> None:
+    two = [resident("a", rate=0.001), resident("b", rate=0.002)]
+    assert victims(two, memory=1, units=2) == {"a", "b"}
+    here = resident("here", device="gpu-0", rate=0.5)
+    there = resident("there", device="gpu-1", rate=0.001)
+    found = decided([asker("new", ("gpu-0", Room(4, 1)), ("gpu-1", Room(4, 1)))], [here, there])
+    assert levels(found) == {"new": {"there": STOPPED}}
+    assert found.granted[0].need.device_id == "gpu-1"
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.floats(0, 1)), max_size=6)
+
+
+@settings(max_examples=60)
+@given(models=SIZES, wanted=st.integers(1, 12), free=st.integers(0, 4))
+def test_victims_suffice_are_idle_and_none_is_needless(
+    models: list[tuple[int, bool, float]], wanted: int, free: int
+) -> None:
+    residents = [
+        resident(f"m{n}", memory=size, units=0, idle=0.0 if busy else 60.0, rate=rate)
+        for n, (size, busy, rate) in enumerate(models)
+    ]
+    sizes = {r.model: r.steps[0].on("cpu").memory_bytes for r in residents if r.idle_seconds}
+    found = victims(residents, wanted, 0, Room(free))
+    assert (found is not None) == (free + sum(sizes.values()) >= wanted)
+    if found is not None:
+        assert found <= sizes.keys()
+        freed = free + sum(sizes[m] for m in found)
+        assert freed >= wanted
+        assert all(freed - sizes[m] < wanted for m in found)
+
+
+@settings(max_examples=60)
+@given(models=st.lists(st.tuples(st.integers(1, 4), st.floats(0.001, 1)), min_size=1, max_size=6))
+def test_of_equal_sizes_no_other_choice_waits_less(models: list[tuple[int, float]]) -> None:
+    residents = [resident(f"m{n}", rate=rate, units=0) for n, (_, rate) in enumerate(models)]
+    count = min(len(residents), models[0][0])
+    found = victims(residents, 4 * count, 0)
+    assert found is not None
+    prices = {r.model: r.price(r.steps[0]) for r in residents}
+    best = min(math.fsum(prices[m] for m in some) for some in itertools.combinations(prices, count))
+    assert math.fsum(prices[m] for m in found) == pytest.approx(best)
+
+
+# -- sleep, within the host's memory ----------------------------------------------------------
+
+
+def for_gpu(gib: int) -> list[Asker]:
+    return [asker("new", ("gpu", Room(gib)))]
+
+
+def test_who_makes_room_sleeps_if_that_frees_enough_and_its_host_has_the_memory() -> None:
+    one = [with_sleep("a")]
+    assert levels(decided(for_gpu(3), one, {HOST: Room(4)})) == {"new": {"a": 1}}
+    assert levels(decided(for_gpu(4), one, {HOST: Room(4)})) == {"new": {"a": STOPPED}}
+    assert levels(decided(for_gpu(3), one, {HOST: Room(3)})) == {"new": {"a": STOPPED}}
+
+
+@pytest.mark.parametrize(
+    ("other", "stopped"), [(0.001, {"a": 1, "b": STOPPED}), (0.5, {"a": STOPPED})]
+)
+def test_the_less_popular_gives_up_its_sleep_for_host_memory(
+    other: float, stopped: dict[str, int]
+) -> None:
+    both = [with_sleep("a", rate=0.01), asleep("b", rate=other)]
+    assert levels(decided(for_gpu(3), both, {HOST: NO_ROOM})) == {"new": stopped}
+
+
+def test_an_engine_that_takes_host_memory_itself_ends_the_sleep_of_others() -> None:
+    need = RoomNeed((("gpu", Room(1)), (HOST, Room(2))))
+    found = decided([Asker("new", (need,), 0.0, 20.0)], [asleep("b")], {"gpu": Room(1)})
+    assert levels(found) == {"new": {"b": STOPPED}}
+
+
+# -- in turns ---------------------------------------------------------------------------------
+
+
+def busy(model: str, had: float, **more: float) -> Resident:
+    return resident(model, idle=0.0, rate=5.0, had=had, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("waited", "had", "priority", "steps_down"),
+    [
+        (24.0, 24.0, 0, True),
+        (23.9, 90.0, 0, False),  # it has not waited for a turn
+        (90.0, 23.9, 0, False),  # the other has just had its turn begin
+        (90.0, 90.0, 1, False),  # the other is worth more
+    ],
+)
+def test_a_busy_model_steps_down_after_its_turn(
+    waited: float, had: float, priority: int, steps_down: bool
+) -> None:
+    there = dataclasses.replace(busy("a", had, start=10.0), priority=priority)
+    found = decided([asker(waited=waited, start=2.0)], [there])
+    assert levels(found) == ({"new": {"a": STOPPED}} if steps_down else {})
+    assert steps_down or "no room" in found.waiting["new"]
+
+
+def test_a_turn_has_bounds_and_idle_models_step_down_first() -> None:
+    quick = [busy("a", MIN_TURN_SECONDS - 0.1, start=0.1)]
+    assert not decided([asker(waited=99.0, start=0.1)], quick).granted
+    slow = [busy("a", MAX_TURN_SECONDS, start=600.0)]
+    assert decided([asker(waited=MAX_TURN_SECONDS, start=600.0)], slow).granted
+    both = [busy("a", 99.0), resident("b", rate=400.0)]
+    assert levels(decided([asker(waited=99.0)], both)) == {"new": {"b": STOPPED}}
+
+
+def test_who_starts_or_waits_itself_is_never_pushed_down() -> None:
+    found = decided([asker(waited=999.0)], [busy("a", 0.0)])
+    assert not found.granted
+
+
+def test_who_waits_longest_comes_first_and_each_gets_room_of_its_own() -> None:
+    askers = [asker("late", waited=1.0), asker("early", waited=5.0), asker("last", waited=0.5)]
+    found = decided(askers, [resident("a"), resident("b", rate=0.5)])
+    assert levels(found) == {"early": {"a": STOPPED}, "late": {"b": STOPPED}}
+    assert found.waiting.keys() == {"last"}
+
+
+def test_who_has_waited_for_a_turn_is_not_passed_by_smaller_ones() -> None:
+    big, small = asker("big", ("cpu", Room(8, 2))), asker("small", waited=1.0)
+    there = [busy("a", 5.0), resident("b")]
+    waits = {
+        w: decided([dataclasses.replace(big, waited_seconds=w), small], there) for w in (9, 90)
+    }
+    assert levels(waits[9]) == {"small": {"b": STOPPED}}
+    assert levels(waits[90]) == {}
+    assert "longer" in waits[90].waiting["small"]
+    never = [resident("b")]  # not even all of it would be enough for the big one
+    big = dataclasses.replace(big, waited_seconds=90.0)
+    assert levels(decided([big, small], never)) == {"small": {"b": STOPPED}}
+
+
+def test_in_a_b_a_c_a_b_the_popular_one_stays() -> None:
+    served: dict[str, Popularity] = {}
+    there: dict[str, float] = {}  # since when each has its room, in room for two
+    starts = 0
+    for turn, model in enumerate("ABACABABACAB" * 3):
+        now = 30.0 * turn
+        if model not in there:
+            residents = [
+                resident(
+                    name,
+                    idle=30.0,
+                    rate=expected_rate(served[name].req_per_s(now, 900.0), 30.0),
+                    had=now - since,
+                )
+                for name, since in there.items()
+            ]
+            free = Room(4 * (2 - len(there)), 2 - len(there))
+            (grant,) = decided([asker(model)], residents, {"cpu": free}).granted
+            there = {n: s for n, s in there.items() if n not in dict(grant.steps)} | {model: now}
+            starts += 1
+            assert "A" in there
+        served[model] = served.get(model, Popularity()).with_requests(1, now, 900.0)
+    assert starts == 14  # A once, and the two others whenever they follow each other
+
+
+def test_a_gap_is_a_surprise_for_a_higher_rate() -> None:
+    assert [expected_rate(0.5, gap) for gap in (0.0, 1.0, 100.0)] == [0.5, 0.5, 0.01]
+    assert expected_rate(0.0, 100.0) == 0.01
+
+
+def test_popularity_fades_and_reads_as_a_rate() -> None:
+    known = Popularity()
+    for second in range(0, 7200, 10):
+        known = known.with_requests(1, float(second), 900.0)
+    assert known.req_per_s(7200.0, 900.0) == pytest.approx(0.1, rel=0.05)
+    assert known.req_per_s(8100.0, 900.0) == pytest.approx(0.05, rel=0.05)
