@@ -43,7 +43,7 @@ class ScalingSettings(Table):
     evict_idle_seconds: float = Field(
         3.0,
         ge=0,
-        description="A model is not evicted for so many seconds after its last request.",
+        description="A model counts as busy for so many seconds after its last request.",
     )
     max_hold_seconds: Seconds = Field(
         120.0,

@@ -59,7 +59,7 @@ times a second: with dozens of them the control plane would do little else."""
 MIN_START_SECONDS: Final = 0.1
 """Least duration of a start in the price of an eviction, so that none is free."""
 WAKE_SECONDS: Final = 2.0
-"""What waking is taken to last: 0.1 to 6 s were measured elsewhere (docs/how-to/sleep.md)."""
+"""What waking is taken to last. Not measured here: others found 0.1 to 6 s on GPUs."""
 _NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
 
 

@@ -41,7 +41,7 @@ class ScalingOptions:
     """Settings of autoscaling and eviction.
 
     Attributes:
-        evict_idle_seconds: a model that was asked for less long ago is never evicted.
+        evict_idle_seconds: a model that was asked for less long ago counts as busy.
     """
 
     policy: ScalingPolicy = dataclasses.field(default_factory=ScalingPolicy)
