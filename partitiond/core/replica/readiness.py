@@ -9,8 +9,8 @@ asleep frees room of its device and takes room of its host, so others may have t
 sleep for it.
 
 - Requests for one model wait together, and are served together once it is there.
-- A model that has just come keeps its room for as long as its start took, so that models asked for
-  in turns do not push each other out all the time.
+- Popularity fades slowly: of models asked for in turns the popular one stays. No model keeps its
+  room for a time of its own beside that: it made others wait longer than it saved starts.
 - Models without requests step down first. If they do not suffice, a model that has requests steps
   down, too, once it has had its turn and the other has waited as long: a busy model locks nobody
   out. It finishes what it serves, and then waits for its own turn.
@@ -261,9 +261,8 @@ def _room_for(
 
 
 def _is_idle(resident: Resident, least_idle_seconds: float) -> bool:
-    least = min(resident.start_seconds, MAX_TURN_SECONDS)
     is_idle = resident.idle_seconds > 0 and resident.idle_seconds >= least_idle_seconds
-    return is_idle and resident.had_seconds >= least
+    return is_idle and resident.had_seconds > 0
 
 
 def _had_its_turn(resident: Resident, asker: Asker) -> bool:

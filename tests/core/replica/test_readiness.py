@@ -94,9 +94,15 @@ def only_idle(idle: float) -> Resident:
         ([resident("slow", start=60), resident("quick", start=5)], "quick"),
         ([only_idle(30), only_idle(90), only_idle(60)], "m90"),
         ([resident("fresh", idle=2.9, rate=0.0), resident("long", idle=3.0)], "long"),
-        ([resident("came", had=19.0, rate=0.0), resident("old", had=20.0)], "old"),
+        ([resident("starts", had=0.0, rate=0.0), resident("serves", had=0.1)], "serves"),
     ],
-    ids=["asked for least", "starts quickest", "longest idle", "not just asked for", "just came"],
+    ids=[
+        "asked for least",
+        "starts quickest",
+        "longest idle",
+        "not just asked for",
+        "not starting",
+    ],
 )
 def test_of_equal_sizes_the_cheapest_to_miss_goes(residents: list[Resident], gone: str) -> None:
     assert victims(residents) == {gone}
