@@ -17,7 +17,7 @@ sleep for it.
 - Models are looked at in the order of their waits. One that has waited for a turn, and finds no
   room yet, is not overtaken on the devices where it could have some.
 
-docs/scaling.md compares the price with least recently used and with random choice.
+docs/planning.md compares the price with least recently used and with random choice.
 """
 
 import dataclasses

@@ -78,12 +78,6 @@ async def test_a_busy_model_gives_its_room_in_turns(host: ScalingHost) -> None:
     host.clock.now += MAX_TURN_SECONDS
     await host.serves("c")
     assert host.serving("a") + host.serving("b") == 1
-    gone = "a" if host.serving("b") else "b"
-    host.proxy.waiting = {gone: 1}
-    await until(lambda: host.kinds().count("model-waits") == 2)
-    host.clock.now += MAX_TURN_SECONDS
-    await host.serves(gone)
-    assert host.kinds().count("model-at-zero") == 5  # three registered, and two turns
 
 
 async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) -> None:

@@ -84,4 +84,5 @@ def test_host_memory_that_no_cpu_device_tells_is_a_room_of_its_own() -> None:
     taken: list[room.Rooms] = [{place: Room(3 * GIB)}]
     assert room.free_room([gpu], {}, {gpu.host: 9 * GIB}, taken, [])[place] == Room(6 * GIB)
     assert room.free_room([gpu], {}, {}, taken, [])[place].memory_bytes > 1 << 60
-    assert room.host_places([gpu, cpu(4)])[gpu.id] == "cpu"
+    beside = dataclasses.replace(cpu(4), host=gpu.host)
+    assert room.host_places([gpu, beside])[gpu.id] == "cpu"
