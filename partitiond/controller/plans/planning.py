@@ -25,6 +25,7 @@ from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware.hosts import memory_by_host, on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind, kept_by_silent
+from partitiond.core.hardware.room import overlap
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
 from partitiond.core.plan.diff import diff_cost
@@ -110,6 +111,8 @@ def running_placements(
 ) -> tuple[Placement, ...]:
     """Return what runs now, one placement per replica, with sleepers that are wanted awake.
 
+    A model that comes back where its place was given away has none: nothing runs of it.
+
     Args:
         desired: the applied plan's placements.
         engines: all engines.
@@ -132,7 +135,9 @@ def running_placements(
             found[own.replica_id] = own
     if not only_live:
         for replica_id, placement in wanted.items():
-            found.setdefault(replica_id, placement)
+            beside = [found[other].partition for other in wanted if other in found]
+            if not any(overlap(placement.partition, partition) for partition in beside):
+                found.setdefault(replica_id, placement)
     return tuple(found.values())
 
 

@@ -78,6 +78,13 @@ async def test_a_plan_is_outdated_once_a_model_falls_asleep(desk: PlanMaker) -> 
         desk.recall(preview.plan.id, awake, None)
 
 
+def test_a_place_that_was_given_away_is_not_that_of_who_comes_back() -> None:
+    other = dataclasses.replace(ASLEEP, replica_id="b-1", model="b")
+    assert running_placements((other, ASLEEP), [], only_live=False) == (other,)
+    engines = [engine_in(ReplicaState.SERVING)]
+    assert running_placements((other, ASLEEP), engines, only_live=False) == (ASLEEP,)
+
+
 def engine_in(state: ReplicaState) -> Engine:
     found = Engine(
         "a-1",
