@@ -119,7 +119,7 @@ class LyingOwner:
         script: returns the bytes that answer a request.
         holds: whether connections stay open after the answer.
         asked: requests so far, over all connections.
-        heads: of the first requests of connections.
+        heads: of these requests.
         ended: connections of requests that the entry has ended.
         listeners: connections that it tells its load on.
         askers: connections of requests.
@@ -171,7 +171,7 @@ class LyingOwner:
                 return
             await reader.readuntil(b"}")  # bodies are flat
             try:
-                await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             except asyncio.IncompleteReadError:
                 self.ended += 1
                 return

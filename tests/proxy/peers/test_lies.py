@@ -133,6 +133,21 @@ FORMER_FIELDS = (
 """As an owner reads them that is of the release in which owners retried as well."""
 
 
+def told_of(head: bytes) -> list[Any]:
+    told: list[Any] = json.loads(head.partition(HOP + b": ")[2].partition(b"\r\n")[0])
+    return told
+
+
+async def test_an_owner_is_told_once_of_a_replica_that_another_was_better_than(
+    rig: Rig,
+) -> None:
+    rig.liar.script = lambda: PLACED + whole(json.dumps(completion()).encode())
+    rig.entry.proxy.state.peers._clients["x"].pool.proved = {"x-1"}
+    for _ in range(2):
+        assert (await rig.entry.proxy.complete()).status_code == 200
+    assert [told_of(head)[-1] for head in rig.liar.heads] == [["x-1"], []]
+
+
 @pytest.mark.parametrize("kind", ["reset", "engine_error", "first_token_timeout"])
 async def test_an_owner_of_the_release_before_is_left_no_attempt_of_its_own(
     rig: Rig, kind: str
@@ -141,8 +156,7 @@ async def test_an_owner_of_the_release_before_is_left_no_attempt_of_its_own(
     rig.liar.script = lambda: PLACED + whole(json.dumps(completion()).encode())
     assert (await rig.entry.proxy.complete()).status_code == 200
     (head,) = rig.liar.heads
-    told = json.loads(head.partition(HOP + b": ")[2].partition(b"\r\n")[0])
-    former = dict(zip(FORMER_FIELDS, told, strict=False))
+    former = dict(zip(FORMER_FIELDS, told_of(head), strict=False))
     assert (former["model"], former["interval"], former["output_limit"]) == ("m", 1, 16)
     after = after_failure(
         Phase.ATTEMPTING, kind, suspected=False, unreached=False,
