@@ -166,6 +166,9 @@ class Annealing:
             self._list_wanting(self.wanting)
             self._order()
             self._serve_listed()
+            if state.parted():
+                state.undo()
+                continue
             loss = before - state.worth
             worse = loss > TINY
             after: i64 = 0
@@ -266,11 +269,10 @@ class Annealing:
         return chosen
 
     def _take(self, d: i64, i: i64) -> None:
-        """Remove one replica unless its model is frozen, and list the model once."""
+        """Remove one replica, and list its model once."""
         m = self.data.entry_model[self.state.items[d * self.data.most_held + i]]
-        if self.data.frozen[m] == 0:
-            self.state.remove(d, i)
-            self._list(m)
+        self.state.remove(d, i)
+        self._list(m)
 
     def _list(self, m: i64) -> None:
         if self.list_mark[m] != self.steps and self.listed < self.data.models:
@@ -285,7 +287,7 @@ class Annealing:
         most = min(models, self.listed + wanting)
         k: i64 = 0
         while k < models and self.listed < most:
-            if self.data.frozen[m] == 0 and self.lacks(m):
+            if self.lacks(m):
                 self._list(m)
             m = m + 1 if m + 1 < models else 0
             k += 1
@@ -361,7 +363,7 @@ class Annealing:
                 end = i + state.count[d] - 1
                 while i < end:
                     n = data.entry_model[state.items[i]]
-                    if n != m and data.frozen[n] == 0 and self.lacks(n):
+                    if n != m and self.lacks(n):
                         self._list(n)
                     i += 1
 
@@ -404,6 +406,8 @@ class Annealing:
         k = data.model_site[m * (data.places + 1) + q]
         end = data.model_site[m * (data.places + 1) + q + 1]
         if k == end or state.count[d] >= data.max_items[q]:
+            return
+        if data.tied[m] >= 0 and state.lacks_company(m, d):
             return
         left = 0.0
         r: i64 = 0
@@ -453,7 +457,7 @@ class Annealing:
                 while i < end:
                     e = state.items[i]
                     worth += data.price[e]
-                    if data.frozen[data.entry_model[e]] != 0:
+                    if data.tied[data.entry_model[e]] >= 0:  # others may have to be near it
                         worth += FIXED
                     i += 1
                 if worth < least:

@@ -58,7 +58,9 @@ class Data:
 
     Attributes:
         limit: (M,) rate beyond which more is worth nothing.
-        frozen: (M,) 1 if the search does not move the model's replicas.
+        near: pairs of models, the first of which has to share its hosts with the second.
+        tied: (M,) row of `Loads.on_host` of a model in such a pair; else -1.
+        host_of: (D,) host of each device.
         spread: (M,) row of `domain_of` of a model that must survive a loss; else -1.
         left, left_number: (M,) rate and replicas that have to be left when a domain is lost.
         slope, short: (M,) worth of a unit of rate, and price of a missing replica.
@@ -112,7 +114,10 @@ class Data:
         self.device_group = flat_ints(sites.device_group)
         self.group_cost = flat_ints(sites.group_cost)
         self.limit = flat_ints(needs["limit"])
-        self.frozen = flat_ints(needs["frozen"])
+        self.near = flat_ints(needs["near"])
+        self.tied = flat_ints(needs["tied"])
+        self.host_of = flat_ints(more["host_of"])
+        self.hosts: i64 = int(more["host_of"].max(initial=-1)) + 1
         self.spread = flat_ints(needs["spread"])
         self.left = flat_ints(needs["left"])
         self.left_number = flat_ints(needs["left_number"])
@@ -150,6 +155,7 @@ class Loads:
         used: (D, R) what is used of a device.
         gets, number: (M,) rate and number of replicas.
         pool: used amount of each pool.
+        on_host: (rows of `tied`, hosts) replicas of a model on a host.
         cost: cost of devices in use plus the additional cost of their replicas.
         worth: sum over all models of the worth of what they get.
         touched: devices that the step has touched, the first `touches` of the list.
@@ -173,6 +179,7 @@ class Loads:
         self.pool = zeros(len(data.pool_capacity))
         self.domain_rate = zeros(len(data.domain_of) * data.domains)
         self.domain_number = zeros(len(data.domain_of) * data.domains)
+        self.on_host = zeros(len(data.near) * data.hosts)
         self.cost: i64 = 0
         self.worth = 0.0
         self.touches: i64 = 0
@@ -199,6 +206,7 @@ class Loads:
         self.pool = other.pool[:]
         self.domain_rate = other.domain_rate[:]
         self.domain_number = other.domain_number[:]
+        self.on_host = other.on_host[:]
         self.cost = other.cost
         self.worth = other.worth
 
@@ -268,6 +276,37 @@ class Loads:
             k = row * self.data.domains + self.data.domain_of[row * self.data.devices + d]
             self.domain_rate[k] += rate
             self.domain_number[k] += number
+        row = self.data.tied[m]
+        if row >= 0:
+            self.on_host[row * self.data.hosts + self.data.host_of[d]] += number
+
+    def _holds(self, m: i64, host: i64) -> bool:
+        """Return whether a host holds a replica of model m, which is in a pair of `Data.near`."""
+        return self.on_host[self.data.tied[m] * self.data.hosts + host] > 0
+
+    def lacks_company(self, m: i64, d: i64) -> bool:
+        """Return whether device d's host lacks a model that model m has to be near to."""
+        data = self.data
+        k: i64 = 0
+        while k < len(data.near):
+            if data.near[k] == m and not self._holds(data.near[k + 1], data.host_of[d]):
+                return True
+            k += 2
+        return False
+
+    def parted(self) -> bool:
+        """Return whether what was touched leaves a model without one that it has to be near to."""
+        data = self.data
+        at: i64 = 0
+        while at < self.touches:
+            host = data.host_of[self.touched[at]]
+            k: i64 = 0
+            while k < len(data.near):
+                if self._holds(data.near[k], host) and not self._holds(data.near[k + 1], host):
+                    return True
+                k += 2
+            at += 1
+        return False
 
     def _level_of(self, q: i64, count: i64, busy: i64, crowd: i64, lowest: i64, top: i64) -> i64:
         """Return the lowest level that holds `count` replicas with this load and kappa; or -1."""

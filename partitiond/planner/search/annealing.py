@@ -50,9 +50,11 @@ def _needs_of(sites: Sites, price: Floats, order: Ints, *, by_cost: bool) -> dic
         short[:] = 1.0 + float(np.sum(slope * np.minimum(limit, sites.need_rate)))
     merit, largest = _merits(sites, price)
     spread, left, left_number, domain_of = _survival(sites, by_cost=by_cost)
+    near, tied = _nearness(sites)
     return {
         "limit": limit,
-        "frozen": _frozen_models(sites),
+        "near": near,
+        "tied": tied,
         "spread": spread,
         "left": left,
         "left_number": left_number,
@@ -79,6 +81,7 @@ def _places_of(sites: Sites) -> dict[str, Any]:
         "pool_kind": ints([0 if pool.kind == "cores" else 1 for pool in instance.pools]),
         "pool_start": np.cumsum([0, *map(len, pools)], dtype=np.int64),
         "pool_list": ints([*itertools.chain.from_iterable(pools)]),
+        "host_of": ints(instance.ties.host_of or [0] * len(instance.group_of)),
     }
 
 
@@ -108,10 +111,15 @@ def _least_use(sites: Sites, models: int) -> Ints:
     return found
 
 
-def _frozen_models(sites: Sites) -> Ints:
-    """Flag models that must be near others, or others near them: the search does not move these."""
-    tied = {*sites.instance.ties.near, *sites.instance.ties.near_to}
-    return ints([need.model in tied for need in sites.instance.needs])
+def _nearness(sites: Sites) -> tuple[Ints, Ints]:
+    """Return the pairs of models of which the first must be near the second, and (M,) rows of the
+    models in them."""
+    ties, position = sites.instance.ties, {n.model: m for m, n in enumerate(sites.instance.needs)}
+    pairs = [(m, other) for m, others in ties.near.items() for other in sorted(others - {m})]
+    near = [position[model] for pair in pairs for model in pair]
+    tied = np.full(len(position), -1, dtype=np.int64)
+    tied[sorted({*near})] = np.arange(len({*near}))
+    return ints(near), tied
 
 
 def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:

@@ -92,7 +92,11 @@ class Improver:
         return self.search.found
 
     def start(self, packing: Packing | None) -> None:
-        """Start at a packing, which holds the frozen models, or at none, and complete it."""
+        """Start at a packing, or at none, and complete it.
+
+        Models that have to be near one another may never find each other on one host by steps that
+        place one after the other, so those are placed first.
+        """
         fresh, instance = Loads(self.data), self.sites.instance
         if packing is None and instance.ties.near:
             adding = Adding(Packing(instance), usual_prices(self.sites))

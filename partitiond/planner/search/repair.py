@@ -153,8 +153,7 @@ def improved(
 ) -> Packing:
     """Return the packing, or a better one in which at most `most_moves` replicas leave a device.
 
-    Better means cheaper if everything is served, else of more worth. Models that have to be
-    `near` others stay where the packing has them.
+    Better means cheaper if everything is served, else of more worth.
 
     Args:
         watch: the problem instance and the clock.

@@ -1,16 +1,18 @@
 """The compiled search holds only what fits, and never ends with a worse plan."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from partitiond.core.model.spec import PlacementRules
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
-from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.packing import Packing, lonely
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import searching
 from partitiond.planner.search.improve import Improver
@@ -46,7 +48,7 @@ def test_replicas_are_priced_by_their_worth_and_for_goodput_by_what_they_take_as
 
 
 def rebuilt(packing: Packing) -> Packing:
-    """The same, every replica asked for by the packing's own rules, one after those it is near."""
+    """The same, every replica asked for by the packing's own rules."""
     fresh = Packing(packing.instance)
     left = [
         (index, item, load.option)
@@ -55,10 +57,12 @@ def rebuilt(packing: Packing) -> Packing:
         if load.option is not None
     ]
     while left:
-        place = next((place for place in left if fresh.fits(*place)), None)
+        place = next((place for place in left if fresh.fits(*place, company=False)), None)
         assert place is not None
         fresh.add(*place)
         left.remove(place)
+    for index, load in enumerate(fresh.loads):
+        assert not any(lonely(fresh, index, fresh.instance.items[i].model) for i in load.items)
     return fresh
 
 
@@ -112,3 +116,19 @@ def test_it_finds_the_packing_that_a_greedy_one_misses_and_the_same_with_the_sam
     assert one.found
     assert len(one.best().used()) == 3
     assert [*one.search.best.items] == [*other.search.best.items]
+
+
+@pytest.mark.parametrize("by_cost", [True, False])
+def test_models_near_one_another_make_room_together(by_cost: bool) -> None:
+    """They are placed first, on the first host, and c may be on no other."""
+    near = (
+        want("a", point("a", 5, 30, sm=20), rate=5),
+        want("b", point("b", 5, 30, sm=20), rate=5),
+    )
+    near = (near[0], dataclasses.replace(near[1], rules=PlacementRules(near=("a",))))
+    last = want("c", point("c", 5, 70, sm=20), rate=5, rules=PlacementRules(only_on=("h0",)))
+    hosts = tuple(gpu(f"g{n}", host=f"h{n}") for n in range(3))
+    instance = build_instance(PlanRequest(hosts, (*near, last), interference=FREE))
+    packing = searched(instance, by_cost=by_cost).best()
+    assert not packing.lacking()
+    assert len(rebuilt(packing).used()) == 2
