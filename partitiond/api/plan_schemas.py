@@ -31,7 +31,7 @@ class PlanBody(Body):
                 {},
                 {"objective": "max-goodput"},
                 {"what_if": ["+2 a100-80gb", "demand opt-1.3b=50/s", "no mig; lose gpu-3"]},
-                {"explain": "opt-1.3b", "constraints": True},
+                {"explain": "opt-1.3b"},
             ]
         }
     )
@@ -48,13 +48,8 @@ class PlanBody(Body):
         '"demand NAME*2", "no mig", "only mps", "objective max-min", "without rule NAME.slo", '
         '"without model NAME"; several at once with ";".',
     )
-    constraints: bool = Field(
-        False, description="What each SLO, isolation, replica limit and placement rule costs."
-    )
     explain: str | None = Field(None, description="A model whose place is to be explained.")
-    relax: bool = Field(
-        False, description="Where not everything fits: what conflicts, and what would make it fit."
-    )
+    relax: bool = Field(False, description="Where not everything fits: what would make it fit.")
     move_price: MovePrice | None = Field(
         None,
         description="What moving a running replica costs, in devices (`planner.move_price`). 0 "
@@ -79,7 +74,6 @@ class PlanBody(Body):
         return PlanQuestion(
             objective=self.objective,
             what_if=tuple(self.what_if),
-            constraints=self.constraints,
             explain=self.explain,
             relax=self.relax,
             move_price=self.move_price,

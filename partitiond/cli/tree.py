@@ -74,7 +74,7 @@ MEASURE_OPTIONS: Final[Headings] = {
     "Engine": f"--engine-kind --hub --variant {ENGINE}",
 }
 PLAN_OPTIONS: Final[Headings] = {
-    "Ask more": "--what-if --explain --constraints --diff --relax",
+    "Ask more": "--what-if --explain --diff --relax",
     "Of running replicas": "--move-price --allow-outage",
     "With --from alone": "--against --time-limit --seed --deterministic",
 }

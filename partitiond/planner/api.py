@@ -219,7 +219,7 @@ def _replaced(made: _Made, beside: _Made) -> _Made | None:
         return None
     if forbidden_outages(made.instance.request, placements):
         return None
-    found = _as_asked(made, placements, beside.found.method)
+    found = _as_asked(made, made.instance.request, placements, beside.found.method)
     return found if found is not None and _serves_as_much(found, made) else None
 
 
@@ -259,8 +259,7 @@ def _held(
             for m in request.models
         )
         asked = dataclasses.replace(request, models=models)
-        instance = build_instance(asked) if names else made.instance
-        found = _as_asked(dataclasses.replace(made, instance=instance), placements, method)
+        found = _as_asked(made, asked, placements, method)
         if found is not None:
             lacks = {u.model for u in found.missing}
             # What is served less than by the plan with outages, is because these stay.
@@ -274,11 +273,14 @@ def _held(
     )
 
 
-def _as_asked(made: _Made, placements: tuple[Placement, ...], method: str) -> _Made | None:
+def _as_asked(
+    made: _Made, asked: PlanRequest, placements: tuple[Placement, ...], method: str
+) -> _Made | None:
     """Return placements as an answer to a question that others were asked in place of; None if they
     break a rule of it."""
-    instance, objective = made.instance, made.found.objective
-    candidates = {m.model: m.candidates for m in instance.request.models}
+    # Of sizes, one may beat another only here: what runs is a size of a model that is held back.
+    instance, objective = build_instance(asked, placements), made.found.objective
+    candidates = {m.model: m.candidates for m in asked.models}
     packing = packing_of(instance, placements)
     if packing is None or any(p.candidate not in candidates[p.model] for p in placements):
         return None

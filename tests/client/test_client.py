@@ -109,7 +109,7 @@ def test_a_plan_is_asked_with_everything_and_tells_how_far_it_is(
 ) -> None:
     told: list[PlanProgress] = []
     changes = ("+2 a100-80gb", "no mig; lose gpu-3")
-    asked = PlanQuestion(Objective.MAX_MIN, changes, True, "opt-1.3b", True)
+    asked = PlanQuestion(Objective.MAX_MIN, changes, "opt-1.3b", True)
     preview = client.plan(asked, told.append)
     assert daemon.service.plans.questions == [asked]
     assert tuple(one.change for one in preview.answers.what_if) == changes

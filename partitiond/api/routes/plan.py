@@ -80,8 +80,8 @@ async def preview_plan(
     """Plan for what is registered, and what applying it would change. Nothing is changed.
 
     `infeasible` says why there is no plan and what would make it fit; `answers` holds what else
-    was asked: alternatives beside the plan, what each constraint costs, why a model is where it
-    is, and what would make everything fit. Each further plan takes up to half of the time limit.
+    was asked: alternatives beside the plan, why a model is where it is, and what would make
+    everything fit. Each further plan takes up to half of the time limit.
     Plans that are asked for are made one after the other; 503 where too many wait already.
     """
     asked = body or PlanBody()

@@ -9,7 +9,6 @@ from rich.text import Text
 
 from partitiond.cli.columns import Column, table_of
 from partitiond.cli.plan.compare import (
-    constraints_view,
     infeasible_view,
     relaxations_view,
     what_if_view,
@@ -39,8 +38,6 @@ class AnswersView:
             yield from explained_view(self.plan, answers.explanation, width)
         if answers.what_if:
             yield from what_if_view(self.plan, answers.what_if, width)
-        if answers.constraints:
-            yield from constraints_view(self.plan, answers.constraints, width)
         if answers.relaxations is not None:
             yield from relaxations_view(answers.relaxations, width)
 
@@ -52,7 +49,7 @@ MAX_SIZES = 10
 def explained_view(
     plan: Plan | None, why: ModelExplanation, width: int
 ) -> Iterator[RenderableType]:
-    """Why here, why not one more, the possible sizes, and the next best with their cost."""
+    """Why here, why not one more, and the possible sizes."""
     yield Text(f"{why.model}: why {'nowhere' if plan is None else 'here'}", style="bold")
     yield _bullets(why.here)
     if why.not_more:
@@ -61,9 +58,6 @@ def explained_view(
     if why.sizes:
         yield Text("\nSizes it could run at", style="bold")
         yield _sizes(why, wide=width >= 100)
-    if why.alternatives:
-        yield Text()
-        yield from what_if_view(plan, why.alternatives, width, "The next best, and what it costs")
 
 
 def _bullets(lines: tuple[str, ...]) -> Table:

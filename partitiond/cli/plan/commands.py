@@ -84,7 +84,6 @@ def plan(
     ),
     what_if: list[str] | None = option(WHAT_IF_HELP, metavar="CHANGE"),
     explain: str | None = option("Why it is where it is, and what else.", metavar="MODEL"),
-    constraints: bool = option("What each SLO, isolation, limit and rule costs."),
     move_price: float | None = option(
         "What moving a running replica costs; 0 for the best plan whatever it moves. "
         "Default: planner.move_price.",
@@ -97,7 +96,7 @@ def plan(
         "A plan saved with --json that runs (with --from).", metavar="FILE"
     ),
     relax: bool = option(
-        "Where not all fits: what conflicts, what would help.", "--relax/--no-relax", default=True
+        "Where not all fits: what would help.", "--relax/--no-relax", default=True
     ),
     time_limit: float | None = option(
         "For the solver, after the estimates (with --from).", metavar="SECONDS"
@@ -116,7 +115,6 @@ def plan(
     question = PlanQuestion(
         objective=parse_objective(objective),
         what_if=tuple(what_if or ()),
-        constraints=constraints,
         explain=explain,
         relax=relax,
         move_price=move_price,

@@ -135,56 +135,17 @@ def _remarks(one: Alternative) -> Iterator[RenderableType]:
         yield Text(f"  {one.change}: ", style="dim").append(line, style="default")
 
 
-# --- constraints -------------------------------------------------------------------------------
-
-
-def constraints_view(
-    base: Plan | None, dropped: Sequence[Alternative], width: int
-) -> Iterator[RenderableType]:
-    """The cost of each constraint: a table of those with a cost, and a line for the others."""
-    if not dropped:
-        yield Text("No model has an SLO, isolation, replica limit or rule: nothing to drop.\n")
-        return
-    costly = [one for one in dropped if not _free(one)]
-    if costly:
-        yield from what_if_view(base, costly, width, "What constraints cost: the plan without each")
-    else:
-        yield Text("What constraints cost", style="bold")
-    exact = [one for one in dropped if _free(one) and one.gain == 0 and one.gain_at_most is None]
-    found = [one for one in dropped if _free(one) and one not in exact]
-    for words, free in (("in this plan", exact), ("that was found", found)):
-        names = ", ".join(one.change.removeprefix("without rule ") for one in free[:MAX_NAMES])
-        more = f" and {len(free) - MAX_NAMES} more" if len(free) > MAX_NAMES else ""
-        if free:
-            yield Text(f"  cost nothing {words}: {names}{more}")
-    if any("*" in one.change for one in dropped):
-        yield Text("  (* stands for all models that have such a rule)", style="dim")
-    yield Text()
-
-
-def _free(one: Alternative) -> bool:
-    if one.gain is None:
-        return not one.serves_all
-    return one.gain <= 0 and not one.note
-
-
 # --- relaxations -------------------------------------------------------------------------------
 
 
 def relaxations_view(found: Relaxations, width: int) -> Iterator[RenderableType]:
-    """Why the demands do not all fit, and the smallest changes with which they do."""
-    yield Text("What stands in the way", style="bold")
-    if found.conflict:
-        names = ", ".join(found.conflict[:MAX_NAMES])
-        left = len(found.conflict) - MAX_NAMES
-        yield Text(f"  {names}{f' and {left} more' if left > 0 else ''}: {found.note}.")
-    else:
-        yield Text(f"  {found.note.capitalize()}.")
-    yield Text()
+    """The smallest changes with which all demands fit."""
     if found.cheapest:
         yield from what_if_view(None, found.cheapest, width, "With any one of these all is served")
     else:
         yield Text("No single rule dropped or devices added were found to serve all of it.\n")
+    if found.note:
+        yield Text(f"{found.note.capitalize()}.\n")
 
 
 def infeasible_view(reasons: Infeasible) -> Iterator[RenderableType]:

@@ -27,7 +27,6 @@ from partitiond.core.units import format_bytes
 from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
 from partitiond.models.resolver import Resolver
-from partitiond.planner.answers.explain import proven_impossible
 from partitiond.planner.answers.questions import answer
 from partitiond.planner.answers.whatif import World
 from partitiond.planner.api import solve
@@ -138,7 +137,7 @@ def plan_file(
     world = World(fleet.models, request.devices, request.objective)
     flow = answer(question, world, request, demands)
     with best_so_far() as stop:
-        outcome, answers = run_flow(flow, _solver(on_progress, stop), proven_impossible, stop)
+        outcome, answers = run_flow(flow, _solver(on_progress, stop), stop)
     if options.against is None or isinstance(outcome, Infeasible):
         return OfflinePlan(outcome, answers, None)
     diff = diff_plans(running, outcome.placements)

@@ -17,7 +17,6 @@ from partitiond.planner.answers.questions import adds_devices
 from partitiond.planner.answers.whatif import Demands, World
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.draw import most_host_cores
-from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Solving, progress_of
 
 OnProgress = Callable[[PlanProgress], None]
@@ -91,11 +90,3 @@ def _estimated(
 def told(step: Solving, on_progress: OnProgress) -> OnProgress:
     """Return a callback that reports the solver's progress as part of the whole answer's."""
     return lambda progress: on_progress(progress_of(step, progress))
-
-
-def proven_impossible(request: PlanRequest) -> bool:
-    """Call `planner.answers.explain`, which is imported only here, as the solver's libraries are
-    large."""
-    from partitiond.planner.answers.explain import proven_impossible as proven
-
-    return proven(request)

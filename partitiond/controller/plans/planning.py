@@ -10,7 +10,6 @@ from partitiond.controller.plans.changed_worlds import (
     ArchitectureOf,
     OnProgress,
     demands_of,
-    proven_impossible,
     told,
 )
 from partitiond.controller.plans.demands import KnownDemands
@@ -314,7 +313,6 @@ class PlanMaker:
         outcome, answers = await run_flow_async(
             answer(asked, world, request, demands),
             lambda step: self._solved(step, on_progress),
-            lambda one: asyncio.to_thread(proven_impossible, one),
         )
         outcome = with_obstructed(outcome, situation)
         if isinstance(outcome, Infeasible):

@@ -28,16 +28,14 @@ class PlanQuestion:
     Attributes:
         objective: what the plan is to be good at; None for the setting.
         what_if: changes to plan for as well, each compared with the plan of the present situation.
-        constraints: whether to find what each rule, SLO, isolation and replica limit costs.
         explain: a model whose place is to be explained.
-        relax: if not everything fits, find which demands conflict and what would make all fit.
+        relax: if not everything fits, find what would make all fit.
         move_price: what a move costs (`planner.move_price`); None for the setting.
         allow_outage: models may have no replica for a while as the plan is applied.
     """
 
     objective: Objective | None = None
     what_if: tuple[str, ...] = ()
-    constraints: bool = False
     explain: str | None = None
     relax: bool = False
     move_price: float | None = None
@@ -47,9 +45,7 @@ class PlanQuestion:
     def is_plain(self) -> bool:
         """Whether the plan itself is made by the settings; further questions do not count."""
         usual = PlanQuestion()
-        return usual == dataclasses.replace(
-            self, what_if=(), constraints=False, explain=None, relax=usual.relax
-        )
+        return usual == dataclasses.replace(self, what_if=(), explain=None, relax=usual.relax)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -235,28 +231,23 @@ class ModelExplanation:
         here: why these sizes on these devices.
         not_more: why not one replica more.
         sizes: what it could run at, the best per device first.
-        alternatives: the next best choices and what they cost.
     """
 
     model: str
     here: tuple[str, ...]
     not_more: tuple[str, ...]
     sizes: tuple[SizeChoice, ...]
-    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Relaxations:
-    """Why not everything fits, and what would make it fit.
+    """What would make everything fit.
 
     Attributes:
-        conflict: models whose demands and rules do not fit together, proven, and none of which
-            could be left out of the list; empty where that is not proven.
-        note: what is to be known about `conflict`.
+        note: what else is to be known; empty if every change was tried.
         cheapest: changes after which everything is served, the smallest ones first.
     """
 
-    conflict: tuple[str, ...] = ()
     note: str = ""
     cheapest: tuple[Alternative, ...] = ()
 
@@ -267,7 +258,6 @@ class PlanAnswers:
 
     diff: DiffCost | None = None
     what_if: tuple[Alternative, ...] = ()
-    constraints: tuple[Alternative, ...] = ()
     explanation: ModelExplanation | None = None
     relaxations: Relaxations | None = None
 

@@ -27,13 +27,11 @@ from partitiond.planner.answers.rules_text import (
     why_not_spread,
 )
 from partitiond.planner.answers.words import CLOSE, KINDS, counted, figure
-from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.check.fits import Fits
 from partitiond.planner.model.candidates import corrections_told
 from partitiond.planner.model.cores import core_notes
-from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.rates import rates_alone, reference_rates
-from partitiond.planner.model.types import Instance, Need, PlanRequest
+from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.packing import missing as what_is_missing
 from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswer
@@ -137,12 +135,6 @@ def proven_not_all(instance: Instance) -> bool:
     return bool(instance.hopeless) or any(
         why_not_spread(instance, need) is not None for need in instance.needs
     )
-
-
-def proven_impossible(request: PlanRequest) -> bool:
-    """Whether a quick proof shows that not all can be served: by one model alone, or the bound."""
-    instance = build_instance(request)
-    return proven_not_all(instance) or bound_of(instance, as_cost=True) is None
 
 
 def _why_partial(instance: Instance, found: SolveAnswer) -> Iterator[str]:

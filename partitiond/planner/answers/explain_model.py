@@ -1,4 +1,4 @@
-"""Explains one model's place: why here, why not one more; also states the next best choices."""
+"""Explains one model's place: why here, why not one more."""
 
 import collections
 import dataclasses
@@ -185,20 +185,3 @@ def _in_use(used: Sequence[Device], demand: ModelDemand, fits: Fits) -> Iterator
     for kind, count in collections.Counter(stop.kind for stop in there).most_common():
         nearest = min((s for s in there if s.kind is kind), key=lambda stop: stop.excess)
         yield f"{KINDS[kind][0]} on {counted(count, 'device')} in use: {nearest.text}."
-
-
-def next_best(demand: ModelDemand, plan: Plan) -> list[tuple[str, ModelDemand]]:
-    """Return changed demands that show what the model's place is worth, with their titles."""
-    mine = [p for p in plan.placements if p.model == demand.model]
-    count, found = len(mine), list[tuple[str, ModelDemand]]()
-    for key in sorted({p.candidate.size.key for p in mine})[:NAMED]:
-        rest = tuple(c for c in demand.candidates if c.size.key != key)
-        if rest and len(rest) < len(demand.candidates):
-            found.append((f"not as {key}", dataclasses.replace(demand, candidates=rest)))
-    if demand.max_replicas is None or count < demand.max_replicas:
-        more = dataclasses.replace(demand, min_replicas=count + 1)
-        found.append((f"{counted(count + 1, 'replica')} instead of {count}", more))
-    if count > 1 and count > demand.min_replicas:
-        fewer = dataclasses.replace(demand, max_replicas=count - 1)
-        found.append((f"{counted(count - 1, 'replica')} instead of {count}", fewer))
-    return found

@@ -56,29 +56,25 @@ class Variations:
                 raise
             # The current plan stands; what cannot be planned beside it reports the reason.
             return Infeasible((error.message,), (error.hint,) if error.hint else ())
-        assert not isinstance(outcome, bool)
         return outcome
 
-    def impossible(self, request: PlanRequest) -> Steps[bool]:
-        """Yield whether a quick proof shows that not everything in the request can be served."""
-        asked = dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
-        return (yield asked) is True
-
     def tried(
-        self, text: str, *, share: float = VARIATION_SHARE, asked: bool = False
+        self, text: str, *, share: float = VARIATION_SHARE, asked: bool = True
     ) -> Steps[Alternative]:
         """Solve for the plan under a what-if, and compare it with the current plan.
 
         Args:
             share: share of the time limit.
-            asked: True if the user asks for this plan. The plan is then kept, and moves of running
-                replicas have their price; without it, the values of the two worlds are compared
-                excluding moves.
+            asked: True if the user asks for this plan, which is then kept, and in which moves of
+                running replicas have their price. Otherwise it only matters whether all is served.
         """
         world = world_under(text, self.world, self.plan)
         request = self.request(world, share)
         if asked and self.base.running:
             request = dataclasses.replace(request, move_price=self.base.move_price)
+        if not asked:
+            goal = world.objective if world.objective.is_cost else Objective.MIN_DEVICES
+            request = dataclasses.replace(request, objective=goal, all_or_nothing=True)
         outcome = yield from self.solve(text, request)
         found = self.compared(text, outcome, with_plan=asked)
         return dataclasses.replace(found, forbids=only_forbids(text))

@@ -92,10 +92,10 @@ def drop_rule(model: str, rule: str, world: World, _plan: Plan | None) -> World:
     found = world.respecified(model, lambda spec: without_rule(spec, rule))
     if found == world:
         who, what = ("no model", "a") if model == ALL else (model, "no")
-        raise InputError(
-            f"{who} has {what} rule {rule}.",
-            hint="`partitiond plan --constraints` lists the rules there are.",
-        )
+        there = {
+            known for spec in world.specs if model in (ALL, spec.name) for known in rules_of(spec)
+        }
+        raise InputError(f"{who} has {what} rule {rule}.", hint=suggestion(rule, there))
     return found
 
 

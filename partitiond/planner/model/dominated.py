@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.numbers.grouping import by_key
-from partitiond.planner.model.types import Item, Need, PlanRequest, engine_key
+from partitiond.core.plan.record import Placement
+from partitiond.planner.model.types import Item, Need, engine_key
 
 Row = tuple[float, ...]
 Fits = tuple[tuple[int, ...], ...]
@@ -32,9 +33,9 @@ class Spare:
     shared: Collection[str] = ()
 
 
-def in_use(request: PlanRequest, items: Iterable[Item]) -> frozenset[int]:
-    """Return the items of running replicas that could stay: these are never left out."""
-    running = {engine_key(p.candidate, p.partition) for p in request.running}
+def in_use(placements: Iterable[Placement], items: Iterable[Item]) -> frozenset[int]:
+    """Return the items of placements: those of running replicas are never left out."""
+    running = {engine_key(p.candidate, p.partition) for p in placements}
     return frozenset(
         it.index for it in items if running and engine_key(it.candidate, it) in running
     )

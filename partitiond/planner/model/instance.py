@@ -6,7 +6,7 @@ A device runs one replica alone, or several in a sharing mode at a level and a k
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.mig.geometry import geometry_on, instance_bytes, place_of
@@ -20,7 +20,7 @@ from partitiond.core.performance.interference import (
     device_kappa,
     mode_overhead_bytes,
 )
-from partitiond.core.plan.record import weights_of
+from partitiond.core.plan.record import Placement, weights_of
 from partitiond.planner.model.costs import device_units, item_units
 from partitiond.planner.model.dominated import Fits, Spare, in_use, most_useful, without_beaten
 from partitiond.planner.model.figures import at_most, down
@@ -43,12 +43,17 @@ Ways = tuple[tuple[Option, ...], Fits, Holds]
 """Options of a device, the items each can hold, and by way the level each item tolerates."""
 
 
-def build_instance(request: PlanRequest) -> Instance:
-    """Return the request as integers, with the items that fit each device."""
+def build_instance(request: PlanRequest, also: Sequence[Placement] = ()) -> Instance:
+    """Return the request as integers, with the items that fit each device.
+
+    Args:
+        request: the question.
+        also: placements whose sizes are items even if others beat them, as those of what runs.
+    """
     items = tuple(_items(request))
     pools = shared_limits(request.devices, request.host_memory_bytes)
     needs = needs_of(request)
-    spare = Spare(most_useful(needs), in_use(request, items))
+    spare = Spare(most_useful(needs), in_use((*request.running, *also), items))
     groups = tuple(_groups(request, items, pools, spare))
     fitting = {items[i].model for i in {i for g in unlike(groups) for fit in g.fits for i in fit}}
     placeable = fitting - unreachable(needs, fitting)

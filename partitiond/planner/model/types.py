@@ -58,6 +58,8 @@ class PlanRequest:
         start_seconds: observed start time of a model's engines, by model.
         may_search: the search is used. Otherwise a plan found without it is enough, because a
             caller waits.
+        all_or_nothing: under a cost objective there is no plan if not all can be served. Otherwise
+            that plan is for the most goodput.
     """
 
     devices: tuple[Device, ...]
@@ -75,6 +77,7 @@ class PlanRequest:
     allow_outage: bool = True
     start_seconds: tuple[tuple[str, float], ...] = ()
     may_search: bool = True
+    all_or_nothing: bool = False
 
     @property
     def before(self) -> Before:

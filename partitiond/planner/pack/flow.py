@@ -1,4 +1,4 @@
-"""Runs flows, which yield the requests to solve or prove next, with or without an event loop."""
+"""Runs flows, which yield the requests to solve next, with or without an event loop."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Generator
@@ -32,9 +32,8 @@ class Enough(Exception):  # noqa: N818 - no error: what is answered so far is th
 T = TypeVar("T")
 Outcome = Plan | Infeasible
 Answered = tuple[Outcome, PlanAnswers]
-Steps = Generator[Solving | PlanRequest, Outcome | bool, T]
-"""A part of a flow, and its result. A bare `PlanRequest` asks for a quick proof that not everything
-in it can be served; the flow is sent False if that is unknown."""
+Steps = Generator[Solving, Outcome, T]
+"""A part of a flow, and its result."""
 Flow = Steps[Answered]
 
 
@@ -46,7 +45,6 @@ def progress_of(step: Solving, progress: PlanProgress) -> PlanProgress:
 def run_flow(
     flow: Flow,
     solve: Callable[[Solving], Outcome],
-    prove: Callable[[PlanRequest], bool],
     enough: Callable[[], bool] = lambda: False,
 ) -> Answered:
     """Run a flow to its end, one step after the other.
@@ -58,7 +56,7 @@ def run_flow(
     try:
         while True:
             try:
-                outcome = solve(step) if isinstance(step, Solving) else prove(step)
+                outcome = solve(step)
             except PartitiondError as error:
                 step = flow.throw(error)
             else:
@@ -71,20 +69,13 @@ def run_flow(
         return answered
 
 
-async def run_flow_async(
-    flow: Flow,
-    solve: Callable[[Solving], Awaitable[Outcome]],
-    prove: Callable[[PlanRequest], Awaitable[bool]],
-) -> Answered:
+async def run_flow_async(flow: Flow, solve: Callable[[Solving], Awaitable[Outcome]]) -> Answered:
     """Run a flow like `run_flow`, but in an event loop."""
     step = next(flow)
     try:
         while True:
             try:
-                if isinstance(step, Solving):
-                    outcome: Outcome | bool = await solve(step)
-                else:
-                    outcome = await prove(step)
+                outcome = await solve(step)
             except PartitiondError as error:
                 step = flow.throw(error)
             else:

@@ -35,7 +35,7 @@ from partitiond.planner.search.priorities import (
     values_of,
 )
 from partitiond.planner.search.repair import kept
-from partitiond.planner.search.scale import evaluate_factor, largest_factor
+from partitiond.planner.search.scale import evaluate_factor, factor_of, largest_factor
 from partitiond.planner.search.searching import search
 from partitiond.planner.stop import Stop, never
 
@@ -79,7 +79,10 @@ def solve_portfolio(
     watch = SolveMonitor(instance, on_progress, stop)
     objective = instance.request.objective
     if objective.is_cost:
-        return _solve_cost(watch, may) or _solve_goodput(watch, watch.impossible, may)
+        found = _solve_cost(watch, may)
+        if found is None and instance.request.all_or_nothing:
+            return SolveAnswer(Packing(instance), objective, 0.0, 0.0, Status.FEASIBLE, "none")
+        return found or _solve_goodput(watch, watch.impossible, may)
     if objective is Objective.MAX_GOODPUT:
         return _solve_goodput(watch, None, may)
     return _solve_scaled(watch, may)
@@ -387,15 +390,15 @@ def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
         return raised.answer(raised.best, may)
     served = _solve_goodput(watch, raised.bound < 0 and not raised.met(), may)
     # A plan that misses least numbers is not valid for this objective, whatever is proven of it.
-    if not raised.met() or served.packing.short_replicas():
+    if raised.bound < 0 or served.packing.short_replicas():
         return served
-    # Not every model can have a replica: the smallest share is 0, and the rest is goodput.
+    # Not every model gets a replica: the smallest share is 0, and the rest is goodput.
     return dataclasses.replace(
         served,
         objective=instance.request.objective,
-        value=0.0,
-        bound=0.0,
-        status=Status.OPTIMAL,
+        value=factor_of(served.packing, raised.target),
+        bound=raised.bound,
+        status=Status.OPTIMAL if raised.met() else Status.FEASIBLE,
         proven_impossible=None,
         best_value=None,
         class_bounds=(),

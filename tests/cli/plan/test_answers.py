@@ -49,15 +49,13 @@ def fleet(tmp_path: Path) -> Path:
 
 
 def test_answers_stand_beside_the_plan_of_what_is(cli: Cli, fleet: Path) -> None:
-    asked = ("--constraints", "--explain", "opt-125m", "--what-if", "+1 a100-80gb")
+    asked = ("--explain", "opt-125m", "--what-if", "+1 a100-80gb")
     shown = cli("plan --from", fleet, *asked, "--what-if", "lose gpu-1")
     shown.ended(
         0,
         *("What if", "as it is", "the same", "not all is served"),
-        *("What constraints cost", "without rule", "smollm2-135m.isolation", "saves 1 device"),
-        "cost nothing in this plan: opt-125m.slo",
         *("opt-125m: why here", "Why not one more replica", "Sizes it could run at"),
-        *("The next best", "chosen 1x"),
+        "chosen 1x",
     )
     assert widest(shown.out) <= 80
     answers = cli("plan --from", fleet, *asked, "--json").json["answers"]
@@ -65,15 +63,13 @@ def test_answers_stand_beside_the_plan_of_what_is(cli: Cli, fleet: Path) -> None
     assert what_if["change"] == "+1 a100-80gb"
     assert what_if["plan"]["certificate"]["objective"] == "min-devices"
     assert answers["explanation"]["model"] == "opt-125m"
-    rules = ("opt-125m.slo", "smollm2-135m.isolation")
-    assert {one["change"] for one in answers["constraints"]} == {f"without rule {r}" for r in rules}
 
 
 @pytest.mark.parametrize(
     ("arguments", "says", "do"),
     [
         (("--what-if", "fly away"), "not understood", "lose gpu-3"),
-        (("--what-if", "without rule opt-125m.avoid"), "no rule avoid", "--constraints"),
+        (("--what-if", "without rule opt-125m.avoid"), "no rule avoid", "slo"),
         (("--explain", "phi"), "no model 'phi'", "opt-125m"),
         (("--objective", "best"), "no objective", "min-price: all demand at the least price"),
         (("--objective", "min-power"), "no objective", "Take min-energy"),
@@ -105,13 +101,13 @@ def test_a_saved_plan_is_what_runs_for_the_next_one(cli: Cli, fleet: Path, tmp_p
     assert widest(more.out) <= 80
 
 
-def test_more_than_there_is_names_the_conflict_and_the_ways_out(cli: Cli, fleet: Path) -> None:
-    too_much = ("plan", "--from", EXAMPLES / "too-much.toml", "--time-limit")
+def test_more_than_there_is_names_the_ways_out(cli: Cli, fleet: Path) -> None:
+    too_much = ("plan", "--from", EXAMPLES / "too-much.toml", "--deterministic", "--time-limit")
     shown = cli(*too_much, "2").ended(7)
-    text = shown.out.split("What stands in the way")[1]
-    assert all(words in text for words in ("opt-1.3b", "all is served", "l4-24gb"))
+    text = shown.out.split("With any one of these all is served")[1]
+    assert "l4-24gb" in text
     assert widest(shown.out) <= 80
-    assert "What stands in the way" not in cli(*too_much, "1", "--no-relax").out
+    assert "With any one of these" not in cli(*too_much, "1", "--no-relax").out
     fleet.write_text(
         '[settings.planner]\ntime_limit_seconds = 1\n[[devices]]\nhardware = "l4-24gb"\n'
         '[[models]]\nmodel = "opt-13b"\ndemand = { req_per_s = 1 }\n'

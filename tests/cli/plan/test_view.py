@@ -9,7 +9,7 @@ import pytest
 from rich.console import RenderableType
 
 from partitiond.cli.plan.answers import explained_view
-from partitiond.cli.plan.compare import constraints_view, what_if_view
+from partitiond.cli.plan.compare import what_if_view
 from partitiond.cli.plan.steps import MAX_STEPS, changes_view, outage_lines
 from partitiond.cli.plan.view import render_plan
 from partitiond.cli.plan.words import amount_text
@@ -141,16 +141,6 @@ def test_a_gain_beside_a_plan_that_is_not_proven_is_not_said_to_come_of_the_chan
     assert "no mig: it only forbids something, so its plan is one of what is as well" in forbids
     none = lines(what_if_view(base, [same, replace(same, gain=-1.0)], 200), 200)
     assert "not proven the best" not in none
-
-
-def test_what_costs_nothing_is_told_apart_from_what_was_not_found_to_cost() -> None:
-    base = one_device(2.0)
-    same = alternative("without rule a.slo", base, base, (), with_plan=False)
-    open_ = replace(same, change="without rule a.near", gain_at_most=1.0)
-    lost = replace(same, change="without rule *.avoid", gain=-1.0)
-    said = lines(constraints_view(base, [same, open_, lost], 200), 200)
-    assert "cost nothing in this plan: a.slo\n" in said
-    assert "cost nothing that was found: a.near, *.avoid\n" in said
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -6,11 +6,12 @@ import pytest
 
 from bench.planner.shipped import request
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import Objective
+from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.scale import Raising, factor_of, largest_factor
 from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
@@ -104,3 +105,14 @@ def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rat
         more = raising(instance).given_away(packing, 5.0)
         assert (more.rates[1] < packing.rates[1]) is slowed
         assert more.counts[2] == (3 if slowed else 2), "two of them fit beside each other"
+
+
+def test_a_smallest_share_of_nothing_is_no_fallback_though_it_is_not_proven() -> None:
+    """There is no time to prove that only one of the two fits."""
+    models = tuple(want(name, point(name, 5, 60), rate=5) for name in "ab")
+    asked = PlanRequest(gpus(1), models, objective=Objective.MAX_MIN)
+    found = solve_portfolio(build_instance(asked), stop=lambda: True)
+    assert (found.objective, found.value) == (Objective.MAX_MIN, 0.0)
+    assert found.bound > 0
+    assert found.status is Status.FEASIBLE
+    assert sum(found.packing.counts.values()) == 1

@@ -23,6 +23,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import packing_of
 from partitiond.planner.search.nearest import LEAVES, OUTAGE, nearest_goodput
 from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpu, gpus, point, want
@@ -272,3 +273,17 @@ def test_superfluous_replicas_stop_while_another_model_is_held_back() -> None:
     )
     assert [p.replica_id for p in diff_plans(request.running, made.placements).stop] == ["chat-2"]
     assert served(made)["coder"] == pytest.approx(4.17)
+
+
+def test_a_size_that_starts_beside_one_that_draws_less_is_a_size_all_the_same() -> None:
+    """What runs is a size of a model that is held back, and would beat the one that is asked for."""
+    old = point("a", 10, 60, mode=SharingMode.WHOLE, watts=10.0)
+    new = dataclasses.replace(old, batch=16, memory_bytes=Bytes(10 * GIB), watts=30.0)
+    both = placed(new, on="g0"), placed(old, 2, on="g1")
+    models = (want("a", new, old, rate=20),)
+    devices = gpus(2, idle_watts=60.0)
+    request = PlanRequest(devices, models, both[1:], objective=Objective.MIN_ENERGY)
+    assert packing_of(build_instance(request), both) is None
+    packing = packing_of(build_instance(request, both), both)
+    assert packing is not None
+    assert not packing.lacking()
