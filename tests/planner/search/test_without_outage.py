@@ -276,7 +276,7 @@ def test_superfluous_replicas_stop_while_another_model_is_held_back() -> None:
 
 
 def test_a_size_that_starts_beside_one_that_draws_less_is_a_size_all_the_same() -> None:
-    """What runs is a size of a model that is held back, and would beat the one that is asked for."""
+    """What runs is a size of a model that is held back: it would beat the one asked for."""
     old = point("a", 10, 60, mode=SharingMode.WHOLE, watts=10.0)
     new = dataclasses.replace(old, batch=16, memory_bytes=Bytes(10 * GIB), watts=30.0)
     both = placed(new, on="g0"), placed(old, 2, on="g1")
