@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.model.spec import ModelSource, SourceKind
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.models.catalog import entry_of
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
@@ -64,6 +65,8 @@ def folder_without_weights(folder: Path) -> str:
 
 
 FAILS = {"extra_args": ["--fail-start", "CUDA out of memory"]}
+EMBEDS = {"extra_args": ["--task", "pooling"]}
+"""Such a model is measured, planned and served as one that generates text."""
 QUICK = {
     "profiling.max_batch": 2,
     "profiling.min_window_seconds": 0.2,
@@ -86,8 +89,11 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     assert told["no-weights"].kind is ObstacleKind.PROFILE_FAILED
 
     # Others are planned and started by themselves, and scaled.
-    fleet.add("good", demand={"req_per_s": 0.01}, auto=True)  # whatever the machine is measured at
+    demand = {"req_per_s": 0.01}  # at whatever the machine is measured
+    fleet.add("good", engine=EMBEDS, demand=demand, auto=True)
     fleet.serve("good")
+    with fleet.client() as client:
+        assert ProfileKind.MEASURED in {profile.kind for profile in client.profiles("good")}
     fleet.json("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
     fleet.serve("good", "good")
 

@@ -14,6 +14,13 @@ class EngineTask(enum.Enum):
     CLASSIFY = enum.auto()
 
 
+ROUTES = {
+    EngineTask.GENERATE: "/v1/completions",
+    EngineTask.POOL: "/pooling",
+    EngineTask.CLASSIFY: "/classify",
+}
+"""The one route that every engine of a task has: rerankers, for example, have no embeddings."""
+
 _WORDS = {
     ("--runner", "pooling"): EngineTask.POOL,
     ("--task", "pooling"): EngineTask.POOL,

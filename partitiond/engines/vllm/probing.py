@@ -6,18 +6,12 @@ pooling engine has no completions and a generating engine has no pooling.
 
 from typing import Final
 
-from partitiond.core.model.engine_task import EngineTask, task_of
+from partitiond.core.model.engine_task import ROUTES, EngineTask, task_of
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.vllm.unix_http import HttpAnswer, exchange
 
 ONE_TOKEN: Final = [1]
 """A prompt that works for any tokenizer and costs one step."""
-
-_POOLING_ROUTES: Final = {
-    # The one route that every pooling model has: rerankers, for example, have no embeddings.
-    EngineTask.POOL: "/pooling",
-    EngineTask.CLASSIFY: "/classify",
-}
 
 
 def question_for(launch: EngineLaunch) -> tuple[str, dict[str, object]]:
@@ -25,8 +19,8 @@ def question_for(launch: EngineLaunch) -> tuple[str, dict[str, object]]:
     task = task_of(launch.extra_args)
     if task is EngineTask.GENERATE:
         body = {"prompt": ONE_TOKEN, "max_tokens": 1, "temperature": 0}
-        return "/v1/completions", {"model": launch.model_name, **body}
-    return _POOLING_ROUTES[task], {"model": launch.model_name, "input": ONE_TOKEN}
+        return ROUTES[task], {"model": launch.model_name, **body}
+    return ROUTES[task], {"model": launch.model_name, "input": ONE_TOKEN}
 
 
 def name_of_question(launch: EngineLaunch) -> str:

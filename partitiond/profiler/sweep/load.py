@@ -7,7 +7,7 @@ from loadgen import Endpoint
 from loadgen import Workload as Load
 from loadgen.load.lengths import Lengths, choice, independent
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.engine_task import ROUTES
 from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.ports import ProfileRequest
 
@@ -26,13 +26,8 @@ ANSWER_SCHEMA: Final[Mapping[str, object]] = {
 }
 """The schema of structured answers: a few fields of the usual types, as extraction jobs have."""
 
-ENDPOINTS: Final = {
-    EngineTask.GENERATE: Endpoint.COMPLETIONS,
-    EngineTask.POOL: Endpoint.POOLING,
-    EngineTask.CLASSIFY: Endpoint.CLASSIFY,
-}
-"""Where the load of each kind of engine goes. `/pooling` is the one route that embedders and
-rerankers both have; what `/v1/embeddings` and `/rerank` ask of an engine is the same step."""
+ENDPOINTS: Final = {f"/{endpoint.path}": endpoint for endpoint in Endpoint}
+"""By path. What `/v1/embeddings` and `/rerank` ask of an engine is the step of `/pooling`."""
 
 SEEDS_APART: Final = 100_003
 """Distance between the seeds of two phases. Phases with the same prompts on one engine with prefix
@@ -48,7 +43,7 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
         phase: 0 for the sweep, 1 for the confirming start, more for capacity and paper mode.
     """
     spec = request.model.spec
-    endpoint = ENDPOINTS[spec.engine.task]
+    endpoint = ENDPOINTS[ROUTES[spec.engine.task]]
     extra: Mapping[str, object] = {}
     if endpoint is Endpoint.POOLING:
         extra = {"encoding_format": "base64"}  # as clients of OpenAI's library ask

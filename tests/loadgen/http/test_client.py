@@ -160,23 +160,29 @@ async def test_an_answer_in_one_piece_counts_as_all_of_its_output(
     assert "no JSON document" in stream.error
 
 
-async def test_a_page_that_is_no_stream_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "text", "error"),
+    [
+        (Endpoint.COMPLETIONS, b"hello", "the answer is no event stream: hello"),
+        (Endpoint.POOLING, b"hello", "the answer is no JSON document: hello"),
+        (Endpoint.POOLING, b'{"data":[', 'the answer is no JSON document: {"data":['),
+    ],
+)
+async def test_a_page_that_is_no_answer_is_an_error(
+    tmp_path: Path, endpoint: Endpoint, text: bytes, error: str
+) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + text)
         await writer.drain()
         writer.close()
 
     path = str(tmp_path / "web.sock")
     listening = await asyncio.start_unix_server(greet, path)
     async with Client(path) as client:
-        record = await client.send(b"{}", Record(0))
+        record = await client.send(b"{}", Record(0), endpoint=endpoint)
     listening.close()
-    assert (record.outcome, record.error) == (
-        Outcome.ERROR, "the answer is no event stream: hello",
-    )  # fmt: skip
+    assert (record.outcome, record.error) == (Outcome.ERROR, error)
 
 
 texts = st.text(alphabet='ab"\\\\[{:,}\n\r\u00e9 choicesompletin_tk', max_size=30)
