@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -32,26 +32,12 @@ class Column(Generic[T]):
     shown: bool = True
 
 
-def table_of(
-    rows: Iterable[T],
-    *columns: Column[T],
-    close: bool = False,
-) -> Table:
-    """Draw a plain table with a line for each row.
-
-    Args:
-        close: keep one space between columns at any width; else gaps and words give way.
-    """
+def table_of(rows: Iterable[T], *columns: Column[T]) -> Table:
+    """Draw a plain table with a line for each row."""
     there = [column for column in columns if column.shown]
-    table = close_table() if close else new_table()
+    table = new_table()
     for column in there:
-        _add(
-            table,
-            column.heading,
-            right=column.right,
-            whole=column.whole,
-            cut=close and column.whole,
-        )
+        _add(table, column.heading, right=column.right, whole=column.whole)
     for row in rows:
         cells = [_literal(column.value(row)) for column in there]
         table.add_row(*cells)
@@ -110,15 +96,6 @@ def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
     return table
 
 
-def close_table() -> Table:
-    """Make a table without columns; one space stands between columns at any width."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-
-
-def _add(table: Table, heading: str, *, right: bool, whole: bool, cut: bool = False) -> None:
-    table.add_column(
-        heading,
-        justify="right" if right else "left",
-        overflow="ellipsis" if cut else "fold",
-        no_wrap=whole,
-    )
+def _add(table: Table, heading: str, *, right: bool, whole: bool) -> None:
+    justify: Literal["left", "right"] = "right" if right else "left"
+    table.add_column(heading, justify=justify, overflow="fold", no_wrap=whole)

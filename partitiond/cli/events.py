@@ -1,23 +1,20 @@
 """Implements `partitiond events`: shows what happened, why, and who asked for it."""
 
 import dataclasses
-import datetime
 import itertools
 import json
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import typer
 
-from partitiond.cli.options import JsonOption, client_of, option, spread
+from partitiond.cli.options import JsonOption, client_of, moment, option, spread
 from partitiond.cli.output import emit, out, say
 from partitiond.cli.tables import events_table
 from partitiond.core.errors import (
     DaemonTimeoutError,
     DaemonUnreachableError,
-    InputError,
     NotReadyError,
 )
 from partitiond.core.events import Event, EventFilter
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
 PAGE: Final = 1000
 """Events per request; the API returns no more."""
 PAUSE_SECONDS: Final = 1.0
-_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @spread
@@ -82,28 +77,6 @@ def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: b
             continue
         answers = True
         last = _print_lines(page, last, plain=plain)
-
-
-def moment(text: str, option: str) -> str:
-    """Return the moment of a timestamp, or of a span before now such as "2h". Raises InputError."""
-    if not text:
-        return ""
-    ago = _AGO.fullmatch(text.strip())
-    if ago is not None:
-        seconds = float(ago[1]) * _SECONDS[ago[2]]
-        try:
-            then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
-        except OverflowError as error:
-            raise InputError(f"{option} {text!r} is before all calendars.") from error
-        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    try:
-        datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(
-            f"{option} {text!r} is no moment.",
-            hint="Write 2030-01-31T17:00:00Z, or how long ago: 90s, 30m, 2h, 7d.",
-        ) from error
-    return text
 
 
 def _pages(

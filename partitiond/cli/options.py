@@ -5,8 +5,9 @@ import functools
 import inspect
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -253,6 +254,26 @@ def memory_bytes(text: str | None) -> int | None:
     if size <= 0:
         raise InputError("--memory must be above 0.", hint="As 6GiB; leave it out for all.")
     return int(size)
+
+
+def moment(text: str, option: str) -> str:
+    """The moment of a timestamp, or of a span before now such as "2h"; a day, or none, as it is.
+
+    Raises:
+        InputError: the text is neither.
+    """
+    from partitiond.core.instants import is_day, unix_seconds, utc_iso
+    from partitiond.core.units import parse_duration
+
+    if not text or is_day(text):
+        return text
+    for seconds_of in (unix_seconds, lambda ago: time.time() - parse_duration(ago)):
+        with suppress(ValueError):
+            return utc_iso(seconds_of(text))
+    raise InputError(
+        f"{option} {text!r} is no moment.",
+        hint="As 2030-01-31, 2030-01-31T17:00:00Z, or how long ago: 90s, 30m, 2h, 7d.",
+    )
 
 
 def check_finite(**given: float | None) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
-from partitiond.cli.doctor.facts import CgroupLimits, DeviceNode, HostFacts, host_facts
+from partitiond.cli.doctor.facts import DeviceNode, HostFacts, host_facts
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
 from partitiond.cli.doctor.mig import check_mig
 from partitiond.cli.doctor.mps import MpsFacts, check_mps
 from partitiond.core.hardware.details import DeviceDetails
-from partitiond.core.hardware.health import HealthReadings, XidEvent
-from partitiond.core.hardware.kinds import ForeignProcess, MigInstance, SharingMode
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import MigInstance, SharingMode
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.mps import ForeignMps
@@ -25,7 +25,6 @@ NODES = tuple(
 )
 HOST = HostFacts(
     pci_gpus=("0000:07:00.0",),
-    modules=frozenset({"nvidia", "nvidia_uvm"}),
     kernel_driver="580.95.05",
     library_drivers=("580.95.05",),
     nodes=NODES,
@@ -67,50 +66,46 @@ def test_a_gpu_host_is_read_from_its_files(tmp_path: Path) -> None:
             "sys/bus/pci/devices/0000:c4:00.0/class": "0x068000\n",
             "sys/bus/pci/devices/0000:00:00.0/vendor": "0x8086\n",
             "proc/driver/nvidia/version": nvrm,
-            "proc/modules": "nvidia_uvm 1 0 - Live\nnvidia 9 1 nvidia_uvm, Live\next4 1 0\n",
+            "proc/modules": "nouveau 1 0 - Live\next4 1 0\n",
             "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.575.57.08": "",
             "proc/77/comm": "nv-fabricmanage\n",
             "lib/systemd/system/nvidia-persistenced.service": "",
             "proc/self/cgroup": "0::/system.slice/partitiond.service\n",
-            "sys/fs/cgroup/system.slice/memory.max": "17179869184\n",
-            "sys/fs/cgroup/system.slice/partitiond.service/memory.max": "max\n",
+            "sys/fs/cgroup/pids.max": "max\n",
+            "sys/fs/cgroup/system.slice/pids.max": "4096\n",
             "sys/fs/cgroup/system.slice/partitiond.service/pids.max": "512\n",
-            "sys/fs/cgroup/system.slice/cpuset.cpus.effective": "0-3,8\n",
             "dev/nvidiactl": "",
             "dev/nvidia0": "",
             "dev/nvidia-caps/nvidia-cap3": "",
             ".dockerenv": "",
         },
     )
-    found = host_facts(root, {"CUDA_MPS_PIPE_DIRECTORY": "/x", "HOME": "/"}, "ops")
+    found = host_facts(root, {"HOME": "/"}, "ops")
     assert (found.pci_gpus, found.pci_switches) == (("0000:07:00.0",), ("0000:c4:00.0",))
     assert (found.kernel_driver, found.library_drivers) == ("580.95.05", ("575.57.08",))
-    assert found.modules == {"nvidia", "nvidia_uvm"}
-    assert found.programs == {"nv-fabricmanager"}
+    assert (found.nouveau, found.fabric_manager, found.pids) == (True, True, 512)
     assert found.units == {"nvidia-persistenced.service"}
-    assert found.cgroup == CgroupLimits(16 * GIB, 512, 5)
     assert {node.path for node in found.nodes} == {
         "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap3"
     }  # fmt: skip
     assert found.container == "docker"
-    assert found.environment == (("CUDA_MPS_PIPE_DIRECTORY", "/x"),)
 
 
 def test_a_gpu_host_and_an_empty_one_are_read_from_their_files(tmp_path: Path) -> None:
     found = host_facts(tmp_path, {})
     assert found.pci_gpus == ()
-    assert found.cgroup == CgroupLimits()
+    assert (found.nouveau, found.fabric_manager, found.pids) == (False, False, None)
     assert check_driver(found, (), 12).verdict is CheckVerdict.OK
     assert check_nodes(found, ()) == []
     root = write(
         tmp_path,
         {
-            "proc/self/cgroup": "9:memory:/a\n8:pids:/a\n",
-            "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712\n",
-            "sys/fs/cgroup/pids/a/pids.max": "100\n",
+            # A container, which is told the host's path, and sees only its own folder.
+            "proc/self/cgroup": "0::/machine.slice/box\n",
+            "sys/fs/cgroup/pids.max": "2048\n",
         },
     )
-    assert host_facts(root, {}).cgroup == CgroupLimits(None, 100, None)
+    assert host_facts(root, {}).pids == 2048
 
 
 # -- the driver ----------------------------------------------------------------------------------
@@ -125,7 +120,7 @@ def test_a_gpu_host_and_an_empty_one_are_read_from_their_files(tmp_path: Path) -
         (replace(HOST, library_drivers=()), 12, "fail",
          "libnvidia-ml is not installed", "libnvidia-compute-580"),
         (HOST, 999, "fail", "shows no GPU (NVML error 999)", "dmesg"),
-        (HostFacts(pci_gpus=("x",), modules=frozenset({"nouveau"})), 12, "warn", "nouveau",
+        (HostFacts(pci_gpus=("x",), nouveau=True), 12, "warn", "nouveau",
          "blacklist nouveau"),
         (HostFacts(pci_gpus=("x",), library_drivers=("580.1.1",)), 9, "warn", "is not loaded",
          "modprobe nvidia"),
@@ -176,7 +171,7 @@ def test_device_nodes_that_are_missing_or_closed() -> None:
     assert only(check_nodes(host, [ON])).command == f"sudo chmod a+r {cap.path}"
 
 
-OTHER = replace(DEVICE, foreign=(ForeignProcess(4711, Bytes(3 * GIB), "python"),))
+ILL = replace(DEVICE, health=DeviceHealth.FAILED, health_reason="Xid 48: a page is lost.")
 
 
 @pytest.mark.parametrize(
@@ -185,10 +180,7 @@ OTHER = replace(DEVICE, foreign=(ForeignProcess(4711, Bytes(3 * GIB), "python"),
         ({"persistence": False}, "off on 1 of 1", "nvidia-smi -pm 1"),
         ({"compute_mode": "prohibited"}, "no CUDA program", "nvidia-smi -i GPU-1 -c DEFAULT"),
         ({"compute_mode": "exclusive-process"}, "one process at a time", "-c DEFAULT"),
-        ({"readings": HealthReadings(remap_pending=True)}, "rows wait", "--gpu-reset -i GPU-1"),
-        ({"readings": HealthReadings(unreachable="GPU is lost")}, "does not answer", "reboot"),
-        ({"xids": (XidEvent("GPU-1", 48, "2026-01-01T00:00:00Z"),)}, "Xid 48", ""),
-        ({"device": OTHER}, "3 GiB (python 4711)", "ps -o pid,user,etime,cmd -p 4711"),
+        ({"device": ILL}, "Xid 48", "partitiond devices GPU-1"),
     ],
 )
 def test_what_a_gpu_suffers_from(changes: dict[str, object], said: str, command: str) -> None:
@@ -204,7 +196,7 @@ def test_nvswitches_need_the_fabric_manager() -> None:
     found = only(check_gpus(host, [GPU]))
     assert found.verdict is CheckVerdict.FAIL
     assert "nvidia-fabricmanager-580" in found.command
-    running = replace(host, programs=frozenset({"nv-fabricmanager"}))
+    running = replace(host, fabric_manager=True)
     assert bad(check_gpus(running, [GPU])) == []
 
 
@@ -254,8 +246,6 @@ def test_what_is_wrong_with_mps_is_named_with_the_command() -> None:
     unreached = mps(MpsFacts(no_launcher=path))
     assert path in unreached.message
     assert unreached.command == "sudo partitiond setup --gpu --engine-user --apply"
-    variable = replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
-    assert mps(MpsFacts(), variable).command == "unset CUDA_MPS_PIPE_DIRECTORY"
 
 
 def test_an_operators_daemon_is_explained() -> None:

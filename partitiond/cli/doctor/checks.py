@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import psutil
-
 from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.doctor.cluster import examine_cluster
 from partitiond.cli.doctor.engine_user import check_engine_user, engine_user_facts
@@ -27,8 +25,9 @@ from partitiond.cli.doctor.ports import check_port, control_facts, endpoint_fact
 from partitiond.cli.doctor.tls import check_tls
 from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.cli.setup.host import SetupHost
-from partitiond.core.errors import EngineUnavailableError, PartitiondError
+from partitiond.core.errors import DeviceError, EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, format_bytes
+from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.vllm.capabilities import capabilities_of
 
@@ -92,10 +91,11 @@ def check_writable(name: str, path: Path) -> DoctorFinding:
 
 
 def check_memory(settings: "Settings") -> DoctorFinding:
-    """Check the host memory that an engine may take."""
-    free = psutil.virtual_memory().available
-    if settings.cpu.memory is not None:
-        free = min(free, settings.cpu.memory)
+    """Check the host memory that an engine may take, within this process's cgroup."""
+    try:
+        free = discover_cpu(memory_bytes=settings.cpu.memory).free_bytes
+    except DeviceError as error:
+        return fail("memory", error.message.rstrip("."), error.hint.rstrip("."))
     if free < MIN_MEMORY_BYTES:
         return warn(
             "memory",
@@ -167,7 +167,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
                 traces=settings.tracing.endpoint is not None,
             )
         ),
-        *examine_cluster(settings, SetupHost(), daemon_runs=daemon_runs),
+        *examine_cluster(settings, SetupHost()),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings), settings, daemon_runs=daemon_runs),
     ]

@@ -7,8 +7,7 @@ from typing import Final
 from partitiond.cli.doctor.facts import DeviceNode, HostFacts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.core.hardware.details import DeviceDetails
-from partitiond.core.hardware.health import DeviceHealth, judge
-from partitiond.core.units import format_bytes
+from partitiond.core.hardware.health import DeviceHealth
 
 OLDEST_DRIVER: Final = 525
 """Engines are built with CUDA 12, which needs 525.60.13 or newer by NVIDIA's release notes."""
@@ -113,7 +112,7 @@ def _silent(host: HostFacts, refused: int | None) -> DoctorFinding:
             "look into the kernel's log for NVRM and Xid lines",
             "sudo dmesg | grep -iE 'NVRM|Xid' | tail -20",
         )
-    if "nouveau" in host.modules:
+    if host.nouveau:
         return warn(
             DRIVER,
             f"{len(host.pci_gpus)} NVIDIA GPUs are driven by nouveau, which engines cannot use",
@@ -213,15 +212,13 @@ def _caps(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]
 
 
 def check_gpus(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
-    """Check persistence, compute mode, health and foreign processes of GPUs, and their fabric."""
+    """Check persistence, compute mode and health of GPUs, and their fabric."""
     if not gpus:
         return []
     found = [_persistence(host, gpus)]
-    ill = [finding for gpu in gpus for finding in _health(gpu)]
-    found += ill or [ok("gpu health", f"nothing known against any of the {len(gpus)}")]
+    found += _health(gpus)
     for gpu in gpus:
         found += _compute_mode(gpu)
-        found += _foreign(gpu)
     return [*found, *_fabric(host, gpus)]
 
 
@@ -257,49 +254,27 @@ def _compute_mode(gpu: DeviceDetails) -> list[DoctorFinding]:
     return []
 
 
-def _health(gpu: DeviceDetails) -> list[DoctorFinding]:
-    verdict = judge(gpu.readings, gpu.xids)
+def _health(gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
+    """Name the GPUs that are not well, and why; `partitiond devices` shows their readings."""
     shape = {DeviceHealth.FAILED: fail, DeviceHealth.DEGRADED: warn}
-    return [
-        shape[one.level]("gpu health", f"{gpu.device.id}: {one.what.rstrip('.')}",
-                         one.advice.rstrip("."), _mends(gpu, one.advice))
-        for one in verdict.findings
-        if one.level in shape
-    ]  # fmt: skip
-
-
-def _mends(gpu: DeviceDetails, advice: str) -> str:
-    lowered = advice.lower()
-    if "gpu-reset" in lowered or "reset of the gpu" in lowered:
-        return f"sudo nvidia-smi --gpu-reset -i {gpu.device.id}"
-    if lowered.startswith("reboot"):
-        return "sudo reboot"
-    return "dcgmi diag -r 3" if "dcgmi" in lowered else ""
-
-
-def _foreign(gpu: DeviceDetails) -> list[DoctorFinding]:
-    others = gpu.device.foreign
-    if not others:
-        return []
-    held = sum(process.used_bytes for process in others)
-    names = ", ".join(f"{p.name or 'pid'} {p.pid}" for p in others[:4])
-    pids = ",".join(str(p.pid) for p in others)
-    return [
-        warn(
-            "gpu company",
-            f"{gpu.device.id}: others hold {format_bytes(held)} ({names}); plans leave them that, "
-            "and their computing slows replicas down",
-            "see whose they are; end them, or cordon the GPU",
-            f"ps -o pid,user,etime,cmd -p {pids}",
+    found = [
+        shape[gpu.device.health](
+            "gpu health",
+            f"{gpu.device.id}: {gpu.device.health_reason.rstrip('.')}",
+            "see its readings; plans of a device that failed do without it",
+            f"partitiond devices {gpu.device.id}",
         )
+        for gpu in gpus
+        if gpu.device.health in shape
     ]
+    return found or [ok("gpu health", f"nothing known against any of the {len(gpus)}")]
 
 
 def _fabric(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
     """Check the fabric manager: CUDA does not start before it has set up the NVSwitches."""
     if not host.pci_switches:
         return []
-    if "nv-fabricmanager" in host.programs:
+    if host.fabric_manager:
         return [ok("nvswitch fabric", "nvidia-fabricmanager runs")]
     version = gpus[0].device.driver
     command = "sudo systemctl enable --now nvidia-fabricmanager"

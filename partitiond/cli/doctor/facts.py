@@ -27,8 +27,6 @@ _LIBRARY_DIRS: Final = (
     "usr/local/nvidia/lib64",
 )
 _UNIT_DIRS: Final = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
-_CGROUP_UNLIMITED: Final = 1 << 60
-"""cgroup v1 writes "no limit" as a number near 2^63, rounded to pages."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,54 +46,37 @@ class DeviceNode:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CgroupLimits:
-    """The tightest limits of this process's cgroup and those above it; None for no limit.
-
-    Attributes:
-        memory_bytes: memory.max.
-        pids: pids.max.
-        cores: number of cores in cpuset.cpus.effective.
-    """
-
-    memory_bytes: int | None = None
-    pids: int | None = None
-    cores: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class HostFacts:
     """The facts in a host's files.
 
     Attributes:
         pci_gpus: NVIDIA GPUs on the PCI bus, whether or not there is a driver.
         pci_switches: NVSwitches on the PCI bus.
-        modules: loaded kernel modules, of those that matter.
+        nouveau: whether the kernel's own driver is loaded, which engines cannot use.
         kernel_driver: version of the loaded NVIDIA kernel module; empty without one.
         library_drivers: versions of the installed libnvidia-ml files.
         nodes: /dev/nvidia*, and the files in /dev/nvidia-caps.
         container: "docker", "podman", "lxc" ...; empty outside of containers.
-        programs: names of running programs, of those that matter.
+        fabric_manager: whether NVIDIA's fabric manager runs.
         units: installed systemd units, of those that matter.
-        cgroup: limits of this process's cgroup.
+        pids: the tightest pids.max of this process's cgroup and those above it; None for no limit.
         overcommit: vm.overcommit_memory; None if it cannot be read.
         shared_memory_bytes: size of /dev/shm; None if there is none.
-        environment: variables of this process that CUDA or MPS read.
         user: name of this process's user, for commands in the findings.
     """
 
     pci_gpus: tuple[str, ...] = ()
     pci_switches: tuple[str, ...] = ()
-    modules: frozenset[str] = frozenset()
+    nouveau: bool = False
     kernel_driver: str = ""
     library_drivers: tuple[str, ...] = ()
     nodes: tuple[DeviceNode, ...] = ()
     container: str = ""
-    programs: frozenset[str] = frozenset()
+    fabric_manager: bool = False
     units: frozenset[str] = frozenset()
-    cgroup: CgroupLimits = CgroupLimits()
+    pids: int | None = None
     overcommit: int | None = None
     shared_memory_bytes: int | None = None
-    environment: tuple[tuple[str, str], ...] = ()
     user: str = ""
 
     def node(self, path: str) -> DeviceNode | None:
@@ -103,15 +84,9 @@ class HostFacts:
         return next((node for node in self.nodes if node.path == path), None)
 
 
-_MODULES: Final = frozenset({"nvidia", "nvidia_uvm", "nouveau", "nvidia_peermem"})
-_PROGRAMS: Final = {
-    "nvidia-persiste": "nvidia-persistenced",
-    "nv-fabricmanage": "nv-fabricmanager",
-    "nv-hostengine": "nv-hostengine",
-}
+_FABRIC_MANAGER: Final = "nv-fabricmanage"
 """Names are cut to 15 bytes in /proc/PID/comm."""
 _UNITS: Final = ("nvidia-persistenced.service", "nvidia-fabricmanager.service")
-_WATCHED_VARIABLES: Final = ("CUDA_MPS_", "CUDA_VISIBLE_DEVICES", "NVIDIA_", "CUDA_DEVICE_ORDER")
 
 
 def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> HostFacts:
@@ -126,19 +101,16 @@ def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> Ho
     return HostFacts(
         pci_gpus=gpus,
         pci_switches=switches,
-        modules=frozenset(line.split()[0] for line in _lines(root / "proc/modules")) & _MODULES,
+        nouveau=any(line.startswith("nouveau ") for line in _lines(root / "proc/modules")),
         kernel_driver=_kernel_driver(root),
         library_drivers=_libraries(root),
         nodes=tuple(_nodes(root)),
         container=_container(root, environment),
-        programs=frozenset(_programs(root)),
+        fabric_manager=_fabric_manager(root),
         units=frozenset(u for u in _UNITS for d in _UNIT_DIRS if (root / d / u).exists()),
-        cgroup=_cgroup(root),
+        pids=_pids(root),
         overcommit=_number(_text(root / "proc/sys/vm/overcommit_memory")),
         shared_memory_bytes=_shared_memory(root),
-        environment=tuple(
-            sorted((k, v) for k, v in environment.items() if k.startswith(_WATCHED_VARIABLES))
-        ),
         user=user,
     )
 
@@ -217,11 +189,8 @@ def _container(root: Path, environment: Mapping[str, str]) -> str:
     return "podman" if (root / "run/.containerenv").exists() else ""
 
 
-def _programs(root: Path) -> Iterator[str]:
-    for path in (root / "proc").glob("[0-9]*/comm"):
-        name = _PROGRAMS.get(_text(path))
-        if name is not None:
-            yield name
+def _fabric_manager(root: Path) -> bool:
+    return any(_text(comm) == _FABRIC_MANAGER for comm in (root / "proc").glob("[0-9]*/comm"))
 
 
 def _shared_memory(root: Path) -> int | None:
@@ -233,48 +202,17 @@ def _shared_memory(root: Path) -> int | None:
     return about.f_blocks * about.f_frsize
 
 
-def _cgroup(root: Path) -> CgroupLimits:
-    """Read the limits of this process's cgroup and all above it; of v2, or of v1's controllers."""
-    memory: list[int] = []
-    pids: list[int] = []
-    cores: int | None = None
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        for folder in _ancestors(root, controllers, path):
-            memory += _limit(folder, "memory.max", "memory.limit_in_bytes")
-            pids += _limit(folder, "pids.max")
-            if cores is None:
-                cores = _cpu_count(_text(folder / "cpuset.cpus.effective"))
-    return CgroupLimits(min(memory, default=None), min(pids, default=None), cores)
-
-
-def _ancestors(root: Path, controllers: str, path: str) -> Iterator[Path]:
-    """Yield the folder of a cgroup and those above it, the nearest first.
+def _pids(root: Path) -> int | None:
+    """Read the tightest limit of version 2's cgroups.
 
     In a container the path may be the host's, while only the root of the hierarchy is mounted.
     """
     top = root / "sys/fs/cgroup"
-    if controllers:
-        top /= controllers.removeprefix("name=")
-    folder = top / path.strip("/")
-    if folder.is_dir():
-        while folder != top:
-            yield folder
-            folder = folder.parent
-    yield top
-
-
-def _limit(folder: Path, *names: str) -> list[int]:
-    numbers = (_number(_text(folder / name)) for name in names)
-    return [n for n in numbers if n is not None and n < _CGROUP_UNLIMITED]
-
-
-def _cpu_count(text: str) -> int | None:
-    """Count the cores of a list such as "0-3,8"; None if it is empty or invalid."""
-    count = 0
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if _number(first) is None or (last and _number(last) is None):
-            return None
-        count += int(last or first) - int(first) + 1
-    return count or None
+    paths = [line for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")]
+    folder = top / "".join(paths).removeprefix("0::").strip("/")
+    found = (
+        _number(_text(above / "pids.max"))
+        for above in (folder, *folder.parents)
+        if above.is_relative_to(top)
+    )
+    return min((limit for limit in found if limit is not None), default=None)

@@ -1,4 +1,4 @@
-"""Checks limits of host and cgroup: memory, processes, cores, files and shared memory.
+"""Checks limits of host and cgroup: processes, cores, files and shared memory.
 
 Pure but for the functions that read the limits.
 """
@@ -13,8 +13,6 @@ from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.core.units import GIB, MIB, format_bytes
 from partitiond.proxy.listening.file_limit import FILES_PER_CONNECTION, OWN_FILES, files_needed
 
-HOST_BYTES_PER_ENGINE: Final = 4 * GIB
-"""Memory of a small model's GPU engine: libraries, pinned buffers, and weights that it loads."""
 THREADS_PER_ENGINE: Final = 512
 """An engine's processes have some 200 to 400 threads on a host with many cores."""
 SHARED_BYTES_PER_GPU: Final = 256 * MIB
@@ -92,42 +90,25 @@ def check_limits(host: HostFacts, *, gpus: int, cores: int) -> list[DoctorFindin
     Args:
         host: facts of the host.
         gpus: number of GPUs that engines may use; with 0, limits of GPU hosts are left out.
-        cores: number of cores that this process may use.
+        cores: number of cores that this process may use, within its cgroup.
     """
-    found = [*_cgroup(host, gpus), *_overcommit(host), *_shared_memory(host, max(1, gpus))]
+    found = [*_pids(host, max(1, gpus)), *_overcommit(host), *_shared_memory(host, max(1, gpus))]
     if gpus:
         found += _cores(host, gpus, cores)
     return found or [ok("limits", f"{cores} cores; no limit in the way")]
 
 
-def _cgroup(host: HostFacts, gpus: int) -> list[DoctorFinding]:
-    found = []
-    limits, engines = host.cgroup, max(1, gpus)
-    needed = HOST_BYTES_PER_ENGINE * engines
-    if limits.memory_bytes is not None and limits.memory_bytes < needed:
-        found.append(
-            warn(
-                "cgroup memory",
-                f"memory.max is {format_bytes(limits.memory_bytes)}; one engine on each of "
-                f"{engines} GPUs takes about {format_bytes(needed)} of host memory"
-                if gpus
-                else f"memory.max is {format_bytes(limits.memory_bytes)}: too little for an engine",
-                "give it more",
-                _raise(host, f"--memory {needed // GIB}g", f"MemoryMax={needed // GIB}G"),
-            )
+def _pids(host: HostFacts, engines: int) -> list[DoctorFinding]:
+    if host.pids is None or host.pids >= THREADS_PER_ENGINE * 4 * engines:
+        return []
+    return [
+        warn(
+            "cgroup processes",
+            f"pids.max is {host.pids}; threads count, and an engine has up to {THREADS_PER_ENGINE}",
+            "give it more",
+            _raise(host, "--pids-limit -1", "TasksMax=infinity"),
         )
-    threads = THREADS_PER_ENGINE * 4 * engines
-    if limits.pids is not None and limits.pids < threads:
-        found.append(
-            warn(
-                "cgroup processes",
-                f"pids.max is {limits.pids}; threads count, and an engine has up to "
-                f"{THREADS_PER_ENGINE}",
-                "give it more",
-                _raise(host, "--pids-limit -1", "TasksMax=infinity"),
-            )
-        )
-    return found
+    ]
 
 
 def _raise(host: HostFacts, container: str, unit: str) -> str:
@@ -155,13 +136,12 @@ def _overcommit(host: HostFacts) -> list[DoctorFinding]:
 
 
 def _cores(host: HostFacts, gpus: int, cores: int) -> list[DoctorFinding]:
-    allowed = min(cores, host.cgroup.cores or cores)
-    if allowed >= CORES_PER_GPU * gpus:
+    if cores >= CORES_PER_GPU * gpus:
         return []
     return [
         warn(
             "cores",
-            f"{allowed} cores for {gpus} GPUs: every replica wants a core of its own, so few "
+            f"{cores} cores for {gpus} GPUs: every replica wants a core of its own, so few "
             "replicas of small models fit, and they slow each other down",
             f"give {CORES_PER_GPU} cores or more for each GPU",
             _raise(host, f"--cpuset-cpus 0-{CORES_PER_GPU * gpus - 1}", "AllowedCPUs="),

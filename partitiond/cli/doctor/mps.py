@@ -35,7 +35,7 @@ def check_mps(gpus: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> 
     able = [gpu for gpu in gpus if SharingMode.MPS in gpu.device.modes]
     if not able and not mps.foreign:
         return []
-    found = [*_program(able, mps, host), *_user(mps), *_others(mps), *_environment(host)]
+    found = [*_program(able, mps, host), *_user(mps), *_others(mps)]
     return found or [ok(CHECK, f"possible on {len(able)} GPUs")]
 
 
@@ -93,19 +93,3 @@ def _first(meaning: str) -> str:
 def _quit_command(one: ForeignMps) -> str:
     where = f"CUDA_MPS_PIPE_DIRECTORY={one.pipe_dir} " if one.pipe_dir is not None else ""
     return f"echo quit | sudo -u '#{one.uid}' env {where}{CONTROL}"
-
-
-def _environment(host: HostFacts) -> list[DoctorFinding]:
-    """Warn of MPS variables in this shell: every program that it starts inherits them."""
-    told = [name for name, _ in host.environment if name.startswith("CUDA_MPS_")]
-    if not told:
-        return []
-    return [
-        warn(
-            CHECK,
-            f"{', '.join(told)} {'is' if len(told) == 1 else 'are'} set here; engines are told "
-            "their own, but other CUDA programs of this shell become clients of that daemon",
-            "take it out of the environment",
-            f"unset {' '.join(told)}",
-        )
-    ]

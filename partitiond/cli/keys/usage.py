@@ -4,17 +4,14 @@ import csv
 import dataclasses
 import io
 import sys
-import time
 
 import typer
 from rich.console import RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.options import JsonOption, client_of, option, spread
+from partitiond.cli.options import JsonOption, client_of, moment, option, spread
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
-from partitiond.core.instants import is_day, unix_seconds, utc_iso
-from partitiond.core.units import parse_duration
 from partitiond.core.views.usage import UsageLine, UsageReport
 
 
@@ -22,13 +19,15 @@ from partitiond.core.views.usage import UsageLine, UsageReport
 def usage(
     ctx: typer.Context,
     *,
-    since: str | None = option(
+    since: str = option(
         "From then on: a time (2030-01-31, UTC), or so long ago (7d). "
         "Default: the start of this month.",
+        default="",
         metavar="WHEN",
     ),
-    until: str | None = option(
+    until: str = option(
         "Until then, that hour, or that day where no time is given, included. Default: now.",
+        default="",
         metavar="WHEN",
     ),
     by: str = option(
@@ -48,8 +47,8 @@ def usage(
         raise InputError("--csv and --json exclude each other.", hint="Give one of them.")
     with client_of(ctx) as client:
         report = client.usage(
-            _moment("--since", since),
-            _moment("--until", until),
+            moment(since, "--since") or None,
+            moment(until, "--until") or None,
             [word.strip() for word in by.split(",") if word.strip()],
         )
     if as_csv:
@@ -73,21 +72,6 @@ def _plain(value: object) -> object:
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
         return f"'{value}"
     return value
-
-
-def _moment(option: str, text: str | None) -> str | None:
-    if text is None or is_day(text):
-        return text
-    try:
-        return utc_iso(unix_seconds(text))
-    except ValueError:
-        pass
-    try:
-        return utc_iso(time.time() - parse_duration(text))
-    except ValueError as error:
-        raise InputError(
-            f"{option} {text!r} is no time.", hint="As 2030-01-31, 2030-01-31T17:00:00Z or 7d."
-        ) from error
 
 
 def _table(report: UsageReport) -> RenderableType:

@@ -80,7 +80,6 @@ def _sizes(why: ModelExplanation, *, wide: bool) -> Table:
         Column("TPOT ms", lambda s: milliseconds(s.tpot_p95_seconds), whole=True, shown=wide),
         Column("on", lambda s: s.hardware, right=False, whole=True, shown=kinds),
         Column("", lambda s: Text(s.note, style=_style(s) or "dim"), right=False),
-        close=True,
     )
     if len(shown) < len(why.sizes):
         table.caption = f"... and {len(why.sizes) - len(shown)} more sizes (--json lists them all)"

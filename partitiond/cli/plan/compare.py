@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.columns import close_table
+from partitiond.cli.columns import new_table
 from partitiond.cli.plan.words import amount_text, number, two_gaps, watts
 from partitiond.core.plan.answers import SAME, Alternative, PlanFigures, Relaxations, figures_of
 from partitiond.core.plan.record import MAY_LACK, Infeasible, Objective, Plan
@@ -44,7 +44,7 @@ def what_if_view(
 
 
 def _table(first: str, *, wide: bool) -> Table:
-    table = close_table()
+    table = new_table()
     table.add_column(first, overflow="fold", min_width=12)
     table.add_column("devices", justify="right", no_wrap=True)
     table.add_column("requests/s", justify="right", no_wrap=True)

@@ -93,7 +93,6 @@ def _steps(diff: PlanDiff, takes: DiffCost, most: int | None, *, wide: bool) -> 
         ),
         Column("loads", _loads, whole=True, shown=wide),
         Column("takes", _takes, whole=True),
-        close=True,
     )
 
 

@@ -9,7 +9,6 @@ from rich.text import Text
 from partitiond.cli.columns import bare_fields, new_table, titled
 from partitiond.cli.tables import core_list, duration, rate
 from partitiond.core.model.spec import Slo
-from partitiond.core.profile.frontier import doubling_gains
 from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
 from partitiond.core.profile.points import Interval, OperatingPoint
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
@@ -24,7 +23,6 @@ def details(profile: Profile, slo: Slo | None) -> RenderableType:
     """Everything but the points themselves; parts that the profile lacks are left out."""
     parts: list[RenderableType] = [titled("Operating points by name", _named(profile, slo))]
     parts += _tables(profile)
-    parts += _doubling(profile)
     parts.append(titled("Memory", _memory(profile)))
     parts.append(titled("Capacity", _capacity(profile, slo)))
     transferred = list(_transferred(profile))
@@ -72,17 +70,6 @@ def _tables(profile: Profile) -> Iterator[RenderableType]:
         for point in points:
             table.add_row(str(point.batch), *(cell(point) or "-" for _, cell in shown))
         yield titled(title, table)
-
-
-def _doubling(profile: Profile) -> Iterator[RenderableType]:
-    """X(2b) / X(b), if both were measured and neither was KV-limited."""
-    gains = doubling_gains([point for point in profile.points if not point.kv_limited])
-    if not gains:
-        return
-    table = new_table(">batch", ">doubled", ">tok/s times")
-    for batch, gain in gains.items():
-        table.add_row(str(batch), str(2 * batch), f"{gain:.2f}")
-    yield titled("Gain of doubling the batch", table)
 
 
 def _rate_interval(point: OperatingPoint) -> str | None:

@@ -26,6 +26,7 @@ from partitiond.cli.setup.host import (
     IMAGE_BIN,
     SUBGROUP_SINCE,
     USER,
+    ClusterPlace,
     SetupFacts,
     SetupHost,
     shipped,
@@ -87,8 +88,12 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
     )
 
 
+def _where(host: SetupHost) -> tuple[str, ...]:
+    """Return the option by which systemd's programs work on an image."""
+    return () if host.root == Path("/") else (f"--root={host.root}",)
+
+
 def _user(host: SetupHost) -> Sequence[SetupStep]:
-    where = () if host.root == Path("/") else (f"--root={host.root}",)
     return (
         FileStep(
             "sysusers",
@@ -99,7 +104,7 @@ def _user(host: SetupHost) -> Sequence[SetupStep]:
         CommandStep(
             "user",
             f"users {USER} and {ENGINE_USER}, members of video and render",
-            ("systemd-sysusers", *where, "partitiond.conf"),
+            ("systemd-sysusers", *_where(host), "partitiond.conf"),
             done=lambda h: None not in {h.user_id(), h.user_id(ENGINE_USER)},
             live=False,
         ),
@@ -107,7 +112,6 @@ def _user(host: SetupHost) -> Sequence[SetupStep]:
 
 
 def _folders(host: SetupHost) -> Sequence[SetupStep]:
-    where = () if host.root == Path("/") else (f"--root={host.root}",)
     return (
         FileStep(
             "tmpfiles",
@@ -118,7 +122,7 @@ def _folders(host: SetupHost) -> Sequence[SetupStep]:
         CommandStep(
             "folders",
             "the same folders, now",
-            ("systemd-tmpfiles", *where, "--create", "partitiond.conf"),
+            ("systemd-tmpfiles", *_where(host), "--create", "partitiond.conf"),
             done=lambda h: (
                 h.file("/etc/partitiond").is_dir()
                 and (not h.live or h.file("/run/partitiond-mig").is_dir())
@@ -178,7 +182,6 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
     """Start engines of an isolation group as its own user, by units that differ in names alone."""
     if not facts.engine_user:
         return ()
-    where = () if host.root == Path("/") else (f"--root={host.root}",)
     user = of_group(ENGINE_USER, group)
     described = f"{user}.conf"
     return (
@@ -191,7 +194,7 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
         CommandStep(
             _key("user", group),
             f"user {user}",
-            ("systemd-sysusers", *where, described),
+            ("systemd-sysusers", *_where(host), described),
             done=lambda h: h.user_id(user) is not None,
             live=False,
         ),
@@ -293,7 +296,7 @@ def _cluster(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
             drop_in,
             _of_host(drop_in_text(place), facts, ""),
         ),
-        *_keys(facts),
+        *_keys(facts, place),
     )
 
 
@@ -301,11 +304,8 @@ def _joined(host: SetupHost) -> bool:
     return host.file(JOINED).exists()
 
 
-def _keys(facts: SetupFacts) -> Sequence[SetupStep]:
+def _keys(facts: SetupFacts, place: ClusterPlace) -> Sequence[SetupStep]:
     """Give the host Ray, the token, and the certificate by which others know it."""
-    place = facts.cluster
-    if place is None:
-        return ()
     make_folder = f"install -d -o {USER} -g {USER} -m 0700 {STATE_DIRS[0]}"
     steps: list[SetupStep] = []
     if facts.engine:

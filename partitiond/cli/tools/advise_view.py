@@ -11,7 +11,7 @@ from partitiond.advise.advice import Advice, LevelPlan
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
 from partitiond.advise.traffic import Idle, ObservedTraffic
-from partitiond.cli.columns import close_table
+from partitiond.cli.columns import new_table
 from partitiond.cli.output import jsonable
 from partitiond.cli.plan.view import SHORT_KIND, render_plan
 from partitiond.core.plan.record import ModelForecast
@@ -220,7 +220,7 @@ def _kinds(level: LevelPlan) -> set[ProfileKind]:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = close_table()
+    table = new_table()
     table.add_column(first, overflow="fold", min_width=12)
     for name in others:
         table.add_column(name, justify="left" if name == "after the plan" else "right")

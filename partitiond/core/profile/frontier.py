@@ -58,12 +58,6 @@ def frontier(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
     return tuple(sorted(kept, key=lambda p: p.batch))
 
 
-def doubling_gains(points: Sequence[RatePoint]) -> dict[int, float]:
-    """Return X(2b) / X(b) for every b for which both were measured."""
-    rate = {p.batch: p.output_tokens_per_s for p in points}
-    return {b: rate[2 * b] / rate[b] for b in sorted(rate) if 2 * b in rate and rate[b] > 0}
-
-
 def last_doubling_growth(points: Sequence[RatePoint]) -> float:
     """Return the growth of throughput over the last doubling of the batch, as a share.
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.doctor.facts import CgroupLimits, HostFacts
+from partitiond.cli.doctor.facts import HostFacts
 from partitiond.cli.doctor.findings import DoctorFinding
 from partitiond.cli.doctor.gather import check_running
 from partitiond.cli.doctor.limits import FileLimits, check_limits, check_open_files
 from partitiond.cli.doctor.native import check_native
 from partitiond.cli.doctor.tls import check_tls
-from partitiond.core.units import GIB, MIB
+from partitiond.core.units import MIB
 from partitiond.platform.tls_files import valid_until
 from tests.cli.test_doctor_host import HOST, bad
 from tests.platform.test_tls_files import make
@@ -26,11 +26,8 @@ def limits(host: HostFacts = HOST, gpus: int = 8, cores: int = 64) -> list[Docto
 @pytest.mark.parametrize(
     ("host", "cores", "check", "command"),
     [
-        ({"cgroup": CgroupLimits(memory_bytes=8 * GIB)}, 64, "cgroup memory", "MemoryMax=32G"),
-        ({"cgroup": CgroupLimits(pids=512)}, 64, "cgroup processes", "TasksMax=infinity"),
-        ({"cgroup": CgroupLimits(pids=512), "container": "docker"}, 64, "cgroup processes",
-         "--pids-limit -1"),
-        ({"cgroup": CgroupLimits(cores=4)}, 64, "cores", "AllowedCPUs="),
+        ({"pids": 512}, 64, "cgroup processes", "TasksMax=infinity"),
+        ({"pids": 512, "container": "docker"}, 64, "cgroup processes", "--pids-limit -1"),
         ({}, 8, "cores", "AllowedCPUs="),
         ({"shared_memory_bytes": 64 * MIB}, 64, "shared memory size", "remount,size=2g"),
         ({"shared_memory_bytes": 64 * MIB, "container": "docker"}, 64, "shared memory size",

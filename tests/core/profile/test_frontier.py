@@ -153,8 +153,6 @@ def test_on_a_rising_curve_growth_is_that_of_the_last_doubling(
 
 def test_growth_is_per_doubling() -> None:
     assert last_doubling_growth(points((4, 100), (16, 121))) == pytest.approx(0.1)
-    gains = curve.doubling_gains(points((1, 50), (2, 90), (3, 95), (6, 95)))
-    assert gains == {1: pytest.approx(1.8), 3: pytest.approx(1.0)}
 
 
 def test_a_knee_needs_a_point() -> None:
