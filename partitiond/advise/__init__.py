@@ -1,12 +1,11 @@
 """Estimates, read-only, what a plan would save of a foreign deployment: `partitiond tools advise`.
 
-Engines anywhere report on `/metrics` what they did. Some minutes of these reports yield demand,
-lengths, the peak use of the KV cache and how often an engine was idle. The planner then packs
-the same demand onto the same devices.
+Engines anywhere report on `/metrics` what they did. Some minutes of these reports yield demand and
+lengths. The planner then packs the same demand onto the same devices.
 
     sources/      read data: HTTP GET, NVML queries; nothing is started, stopped or set
-    exposition    parses Prometheus text to samples
-    readings      converts samples to one engine's reading, for all versions' metric names
+    exposition    reads samples from Prometheus text
+    readings      converts samples to one engine's reading
     observe       computes what one engine did between readings: restarts, gaps, lost looks
     lengths       converts histograms to means, variation and a workload
     traffic       sums engines by model: arrivals, rate with an interval, the busiest window

@@ -13,7 +13,7 @@ from typing import Final
 from partitiond.advise.identify import Known, UnidentifiedModel
 from partitiond.advise.today import Deployment
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.record import Profile
 from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
@@ -105,13 +105,11 @@ class Choices:
     Attributes:
         created_at: ISO 8601, UTC.
         time_limit_seconds: time limit of each of the three plans.
-        objective: a cost objective, which the plans minimise.
         seed: seed of every random choice.
     """
 
     created_at: str
     time_limit_seconds: float = 5.0
-    objective: Objective = Objective.MIN_DEVICES
     seed: int = 0
 
 
@@ -222,7 +220,6 @@ def _request(
             )
             for model in known
         ),
-        objective=choices.objective,
         time_limit_seconds=choices.time_limit_seconds,
         seed=choices.seed,
         plan_id=f"advise-{level}",
@@ -261,12 +258,6 @@ def _level(level: str, plan: Plan | Infeasible, scope: Scope) -> LevelPlan:
 
 SHORT_SECONDS: Final = 3600.0
 """A shorter observation says nothing about another hour of the day. Chosen, not measured."""
-ABORTED: Final = 0.05
-"""Share of requests aborted by their clients that is worth a note. Chosen, not measured."""
-
-
-PREFIX_HITS: Final = 0.1
-"""Share of prompt tokens found in the prefix cache that is worth a note. Chosen, not measured."""
 
 
 def notes_on(known: Collection[Known], seconds: float) -> tuple[str, ...]:
@@ -284,26 +275,12 @@ def notes_on(known: Collection[Known], seconds: float) -> tuple[str, ...]:
 
 def _seen(model: Known) -> list[str]:
     traffic, found = model.traffic, []
-    ended = sum(e.ended for e in traffic.engines)
     restarts = sum(e.restarts for e in traffic.engines)
     refused = sum(e.refused for e in traffic.engines)
-    preempted = sum(e.preempted for e in traffic.engines)
-    aborted = sum(e.aborted for e in traffic.engines)
     if traffic.busiest.arrivals <= 0:
         found.append("no request came: one replica is kept, for the most that may have been missed")
     if restarts:
         found.append(f"{restarts} restart(s) of its engines; what they lost is not counted")
     if refused:
         found.append(f"{refused:.0f} requests were refused; they count as demand")
-    if preempted > 0.01 * max(1.0, ended):
-        found.append(f"{preempted:.0f} preemptions: its KV cache is too small today")
-    if aborted > ABORTED * max(1.0, ended):
-        found.append(f"{aborted / ended:.0%} of its requests were given up by their clients")
-    asked = sum(e.prefix_asked for e in traffic.engines)
-    cached = sum(e.prefix_found for e in traffic.engines)
-    if asked and cached > PREFIX_HITS * asked:
-        found.append(
-            f"{cached / asked:.0%} of its prompt tokens came from the prefix cache; the plan "
-            "counts on none, so it may need less"
-        )
     return found

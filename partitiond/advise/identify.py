@@ -1,8 +1,8 @@
 """Resolves served names to models that can be planned: architecture, lengths and context.
 
-A deployment may serve a model under any name. The model is identified by the user (`--model
-NAME=MODEL`), by a fleet file, by the name itself, or by the path or hub id that `/v1/models` gives
-as root. An unidentified model is not planned: its devices stay as they are.
+A deployment may serve a model under any name. The model is identified by a fleet file, by the name
+itself, or by the path or hub id that `/v1/models` gives as root. An unidentified model is not
+planned: its devices stay as they are.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ from partitiond.core.model.spec import (
     EngineOptions,
     ModelSource,
     ModelSpec,
-    Slo,
     SourceKind,
 )
 from partitiond.core.model.workload import MAX_TOKENS, Workload
@@ -32,8 +31,6 @@ LEAST_REQ_PER_S: Final = 0.001
 CONTEXT_RESERVE: Final = 1.25
 """Factor over the longest request seen: the next one may be longer. Chosen, not measured."""
 LEAST_CONTEXT: Final = 256
-MISFIT: Final = 0.15
-"""Distance between observed lengths and a lognormal that is worth a note. Chosen, not measured."""
 
 ArchitectureOf = Callable[[ModelSource], Architecture]
 
@@ -53,19 +50,15 @@ class ServedName:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UserChoices:
-    """What the user specifies in addition to the observation.
+    """What the user specifies in addition to the observation, in a fleet file.
 
     Attributes:
-        models: model of a served name: a catalog name, hub id or folder.
-        specs: models of a fleet file by name: their SLO, engine options, isolation and rules apply.
-        architectures: architectures that a fleet file gives, by the same names.
-        slo: SLO of models whose spec has none.
+        specs: models by served name: their source, SLO, engine options, isolation and rules apply.
+        architectures: architectures that the file gives, by the same names.
     """
 
-    models: Mapping[str, str] = dataclasses.field(default_factory=dict)
     specs: Mapping[str, ModelSpec] = dataclasses.field(default_factory=dict)
     architectures: Mapping[str, Architecture] = dataclasses.field(default_factory=dict)
-    slo: Slo | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,25 +110,22 @@ def identify(
         wishes: what the user specifies.
         architecture_of: returns architectures of models that neither a file nor the catalog has.
         taken: names of specs that other models have.
-
-    Raises:
-        SpecError: the user's text for the model names no model.
     """
     if traffic.planned.high > MAX_DEMAND_REQ_PER_S:
         rate = traffic.planned.high
         return UnidentifiedModel(traffic, f"its metrics tell {rate:g} requests/s, which cannot be")
     spec = wishes.specs.get(traffic.model) or wishes.specs.get(slug(traffic.model))
+    if spec is not None and spec.name in taken:
+        return UnidentifiedModel(traffic, f"another model is {spec.name} of the fleet file, too")
     try:
         source, architecture, names = _source(traffic.model, served, wishes, spec, architecture_of)
     except (SpecError, ModelSourceError) as error:
-        if traffic.model in wishes.models:
-            raise
         return UnidentifiedModel(traffic, str(error))
     workload, notes = _workload(traffic, spec)
     base = spec or ModelSpec(
         name=_free_name(slug(traffic.model), taken), source=source, engine=EngineOptions("auto")
     )
-    planned = dataclasses.replace(base, workload=workload, slo=base.slo or wishes.slo)
+    planned = dataclasses.replace(base, workload=workload)
     context, more = _context(planned, traffic, served)
     planned = dataclasses.replace(
         planned, engine=dataclasses.replace(planned.engine, max_model_len=context)
@@ -167,14 +157,13 @@ def _source(
     architecture_of: ArchitectureOf,
 ) -> tuple[ModelSource, Architecture, tuple[str, ...]]:
     """Return source, architecture and names of profiles. Raises SpecError, ModelSourceError."""
-    if spec is not None and model not in wishes.models:
+    if spec is not None:
         given = wishes.architectures.get(spec.name)
         entry = entry_of(spec.source)
         names = (spec.name, entry.name) if entry else (spec.name,)
         return spec.source, given or _architecture(spec.source, architecture_of), names
-    said = wishes.models.get(model)
     reasons = []
-    for text in [said] if said else [t for t in (model, served.root, slug(model)) if t]:
+    for text in filter(None, (model, served.root, slug(model))):
         try:
             source, entry = source_for(text, hub=True)
             return (
@@ -184,14 +173,9 @@ def _source(
             )
         except (SpecError, ModelSourceError) as error:
             reasons.append(error.message)
-    if said:
-        raise SpecError(
-            f"--model {model}={said}: {reasons[0]}",
-            hint="Name a model of `partitiond models catalog`, a hub id or a folder.",
-        )
     raise SpecError(
         f"what {model} is, is not known: {reasons[0]}",
-        hint=f"Say so with --model {model}=MODEL.",
+        hint=f"Say so in a fleet file (--fleet), in a [[models]] table named {slug(model)}.",
     )
 
 
@@ -209,14 +193,7 @@ def _workload(traffic: ObservedTraffic, spec: ModelSpec | None) -> tuple[Workloa
     if traffic.prompt is None or traffic.output is None:
         assumed = spec.workload if spec is not None else DEFAULT_WORKLOAD
         return assumed, (f"no request ended: planned for {assumed.key} tokens",)
-    notes = []
-    for kind, figures in (("prompt", traffic.prompt), ("output", traffic.output)):
-        if figures.misfit > MISFIT:
-            notes.append(
-                f"{kind} lengths are not lognormal (off by {figures.misfit:.0%}): "
-                "two kinds of request under one name?"
-            )
-    return workload_of(traffic.prompt, traffic.output), tuple(notes)
+    return workload_of(traffic.prompt, traffic.output), ()
 
 
 def _context(

@@ -34,18 +34,15 @@ class LengthFigures:
         count: number of values behind the figures.
         mean: exact mean.
         variation: standard deviation / mean, as far as buckets tell.
-        p50, p95: quantiles to the bucket, interpolated within it.
+        p95: quantile to the bucket, interpolated within it.
         longest: no value was longer; None if the longest value is in the unbounded bucket.
-        misfit: largest distance of the shares at the bounds from those of the lognormal.
     """
 
     count: float
     mean: float
     variation: float
-    p50: float
     p95: float
     longest: float | None
-    misfit: float
 
     @property
     def half_width_share(self) -> float:
@@ -61,16 +58,13 @@ def figures_of(histogram: ScrapedHistogram) -> LengthFigures | None:
     mean = histogram.total / count
     if not 1 <= mean <= MAX_TOKENS:
         return None
-    variation, misfit = _variation(histogram, mean)
     filled = [b for b, n in zip(histogram.bounds, histogram.counts, strict=True) if n >= count]
     return LengthFigures(
         count=count,
         mean=mean,
-        variation=variation,
-        p50=quantile(histogram, 0.5),
+        variation=_variation(histogram, mean),
         p95=quantile(histogram, 0.95),
         longest=filled[0] if filled and math.isfinite(filled[0]) else None,
-        misfit=misfit,
     )
 
 
@@ -79,7 +73,7 @@ def mean_only(tokens: float, requests: float) -> LengthFigures | None:
     if requests <= 0 or not 1 <= tokens / requests <= MAX_TOKENS:
         return None
     mean = tokens / requests
-    return LengthFigures(requests, mean, 0.0, mean, mean, None, 0.0)
+    return LengthFigures(requests, mean, 0.0, mean, None)
 
 
 def quantile(histogram: ScrapedHistogram, share: float) -> float:
@@ -123,18 +117,14 @@ def _planned_variation(figures: LengthFigures) -> float:
     )
 
 
-def _variation(histogram: ScrapedHistogram, mean: float) -> tuple[float, float]:
-    """Return the likeliest lognormal's variation for this mean, and its misfit at the bounds."""
+def _variation(histogram: ScrapedHistogram, mean: float) -> float:
+    """Return the variation of the likeliest lognormal with this mean."""
     cells = _cells(histogram)
     if len(cells) == 1 and cells[0][0] < mean <= cells[0][1]:
-        return 0.0, 0.0
+        return 0.0
     largest = _sigma_of(MAX_VARIATION)
     sigma = _maximum(lambda s: _log_likelihood(cells, mean, s), _sigma_of(FIXED_BELOW / 2), largest)
-    misfit = max(
-        abs(counted / histogram.count - _share_below(bound, mean, sigma))
-        for bound, counted in zip(histogram.bounds, histogram.counts, strict=True)
-    )
-    return math.sqrt(math.expm1(sigma**2)), misfit
+    return math.sqrt(math.expm1(sigma**2))
 
 
 def _cells(histogram: ScrapedHistogram) -> list[tuple[float, float, float]]:

@@ -10,17 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from partitiond.advise.exposition import Scrape
-from partitiond.advise.readings import (
-    EMPTY,
-    ENDED,
-    HISTOGRAM_NAMES,
-    OUTPUT_TOKENS,
-    EngineKey,
-    Reading,
-    ScrapedHistogram,
-    readings_of,
-)
+from partitiond.advise.readings import EMPTY, EngineKey, Reading, ScrapedHistogram
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,84 +33,43 @@ class EngineWindow:
 
     Attributes:
         key: identity of the engine.
-        begin, end: first and last look, in seconds since the observation began.
-        looks: number of looks that were answered.
         stretches: between neighbouring looks, in order.
-        ended, aborted, refused, preempted: numbers of requests.
+        ended, refused: numbers of requests.
         prompt_tokens, output_tokens: tokens of requests.
-        prefix_asked, prefix_found: prompt tokens looked up in the prefix cache, and found.
-        running: requests in the batch, at each look.
-        peak_kv_usage: largest share of the KV cache in use, 0..1; None if unknown.
-        kv_tokens: capacity of the KV cache; 0 if unknown.
         restarts: restarts of the process during the observation.
         histograms: growth during the observation, by the keys of `readings.HISTOGRAMS`.
     """
 
     key: EngineKey
-    begin: float
-    end: float
-    looks: int
     stretches: tuple[Interval, ...]
     ended: float
-    aborted: float
     refused: float
-    preempted: float
     prompt_tokens: float
     output_tokens: float
-    prefix_asked: float
-    prefix_found: float
-    running: tuple[float, ...]
-    peak_kv_usage: float | None
-    kv_tokens: int
     restarts: int
     histograms: Mapping[str, ScrapedHistogram]
 
-    @property
-    def seconds(self) -> float:
-        """Length of the observation."""
-        return self.end - self.begin
 
-
-def observe(scrapes: Mapping[str, Sequence[Scrape]]) -> tuple[EngineWindow, ...]:
-    """Return what each engine did, from the scrapes of each address in the order of time.
+def observe(readings: Mapping[EngineKey, Sequence[Reading]]) -> tuple[EngineWindow, ...]:
+    """Return what each engine did, from its readings in the order of time.
 
     Engines that were seen only once are left out: one look covers no time.
     """
-    readings: dict[EngineKey, list[Reading]] = {}
-    for address, seen in scrapes.items():
-        for scrape in seen:
-            for key, reading in readings_of(address, scrape).items():
-                readings.setdefault(key, []).append(reading)
     return tuple(_window(key, found) for key, found in sorted(readings.items()) if len(found) > 1)
 
 
-def keep(scrapes: list[Scrape], new: Scrape) -> None:
-    """Add a look to those of an address, and drop samples that will not be used.
+def keep(readings: list[Reading], new: Reading) -> None:
+    """Add a reading to those of its engine, and drop histograms that will not be used.
 
-    Histograms are most of an engine's samples, and only their growth between the first and the last
-    look at a process counts, so histograms of looks in between are dropped. Thus a thousand engines
-    watched for an hour take some hundred megabytes, not tens of gigabytes.
+    Histograms are most of a reading, and only their growth between the first and the last look at
+    a process counts, so histograms of looks in between are dropped. Thus a thousand engines watched
+    for an hour take some hundred megabytes, not gigabytes.
     """
-    if len(scrapes) > 1 and not (_fell(scrapes[-2], scrapes[-1]) or _fell(scrapes[-1], new)):
-        scrapes[-1] = dataclasses.replace(
-            scrapes[-1],
-            samples=tuple(s for s in scrapes[-1].samples if s.name not in HISTOGRAM_NAMES),
-        )
-    scrapes.append(new)
-
-
-def _fell(before: Scrape, after: Scrape) -> bool:
-    """Return whether a counter of any engine began again at zero."""
-    told = _counters(before)
-    return any(value < told.get(series, 0.0) for series, value in _counters(after).items())
-
-
-def _counters(scrape: Scrape) -> dict[object, float]:
-    return {
-        (s.name, *sorted(s.labels.items())): s.value
-        for s in scrape.samples
-        if s.name in (*ENDED, *OUTPUT_TOKENS)
-    }
+    if len(readings) > 1:
+        before, last = readings[-2:]
+        if not (_restarted(before, last) or _restarted(last, new)):
+            readings[-1] = dataclasses.replace(last, histograms={})
+    readings.append(new)
 
 
 def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
@@ -129,24 +78,13 @@ def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
     def grown(name: str) -> float:
         return math.fsum(increase(getattr(a, name), getattr(b, name)) for a, b in pairs)
 
-    usage = [r.kv_usage for r in readings if r.kv_usage is not None]
     return EngineWindow(
         key=key,
-        begin=readings[0].at_seconds,
-        end=readings[-1].at_seconds,
-        looks=len(readings),
         stretches=tuple(Interval(a.at_seconds, b.at_seconds, _arrivals(a, b)) for a, b in pairs),
         ended=grown("ended"),
-        aborted=grown("aborted"),
         refused=grown("refused"),
-        preempted=grown("preempted"),
         prompt_tokens=grown("prompt_tokens"),
         output_tokens=grown("output_tokens"),
-        prefix_asked=grown("prefix_asked"),
-        prefix_found=grown("prefix_found"),
-        running=tuple(r.running for r in readings),
-        peak_kv_usage=max(usage, default=None),
-        kv_tokens=max(r.kv_tokens for r in readings),
         restarts=sum(_restarted(a, b) for a, b in pairs),
         histograms={
             kind: merged([_grown_histogram(readings, kind)])

@@ -13,11 +13,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.lookup import find_hardware
 from partitiond.core.units import Bytes, format_bytes
-
-CORES_PER_DEVICE: Final = 16
-"""Host cores of a described GPU by default; as in fleet files."""
-DEVICES_PER_HOST: Final = 8
-MAX_DESCRIBED: Final = 4096
+from partitiond.fleet.devices import MAX_DEVICES, DeviceTable, devices_of
 
 _DESCRIBED: Final = re.compile(r"^\s*(?:(\d+)\s*[x ]\s*)?(\S+)\s*$")
 
@@ -75,35 +71,21 @@ def parse_address(text: str) -> Address:
 
 
 def described(texts: Sequence[str]) -> tuple[Device, ...]:
-    """Return devices for texts like "4 a100-80gb". Raises SpecError."""
-    found: list[Device] = []
+    """Return devices for texts like "4 a100-80gb", as a fleet file's. Raises SpecError."""
+    tables: list[DeviceTable] = []
     for text in texts:
         match = _DESCRIBED.match(text)
         count = int(match[1] or 1) if match else 0
-        if match is None or not 1 <= count <= MAX_DESCRIBED - len(found):
+        if match is None or not 1 <= count <= MAX_DEVICES - sum(t.count for t in tables):
             raise SpecError(
                 f"--gpu {text!r} names no GPUs.",
-                hint=f'As --gpu "4 a100-80gb"; at most {MAX_DESCRIBED} in all.',
+                hint=f'As --gpu "4 a100-80gb"; at most {MAX_DEVICES} in all.',
             )
         spec, mig = find_hardware(match[2])
         if mig is not None:
             raise SpecError(f"--gpu {text!r} names a MIG slice.", hint=f"Name the GPU: {spec.key}.")
-        for _ in range(count):
-            number = sum(1 for d in found if d.hardware == spec.key)
-            found.append(
-                spec.device(
-                    f"{spec.key}-{number}",
-                    f"{spec.key}-host-{number // DEVICES_PER_HOST}",
-                    cores_at(number),
-                )
-            )
-    return tuple(found)
-
-
-def cores_at(number: int) -> tuple[int, ...]:
-    """Return the assumed host cores of the device with this number on its kind's hosts."""
-    slot = number % DEVICES_PER_HOST
-    return tuple(range(slot * CORES_PER_DEVICE, (slot + 1) * CORES_PER_DEVICE))
+        tables.append(DeviceTable(hardware=spec.key, count=count))
+    return devices_of(tuple(tables))
 
 
 def emptied(

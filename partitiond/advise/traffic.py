@@ -45,16 +45,6 @@ class ObservedRate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Idle:
-    """Share of the looks at which an engine was idle, with a 95 % interval (Wilson)."""
-
-    share: float
-    low: float
-    high: float
-    looks: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class ObservedTraffic:
     """Requests for one model, over all its engines.
 
@@ -65,9 +55,6 @@ class ObservedTraffic:
         busiest: rate over the busiest window, which is planned for.
         prompt, output: lengths in tokens; None if no request ended.
         ttft_p95_seconds, tpot_p95_seconds: today's, to the bucket; None if none was counted.
-        idle: how often its engines were idle.
-        peak_kv_tokens: most KV tokens in use at once, over its engines; None if unknown.
-        kv_tokens: total capacity of the engines' KV caches.
     """
 
     model: str
@@ -78,9 +65,6 @@ class ObservedTraffic:
     output: LengthFigures | None
     ttft_p95_seconds: float | None
     tpot_p95_seconds: float | None
-    idle: Idle
-    peak_kv_tokens: float | None
-    kv_tokens: int
 
     @property
     def half_width_share(self) -> float:
@@ -143,7 +127,6 @@ def _traffic(
         kind: quantile(histograms[kind], 0.95) if kind in histograms else math.nan
         for kind in ("ttft", "tpot")
     }
-    told = [e for e in engines if e.peak_kv_usage is not None and e.kv_tokens]
     return ObservedTraffic(
         model=model,
         engines=tuple(engines),
@@ -153,11 +136,6 @@ def _traffic(
         output=lengths["output"],
         ttft_p95_seconds=_known(latency["ttft"]),
         tpot_p95_seconds=_known(latency["tpot"]),
-        idle=idle_of([running for e in engines for running in e.running]),
-        peak_kv_tokens=(
-            math.fsum((e.peak_kv_usage or 0.0) * e.kv_tokens for e in told) if told else None
-        ),
-        kv_tokens=sum(e.kv_tokens for e in engines),
     )
 
 
@@ -240,15 +218,3 @@ def _batch_half_width(cells: Sequence[Interval]) -> float:
         [math.fsum(c.arrivals for c in group) for group in groups],
         [math.fsum(c.end - c.begin for c in group) for group in groups],
     )
-
-
-def idle_of(running: Sequence[float]) -> Idle:
-    """Return how often nothing ran (Wilson's interval; looks close in time are correlated)."""
-    looks = len(running)
-    if not looks:
-        return Idle(0.0, 0.0, 1.0, 0)
-    share = sum(1 for r in running if r <= 0) / looks
-    z = _Z95**2 / looks
-    centre = (share + z / 2) / (1 + z)
-    width = _Z95 * math.sqrt(share * (1 - share) / looks + z / (4 * looks)) / (1 + z)
-    return Idle(share, max(0.0, centre - width), min(1.0, centre + width), looks)

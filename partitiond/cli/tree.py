@@ -88,10 +88,6 @@ ESTIMATE_OPTIONS: Final[Headings] = {
     "Traffic in detail": "--prompt-variation --output-variation --slo-ttft --slo-tpot",
     "Engine": PRECISION,
 }
-ADVISE_OPTIONS: Final[Headings] = {
-    "How long it is watched": "--minutes --every --window",
-    "What is planned": "--slo-ttft --slo-tpot --objective --time-limit",
-}
 
 _ENGINE: Final[Entries] = {
     "install": Leaf(
@@ -191,9 +187,7 @@ _TOOLS: Final[Entries] = {
         "Estimate a model on a device, without one.", "tools.estimate:estimate", ESTIMATE_OPTIONS
     ),
     "advise": Leaf(
-        "Say which GPUs a plan would free of a running deployment.",
-        "tools.advise:advise",
-        ADVISE_OPTIONS,
+        "Say which GPUs a plan would free of a running deployment.", "tools.advise:advise"
     ),
     "simulate": Branch(
         "Simulated GPU hosts to try things on, and a simulated fleet.", _SIMULATE, bare=None

@@ -4,23 +4,43 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from partitiond.advise.exposition import Scrape, parse
+from prometheus_client.samples import Sample
+
+from partitiond.advise.exposition import parse
 from partitiond.advise.observe import EngineWindow, Interval, observe
-from partitiond.advise.readings import WANTED, ScrapedHistogram
+from partitiond.advise.readings import (
+    WANTED,
+    EngineKey,
+    Reading,
+    ScrapedHistogram,
+    readings_of,
+)
+
+Look = tuple[float, tuple[Sample, ...]]
+"""Seconds since the observation began, and what an address told."""
 
 DATA = Path(__file__).parent / "data"
 CAPTURED_SECONDS = (0.02, 30.02, 60.02)
 
 
-def captured() -> list[Scrape]:
+def readings_in(looks: Sequence[Look], address: str = "a") -> dict[EngineKey, list[Reading]]:
+    """The readings of each engine behind an address."""
+    found: dict[EngineKey, list[Reading]] = {}
+    for at, samples in looks:
+        for key, reading in readings_of(address, at, samples).items():
+            found.setdefault(key, []).append(reading)
+    return found
+
+
+def captured() -> list[Look]:
     """The three looks at the real engine."""
     return [
-        Scrape(at, tuple(parse((DATA / f"vllm-0.32.0-cpu-{name}.txt").read_text(), WANTED)))
+        (at, tuple(parse((DATA / f"vllm-0.32.0-cpu-{name}.txt").read_text(), WANTED)))
         for at, name in zip(CAPTURED_SECONDS, ("00", "05", "10"), strict=True)
     ]
 
 
-def scrape(at: float, model: str = "m", **figures: float) -> Scrape:
+def scrape(at: float, model: str = "m", **figures: float) -> Look:
     """A look at an engine that tells these figures, without histograms."""
     names = {
         "ended": 'vllm:request_success_total{{finished_reason="stop",{0}}}',
@@ -29,13 +49,12 @@ def scrape(at: float, model: str = "m", **figures: float) -> Scrape:
         "refused": "vllm:admission_rejections_total{{{0}}}",
         "prompt_tokens": "vllm:prompt_tokens_total{{{0}}}",
         "output_tokens": "vllm:generation_tokens_total{{{0}}}",
-        "kv_usage": "vllm:kv_cache_usage_perc{{{0}}}",
     }
     label = f'model_name="{model}",engine="0"'
     lines = [f"{names[key].format(label)} {value}" for key, value in figures.items()]
     if "running" not in figures:
         lines.append(f"vllm:num_requests_running{{{label}}} 0")
-    return Scrape(at, tuple(parse("\n".join(lines))))
+    return at, tuple(parse("\n".join(lines), WANTED))
 
 
 def window(
@@ -53,7 +72,7 @@ def window(
         )
         for at in range(0, 601, 5)
     ]
-    return observe({address: scrapes})[0]
+    return observe(readings_in(scrapes, address))[0]
 
 
 def stretches(arrivals: Sequence[float], seconds: float = 1.0) -> list[Interval]:

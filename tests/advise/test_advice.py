@@ -131,9 +131,6 @@ def test_less_demand_never_needs_more_devices() -> None:
     [
         ({"refused": 30.0}, "refused"),
         ({"restarts": 2}, "restart"),
-        ({"preempted": 100.0}, "too small"),
-        ({"aborted": 300.0}, "50% of its requests were given up"),
-        ({"prefix_asked": 100.0, "prefix_found": 60.0}, "60% of its prompt tokens"),
     ],
 )
 def test_what_limits_the_advice_is_said(figures: dict[str, float], words: str) -> None:

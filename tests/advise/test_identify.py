@@ -13,7 +13,7 @@ from partitiond.advise.identify import (
     slug,
 )
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
-from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.errors import ModelSourceError
 from partitiond.core.model import spec as specs
 from partitiond.core.model.architecture import Architecture
 from partitiond.models.catalog import CATALOG
@@ -48,12 +48,7 @@ def test_a_model_is_known_by_its_name_its_root_or_its_folders_name() -> None:
         assert found.spec.demand.req_per_s == pytest.approx(1.0)
 
 
-def test_the_user_says_what_a_name_is_and_what_nobody_knows_has_a_reason() -> None:
-    found = find("chat", wishes=UserChoices(models={"chat": "opt-125m"}))
-    assert isinstance(found, Known)
-    assert (found.spec.name, found.names) == ("chat", ("opt-125m", "chat"))
-    with pytest.raises(SpecError, match="--model chat=opt-999b"):
-        find("chat", wishes=UserChoices(models={"chat": "opt-999b"}))
+def test_what_nobody_knows_has_a_reason() -> None:
     stranger = find("secret-model", ServedName("acme/secret-7b"))
     assert isinstance(stranger, UnidentifiedModel)
     assert "secret-model" in stranger.reason
@@ -68,8 +63,12 @@ def test_a_fleet_files_model_keeps_its_slo_rules_and_engine() -> None:
         engine=specs.EngineOptions(kv_cache_dtype="fp8", max_model_len=2048),
         min_replicas=2,
     )
-    found = find("chat", wishes=UserChoices(specs={"chat": spec}, slo=specs.Slo(9, 9)))
+    wishes = UserChoices({"chat": spec})
+    found = find("org/Chat", wishes=wishes)
     assert isinstance(found, Known)
+    assert found.names == ("chat", "opt-1.3b")
+    other = identify(traffic("chat"), ServedName(), wishes, asked, taken=("chat",))
+    assert isinstance(other, UnidentifiedModel), "a second one of the same name"
     assert found.spec.slo == specs.Slo(1.0, 0.05)
     assert found.spec.engine == spec.engine
     assert found.spec.demand.req_per_s == pytest.approx(1.0)

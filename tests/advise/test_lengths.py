@@ -33,7 +33,6 @@ def test_the_variation_comes_back_from_the_buckets(mean: int, variation: float) 
     found = figures(values)
     assert found.mean == math.fsum(values) / len(values)
     assert found.variation == pytest.approx(variation, rel=0.15)
-    assert found.misfit < 0.05
 
 
 def figures(values: Sequence[float], bounds: Sequence[float] = BOUNDS) -> LengthFigures:
@@ -42,12 +41,11 @@ def figures(values: Sequence[float], bounds: Sequence[float] = BOUNDS) -> Length
     return found
 
 
-def test_equal_lengths_are_fixed_two_kinds_no_lognormal_and_the_longest_a_bound() -> None:
+def test_equal_lengths_are_fixed_and_the_longest_is_a_bound() -> None:
     found = figures([256.0] * 50)
     assert found.variation == 0
     workload = workload_of(found, found)
     assert (workload.shape, workload.prompt_tokens) == (LengthShape.FIXED, 256)
-    assert figures([12.0] * 500 + [3000.0] * 500).misfit > 0.15
     assert figures([30, 60, 90]).longest == 100
     assert figures([30, 60, 700], [50, 100]).longest is None
 

@@ -70,7 +70,6 @@ TABLES = {
     ("keys", "create"): tree.KEY_OPTIONS,
     ("keys", "update"): tree.KEY_OPTIONS,
     ("tools", "estimate"): tree.ESTIMATE_OPTIONS,
-    ("tools", "advise"): tree.ADVISE_OPTIONS,
 }
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import httpx
 
-from partitiond.advise.exposition import Scrape, parse
+from partitiond.advise.exposition import parse
 from partitiond.advise.identify import ServedName
 from partitiond.advise.observe import keep
-from partitiond.advise.readings import WANTED
+from partitiond.advise.readings import WANTED, EngineKey, Reading, readings_of
 from partitiond.core.errors import SpecError, UpstreamError
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -29,13 +29,15 @@ class ScrapedEngines:
     """What was seen so far; the object can be used at any time.
 
     Attributes:
-        scrapes: scrapes of each address, in the order of time.
+        readings: readings of each engine, in the order of time.
+        answered: number of looks with an answer, by address.
         missed: number of looks without an answer, and the last reason, by address.
         served: entries of `/v1/models`, by address and name.
         seconds: time since the first look.
     """
 
-    scrapes: dict[str, list[Scrape]] = dataclasses.field(default_factory=dict)
+    readings: dict[EngineKey, list[Reading]] = dataclasses.field(default_factory=dict)
+    answered: dict[str, int] = dataclasses.field(default_factory=dict)
     missed: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     served: dict[str, dict[str, ServedName]] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
@@ -107,8 +109,9 @@ async def _look(address: str, client: httpx.AsyncClient, at: float, into: Scrape
         count, _ = into.missed.get(address, (0, ""))
         into.missed[address] = (count + 1, _said(error))
         return
-    scrape = Scrape(at, tuple(parse(text, WANTED)))
-    keep(into.scrapes.setdefault(address, []), scrape)
+    into.answered[address] = into.answered.get(address, 0) + 1
+    for key, reading in readings_of(address, at, parse(text, WANTED)).items():
+        keep(into.readings.setdefault(key, []), reading)
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> str:
@@ -146,7 +149,7 @@ def _check_first(into: ScrapedEngines, addresses: Sequence[str]) -> None:
                 after_first_byte=False,
                 hint="Check the address; it is asked for /metrics.",
             )
-        if not into.scrapes[address][0].samples:
+        if not any(key.address == address for key in into.readings):
             raise UpstreamError(
                 f"{address} answers, but not with a vLLM's metrics.",
                 after_first_byte=False,

@@ -9,9 +9,7 @@ import typer
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, check_time_limit, option, spread
 from partitiond.cli.output import out, print_json
-from partitiond.core.errors import InputError, SpecError
-from partitiond.core.plan.objectives import instead_of
-from partitiond.core.plan.record import Objective
+from partitiond.core.errors import InputError
 
 if TYPE_CHECKING:
     from partitiond.cli.tools.local_advise import AdviseRequest
@@ -39,17 +37,12 @@ def advise(
     gpu: list[str] | None = option(
         "What the engines run on; default this host's.", metavar='"4 a100-80gb"'
     ),
-    fleet: Path | None = option("Devices, SLOs and rules from a fleet file.", metavar="FILE"),
-    model: list[str] | None = option("What a served name is; repeatable.", metavar="NAME=MODEL"),
+    fleet: Path | None = option(
+        "Devices, and what served names are: models, SLOs and rules of a fleet file.",
+        metavar="FILE",
+    ),
     profiles: list[Path] | None = option(
         "Measured profiles, files or folders; repeatable.", metavar="PATH"
-    ),
-    slo_ttft: float | None = option("Bound on the time to first token.", metavar="SECONDS"),
-    slo_tpot: float | None = option("Bound on the time per output token.", metavar="SECONDS"),
-    objective: str = option(
-        "What the plans minimise.",
-        default=Objective.MIN_DEVICES.value,
-        metavar="min-devices|min-price|min-energy",
     ),
     time_limit: float = option("For each of three plans.", default=5.0, metavar="SECONDS"),
     draw: bool = option("Also draw the plan for the high end of the demand."),
@@ -57,9 +50,9 @@ def advise(
 ) -> None:
     """Say which GPUs a plan would free of a running deployment.
 
-    Read-only: it asks vLLM's /metrics and NVML for some minutes, derives demand,
-    lengths, peak KV and idle time, and plans the same demand three times: for the low end, the
-    middle and the high end of what was seen. It starts and changes nothing.
+    Read-only: it asks vLLM's /metrics and NVML for some minutes, derives demand and lengths, and
+    plans the same demand three times: for the low end, the middle and the high end of what was
+    seen. It starts and changes nothing.
     """
     from partitiond.cli.tools.local_advise import AdviseRequest
 
@@ -70,11 +63,8 @@ def advise(
         every_seconds=_positive("--every", every, "seconds"),
         gpus=tuple(gpu or ()),
         fleet=fleet,
-        models=_pairs(model or ()),
         profiles=tuple(profiles or ()),
-        slo=_slo(slo_ttft, slo_tpot),
         window_seconds=None if window is None else _positive("--window", window, "minutes") * 60,
-        objective=_objective(objective),
         time_limit_seconds=time_limit,
     )
     _check_sources(asked)
@@ -109,35 +99,3 @@ def _positive(option: str, value: float, unit: str) -> float:
     if not (math.isfinite(value) and 0 < value <= 1e6):
         raise InputError(f"{option} must be a number above 0, got {value:g}.", hint=f"In {unit}.")
     return value
-
-
-def _pairs(texts: list[str] | tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        name, separator, meant = text.partition("=")
-        if not (separator and name.strip() and meant.strip()):
-            raise InputError(
-                f"--model {text!r} is not of the form NAME=MODEL.",
-                hint="As --model chat=llama-3.1-8b: the name it is served under, then a catalog "
-                "name, hub id or folder.",
-            )
-        found[name.strip()] = meant.strip()
-    return found
-
-
-def _slo(ttft: float | None, tpot: float | None) -> tuple[float, float] | None:
-    if (ttft is None) != (tpot is None):
-        raise InputError(
-            "an SLO needs both --slo-ttft and --slo-tpot.", hint="In seconds, as 1 and 0.05."
-        )
-    return None if ttft is None or tpot is None else (ttft, tpot)
-
-
-def _objective(text: str) -> Objective:
-    costs = [objective for objective in Objective if objective.is_cost]
-    if text not in costs:
-        raise SpecError(
-            f"{text!r} is no objective that frees devices.",
-            hint=instead_of(text, costs),
-        )
-    return Objective(text)

@@ -10,7 +10,7 @@ from rich.text import Text
 from partitiond.advise.advice import Advice, LevelPlan
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
-from partitiond.advise.traffic import Idle, ObservedTraffic
+from partitiond.advise.traffic import ObservedTraffic
 from partitiond.cli.columns import new_table
 from partitiond.cli.output import jsonable
 from partitiond.cli.plan.view import SHORT_KIND, render_plan
@@ -87,8 +87,8 @@ def verdict(advice: Advice) -> str:
 
 
 def _seen_table(advice: Advice) -> Table:
-    """Lengths: mean/p95 in tokens. Idle: share of the looks. KV: the largest share ever in use."""
-    table = _table("seen", "engines", "req/s (95 %)", "prompt", "output", "idle (95 %)", "KV")
+    """Lengths: mean/p95 in tokens."""
+    table = _table("seen", "engines", "req/s (95 %)", "prompt", "output")
     for traffic in _seen(advice):
         rate = traffic.busiest
         table.add_row(
@@ -97,8 +97,6 @@ def _seen_table(advice: Advice) -> Table:
             f"{_number(rate.middle)} ({_number(rate.low)}-{_number(rate.high)})",
             _lengths(traffic.prompt),
             _lengths(traffic.output),
-            _idle(traffic.idle),
-            _kv(traffic),
         )
     return table
 
@@ -172,12 +170,12 @@ def _assumed(advice: Advice) -> Iterator[str]:
     for model, ratio in _slower(advice):
         yield (
             f"{model}: its replicas' TPOT p95 at full batch is {ratio:.1f} times today's; "
-            "bound it with --slo-ttft and --slo-tpot if that matters."
+            "if that matters, give the model an slo in a fleet file."
         )
     for name in _alone(advice):
         yield (
             f"{name}: one replica takes the place of several engines, so its loss is an outage; "
-            "--survive device keeps a second one elsewhere."
+            'survive = "device" in a fleet file keeps a second one elsewhere.'
         )
     kinds = {kind for level in advice.levels for kind in _kinds(level)}
     if ProfileKind.ESTIMATED in kinds:
@@ -241,16 +239,6 @@ def _lengths(figures: LengthFigures | None) -> str:
     return "-" if figures is None else f"{figures.mean:.0f}/{figures.p95:.0f}"
 
 
-def _idle(idle: Idle) -> str:
-    return f"{idle.share:.0%} ({idle.low:.0%}-{idle.high:.0%})" if idle.looks else "-"
-
-
-def _kv(traffic: ObservedTraffic) -> str:
-    if traffic.peak_kv_tokens is None or not traffic.kv_tokens:
-        return "-"
-    return f"{traffic.peak_kv_tokens / traffic.kv_tokens:.1%}"
-
-
 # --- JSON -------------------------------------------------------------------------------------
 
 
@@ -298,17 +286,11 @@ def _plain_model(traffic: ObservedTraffic, known: Known | None) -> dict[str, Any
         "output_tokens": _plain_lengths(traffic.output),
         "ttft_p95_seconds": traffic.ttft_p95_seconds,
         "tpot_p95_seconds": traffic.tpot_p95_seconds,
-        "idle_share": {
-            "middle": traffic.idle.share, "low": traffic.idle.low, "high": traffic.idle.high
-        },
-        "peak_kv_tokens": traffic.peak_kv_tokens,
-        "kv_tokens": traffic.kv_tokens,
         "refused": sum(engine.refused for engine in traffic.engines),
-        "preempted": sum(engine.preempted for engine in traffic.engines),
         "restarts": sum(engine.restarts for engine in traffic.engines),
-    }  # fmt: skip
+    }
 
 
 def _plain_lengths(figures: LengthFigures | None) -> dict[str, float | None] | None:
-    names = ("mean", "variation", "p50", "p95", "longest")
+    names = ("mean", "variation", "p95", "longest")
     return None if figures is None else {name: getattr(figures, name) for name in names}

@@ -11,11 +11,10 @@ import typer
 
 from partitiond.advise.advice import Advice, Choices
 from partitiond.advise.advice import advise as advise_on
-from partitiond.advise.exposition import Scrape
 from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.observe import observe
-from partitiond.advise.readings import readings_of
+from partitiond.advise.readings import EngineKey, Reading
 from partitiond.advise.sources.gpus import GpuWatch
 from partitiond.advise.sources.scraper import ScrapedEngines, watch
 from partitiond.advise.today import (
@@ -32,12 +31,11 @@ from partitiond.cli.progress import reporting
 from partitiond.core.errors import PartitiondError, SpecError, UpstreamError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.spec import ModelSource, ModelSpec, Slo
-from partitiond.core.plan.record import Objective
+from partitiond.core.model.spec import ModelSource, ModelSpec
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import format_duration
 from partitiond.devices.cpu import discover_cpu
-from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.file import load_fleet
 from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.resolver import Resolver
 from partitiond.settings.schema import Settings
@@ -52,7 +50,6 @@ class AdviseRequest:
         seconds: how long to watch the addresses.
         every_seconds: seconds between two looks.
         window_seconds: length of the busiest window to plan for; None for all that is seen.
-        models: the model behind each served name.
     """
 
     addresses: tuple[str, ...]
@@ -60,18 +57,15 @@ class AdviseRequest:
     every_seconds: float
     gpus: tuple[str, ...]
     fleet: Path | None
-    models: dict[str, str]
     profiles: tuple[Path, ...]
-    slo: tuple[float, float] | None
     window_seconds: float | None
-    objective: Objective
     time_limit_seconds: float
 
 
 Seen = tuple[
-    Mapping[str, Sequence[Scrape]], Mapping[str, Mapping[str, ServedName]], Deployment, float
+    Mapping[EngineKey, Sequence[Reading]], Mapping[str, Mapping[str, ServedName]], Deployment, float
 ]
-"""Scrapes and served names by address, the devices, and the seconds watched."""
+"""Readings by engine, served names by address, the devices, and the seconds watched."""
 
 
 def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
@@ -84,7 +78,11 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
     """
     settings = settings_of(ctx)
     fleet = load_fleet(asked.fleet) if asked.fleet is not None else None
-    wishes = _wishes(asked, fleet)
+    wishes = (
+        UserChoices({m.name: m for m in fleet.models}, fleet.architectures)
+        if fleet
+        else UserChoices()
+    )
     measured = _measured(ctx, asked)
     given = (*(fleet.devices if fleet else ()), *described(asked.gpus))
     return plan_seen(asked, wishes, measured, _watched(asked, given, settings), settings)
@@ -98,8 +96,8 @@ def plan_seen(
     settings: Settings,
 ) -> Advice:
     """Advice on the observed deployment. Raises SpecError, UpstreamError."""
-    scrapes, served, today, seconds = seen
-    traffic = traffic_of(observe(scrapes), asked.window_seconds)
+    readings, served, today, seconds = seen
+    traffic = traffic_of(observe(readings), asked.window_seconds)
     if not traffic:
         raise UpstreamError(
             "no engine was seen twice.",
@@ -118,16 +116,7 @@ def plan_seen(
         strangers,
         {name: one.profiles for name, one in knowledge.items()},
         seconds=seconds,
-        choices=Choices(now, asked.time_limit_seconds, asked.objective),
-    )
-
-
-def _wishes(asked: AdviseRequest, fleet: Fleet | None) -> UserChoices:
-    return UserChoices(
-        models=asked.models,
-        specs={spec.name: spec for spec in fleet.models} if fleet else {},
-        architectures=fleet.architectures if fleet else {},
-        slo=Slo(*asked.slo) if asked.slo else None,
+        choices=Choices(now, asked.time_limit_seconds),
     )
 
 
@@ -152,7 +141,7 @@ def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) 
     today = Deployment(
         found.devices, {**found.on, **said}, found.busy, (*found.notes, *_missed(seen))
     )
-    return seen.scrapes, seen.served, today, seen.seconds
+    return seen.readings, seen.served, today, seen.seconds
 
 
 def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
@@ -171,8 +160,7 @@ def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
     with reporting(err()) as progress:
 
         def show(now: ScrapedEngines) -> None:
-            _check_names(asked.models, now)
-            looks = sum(len(scrapes) for scrapes in now.scrapes.values())
+            looks = sum(now.answered.values())
             left = max(0.0, asked.seconds - now.seconds)
             progress.update(f"{looks} looks", min(1.0, now.seconds / asked.seconds), left)
 
@@ -187,29 +175,14 @@ def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
                 )
             )
         except KeyboardInterrupt:
-            if not any(len(scrapes) > 1 for scrapes in watched.scrapes.values()):
+            if not any(len(readings) > 1 for readings in watched.readings.values()):
                 raise
     return watched
 
 
-def _check_names(models: Mapping[str, str], watched: ScrapedEngines) -> None:
-    """Raise SpecError for a --model that no engine serves: at the first look, not at the end."""
-    seen = {
-        key.model
-        for address, scrapes in watched.scrapes.items()
-        for key in readings_of(address, scrapes[-1])
-    }
-    unused = sorted(set(models) - seen)
-    if unused:
-        raise SpecError(
-            f"--model {unused[0]}={models[unused[0]]}: nobody serves {unused[0]}.",
-            hint=f"Served are {', '.join(sorted(seen)) or 'none'}.",
-        )
-
-
 def _missed(watched: ScrapedEngines) -> Iterable[str]:
     for address, (count, reason) in sorted(watched.missed.items()):
-        answered = len(watched.scrapes.get(address, ()))
+        answered = watched.answered.get(address, 0)
         yield f"{address} answered {answered} of {answered + count} looks; last: {reason}"
 
 

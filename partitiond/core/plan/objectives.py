@@ -27,9 +27,9 @@ def objectives_told(objectives: Iterable[Objective] = tuple(Objective)) -> str:
     return "; ".join(f"{objective.value}: {BUYS[objective]}" for objective in objectives)
 
 
-def instead_of(name: str, objectives: Iterable[Objective] = tuple(Objective)) -> str:
+def instead_of(name: str) -> str:
     """Say which objective to take in place of a name that is none."""
-    return REMOVED.get(name.lower()) or f"Use one of these: {objectives_told(objectives)}."
+    return REMOVED.get(name.lower()) or f"Use one of these: {objectives_told()}."
 
 
 def not_removed(name: object) -> object:

@@ -52,8 +52,9 @@ async def test_looks_come_as_often_as_asked_and_the_name_is_looked_up_once() -> 
 
     with serving(answer) as address:
         seen = await look([address, f"{address}/metrics"], seconds=20, every=5)
-    assert {len(scrapes) for scrapes in seen.scrapes.values()} == {5}
-    assert [s.at_seconds for s in seen.scrapes[address]] == [0, 5, 10, 15, 20]
+    assert seen.answered == {address: 5, f"{address}/metrics": 5}
+    for readings in seen.readings.values():
+        assert [reading.at_seconds for reading in readings] == [0, 5, 10, 15, 20]
     assert paths.count("/v1/models") == 2
     assert set(paths) == {"/metrics", "/v1/models"}
     assert seen.served[address]["smollm2-135m"] == ServedName("/models/smollm2-135m", 512)
@@ -64,7 +65,8 @@ async def test_an_engine_that_fails_later_loses_looks_not_the_advice() -> None:
 
     with serving(lambda path: next(answers) if path == "/metrics" else (401, "")) as address:
         seen = await look([address])
-    assert len(seen.scrapes[address]) == 3
+    assert seen.answered == {address: 3}
+    assert [len(readings) for readings in seen.readings.values()] == [3]
     count, reason = seen.missed[address]
     assert count == 2
     assert "500" in reason
