@@ -51,7 +51,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=540.0, help="seconds, everything included")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="results; kept")
     parser.add_argument(
-        "--scale", choices=PLANS, default="full", help="which trials, by value; results are shared"
+        "--scale",
+        choices=PLANS,
+        help="which trials, by value; results are shared (default full; with --cpu only quick)",
     )
     parser.add_argument("--only", default="", help="steps, as 1,2; what they need runs, too")
     parser.add_argument(
@@ -76,6 +78,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     instead.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
     instead.add_argument("--cpu", action="store_true", help="measure on the host's CPU")
     arguments = parser.parse_args(argv)
+    arguments.scale = arguments.scale or ("quick" if arguments.cpu else "full")
+    if arguments.cpu and arguments.scale != "quick":
+        parser.error(f"--cpu runs --scale quick alone: those of {arguments.scale} need a GPU")
     try:
         arguments.only = frozenset(int(n) for n in arguments.only.split(",") if n.strip())
     except ValueError:

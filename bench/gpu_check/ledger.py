@@ -11,7 +11,8 @@ from typing import IO, Any, Final
 from bench.gpu_check.schedule import Standing, State
 from partitiond.core.errors import ConflictError, InputError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""Of 1, trials of the same names measured something else."""
 CHECKPOINT: Final = "checkpoint.json"
 
 
@@ -82,7 +83,9 @@ class Ledger:
         try:
             held = json.loads(path.read_bytes())
             if held["schema"] != SCHEMA:
-                raise ValueError(f"schema {held['schema']!r}")
+                raise ValueError(
+                    f"schema {held['schema']!r}, not {SCHEMA}: its trials measured other things"
+                )
             ledger = cls(path, Subject(**held["subject"]))
             ledger.starts = [float(seconds) for seconds in held["starts"]]
             ledger.spent_seconds = float(held["spent_seconds"])

@@ -48,12 +48,15 @@ def test_what_is_another_s_or_no_checkpoint_is_refused_and_kept(tmp_path: Path) 
     with pytest.raises(ConflictError, match=r"vllm 0\.22\.0"):
         Ledger.load(tmp_path, Subject("h200-141gb", "simulated", "fake"))
     assert file.read_bytes() == before
-    for text in ("", "{}", "[]", '{"schema": 9}', '{"schema": 1, "subject": {}}', '{"schema": 1,'):
+    for text in ("", "{}", "[]", '{"schema": 9}', '{"schema": 2, "subject": {}}', '{"schema": 2,'):
         file.write_text(text)
         with pytest.raises(InputError) as caught:
             Ledger.load(tmp_path, SUBJECT)
         assert caught.value.hint
         assert file.read_text() == text
+    file.write_bytes(before.replace(b'"schema": 2', b'"schema": 1'))
+    with pytest.raises(InputError, match="schema 1, not 2: its trials measured other things"):
+        Ledger.load(tmp_path, SUBJECT)
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu_check.__main__ import main
+from bench.gpu_check.__main__ import main, parse
 from bench.gpu_check.publish import main as main_of_publishing
 from partitiond import serde
 from partitiond.core.profile.record import Profile
@@ -96,7 +96,7 @@ def test_arguments_that_make_no_sense_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in ("--only x", "--only 22", "--budget 0", "--budget nan", "--stream-interval 0",
-                      "--nonsense"):  # fmt: skip
+                      "--nonsense", "--cpu --scale full", "--cpu --scale paper"):  # fmt: skip
         with pytest.raises(SystemExit) as caught:
             main([*arguments.split(), "--out", str(tmp_path / "out")])
         assert caught.value.code == 2
@@ -109,6 +109,12 @@ def test_arguments_that_make_no_sense_are_refused(
     assert main(["--fake", "--out", str(tmp_path)]) == 2
     assert "checkpoint" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.json").read_text() == "precious"
+
+
+def test_a_cpu_has_the_trials_of_quick_alone() -> None:
+    for arguments, scale in (("", "full"), ("--fake", "full"), ("--scale paper", "paper"),
+                             ("--cpu", "quick"), ("--cpu --scale quick", "quick")):  # fmt: skip
+        assert parse(arguments.split()).scale == scale
 
 
 def test_it_needs_two_packages_only() -> None:

@@ -25,6 +25,7 @@ from partitiond.devices.cpu import discover_cpu
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
+FIT_OPTIONS = {"fit_to", "as_json"}
 
 
 @spread
@@ -71,6 +72,12 @@ def estimate(
     engine and no network. An estimate is what the hardware's figures allow, not a measurement.
     """
     if fit_to is not None:
+        sources = (ctx.get_parameter_source(name) for name in ctx.params.keys() - FIT_OPTIONS)
+        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+            raise InputError(
+                "--fit goes with neither a model nor the options of an estimate.",
+                hint="Give --fit FOLDER alone, or leave it out.",
+            )
         fit(fit_to, as_json=as_json)
         return
     if model is None or (hardware is None) == (compare is None):

@@ -18,13 +18,17 @@ from partitiond.models.catalog import CATALOG
 
 
 def sources_in(folder: Path) -> Iterator[Source]:
-    """Return the measured profiles of catalog models that tell a round's time."""
+    """Return the measured profiles of catalog models that tell a decode step's time.
+
+    Answers of one token or of one piece, as embeddings, have no TPOT and no decode steps.
+    """
     for path in profile_paths([folder]):
         profile = read_profile(path)
         entry = CATALOG.get(profile.model)
         if entry is None or profile.kind is not ProfileKind.MEASURED or profile.variant:
             continue
-        if usable_points(profile):
+        points = usable_points(profile)
+        if points and all(point.tpot.p95 > 0 for point in points):
             yield source_of(profile, entry.architecture, hardware_for_key(profile.hardware))
 
 
@@ -33,7 +37,7 @@ def fit(folder: Path, *, as_json: bool) -> None:
     found = fit_kinds(list(sources_in(folder)))
     if not found:
         raise InputError(
-            f"{folder} has no measured profile of a catalog model.",
+            f"{folder} has no measured profile of a catalog model with decode steps.",
             hint="Name a folder of profiles, as profiles/.",
         )
     emit(found, as_json=as_json, render=lambda: Group(*(fit_table(one) for one in found)))
@@ -45,9 +49,10 @@ def fit_table(found: FactorFit) -> RenderableType:
     for figure in FIGURES:
         sides = (found.shipped, found.fitted, found.left_out)
         table.add_row(figure, *(f"{side[figure]:.0%}" if side else "-" for side in sides))
+    counted = f"{found.profiles} profiles with decode steps, of {found.models} models"
     constants = ", ".join(f"{value:.3g} {unit}" for unit, value in found.constants.items())
     return Group(
-        Text(f"{found.hardware}: {found.profiles} profiles of {found.models} models", "bold"),
+        Text(f"{found.hardware}: {counted}", "bold"),
         table,
         Text(f"fitted: {constants}\nleft out: fitted to the other models' profiles alone"),
     )
