@@ -263,8 +263,8 @@ def fleet_file_page() -> str:
     blocks = [
         "A TOML file for `partitiond up -f` and `partitiond plan --from`; "
         "`partitiond schema fleet --json` prints its JSON schema for editors. A wrong file is "
-        "refused with several mistakes at once, unknown keys before values out of range, each with "
-        "its line and what was meant; `partitiond up -f FLEET --dry-run` shows what it "
+        "refused with several mistakes at once, those of all of its tables, each with its line and "
+        "what was meant; `partitiond up -f FLEET --dry-run` shows what it "
         f"would change. Bodies of the [control API](api.md) have the same fields. {OPTIONAL}",
         f"```toml\n{EXAMPLE}```",
         *_about(schema),

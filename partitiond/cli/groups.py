@@ -1,6 +1,8 @@
 """Builds the tree of commands, and imports a command's module once the command is chosen."""
 
+import difflib
 import importlib
+import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -70,9 +72,16 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the first word names. Raises UsageError."""
-        path = f"{ctx.command_path} {args[0]}".partition(" ")[2]
-        if args[0] not in self.commands and path in REMOVED:
+        word, group = args[0], ctx.command_path.partition(" ")[2]
+        path = f"{group} {word}".lstrip()
+        if word not in self.commands and path in REMOVED:
             ctx.fail(f"There is no command {path!r} any more: {REMOVED[path]}.")
+        of_show: Any = getattr(self.commands.get("show"), "params", ())
+        if word not in self.commands and any(p.param_type_name == "argument" for p in of_show):
+            near = difflib.get_close_matches(word, self.commands, 1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            one = f"`partitiond {group} show {shlex.quote(word)}` shows one."
+            ctx.fail(f"No such command {word!r}.{meant} {one}")
         return super().resolve_command(ctx, args)
 
 

@@ -159,22 +159,24 @@ def load_fleet(path: Path) -> Fleet:
     table = FleetTable()
     try:
         table = FleetTable.model_validate(plain)
-        entries = list(enumerate(table.models))
+        entries = [(number, model, True) for number, model in enumerate(table.models)]
     except ValidationError as error:
         wrong = list(of_validation(error, fleet_schema()))
-        entries = list(_without_unknown_keys(plain, error))
+        entries = list(_without_mistakes(plain, error))
+        with contextlib.suppress(ValidationError):  # told already
+            table = FleetTable.model_validate({"devices": plain.get("devices", ())})
     models: list[ModelSpec] = []
     architectures: dict[str, Architecture] = {}
     names: set[str] = set()
-    for number, written in entries:
+    for number, written, whole in entries:
         try:
             entry = written.beside(path.parent)
             values: list[tuple[Place, str, str]] = [
                 (("models", number, *place), error.message.rstrip("."), error.hint)
                 for place, error in entry.wrong_values(RegistrationRules())
             ]
-            if values:
-                wrong += values
+            wrong += values
+            if values or not whole:
                 continue
             spec = entry.to_spec(RegistrationRules())
             if taken := {spec.name, *spec.aliases} & names:
@@ -196,20 +198,23 @@ def load_fleet(path: Path) -> Fleet:
     return Fleet(tuple(models), devices, table.settings, architectures, path, memory)
 
 
-def _without_unknown_keys(
+def _without_mistakes(
     plain: Mapping[str, Any], error: ValidationError
-) -> Iterator[tuple[int, ModelTable]]:
-    """Yield the models that are valid but for keys that there are not, without those, by number."""
-    unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+) -> Iterator[tuple[int, ModelTable, bool]]:
+    """Yield the models that are valid without keys that there are not, and without fields that have
+    another mistake: number, model, and whether it has all of these fields."""
     tables = plain.get("models")
+    errors = [item for item in error.errors() if item["loc"][0] == "models" and item["loc"][2:]]
     for number, table in enumerate(tables if isinstance(tables, list) else ()):
+        mine = [item for item in errors if item["loc"][1] == number]
+        wrong = {item["loc"][2] for item in mine if item["type"] != "extra_forbidden"}
         known = copy.deepcopy(table)
-        for place in unknown:
-            if place[:2] == ("models", number):
-                within = functools.reduce(operator.getitem, place[2:-1], known)
-                del within[place[-1]]
+        for *within, key in (item["loc"][2:] for item in mine if item["loc"][2] not in wrong):
+            del functools.reduce(operator.getitem, within, known)[key]
+        for field in wrong:
+            known.pop(field, None)
         with contextlib.suppress(ValidationError):  # told already
-            yield number, ModelTable.model_validate(known)
+            yield number, ModelTable.model_validate(known), not wrong
 
 
 def _shipped(path: Path) -> Path | None:

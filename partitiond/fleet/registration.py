@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
-from partitiond.core.model.request_options import MAX_ALIASES, check_sampling
+from partitiond.core.model.request_options import MAX_ALIASES, check_request_limits, check_sampling
 from partitiond.core.model.spec import (
     Autoscale,
     Demand,
@@ -209,6 +209,7 @@ class ModelBody(ChangeableBody, NamedBody):
         for part in _PARTS:
             if getattr(self, part) is not None:
                 attempts[part] = functools.partial(self._part, part)
+        attempts["request_limits"] = lambda: check_request_limits(self._part("request_limits"))
         for part, attempt in attempts.items():
             try:
                 attempt()

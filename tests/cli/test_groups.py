@@ -50,7 +50,12 @@ def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli:
     assert "--weights" in profile
     assert "--paper-requests" not in profile, "rare options are not on the first screen"
     assert "--undo" in cli("setup -h").out
-    cli("models shwo").refused(2, "Did you mean 'show'")
+    cli("models shwo").refused(2, "Did you mean 'show'? `partitiond models show shwo` shows one.")
+    for group in ("models", "devices", "keys"):
+        says = f"No such command 'qwen'. `partitiond {group} show qwen` shows one."
+        cli(group, "qwen").refused(2, says)
+    for group in ("hosts", "setup engine"):
+        assert "shows one" not in cli(*group.split(), "qwen").err, "there is no such command"
 
 
 def test_a_command_of_a_release_before_is_refused_with_what_does_the_same(cli: Cli) -> None:

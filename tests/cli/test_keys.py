@@ -75,8 +75,10 @@ def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
     assert len(rotated.out.split()) == 1
     assert "taken until" in rotated.err
     cli("keys update", record.id, "--rotate", "1h")
-    both = cli("keys update", record.id, "--rotate", "0", "--label", "new", "--json").json
-    assert (both["record"]["label"], len(both["key"].split())) == ("new", 1)
+    both = cli("keys update", record.id, "--rotate", "0", "--json").json
+    assert (both["record"]["label"], len(both["key"].split())) == ("old", 1)
+    cli("keys update", record.id, "--rotate", "0", "--label", "new").refused(2, "stands alone")
+    assert service.keys.keys()[0].label == "old", "nothing is half done"
     cli("keys update", record.id, "--rotate", "a while").refused(2)
     assert service.keys.graces == [7200.0, 3600.0, 0.0]
     service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))

@@ -276,6 +276,21 @@ rules = 4
         ("line 14", "models, entry 3, rules"),
     ]
     assert "rules: must be a table (got 4)" in caught.value.message
+    beside = f"""{MODEL}nam = "a"
+workload = {{ prompt_tokens = 0 }}
+slo = {{ ttft_seconds = -1, bar = 2 }}
+rules = {{ survive = "x", survive_share = 0.5 }}
+request_limits = {{ max_sequences = -1 }}
+priority = -1
+engine = {{ max_model_len = -2 }}
+{L4}idle_watts = 900
+"""
+    with pytest.raises(SpecError) as caught:
+        load_fleet(write(tmp_path, beside))
+    places = [line.split(": ")[1] for line in caught.value.message.splitlines()[1:]]
+    of_model = ("nam", "workload, prompt_tokens", "slo, bar", "slo, tpot_seconds", "rules, survive",
+                "request_limits, max_sequences", "priority", "engine, max_model_len")  # fmt: skip
+    assert places == [*(f"models, entry 1, {name}" for name in of_model), "devices, entry 1"]
     refused = f"{MODEL}{MODEL}{L4}idle_watts = 900\n[[devices]]\nhardware = 'x'\n"
     with pytest.raises(SpecError, match="has 3 mistakes") as caught:
         load_fleet(write(tmp_path, refused))

@@ -67,6 +67,10 @@ def cordon(
     applied.
     """
     if lift:
+        if reason:
+            raise InputError(
+                "--lift keeps no reason.", hint="Leave --reason out: it is for a cordon."
+            )
         _lift(ctx, device_id, as_json=as_json)
         return
     if not reason.strip():

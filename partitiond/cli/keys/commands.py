@@ -12,7 +12,7 @@ from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
 from partitiond.cli.options import JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import emit, out, print_json, say, tell
-from partitiond.core.errors import NotFoundError
+from partitiond.core.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -90,14 +90,16 @@ def update(
     """
     if not terms and rotate is None:
         raise typer.BadParameter("nothing to change: give at least one option.")
-    seconds = None if rotate is None else given.seconds_of("--rotate", rotate)
+    if terms and rotate is not None:
+        raise InputError(
+            "--rotate stands alone.", hint="Change first, and rotate by a second `keys update`."
+        )
     with client_of(ctx) as client:
-        if terms:
+        if rotate is None:
             record = _with_key(client, key_id, lambda found: client.update_key(found, terms))
-            if seconds is None or not as_json:
-                tell(record, f"Key {record.id} is changed.", as_json=as_json)
-        if seconds is None:
+            tell(record, f"Key {record.id} is changed.", as_json=as_json)
             return
+        seconds = given.seconds_of("--rotate", rotate)
         record, key = _with_key(client, key_id, lambda found: client.rotate_key(found, seconds))
     if as_json:
         print_json({"record": record, "key": key})

@@ -48,6 +48,8 @@ def create(
 
     Compiles its libraries with the system's C compiler, once.
     """
+    if name is None and folder is not None:
+        raise typer.BadParameter("name the host to make there; without --out they are listed.")
     if name is None:
         shipped = shipped_descriptions()
         emit(list(shipped.values()), as_json=as_json, render=lambda: _hosts_table(shipped))

@@ -43,7 +43,8 @@ def test_mistakes_are_answered(
 ) -> None:
     cli("devices show GPU-none").refused(Exit.NOT_FOUND, "no device GPU-none", host.uuids()[0])
     cli("devices show GPU-").refused(2)
-    cli("devices nonsense").refused(2)
+    cli("devices nonsense").refused(2, "`partitiond devices show nonsense` shows one")
+    cli("devices cordon cpu --lift --reason fan").refused(2, "--lift keeps no reason")
     cli("devices cordon cpu").refused(2, "needs a reason")
     cli("devices cordon cpu --reason fan").refused(5, "no daemon answers")
     monkeypatch.setenv("PARTITIOND_GPU__SIMULATED_HOST", str(tmp_path / "none"))

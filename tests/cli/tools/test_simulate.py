@@ -32,6 +32,7 @@ def test_shipped_hosts_are_listed_made_and_shown(cli: Cli, tmp_path: Path) -> No
     assert (first["mig"], second["mig_instances"]) == (True, [])
     cli(f"{SIMULATE} break", tmp_path / "new").ended(0, "3g.40gb@4")
     (tmp_path / "file").write_text("here")
+    cli(f"{SIMULATE} create --out", tmp_path / "none").refused(2, "name the host to make there")
     below = tmp_path / "file" / "host"
     cli(f"{SIMULATE} create mixed --out", below).refused(10, "Not a directory")
 
