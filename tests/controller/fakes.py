@@ -223,6 +223,7 @@ class FakeProxy:
         self.idle_seconds: dict[str, float] = {}
         self.uses: dict[str, KeyUse] | None = None
         self.sampled: TrafficSample | None = None
+        self.unreported: set[str] = set()
         self.starts = self.asked = 0
         self.problem = ""
         self.alive = False
@@ -270,7 +271,7 @@ class FakeProxy:
         names = {route.name for route in self.table.models} if self.tables else set()
         return {
             name: Traffic(self.waiting.get(name, 0), self.idle_seconds.get(name, 0.0))
-            for name in names
+            for name in names - self.unreported
         }
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:

@@ -9,12 +9,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from partitiond.controller.demand.room import (
+    MIN_START_SECONDS,
     Rooms,
     free_room,
     held_by_model,
     host_places,
+    level_held,
     need_of,
     needs_of,
+    one_byte_more,
     steps_of,
 )
 from partitiond.controller.demand.scaling import Scaling
@@ -34,7 +37,6 @@ from partitiond.core.replica.readiness import (
     Asker,
     Grant,
     Resident,
-    Room,
     RoomNeed,
     expected_rate,
     readiness,
@@ -51,13 +53,14 @@ LOOK_SECONDS: Final = 1.0
 """Pause between two looks at models that were woken and have no place."""
 PLACING_SECONDS: Final = 5.0
 """A model that was woken and has no place after so long gets more room, or goes back to zero."""
+VAIN_SECONDS: Final = 300.0
+"""Pause before a model asks again that had room, and that no plan placed. Chosen, not measured: it
+may have taken a busy model's room, and every request of that one then waits for a start."""
 STARTS_SECONDS: Final = 5.0
 """Age at which it is read again how long starts take. Chosen, not measured."""
 NEEDS_SECONDS: Final = 2.0
 """Age at which the needs of a waiting model are looked up again. Waiting models are asked about ten
 times a second: with dozens of them the control plane would do little else."""
-MIN_START_SECONDS: Final = 0.1
-"""Least duration of a start in the price of an eviction, so that none is free."""
 WAKE_SECONDS: Final = 2.0
 """What waking is taken to last. Not measured here: others found 0.1 to 6 s on GPUs."""
 _NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
@@ -108,6 +111,7 @@ class RoomMaker:
         self._obstacles = obstacles
         self._homeless: dict[str, float] = {}
         self._woken: set[str] = set()
+        self._pauses: dict[str, float] = {}
         self._promised: dict[str, RoomNeed] = {}
         self._starts: Mapping[str, float] = {}
         self._starts_at: float | None = None
@@ -137,6 +141,8 @@ class RoomMaker:
             obstacle = self._obstacles().get(model)
             if obstacle is not None and not self._own(model):
                 self._tell(model, str(obstacle))  # no model is evicted for one that cannot run
+                continue
+            if self._clock.monotonic() < self._pauses.get(model, -math.inf):
                 continue
             needs = self._needs(model)
             if needs:
@@ -196,28 +202,43 @@ class RoomMaker:
         self._promised = {m: need for m, need in self._promised.items() if m in homeless}
         self._homeless = {name: self._homeless.get(name, now) for name in homeless}
         self._woken &= self._homeless.keys()
+        self._pauses = {m: end for m, end in self._pauses.items() if m in specs and m not in placed}
         for name in homeless:
             if self._planning() or now - self._homeless[name] < PLACING_SECONDS:
                 continue
             self._homeless[name] = now
             if self._sleep.traffic.get(name, _NOBODY).waiting == 0:
                 self._sleep.put_to_sleep(name, STOPPED, "it found no room, and nobody waits for it")
-                continue
-            self._evict_one_more(specs[name])
+            elif not self._evict_one_more(specs[name]) and self._needs(name):
+                self._give_up(name)
 
-    def _evict_one_more(self, spec: ModelSpec) -> None:
-        """Evict the cheapest model: the plan found no room where there seemed to be some."""
-        needs = self._needs(spec.name)
-        nothing = {need.device_id: Room(-1) for need in needs}
+    def _evict_one_more(self, spec: ModelSpec) -> bool:
+        """Have the cheapest idle model step down: the plan found no room where some seemed to be.
+
+        Returns:
+            Whether there was one.
+        """
+        if spec.name in self._obstacles():
+            return False
+        free = self._free((spec.name,))
         found = readiness(
-            [self._asker(spec, tuple(RoomNeed(((d, Room(0)),)) for d in nothing), math.inf)],
+            [self._asker(spec, one_byte_more(self._needs(spec.name), free), 0.0)],
             self._residents(self._specs()),
-            nothing,
+            free,
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
         for grant in found.granted:
-            self._step_down(dataclasses.replace(grant, steps=grant.steps[:1]))
+            self._step_down(grant)
             self._plan_again()
+        return bool(found.granted)
+
+    def _give_up(self, model: str) -> None:
+        """Send a model back to zero that no plan places: what it was promised is for others."""
+        why = "no plan has a place for it"
+        if model in self._promised:
+            self._pauses[model] = self._clock.monotonic() + VAIN_SECONDS
+            why = f"{why}; it asks for room again in {VAIN_SECONDS:g} s"
+        self._sleep.put_to_sleep(model, STOPPED, why)
 
     def _step_down(self, grant: Grant) -> None:
         for model, step in grant.steps:
@@ -288,17 +309,23 @@ class RoomMaker:
             traffic = self._sleep.traffic.get(model)
             idle = 0.0 if traffic is None or traffic.waiting else traffic.idle_seconds
             asleep = model in self._sleep.levels
-            engines = [e for e in self._controller.engines if e.live and e.placement.model == model]
+            awake = [
+                e.placement
+                for e in self._controller.engines
+                if e.placement.model == model and level_held(e) == 0
+            ]
             start = self._start_seconds(spec)
             steps = steps_of(
                 held[model],
-                [e.placement for e in engines if spec.engine.sleep_mode and not asleep],
+                awake if spec.engine.sleep_mode and not asleep else (),
                 places,
                 stop_seconds=start - (WAKE_SECONDS if asleep else 0.0),
                 wake_seconds=WAKE_SECONDS,
             )
             rate = expected_rate(self._scaling.req_per_s(model), idle)
-            had = self._had_seconds(model, asleep_idle=asleep and idle > 0)
+            # Of a model that the proxy does not report, nobody knows whether it is idle.
+            known = traffic is not None
+            had = self._had_seconds(model, asleep_idle=asleep and idle > 0) if known else 0.0
             found.append(Resident(model, idle, rate, had, start, steps, spec.rules.priority))
         return tuple(found)
 

@@ -22,6 +22,8 @@ from partitiond.core.replica.states import ReplicaState
 
 SM_UNITS = 100
 """SM percent of a GPU."""
+MIN_START_SECONDS: Final = 0.1
+"""Least duration of a start in the price of an eviction, so that none is free."""
 _ALL: Final = Room(1 << 62)
 """More bytes than any device has."""
 
@@ -100,6 +102,20 @@ def _units(size: PartitionSize) -> int:
             return 0
 
 
+def one_byte_more(needs: Iterable[RoomNeed], free: Rooms) -> tuple[RoomNeed, ...]:
+    """Return needs, one on each device of those, that are met once anything there is given up."""
+    devices = dict.fromkeys(need.device_id for need in needs)
+    more = {d: Room(max(0, free[d].memory_bytes) + 1) for d in devices}
+    return tuple(RoomNeed((own,)) for own in more.items())
+
+
+def level_held(engine: Engine) -> int:
+    """Return the level at which an engine holds room: 0 if awake, STOPPED once it is ending."""
+    if not engine.live or engine.state in (ReplicaState.DRAINING, ReplicaState.STOPPING):
+        return STOPPED
+    return max(1, engine.sleep_level) if engine.state is ReplicaState.SLEEPING else 0
+
+
 def held_by_model(
     desired: Sequence[Placement],
     engines: Sequence[Engine],
@@ -116,12 +132,10 @@ def held_by_model(
         own = rooms_of(placement, level, places)
         found[placement.model] = _plus(found.get(placement.model, {}), own)
 
-    leaving = (ReplicaState.DRAINING, ReplicaState.STOPPING)
     for engine in engines:
-        going = asleep.get(engine.placement.model, 0) == STOPPED or engine.state in leaving
-        if engine.live and not going:
-            sleeps = engine.state is ReplicaState.SLEEPING
-            add(engine.placement, max(1, engine.sleep_level) if sleeps else 0)
+        level = level_held(engine)
+        if level != STOPPED and asleep.get(engine.placement.model, 0) != STOPPED:
+            add(engine.placement, level)
     for placement in desired:
         if placement.model in asleep:
             continue
@@ -154,7 +168,7 @@ def steps_of(
         own = _minus(rooms_of(placement, 0, places), rooms_of(placement, 1, places))
         frees = _plus(frees, own)
     sleep = Step(1, wake_seconds, tuple(frees.items()))
-    stop = Step(STOPPED, stop_seconds, tuple(holds.items()))
+    stop = Step(STOPPED, max(MIN_START_SECONDS, stop_seconds), tuple(holds.items()))
     return (sleep, stop) if any(room.is_gain for room in frees.values()) else (stop,)
 
 

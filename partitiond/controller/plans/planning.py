@@ -24,6 +24,7 @@ from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware.hosts import memory_by_host, on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind, kept_by_silent
+from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import overlap
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -133,10 +134,17 @@ def running_placements(
         if own.replica_id not in found or (planned is not None and same_engine(own, planned)):
             found[own.replica_id] = own
     if not only_live:
+        there: dict[str, list[Partition]] = collections.defaultdict(list)
+        for replica_id in wanted.keys() & found.keys():
+            own = found[replica_id]
+            there[own.partition.device_id].append(own.partition)
         for replica_id, placement in wanted.items():
-            beside = [found[other].partition for other in wanted if other in found]
-            if not any(overlap(placement.partition, partition) for partition in beside):
-                found.setdefault(replica_id, placement)
+            beside = there[placement.partition.device_id]
+            if replica_id not in found and not any(
+                overlap(placement.partition, partition) for partition in beside
+            ):
+                found[replica_id] = placement
+                beside.append(placement.partition)
     return tuple(found.values())
 
 

@@ -28,10 +28,10 @@ from typing import Final
 MIN_RATE: Final = 1e-9
 TURN_STARTS: Final = 2.0
 """A turn of a busy model, in starts of it and of the model that waits: both together take at most a
-third of the time."""
+third of the time, unless `MAX_TURN_SECONDS` cuts the turn (two starts of 60 s: 60 %). Chosen."""
 MIN_TURN_SECONDS: Final = 10.0
 MAX_TURN_SECONDS: Final = 40.0
-"""Bounds of a turn: who waits one turn and one start has its first token within a minute."""
+"""Bounds of a turn: who waits one turn and starts in 20 s has its first token within a minute."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,9 +58,10 @@ class Room:
         """Return whether it is more than nothing."""
         return self.memory_bytes > 0 or self.units > 0
 
-    def covers(self, need: "Room") -> bool:
-        """Return whether the need fits into this room."""
-        return self.memory_bytes >= need.memory_bytes and self.units >= need.units
+    def lacks(self, taken: "Room") -> bool:
+        """Return whether there is less than nothing of what was taken, memory and units apart."""
+        lacks_memory = taken.memory_bytes > 0 and self.memory_bytes < 0
+        return lacks_memory or (taken.units > 0 and self.units < 0)
 
 
 NO_ROOM: Final = Room(0)
@@ -227,12 +228,16 @@ def readiness(
         needs = [need for need in asker.needs if need.device_id not in kept]
         found = _room_for(asker, needs, room, left, least_idle_seconds)
         if found is None:
-            later = [r for r in left if r.priority <= asker.priority or r.idle_seconds > 0]
-            hoped = [need for need in needs if _chosen(need, room, later) is not None]
-            turn = max((_turn(asker, r) for r in later), default=MIN_TURN_SECONDS)
+            later = [
+                r for r in left if r.priority <= asker.priority or _is_idle(r, least_idle_seconds)
+            ]
+            ways = [(need.device_id, _chosen(need, room, later)) for need in needs]
+            hoped = {device: steps for device, steps in ways if steps is not None}
+            who = [resident for steps in hoped.values() for resident, _ in steps]
+            turn = max((_turn(asker, r) for r in who), default=MIN_TURN_SECONDS)
             waiting[asker.model] = _why_not(asker, needs, hoped, turn)
             if asker.waited_seconds >= turn:
-                kept |= {need.device_id for need in hoped}
+                kept |= hoped.keys()
             continue
         granted.append(found)
         gone = dict(found.steps)
@@ -276,14 +281,12 @@ def _turn(asker: Asker, resident: Resident) -> float:
     return min(MAX_TURN_SECONDS, max(MIN_TURN_SECONDS, turn))
 
 
-def _why_not(
-    asker: Asker, needs: Sequence[RoomNeed], hoped: Sequence[RoomNeed], turn: float
-) -> str:
+def _why_not(asker: Asker, needs: Sequence[RoomNeed], hoped: Collection[str], turn: float) -> str:
     if asker.needs and not needs:
         return "no room: a model that has waited longer gets the next one"
     if not hoped:
         return "no room, and what could step down does not free enough"
-    return f"no room, and nobody is idle: those with requests keep theirs for up to {turn:.0f} s"
+    return f"no room, and too few are idle: those with requests keep theirs for up to {turn:.0f} s"
 
 
 def _price(steps: Iterable[tuple[Resident, Step]]) -> float:
@@ -332,11 +335,14 @@ def _by_price(ways: Iterable[tuple[Resident, Step]], place: str) -> list[tuple[R
 
 
 def _overdrawn(need: RoomNeed, free: Mapping[str, Room], steps: Collection[Step]) -> str | None:
-    """Return the first place of which the need or the steps take more than there is, if any."""
+    """Return the first place of which the need or the steps take more than there is, if any.
+
+    A place that is overdrawn already is no obstacle to who takes nothing there.
+    """
     after = _after(free, need, steps)
-    takers = [place for place, _ in need.takes]
-    takers += [place for step in steps for place, freed in step.frees if freed.memory_bytes < 0]
-    return next((place for place in takers if not after[place].covers(NO_ROOM)), None)
+    takes = [*need.takes]
+    takes += [(place, NO_ROOM - freed) for step in steps for place, freed in step.frees]
+    return next((place for place, taken in takes if after[place].lacks(taken)), None)
 
 
 def _after(free: Mapping[str, Room], need: RoomNeed, steps: Iterable[Step]) -> dict[str, Room]:

@@ -1,8 +1,10 @@
 """A requested model that does not fit gets room from idle models, waits its turn, or goes back."""
 
+from partitiond.controller.demand.readiness import VAIN_SECONDS
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import StartFailedError
 from partitiond.core.model.autoscale import Autoscale
+from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.model.spec import Demand
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.observation import HOPELESS_FAILURES
@@ -83,6 +85,51 @@ async def test_a_busy_model_gives_its_room_in_turns(host: ScalingHost) -> None:
     await until(lambda: host.kinds().count("model-waits") == 2)
     host.clock.now += MAX_TURN_SECONDS
     await host.serves(gone)
+
+
+async def test_who_no_plan_places_gives_the_room_back_and_pauses(host: ScalingHost) -> None:
+    await host.told("pinned", demand=Demand(req_per_s=0.1), max_replicas=1)
+    await host.register("a", autoscale=ZERO, max_replicas=1)
+    await host.asked("a")
+    rules = PlacementRules(avoid=("pinned",))
+    await host.register("c", autoscale=ZERO, max_replicas=1, rules=rules)
+    host.idle(a=0.0)
+    host.proxy.waiting = {"c": 1}
+    await until(lambda: "model-waits" in host.kinds())
+    host.clock.now += MAX_TURN_SECONDS
+    await until(lambda: not host.serving("a"))
+    host.proxy.waiting = {"c": 1, "a": 1}
+    await host.passes(lambda: host.serving("a") == 1, 0.1)
+    assert host.service.scaling.view("c").at_zero
+    host.proxy.waiting = {}
+    host.clock.now += MAX_TURN_SECONDS
+    assert host.service.parts.room.make_room({"c": 200.0}) == frozenset()
+    host.clock.now += VAIN_SECONDS
+    assert host.service.parts.room.make_room({"c": 200.0}) == {"c"}
+
+
+async def test_an_idle_model_that_is_in_the_way_of_a_plan_goes(host: ScalingHost) -> None:
+    await host.register("a", autoscale=ZERO, max_replicas=1)
+    await host.asked("a")
+    rules = PlacementRules(avoid=("a",))
+    await host.register("c", autoscale=ZERO, max_replicas=1, rules=rules)
+    host.idle(a=20.0)
+    host.clock.now += 20.0
+    host.proxy.waiting = {"c": 1}  # there is room, but not beside the other
+    await host.passes(lambda: host.serving("c") == 1, 0.1)
+    assert host.serving("a") == 0
+
+
+async def test_who_the_proxy_does_not_report_loses_no_turn(host: ScalingHost) -> None:
+    await three(host)
+    sleep = host.service.parts.controller.sleep
+    host.proxy.unreported = {"a", "b"}
+    await until(lambda: sleep.traffic.keys() == {"c"})
+    host.clock.now += MAX_TURN_SECONDS
+    assert host.service.parts.room.make_room({"c": 200.0}) == frozenset()
+    host.proxy.unreported = set()
+    await until(lambda: "a" in sleep.traffic)
+    assert host.service.parts.room.make_room({"c": 200.0}) == {"c"}
 
 
 async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) -> None:

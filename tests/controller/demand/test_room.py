@@ -1,6 +1,7 @@
 """Room is held, needed and freed of devices and of hosts, and what is lent to jobs is not free."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -8,10 +9,12 @@ from partitiond.controller.demand import room
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import SleepingFootprint
-from partitiond.core.replica.readiness import Room
+from partitiond.core.replica.readiness import Asker, Resident, Room, RoomNeed, readiness
 from partitiond.core.replica.sleep import STOPPED
+from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
+from tests.controller.plans.test_sleepers import engine_in
 from tests.controller.samples import cpu, placement
 
 SHARE = MpsShare("gpu-0", Bytes(10 * GIB), 20)
@@ -63,6 +66,41 @@ def test_weights_asleep_are_held_of_the_host_and_come_back_when_it_stops() -> No
     assert asleep == {"gpu-0": Room(2 * GIB), "cpu": Room(6 * GIB)}
     back = room.need_of(placed, 1, PLACES)
     assert dict(back.takes) == {"gpu-0": Room(8 * GIB, 20), "cpu": Room(-5 * GIB)}
+
+
+@pytest.mark.parametrize(("host", "level"), [(5 * GIB, 1), (5 * GIB - 1, STOPPED), (-1, STOPPED)])
+def test_one_more_steps_down_within_the_memory_of_its_host(host: int, level: int) -> None:
+    placed = on(SHARE, SleepingFootprint(Bytes(2 * GIB), Bytes(GIB), Bytes(5 * GIB)))
+    holds = room.rooms_of(placed, 0, PLACES)
+    own = room.steps_of(holds, [placed], PLACES, stop_seconds=30.0, wake_seconds=2.0)
+    free = {"gpu-0": Room(3 * GIB), "cpu": Room(host)}
+    needs = room.one_byte_more([RoomNeed((("gpu-0", Room(GIB)),))], free)
+    there = [Resident("a", 60.0, 0.1, math.inf, 20.0, own)]
+    (grant,) = readiness([Asker("new", needs, 0.0, 20.0)], there, free).granted
+    assert [(model, step.level) for model, step in grant.steps] == [("a", level)]
+
+
+def test_a_stop_is_never_free() -> None:
+    (stop,) = room.steps_of({}, [], PLACES, stop_seconds=-1.5, wake_seconds=2.0)
+    assert stop.wait_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("state", "level"),
+    [
+        (ReplicaState.SERVING, 0),
+        (ReplicaState.WAKING, 0),
+        (ReplicaState.SLEEPING, 1),
+        (ReplicaState.DRAINING, STOPPED),
+        (ReplicaState.STOPPING, STOPPED),
+    ],
+)
+async def test_an_engine_that_ends_holds_nothing_that_it_could_give_up(
+    state: ReplicaState, level: int
+) -> None:
+    engine = engine_in(state)
+    assert room.level_held(engine) == level
+    assert bool(room.held_by_model([], [engine], {}, PLACES)) == (level != STOPPED)
 
 
 def test_a_profile_job_leaves_what_a_plan_could_place_beside_it() -> None:

@@ -182,6 +182,25 @@ def test_an_engine_that_takes_host_memory_itself_ends_the_sleep_of_others() -> N
     assert levels(found) == {"new": {"b": STOPPED}}
 
 
+@pytest.mark.parametrize(
+    ("takes", "host", "fits"),
+    [
+        (NO_ROOM, Room(-1), True),
+        (Room(-5), Room(-6), True),  # it gives back
+        (Room(1), Room(9, -2), True),  # of cores there are too few, and it takes none
+        (Room(0, 1), Room(-1, 1), True),
+        (Room(1), NO_ROOM, False),
+        (Room(0, 1), Room(9, 0), False),
+    ],
+)
+def test_a_place_that_is_overdrawn_stops_only_who_takes_some(
+    takes: Room, host: Room, fits: bool
+) -> None:
+    need = RoomNeed((("gpu", Room(1)), (HOST, takes)))
+    found = decided([Asker("new", (need,), 0.0, 20.0)], [], {"gpu": Room(9), HOST: host})
+    assert bool(found.granted) == fits
+
+
 # -- in turns ---------------------------------------------------------------------------------
 
 
@@ -240,6 +259,20 @@ def test_who_has_waited_for_a_turn_is_not_passed_by_smaller_ones() -> None:
     never = [resident("b")]  # not even all of it would be enough for the big one
     big = dataclasses.replace(big, waited_seconds=90.0)
     assert levels(decided([big, small], never)) == {"small": {"b": STOPPED}}
+
+
+def test_who_may_not_take_a_place_keeps_it_from_nobody() -> None:
+    there = [resident("a", idle=0.5, priority=5, start=2.0)]
+    low, high = asker("low", waited=100.0), asker("high", waited=60.0, priority=5)
+    found = decided([low, high], there)
+    assert levels(found) == {"high": {"a": STOPPED}}
+    assert "not free enough" in found.waiting["low"]
+
+
+def test_who_could_not_help_does_not_lengthen_the_turn_that_is_told() -> None:
+    elsewhere = busy("slow", 5.0, device="gpu", start=600.0)  # type: ignore[arg-type]
+    found = decided([asker(start=1.0)], [busy("a", 5.0, start=6.0), elsewhere])
+    assert "up to 14 s" in found.waiting["new"]
 
 
 def test_in_a_b_a_c_a_b_the_popular_one_stays() -> None:
