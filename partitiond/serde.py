@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from partitiond.core.errors import InputError, PartitiondError
+from partitiond.platform.process_identity import raise_if_out_of_files
 
 T = TypeVar("T")
 
@@ -166,12 +167,14 @@ def read_stored(kind: type[T], path: Path) -> T | None:
     Raises:
         InputError: there is one that cannot be read. It says as little of what runs as no file:
             whoever wants to know that asks the living process.
+        OSError: this process can open nothing, which says nothing of the file.
     """
     try:
         return from_stored_json(kind, path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:
+        raise_if_out_of_files(error)
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 

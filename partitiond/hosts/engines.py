@@ -1,8 +1,9 @@
 """Runs the engines of several hosts (`ports.EngineRunner`), each by the agent of its host.
 
-A host that does not answer is no engine that does not answer. What asks whether an engine is well,
-and what may be told it twice, waits until the host answers again, and then asks again: otherwise an
-engine would be ended for its host's sake. `start` and `stop` raise HostSilentError.
+A host that does not answer, or cannot ask, is no engine that does not answer. What asks whether an
+engine is well, and what may be told it twice, waits until the host answers again, and then asks
+again: otherwise an engine would be ended for its host's sake. `start` and `stop` raise
+HostSilentError.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from partitiond.core.errors import HostSilentError, PartitiondError
+from partitiond.core.errors import HostSilentError, PartitiondError, SilentError
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
@@ -148,7 +149,7 @@ class HostsEngines:
         while True:
             try:
                 return await ask()
-            except HostSilentError:
+            except SilentError:
                 await asyncio.sleep(self._ask_again_seconds)
 
 

@@ -54,7 +54,7 @@ def read_identity(state_dir: Path) -> ProxyIdentity | None:
     """Return the proxy that last ran on this state folder, alive or not; None if that cannot be
     read: then a proxy may run all the same (`listening_pid`).
     """
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(InputError, OSError):
         return read_stored(ProxyIdentity, state_dir / PID_FILE)
     return None
 

@@ -146,7 +146,7 @@ def lock_holder(path: Path) -> LockHolder | None:
 
 
 def _written_holder(path: Path) -> LockHolder | None:
-    with contextlib.suppress(InputError):  # being written just now
+    with contextlib.suppress(InputError, OSError):  # being written just now
         return serde.read_stored(LockHolder, path)
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from partitiond.core.errors import HostSilentError
+from partitiond.core.errors import HostSilentError, SilentError
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.hosts.together import Hosts
 from partitiond.ports import ProfileRequest
@@ -77,6 +77,17 @@ async def test_questions_about_an_engine_wait_for_its_host_and_orders_do_not() -
     assert not exits.done()
     two.two.die("a-1", code=-9)
     assert (await exits).code == -9
+
+
+async def test_a_host_that_cannot_ask_an_engine_is_asked_again() -> None:
+    two = Two()
+    handle = await two.engines.start(on("two"))
+    two.two.probe_breaks_with = SilentError("it can open no socket.")
+    probe = asyncio.ensure_future(two.engines.probe(handle, 1.0))
+    await passes(5.0)
+    assert not probe.done()
+    two.two.probe_breaks_with = None
+    assert await probe
 
 
 async def test_the_engines_of_a_host_that_is_back_are_found_before_its_devices_are_used() -> None:

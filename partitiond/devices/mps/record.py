@@ -77,7 +77,7 @@ def folder_of(run_dir: Path, uuid: str) -> Path:
 
 def read(folder: Path) -> MpsRecord | None:
     """Return the record of a folder; None if there is none, or if it cannot be read."""
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(InputError, OSError):
         return read_stored(MpsRecord, folder / RECORD)
     return None
 

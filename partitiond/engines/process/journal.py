@@ -141,7 +141,10 @@ class RunFolder:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def launch(self) -> EngineLaunch | None:
-        """Return the launch of the engine; None if it cannot be read."""
+        """Return the launch of the engine; None if it cannot be read.
+
+        Raises OSError: a shortage.
+        """
         with contextlib.suppress(InputError):
             return serde.read_stored(EngineLaunch, self.path / "launch.json")
         return None
@@ -149,7 +152,8 @@ class RunFolder:
     def process(self) -> ProcessId | None:
         """Return the shim's identity; None if none was written.
 
-        An identity that cannot be read is looked for among the living processes.
+        An identity that cannot be read is looked for among the living processes. Raises OSError: a
+        shortage.
         """
         try:
             return serde.read_stored(ProcessId, self.path / "process.json")
@@ -160,6 +164,7 @@ class RunFolder:
         """Return the engine of this folder, alive or not; None if it never became a process.
 
         If its launch cannot be read, the handle says why (`EngineHandle.unread`). Reads /proc.
+        Raises OSError: a shortage, which says nothing of the engine.
         """
         try:
             launch = serde.read_stored(EngineLaunch, self.path / "launch.json")
@@ -185,7 +190,7 @@ class RunFolder:
 
     def exit(self) -> ExitRecord | None:
         """Return the engine's exit; None while it runs, or if the shim was killed as well."""
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError, OSError):
             return serde.read_stored(ExitRecord, self.path / "exit.json")
         return None
 

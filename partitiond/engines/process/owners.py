@@ -6,7 +6,7 @@ from pathlib import Path
 from partitiond.engines.process import shim
 from partitiond.engines.process.journal import run_folders
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, cgroup_of
-from partitiond.platform.process_identity import is_alive
+from partitiond.platform.process_identity import is_alive, raise_if_out_of_files, stat_fields
 
 
 def owners(run_dir: Path) -> dict[int, str]:
@@ -14,7 +14,7 @@ def owners(run_dir: Path) -> dict[int, str]:
 
     A process is an engine's if it is in the session of the engine's shim, or if its environment
     names the engine's run folder, or if it is in the cgroup of an engine of another user.
-    `process.processes_of` applies this rule to one engine.
+    `process.processes_of` applies this rule to one engine. Raises OSError: a shortage.
     """
     found: dict[int, str] = {}
     sessions: dict[int, str] = {}
@@ -29,23 +29,25 @@ def owners(run_dir: Path) -> dict[int, str]:
             sessions[leader.pid] = launch.replica_id
     if not folders:
         return {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            owner = _owner(int(entry.name), sessions, folders)
-            if owner:
-                found[int(entry.name)] = owner
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                owner = _owner(int(entry.name), sessions, folders)
+                if owner:
+                    found[int(entry.name)] = owner
     return found
 
 
 def _owner(pid: int, sessions: dict[int, str], folders: dict[bytes, str]) -> str:
-    fields = shim.stat_fields(pid)
-    if not fields or fields[0] in "ZX":
+    fields = stat_fields(pid)
+    if not fields:
         return ""
     owner = sessions.get(int(fields[3]))
     if owner is not None:
         return owner
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
+    except OSError as error:
+        raise_if_out_of_files(error)
         return ""  # the process is gone, or another user's
     return next((folders[v] for v in variables if v in folders), "")

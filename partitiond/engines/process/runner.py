@@ -6,6 +6,7 @@ Both engine kinds use a run folder, the shim and a Unix socket. Only the command
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -46,6 +47,7 @@ from partitiond.engines.vllm.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.vllm.probing import ask_one_token, name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.process_identity import SHORTAGE, raise_if_out_of_files
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,9 @@ REPORT_SECONDS: Final = 10.0
 KEEP_FAILED_SECONDS: Final = 3600.0
 """How long the folder of a failed profile stays where its error message names it; its log stays
 longer, among the last logs."""
+
+LACKS: Final = SHORTAGE | {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
+"""Errors of a start that say what the host lacks: files, memory, disk, or room for processes."""
 
 EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
 
@@ -126,10 +131,18 @@ class ProcessEngineRunner:
         try:
             return await self._start(launch)
         except OSError as error:
+            message = f"no process for {launch.replica_id} can be made on this host: {error}."
+            facts = {"replica": launch.replica_id}
+            if error.errno not in LACKS:
+                raise StartFailedError(
+                    message,
+                    hint="See that the path is there, and that this user may use it.",
+                    facts=facts,
+                ) from error
             raise DeviceError(
-                f"no process for {launch.replica_id} can be made on this host: {error}.",
+                message,
                 hint="See that the host has free files, memory, and room on the disk of run_dir.",
-                facts={"replica": launch.replica_id},
+                facts=facts,
             ) from error
 
     async def _start(self, launch: EngineLaunch) -> EngineHandle:
@@ -236,7 +249,7 @@ class ProcessEngineRunner:
                 tell(phase)
             if not process.is_alive(_identity(handle)):
                 raise await self._start_failed(handle)
-            with contextlib.suppress(ExchangeError):
+            with contextlib.suppress(ExchangeError, SilentError):
                 if await _is_healthy(handle) and await self._first_answer(handle):
                     return
             await asyncio.sleep(POLL_SECONDS)
@@ -255,7 +268,10 @@ class ProcessEngineRunner:
         return answer.status == 200
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Return whether the engine answers for one token in time (`engines.vllm.probing`)."""
+        """Return whether the engine answers for one token in time (`engines.vllm.probing`).
+
+        Raises SilentError: it cannot be asked.
+        """
         try:
             answer = await ask_one_token(handle, timeout_seconds)
         except ExchangeError:
@@ -263,7 +279,10 @@ class ProcessEngineRunner:
         return answer.status == 200
 
     async def report(self, handle: EngineHandle) -> EngineReport:
-        """Return one scrape of /metrics. Raises EngineError if the engine cannot be reached."""
+        """Return one scrape of /metrics.
+
+        Raises EngineError: the engine cannot be reached; SilentError: it cannot be asked.
+        """
         try:
             metrics = await _get(handle, "/metrics")
             version = await _get(handle, "/version")
@@ -320,9 +339,21 @@ class ProcessEngineRunner:
 
     async def find(self) -> Sequence[EngineHandle]:
         """Return the living engines of this run folder, including those whose launch cannot be
-        read; kill and clear what is left of dead engines."""
+        read; kill and clear what is left of dead engines.
+
+        Raises:
+            SilentError: this process can open nothing. Without an engine that lives, its devices
+                would be taken for free.
+        """
         async with self._finding:
-            return await self._find()
+            try:
+                return await self._find()
+            except OSError as error:
+                raise SilentError(
+                    f"what runs below {self._run_dir} is not known: {error}.",
+                    hint="See that the host has free files and memory; it is looked for again.",
+                    facts={"folder": str(self._run_dir)},
+                ) from error
 
     async def _find(self) -> Sequence[EngineHandle]:
         found = []
@@ -338,7 +369,9 @@ class ProcessEngineRunner:
                 if not await self._kill_all(folder, leader):
                     self._cgroups.tidy(folder.path.name)
                     await asyncio.to_thread(folder.clear)
-            except SilentError as error:
+            except (SilentError, OSError) as error:
+                if isinstance(error, OSError):
+                    raise_if_out_of_files(error)
                 log.warning("what is left of an engine is looked for again later: %s", error)
         return found
 

@@ -10,6 +10,7 @@ import json
 import logging
 from typing import Any, Final
 
+from partitiond.core.errors import SilentError
 from partitiond.platform.process_exit import AGAIN_SECONDS
 from partitiond.platform.process_identity import SHORTAGE
 from partitiond.platform.unix_socket import NoSocketError, socket_address
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """An engine's metrics are some 100 KiB; an answer of nearly this size cannot be a real one."""
+SHORTAGE_TRIES: Final = 60
+"""Most tries, a second apart, while this process can open no socket. Chosen."""
 
 
 class ExchangeError(Exception):
@@ -54,13 +57,15 @@ async def exchange(
     """Send one request and read the whole answer.
 
     While this process can open no socket, nothing is asked, and no time of it is the engine's.
+    It is tried again a while.
 
     Raises:
         NotListeningError: nothing accepts connections on the socket.
         ExchangeError: the exchange took too long, broke off, or is not HTTP.
+        SilentError: this process could open no socket in all that while: nothing was asked.
     """
     try:
-        while True:
+        for _ in range(SHORTAGE_TRIES):
             try:
                 async with asyncio.timeout(timeout_seconds):
                     return await _exchange(socket_path, _request(method, path, payload))
@@ -69,6 +74,10 @@ async def exchange(
                     raise
                 log.warning("an engine cannot be asked now: %s", error)
             await asyncio.sleep(AGAIN_SECONDS)
+        raise SilentError(
+            f"{method} {path}: nothing was asked, as this process can open no socket.",
+            hint="See that the host has free files and memory.",
+        )
     except TimeoutError as error:
         raise ExchangeError(f"no answer to {method} {path} in {timeout_seconds:g} s") from error
     except NoSocketError as error:

@@ -33,7 +33,7 @@ class ObeyedHead:
         if not self._read and self._path is not None:
             try:
                 kept = read_stored(HeadSession, self._path)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 raise self._unusable("read", error) from error
             self._known = dataclasses.replace(kept, start=0, session="") if kept else None
             self._read = True

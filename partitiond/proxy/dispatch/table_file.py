@@ -20,7 +20,7 @@ def load_table(state_dir: Path) -> RoutingTable | None:
     file = state_dir / TABLE_FILE
     try:
         return read_stored(RoutingTable, file)
-    except InputError:
+    except (InputError, OSError):
         # Exiting would be worse than waiting for the next table, which replaces the file.
         _logger.exception("the routing table on disk is not readable: %s", file)
         return None

@@ -162,6 +162,7 @@ class Hop(AnyReplica):
     Args:
         request: what is sent.
         running: holds it until it has left.
+        proved: replicas that the request tells of (`Open.proved`).
     """
 
     later_seconds = HOP_SECONDS
@@ -173,6 +174,8 @@ class Hop(AnyReplica):
         loads: PeerLoads,
         request: bytes,
         running: "set[Hop]",
+        *,
+        proved: tuple[str, ...] = (),
     ) -> None:
         super().__init__("")
         self.host = loads.host
@@ -189,6 +192,7 @@ class Hop(AnyReplica):
         self._is_over = False
         self._has_left = False
         self._running = running
+        self._proved = proved
         running.add(self)
 
     # Calls of the request
@@ -210,6 +214,8 @@ class Hop(AnyReplica):
         self._has_left = True
         self._attempt = None
         self._running.discard(self)
+        if self._request:  # it was never sent: another tells what it was to tell
+            self._prove(self._proved)
         if refused:
             self.loads.refused(self)
         else:
@@ -352,8 +358,11 @@ class Hop(AnyReplica):
 
     def served_elsewhere(self) -> None:
         """Note that another replica has answered the request; the next one tells the owner."""
-        if len(self.pool.proved) < MAX_PROVED:
-            self.pool.proved.add(self.replica_id)
+        self._prove((self.replica_id,))
+
+    def _prove(self, replicas: tuple[str, ...]) -> None:
+        free = MAX_PROVED - len(self.pool.proved)
+        self.pool.proved.update(replicas[:free])
 
     def remove(self, live: LiveRequest) -> None:
         """Forget the request; the owner counts the time that it had the engine."""

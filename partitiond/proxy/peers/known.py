@@ -123,7 +123,7 @@ class Peers:
         asked, body = wait.ask(replica_id)
         asked.proved, client.pool.proved = tuple(client.pool.proved), set()
         request = request_of(self._own, wait.route.path, asked, body)
-        hop = Hop(wait, client.pool, loads, request, client.running)
+        hop = Hop(wait, client.pool, loads, request, client.running, proved=asked.proved)
         loads.sent(hop, wait.request.cost, now, replica_id)
         wait.model.busy_at = now
         self.waits(wait, loads.host)

@@ -20,11 +20,6 @@ PROTOCOL: Final = 2
 """Version of the protocol; proxies with another one are not talked to. 1 was one of frames."""
 
 
-NO_ATTEMPT_LEFT: Final = 1000
-"""Attempts that an entry tells. It alone retries; an owner of a release before does so as well,
-while a request has had fewer than two."""
-
-
 class Open(msgspec.Struct, array_like=True):
     """A request that its entry has admitted.
 
@@ -39,8 +34,7 @@ class Open(msgspec.Struct, array_like=True):
         again: it was admitted before, so it goes first.
         prefer: replicas that it prefers, best first.
         tried: replicas that it avoids.
-        attempts: `NO_ATTEMPT_LEFT`; not read.
-        session, load, failed: of entries of an older release; not read.
+        attempts, session, load, failed: of entries of an older release; not read.
         prompt_bytes: of its prompts, for the learned tokens per byte.
         prompt_tokens, output_tokens, interval, output_limit: estimated use
             (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
@@ -63,7 +57,7 @@ class Open(msgspec.Struct, array_like=True):
     again: bool = False
     prefer: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
-    attempts: int = NO_ATTEMPT_LEFT
+    attempts: int = 0
     session: bytes = b""
     prompt_bytes: int = 0
     prompt_tokens: int = 0

@@ -36,7 +36,7 @@ def leave_behind(state_dir: Path, sample: Json) -> None:
 
 def last_sample(state_dir: Path) -> TrafficSample | None:
     """Counts of the previous proxy up to its end; None if it did not end by itself."""
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(InputError, OSError):
         return read_stored(TrafficSample, state_dir / LAST_FILE)
     return None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from partitiond.core.errors import (
     DeviceError,
     EngineError,
     EngineUnavailableError,
+    SilentError,
     StartFailedError,
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
@@ -126,6 +128,29 @@ async def test_a_host_that_can_open_nothing_is_to_blame_for_a_start_that_fails(
     assert list(await runner.find()) == []
     handle = await runner.start(simulated_launch())
     await runner.stop(handle, 5)
+
+
+@pytest.mark.parametrize(
+    ("blamed", "numbers"),
+    [
+        (DeviceError, "EMFILE ENFILE ENOMEM ENOSPC EDQUOT EAGAIN"),
+        (StartFailedError, "EACCES ENOENT ENOTDIR ENAMETOOLONG EROFS"),
+    ],
+)
+async def test_only_what_the_host_lacks_is_blamed_on_the_host(
+    runner: ProcessEngineRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    blamed: type[Exception],
+    numbers: str,
+) -> None:
+    for name in numbers.split():
+
+        async def fails(*_: object, number: int = getattr(errno, name), **_named: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", fails)
+        with pytest.raises(blamed, match="no process for sim-0"):
+            await runner.start(simulated_launch())
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
@@ -241,6 +266,52 @@ def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(
     assert runner.peak_memory_bytes(handle) == 0
     write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
     assert runner.peak_memory_bytes(handle) == 5
+
+
+def cannot_open(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    read = Path.read_bytes
+
+    def reads(asked: Path) -> bytes:
+        if asked == path:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read(asked)
+
+    monkeypatch.setattr(Path, "read_bytes", reads)
+
+
+@pytest.mark.parametrize("name", ["launch.json", "process.json"])
+async def test_an_engine_is_neither_unread_nor_left_out_for_want_of_files(
+    runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """One that is left out would have its devices taken for free."""
+    handle = placed_handle(short_dir)
+    with monkeypatch.context() as short:
+        cannot_open(short, Path(handle.run_dir) / name)
+        with pytest.raises(SilentError, match="Too many open files"):
+            await runner.find()
+    assert list(await runner.find()) == [handle]
+
+
+@pytest.mark.parametrize("name", ["stat", "environ"])
+def test_who_can_open_nothing_does_not_say_that_a_process_is_no_engine_s(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    placed_handle(short_dir)
+    cannot_open(monkeypatch, Path(f"/proc/{os.getpid()}/{name}"))
+    with pytest.raises(OSError, match="Too many open files"):
+        owners(short_dir)
+
+
+async def test_what_is_left_of_one_engine_and_cannot_be_cleared_hides_no_other(
+    runner: ProcessEngineRunner, short_dir: Path
+) -> None:
+    left = RunFolder.of(short_dir, "left-0")
+    left.prepare(simulated_launch("left-0"), {})
+    left.log.touch()
+    (short_dir / LAST_LOGS).touch()  # where a folder should be
+    handle = placed_handle(short_dir)
+    assert list(await runner.find()) == [handle]
+    assert left.path.exists()
 
 
 async def test_an_engine_that_starts_during_a_search_keeps_its_run_folder(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.errors import SilentError
 from partitiond.engines.vllm import unix_http
 from partitiond.engines.vllm.unix_http import ExchangeError, NotListeningError, exchange
 from tests.engine_fixtures import short_dir
@@ -92,3 +93,5 @@ async def test_an_engine_is_asked_once_this_process_can_open_a_socket(
                 await asyncio.sleep(0)
             assert not asking.done()
         assert (await asking).status == 200
+        with no_files_left(), pytest.raises(SilentError, match="can open no socket"):
+            await exchange(str(path), "GET", "/", timeout_seconds=60)

@@ -122,6 +122,16 @@ def test_optimal_is_no_sum_in_which_a_lower_priority_is_lost() -> None:
     assert proof.status is Status.FEASIBLE
 
 
+@pytest.mark.parametrize("all_or_nothing", [True, False])
+def test_who_wants_all_or_nothing_gets_no_part_of_it(all_or_nothing: bool) -> None:
+    models = ranked("a", 0, 1.0), ranked("b", 0, 1.0, gib=80)
+    request = dataclasses.replace(
+        asked(1, *models), objective=Objective.MIN_DEVICES, all_or_nothing=all_or_nothing
+    )
+    found = solve_portfolio(build_instance(request))
+    assert (found.packing.goodput() == 0.0) == all_or_nothing
+
+
 @pytest.mark.parametrize(
     ("one", "other", "better"),
     [
