@@ -82,7 +82,8 @@ def strange(annotation: Any) -> Words:
 
 def needed(path: Words, parameter: Any) -> Words:
     """An argument or option that is not the one that is tried, where it has to be there."""
-    if not parameter.required:
+    estimated = path == ("tools", "estimate") and parameter.metavar == "MODEL"
+    if not (parameter.required or estimated):  # a fit alone is without a model
         return ()
     if parameter.param_type_name == "argument":
         return ((NEEDED | IN_PLACE.get(path, {})).get(parameter.metavar, "absent"),)
