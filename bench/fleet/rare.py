@@ -28,12 +28,12 @@ from loadgen.results.statistics import percentile
 from partitiond.controller.demand.scaling import HALF_LIFE_SECONDS, ScalingOptions
 from partitiond.core.replica.readiness import (
     NO_ROOM,
-    Asker,
     Popularity,
     Resident,
     Room,
     RoomNeed,
-    Step,
+    StepDown,
+    Waiter,
     expected_rate,
     readiness,
 )
@@ -140,7 +140,7 @@ def _free(models: Sequence[Model], total: Mapping[str, Room]) -> dict[str, Room]
 
 
 def _leave(model: Model, level: int, now: float) -> None:
-    """Step down: at once if nothing runs, else when it has ended."""
+    """StepDown down: at once if nothing runs, else when it has ended."""
     model.leaving = level if any(end > now for end in model.ends) else None
     if model.leaving is None:
         model.level = level
@@ -151,12 +151,12 @@ def ours(models: list[Model], free: dict[str, Room], now: float, times: Times) -
     asking = [m for m in models if m.waiting and m.level and m.leaving is None]
     if not asking:
         return
-    askers = []
+    waiters = []
     for model in asking:
         own = {1: (ASLEEP, WEIGHTS), STOPPED: (0, 0)}[model.level]
         takes = ("gpu", Room(HOLDS - own[0])), ("host", NO_ROOM - Room(own[1]))
         waited, ready = now - model.waiting[0], times.ready(model.level)
-        askers.append(Asker(model.name, (RoomNeed(takes),), waited, ready))
+        waiters.append(Waiter(model.name, (RoomNeed(takes),), waited, ready))
     residents = []
     for model in models:
         if model.level == STOPPED or model.leaving is not None:
@@ -168,14 +168,17 @@ def ours(models: list[Model], free: dict[str, Room], now: float, times: Times) -
         if model.level == 1:
             had = 0.0 if model.waiting else float("inf")
             freed = ("gpu", Room(ASLEEP)), ("host", Room(WEIGHTS))
-            steps: tuple[Step, ...] = (Step(STOPPED, start - times.wake, freed),)
+            steps: tuple[StepDown, ...] = (StepDown(STOPPED, start - times.wake, freed),)
         else:
             had = max(0.0, now - model.since)
             sleep = ("gpu", Room(HOLDS - ASLEEP)), ("host", Room(-WEIGHTS))
-            steps = (Step(1, times.wake, sleep), Step(STOPPED, start, (("gpu", Room(HOLDS)),)))
+            steps = (
+                StepDown(1, times.wake, sleep),
+                StepDown(STOPPED, start, (("gpu", Room(HOLDS)),)),
+            )
         residents.append(Resident(model.name, idle, rate, had, start, steps))
     by_name = {model.name: model for model in models}
-    for grant in readiness(askers, residents, free, least_idle_seconds=LEAST_IDLE).granted:
+    for grant in readiness(waiters, residents, free, least_idle_seconds=LEAST_IDLE).granted:
         for name, step in grant.steps:
             _leave(by_name[name], step.level, now)
         _begin(by_name[grant.model], now, times)

@@ -287,10 +287,10 @@ engine = {{ max_model_len = -2 }}
 """
     with pytest.raises(SpecError) as caught:
         load_fleet(write(tmp_path, beside))
-    places = [line.split(": ")[1] for line in caught.value.message.splitlines()[1:]]
+    told = [line.split(": ")[1] for line in caught.value.message.splitlines()[1:]]
     of_model = ("nam", "workload, prompt_tokens", "slo, bar", "slo, tpot_seconds", "rules, survive",
                 "request_limits, max_sequences", "priority", "engine, max_model_len")  # fmt: skip
-    assert places == [*(f"models, entry 1, {name}" for name in of_model), "devices, entry 1"]
+    assert told == [*(f"models, entry 1, {name}" for name in of_model), "devices, entry 1"]
     refused = f"{MODEL}{MODEL}{L4}idle_watts = 900\n[[devices]]\nhardware = 'x'\n"
     with pytest.raises(SpecError, match="has 3 mistakes") as caught:
         load_fleet(write(tmp_path, refused))

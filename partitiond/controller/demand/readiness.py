@@ -34,10 +34,10 @@ from partitiond.core.plan.diff import START_SECONDS
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.readiness import (
-    Asker,
     Grant,
     Resident,
     RoomNeed,
+    Waiter,
     expected_rate,
     readiness,
 )
@@ -136,7 +136,7 @@ class RoomMaker:
             waited_seconds: how long requests for each model have waited.
         """
         specs = self._specs()
-        askers, unknown = [], set()
+        waiters, unknown = [], set()
         for model, waited in waited_seconds.items():
             obstacle = self._obstacles().get(model)
             if obstacle is not None and not self._own(model):
@@ -146,14 +146,14 @@ class RoomMaker:
                 continue
             needs = self._needs(model)
             if needs:
-                askers.append(self._asker(specs[model], needs, waited))
+                waiters.append(self._waiter(specs[model], needs, waited))
             else:
                 unknown.add(model)  # its needs are not known: the plan has to say
         self._woken |= unknown
-        if not askers:
+        if not waiters:
             return frozenset(unknown)
         found = readiness(
-            askers,
+            waiters,
             self._residents(specs),
             self._free(waited_seconds),
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
@@ -171,10 +171,10 @@ class RoomMaker:
     def _specs(self) -> Mapping[str, ModelSpec]:
         return {record.spec.name: record.spec for record in self._store.models()}
 
-    def _asker(self, spec: ModelSpec, needs: tuple[RoomNeed, ...], waited: float) -> Asker:
+    def _waiter(self, spec: ModelSpec, needs: tuple[RoomNeed, ...], waited: float) -> Waiter:
         sleeps = 0 < self._sleep.levels.get(spec.name, 0) < STOPPED
         seconds = WAKE_SECONDS if sleeps else self._start_seconds(spec)
-        return Asker(spec.name, needs, waited, seconds, spec.rules.priority)
+        return Waiter(spec.name, needs, waited, seconds, spec.rules.priority)
 
     def awaited(self) -> frozenset[str]:
         """Models that were woken, or that requests wait for, and that have no place."""
@@ -222,7 +222,7 @@ class RoomMaker:
             return False
         free = self._free((spec.name,))
         found = readiness(
-            [self._asker(spec, one_byte_more(self._needs(spec.name), free), 0.0)],
+            [self._waiter(spec, one_byte_more(self._needs(spec.name), free), 0.0)],
             self._residents(self._specs()),
             free,
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
@@ -282,14 +282,14 @@ class RoomMaker:
         controller, places = self._controller, self._places()
         return held_by_model(controller.desired, controller.engines, self._sleep.levels, places)
 
-    def _free(self, askers: Collection[str]) -> Rooms:
-        """Return what is free, without what was promised to others than the askers."""
+    def _free(self, waiters: Collection[str]) -> Rooms:
+        """Return what is free, without what was promised to others than the waiters."""
         devices, plan = self._devices.devices, self._controller.plan
         holders = self._held()
         promised = [
             dict(need.takes)
             for model, need in self._promised.items()
-            if model not in {*askers, *holders, *self._sleep.levels}
+            if model not in {*waiters, *holders, *self._sleep.levels}
         ]
         return free_room(
             devices,

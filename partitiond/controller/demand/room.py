@@ -16,7 +16,7 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.observation import Unknown
-from partitiond.core.replica.readiness import NO_ROOM, Room, RoomNeed, Step
+from partitiond.core.replica.readiness import NO_ROOM, Room, RoomNeed, StepDown
 from partitiond.core.replica.sleep import STOPPED, held, host_bytes
 from partitiond.core.replica.states import ReplicaState
 
@@ -151,7 +151,7 @@ def steps_of(
     *,
     stop_seconds: float,
     wake_seconds: float,
-) -> tuple[Step, ...]:
+) -> tuple[StepDown, ...]:
     """Return how a model can step down, lightest first: asleep where that frees room, and stopped.
 
     A sleeping engine keeps its MIG slice, and it keeps all if its sleeping footprint is unknown.
@@ -167,8 +167,8 @@ def steps_of(
     for placement in awake:
         own = _minus(rooms_of(placement, 0, places), rooms_of(placement, 1, places))
         frees = _plus(frees, own)
-    sleep = Step(1, wake_seconds, tuple(frees.items()))
-    stop = Step(STOPPED, max(MIN_START_SECONDS, stop_seconds), tuple(holds.items()))
+    sleep = StepDown(1, wake_seconds, tuple(frees.items()))
+    stop = StepDown(STOPPED, max(MIN_START_SECONDS, stop_seconds), tuple(holds.items()))
     return (sleep, stop) if any(room.is_gain for room in frees.values()) else (stop,)
 
 

@@ -68,7 +68,7 @@ NO_ROOM: Final = Room(0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Step:
+class StepDown:
     """One way for a model to hold less than it does.
 
     Attributes:
@@ -105,10 +105,10 @@ class Resident:
     rate_req_per_s: float
     had_seconds: float
     start_seconds: float
-    steps: tuple[Step, ...]
+    steps: tuple[StepDown, ...]
     priority: int = 0
 
-    def price(self, step: Step) -> float:
+    def price(self, step: StepDown) -> float:
         """Return the expected seconds of waiting per second that the step costs."""
         return max(self.rate_req_per_s, MIN_RATE) * step.wait_seconds
 
@@ -126,7 +126,7 @@ class RoomNeed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asker:
+class Waiter:
     """A model that requests wait for, and that has no place.
 
     Attributes:
@@ -153,11 +153,11 @@ class Grant:
 
     model: str
     need: RoomNeed
-    steps: tuple[tuple[str, Step], ...]
+    steps: tuple[tuple[str, StepDown], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Readiness:
+class RoomDecision:
     """Who is to be more ready now, and who less.
 
     Attributes:
@@ -206,16 +206,16 @@ def expected_rate(forecast_req_per_s: float, idle_seconds: float) -> float:
 
 
 def readiness(
-    askers: Sequence[Asker],
+    waiters: Sequence[Waiter],
     residents: Sequence[Resident],
     free: Mapping[str, Room],
     *,
     least_idle_seconds: float = 0.0,
-) -> Readiness:
+) -> RoomDecision:
     """Choose who gets room, and who steps down for that.
 
     Args:
-        askers: none of them is among the residents that could step down.
+        waiters: none of them is among the residents that could step down.
         residents: models that hold room.
         free: room by device and host that nobody holds; none where a place is not named.
         least_idle_seconds: models with a more recent request count as busy.
@@ -224,30 +224,30 @@ def readiness(
     granted: list[Grant] = []
     waiting: dict[str, str] = {}
     kept: set[str] = set()
-    for asker in sorted(askers, key=lambda a: -a.waited_seconds):
-        needs = [need for need in asker.needs if need.device_id not in kept]
-        found = _room_for(asker, needs, room, left, least_idle_seconds)
+    for waiter in sorted(waiters, key=lambda a: -a.waited_seconds):
+        needs = [need for need in waiter.needs if need.device_id not in kept]
+        found = _room_for(waiter, needs, room, left, least_idle_seconds)
         if found is None:
             later = [
-                r for r in left if r.priority <= asker.priority or _is_idle(r, least_idle_seconds)
+                r for r in left if r.priority <= waiter.priority or _is_idle(r, least_idle_seconds)
             ]
             ways = [(need.device_id, _chosen(need, room, later)) for need in needs]
             hoped = {device: steps for device, steps in ways if steps is not None}
             who = [resident for steps in hoped.values() for resident, _ in steps]
-            turn = max((_turn(asker, r) for r in who), default=MIN_TURN_SECONDS)
-            waiting[asker.model] = _why_not(asker, needs, hoped, turn)
-            if asker.waited_seconds >= turn:
+            turn = max((_turn(waiter, r) for r in who), default=MIN_TURN_SECONDS)
+            waiting[waiter.model] = _why_not(waiter, needs, hoped, turn)
+            if waiter.waited_seconds >= turn:
                 kept |= hoped.keys()
             continue
         granted.append(found)
         gone = dict(found.steps)
         left = [resident for resident in left if resident.model not in gone]
         room = _after(room, found.need, gone.values())
-    return Readiness(tuple(granted), waiting)
+    return RoomDecision(tuple(granted), waiting)
 
 
 def _room_for(
-    asker: Asker,
+    waiter: Waiter,
     needs: Sequence[RoomNeed],
     free: Mapping[str, Room],
     residents: Sequence[Resident],
@@ -255,13 +255,13 @@ def _room_for(
 ) -> Grant | None:
     """Return the place that costs the least waiting; of models with requests only if it has to."""
     idle = [r for r in residents if _is_idle(r, least_idle_seconds)]
-    due = [r for r in residents if r in idle or _had_its_turn(r, asker)]
+    due = [r for r in residents if r in idle or _had_its_turn(r, waiter)]
     for movable in (idle, due):
         ways = [(need, _chosen(need, free, movable)) for need in needs]
         found = [(_price(steps), need, steps) for need, steps in ways if steps is not None]
         if found:
             _, need, steps = min(found, key=lambda way: way[0])
-            return Grant(asker.model, need, tuple((r.model, step) for r, step in steps))
+            return Grant(waiter.model, need, tuple((r.model, step) for r, step in steps))
     return None
 
 
@@ -270,36 +270,36 @@ def _is_idle(resident: Resident, least_idle_seconds: float) -> bool:
     return is_idle and resident.had_seconds > 0
 
 
-def _had_its_turn(resident: Resident, asker: Asker) -> bool:
-    had = min(asker.waited_seconds, resident.had_seconds)
-    return had >= _turn(asker, resident) and resident.priority <= asker.priority
+def _had_its_turn(resident: Resident, waiter: Waiter) -> bool:
+    had = min(waiter.waited_seconds, resident.had_seconds)
+    return had >= _turn(waiter, resident) and resident.priority <= waiter.priority
 
 
-def _turn(asker: Asker, resident: Resident) -> float:
+def _turn(waiter: Waiter, resident: Resident) -> float:
     """Return for how many seconds a busy model keeps its room from one that waits for it."""
-    turn = TURN_STARTS * (asker.start_seconds + resident.start_seconds)
+    turn = TURN_STARTS * (waiter.start_seconds + resident.start_seconds)
     return min(MAX_TURN_SECONDS, max(MIN_TURN_SECONDS, turn))
 
 
-def _why_not(asker: Asker, needs: Sequence[RoomNeed], hoped: Collection[str], turn: float) -> str:
-    if asker.needs and not needs:
+def _why_not(waiter: Waiter, needs: Sequence[RoomNeed], hoped: Collection[str], turn: float) -> str:
+    if waiter.needs and not needs:
         return "no room: a model that has waited longer gets the next one"
     if not hoped:
         return "no room, and what could step down does not free enough"
     return f"no room, and too few are idle: those with requests keep theirs for up to {turn:.0f} s"
 
 
-def _price(steps: Iterable[tuple[Resident, Step]]) -> float:
+def _price(steps: Iterable[tuple[Resident, StepDown]]) -> float:
     return math.fsum(resident.price(step) for resident, step in steps)
 
 
 def _chosen(
     need: RoomNeed, free: Mapping[str, Room], movable: Sequence[Resident]
-) -> list[tuple[Resident, Step]] | None:
+) -> list[tuple[Resident, StepDown]] | None:
     """Choose steps after which the need fits and no place is overdrawn; None if none suffice."""
-    chosen: dict[str, tuple[Resident, Step]] = {}
+    chosen: dict[str, tuple[Resident, StepDown]] = {}
 
-    def frees_more(way: tuple[Resident, Step], place: str) -> bool:
+    def frees_more(way: tuple[Resident, StepDown], place: str) -> bool:
         before = chosen.get(way[0].model)
         if before is None:
             return way[1].on(place).is_gain
@@ -322,10 +322,12 @@ def _chosen(
     return list(chosen.values())
 
 
-def _by_price(ways: Iterable[tuple[Resident, Step]], place: str) -> list[tuple[Resident, Step]]:
+def _by_price(
+    ways: Iterable[tuple[Resident, StepDown]], place: str
+) -> list[tuple[Resident, StepDown]]:
     """Order steps by the expected waiting that they cost, per share of memory that they free."""
 
-    def key(way: tuple[Resident, Step]) -> tuple[float, float, str, int]:
+    def key(way: tuple[Resident, StepDown]) -> tuple[float, float, str, int]:
         resident, step = way
         # Bytes stand for the share: units are used in proportion to bytes, or not at all.
         freed = max(1, step.on(place).memory_bytes)
@@ -334,7 +336,7 @@ def _by_price(ways: Iterable[tuple[Resident, Step]], place: str) -> list[tuple[R
     return sorted(ways, key=key)
 
 
-def _overdrawn(need: RoomNeed, free: Mapping[str, Room], steps: Collection[Step]) -> str | None:
+def _overdrawn(need: RoomNeed, free: Mapping[str, Room], steps: Collection[StepDown]) -> str | None:
     """Return the first place of which the need or the steps take more than there is, if any.
 
     A place that is overdrawn already is no obstacle to who takes nothing there.
@@ -345,7 +347,7 @@ def _overdrawn(need: RoomNeed, free: Mapping[str, Room], steps: Collection[Step]
     return next((place for place, taken in takes if after[place].lacks(taken)), None)
 
 
-def _after(free: Mapping[str, Room], need: RoomNeed, steps: Iterable[Step]) -> dict[str, Room]:
+def _after(free: Mapping[str, Room], need: RoomNeed, steps: Iterable[StepDown]) -> dict[str, Room]:
     """Return the room that is free when the steps are taken and the need is placed."""
     room = dict(free)
     for place, taken in need.takes:

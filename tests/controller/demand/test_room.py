@@ -9,7 +9,7 @@ from partitiond.controller.demand import room
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import SleepingFootprint
-from partitiond.core.replica.readiness import Asker, Resident, Room, RoomNeed, readiness
+from partitiond.core.replica.readiness import Resident, Room, RoomNeed, Waiter, readiness
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
@@ -76,7 +76,7 @@ def test_one_more_steps_down_within_the_memory_of_its_host(host: int, level: int
     free = {"gpu-0": Room(3 * GIB), "cpu": Room(host)}
     needs = room.one_byte_more([RoomNeed((("gpu-0", Room(GIB)),))], free)
     there = [Resident("a", 60.0, 0.1, math.inf, 20.0, own)]
-    (grant,) = readiness([Asker("new", needs, 0.0, 20.0)], there, free).granted
+    (grant,) = readiness([Waiter("new", needs, 0.0, 20.0)], there, free).granted
     assert [(model, step.level) for model, step in grant.steps] == [("a", level)]
 
 

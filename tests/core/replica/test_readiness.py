@@ -12,13 +12,13 @@ from partitiond.core.replica.readiness import (
     MAX_TURN_SECONDS,
     MIN_TURN_SECONDS,
     NO_ROOM,
-    Asker,
     Popularity,
-    Readiness,
     Resident,
     Room,
+    RoomDecision,
     RoomNeed,
-    Step,
+    StepDown,
+    Waiter,
     expected_rate,
     readiness,
 )
@@ -39,47 +39,47 @@ def resident(
     had: float = math.inf,
     priority: int = 0,
 ) -> Resident:
-    stop = Step(STOPPED, start, ((device, Room(memory, units)),))
+    stop = StepDown(STOPPED, start, ((device, Room(memory, units)),))
     return Resident(model, idle, rate, had, start, (stop,), priority)
 
 
 def with_sleep(model: str, *, weights: int = 4, **more: float) -> Resident:
     """A model that may sleep on one GiB of four, its weights in host memory."""
     base = resident(model, units=0, device="gpu", **more)  # type: ignore[arg-type]
-    sleep = Step(1, 2.0, (("gpu", Room(3)), (HOST, Room(-weights))))
+    sleep = StepDown(1, 2.0, (("gpu", Room(3)), (HOST, Room(-weights))))
     return dataclasses.replace(base, steps=(sleep, *base.steps))
 
 
 def asleep(model: str, *, weights: int = 4, rate: float = 0.01) -> Resident:
-    stop = Step(STOPPED, 18.0, (("gpu", Room(1)), (HOST, Room(weights))))
+    stop = StepDown(STOPPED, 18.0, (("gpu", Room(1)), (HOST, Room(weights))))
     return Resident(model, 60.0, rate, math.inf, 20.0, (stop,))
 
 
-def asker(
+def waiter(
     model: str = "new",
     *takes: tuple[str, Room],
     waited: float = 0.0,
     start: float = 20.0,
     priority: int = 0,
-) -> Asker:
+) -> Waiter:
     needs = tuple(RoomNeed((way,)) for way in takes or [("cpu", Room(4, 1))])
-    return Asker(model, needs, waited, start, priority)
+    return Waiter(model, needs, waited, start, priority)
 
 
 def decided(
-    askers: list[Asker], residents: list[Resident], free: dict[str, Room] | None = None
-) -> Readiness:
-    return readiness(askers, residents, free or {}, least_idle_seconds=3.0)
+    waiters: list[Waiter], residents: list[Resident], free: dict[str, Room] | None = None
+) -> RoomDecision:
+    return readiness(waiters, residents, free or {}, least_idle_seconds=3.0)
 
 
-def levels(found: Readiness) -> dict[str, dict[str, int]]:
+def levels(found: RoomDecision) -> dict[str, dict[str, int]]:
     return {g.model: {model: step.level for model, step in g.steps} for g in found.granted}
 
 
 def victims(
     residents: list[Resident], memory: int = 4, units: int = 1, free: Room = NO_ROOM
 ) -> set[str] | None:
-    found = decided([asker("new", ("cpu", Room(memory, units)))], residents, {"cpu": free})
+    found = decided([waiter("new", ("cpu", Room(memory, units)))], residents, {"cpu": free})
     return set(levels(found)["new"]) if found.granted else None
 
 
@@ -113,7 +113,7 @@ def test_cores_count_and_of_several_devices_the_one_that_costs_least_waiting() -
     assert victims(two, memory=1, units=2) == {"a", "b"}
     here = resident("here", device="gpu-0", rate=0.5)
     there = resident("there", device="gpu-1", rate=0.001)
-    found = decided([asker("new", ("gpu-0", Room(4, 1)), ("gpu-1", Room(4, 1)))], [here, there])
+    found = decided([waiter("new", ("gpu-0", Room(4, 1)), ("gpu-1", Room(4, 1)))], [here, there])
     assert levels(found) == {"new": {"there": STOPPED}}
     assert found.granted[0].need.device_id == "gpu-1"
 
@@ -155,8 +155,8 @@ def test_of_equal_sizes_no_other_choice_waits_less(models: list[tuple[int, float
 # -- sleep, within the host's memory ----------------------------------------------------------
 
 
-def for_gpu(gib: int) -> list[Asker]:
-    return [asker("new", ("gpu", Room(gib)))]
+def for_gpu(gib: int) -> list[Waiter]:
+    return [waiter("new", ("gpu", Room(gib)))]
 
 
 def test_who_makes_room_sleeps_if_that_frees_enough_and_its_host_has_the_memory() -> None:
@@ -178,7 +178,7 @@ def test_the_less_popular_gives_up_its_sleep_for_host_memory(
 
 def test_an_engine_that_takes_host_memory_itself_ends_the_sleep_of_others() -> None:
     need = RoomNeed((("gpu", Room(1)), (HOST, Room(2))))
-    found = decided([Asker("new", (need,), 0.0, 20.0)], [asleep("b")], {"gpu": Room(1)})
+    found = decided([Waiter("new", (need,), 0.0, 20.0)], [asleep("b")], {"gpu": Room(1)})
     assert levels(found) == {"new": {"b": STOPPED}}
 
 
@@ -197,7 +197,7 @@ def test_a_place_that_is_overdrawn_stops_only_who_takes_some(
     takes: Room, host: Room, fits: bool
 ) -> None:
     need = RoomNeed((("gpu", Room(1)), (HOST, takes)))
-    found = decided([Asker("new", (need,), 0.0, 20.0)], [], {"gpu": Room(9), HOST: host})
+    found = decided([Waiter("new", (need,), 0.0, 20.0)], [], {"gpu": Room(9), HOST: host})
     assert bool(found.granted) == fits
 
 
@@ -221,34 +221,34 @@ def test_a_busy_model_steps_down_after_its_turn(
     waited: float, had: float, priority: int, steps_down: bool
 ) -> None:
     there = dataclasses.replace(busy("a", had, start=10.0), priority=priority)
-    found = decided([asker(waited=waited, start=2.0)], [there])
+    found = decided([waiter(waited=waited, start=2.0)], [there])
     assert levels(found) == ({"new": {"a": STOPPED}} if steps_down else {})
     assert steps_down or "no room" in found.waiting["new"]
 
 
 def test_a_turn_has_bounds_and_idle_models_step_down_first() -> None:
     quick = [busy("a", MIN_TURN_SECONDS - 0.1, start=0.1)]
-    assert not decided([asker(waited=99.0, start=0.1)], quick).granted
+    assert not decided([waiter(waited=99.0, start=0.1)], quick).granted
     slow = [busy("a", MAX_TURN_SECONDS, start=600.0)]
-    assert decided([asker(waited=MAX_TURN_SECONDS, start=600.0)], slow).granted
+    assert decided([waiter(waited=MAX_TURN_SECONDS, start=600.0)], slow).granted
     both = [busy("a", 99.0), resident("b", rate=400.0)]
-    assert levels(decided([asker(waited=99.0)], both)) == {"new": {"b": STOPPED}}
+    assert levels(decided([waiter(waited=99.0)], both)) == {"new": {"b": STOPPED}}
 
 
 def test_who_starts_or_waits_itself_is_never_pushed_down() -> None:
-    found = decided([asker(waited=999.0)], [busy("a", 0.0)])
+    found = decided([waiter(waited=999.0)], [busy("a", 0.0)])
     assert not found.granted
 
 
 def test_who_waits_longest_comes_first_and_each_gets_room_of_its_own() -> None:
-    askers = [asker("late", waited=1.0), asker("early", waited=5.0), asker("last", waited=0.5)]
-    found = decided(askers, [resident("a"), resident("b", rate=0.5)])
+    waiters = [waiter("late", waited=1.0), waiter("early", waited=5.0), waiter("last", waited=0.5)]
+    found = decided(waiters, [resident("a"), resident("b", rate=0.5)])
     assert levels(found) == {"early": {"a": STOPPED}, "late": {"b": STOPPED}}
     assert found.waiting.keys() == {"last"}
 
 
 def test_who_has_waited_for_a_turn_is_not_passed_by_smaller_ones() -> None:
-    big, small = asker("big", ("cpu", Room(8, 2))), asker("small", waited=1.0)
+    big, small = waiter("big", ("cpu", Room(8, 2))), waiter("small", waited=1.0)
     there = [busy("a", 5.0), resident("b")]
     waits = {
         w: decided([dataclasses.replace(big, waited_seconds=w), small], there) for w in (9, 90)
@@ -263,7 +263,7 @@ def test_who_has_waited_for_a_turn_is_not_passed_by_smaller_ones() -> None:
 
 def test_who_may_not_take_a_place_keeps_it_from_nobody() -> None:
     there = [resident("a", idle=0.5, priority=5, start=2.0)]
-    low, high = asker("low", waited=100.0), asker("high", waited=60.0, priority=5)
+    low, high = waiter("low", waited=100.0), waiter("high", waited=60.0, priority=5)
     found = decided([low, high], there)
     assert levels(found) == {"high": {"a": STOPPED}}
     assert "not free enough" in found.waiting["low"]
@@ -271,7 +271,7 @@ def test_who_may_not_take_a_place_keeps_it_from_nobody() -> None:
 
 def test_who_could_not_help_does_not_lengthen_the_turn_that_is_told() -> None:
     elsewhere = busy("slow", 5.0, device="gpu", start=600.0)  # type: ignore[arg-type]
-    found = decided([asker(start=1.0)], [busy("a", 5.0, start=6.0), elsewhere])
+    found = decided([waiter(start=1.0)], [busy("a", 5.0, start=6.0), elsewhere])
     assert "up to 14 s" in found.waiting["new"]
 
 
@@ -292,7 +292,7 @@ def test_in_a_b_a_c_a_b_the_popular_one_stays() -> None:
                 for name, since in there.items()
             ]
             free = Room(4 * (2 - len(there)), 2 - len(there))
-            (grant,) = decided([asker(model)], residents, {"cpu": free}).granted
+            (grant,) = decided([waiter(model)], residents, {"cpu": free}).granted
             there = {n: s for n, s in there.items() if n not in dict(grant.steps)} | {model: now}
             starts += 1
             assert "A" in there
