@@ -79,8 +79,8 @@ def overtaken(epoch: int, obeyed: Mapping[str, int]) -> str:
         f"{other}, and the host {host} obeys the other. What runs on this host goes on, and "
         "nothing is begun here. Switch this control plane off. If it is to be the head, as after "
         "the restore of a backup: stop it, and "
-        f"`partitiond host take-over`. If {host} obeys the other one by mistake: `partitiond hosts "
-        f"forget {host}`."
+        f"`partitiond host take-over`. If {host} obeys the other one by mistake: `partitiond "
+        f"hosts --forget {host}`."
     )
 
 

@@ -188,7 +188,7 @@ async def test_a_renewed_certificate_is_taken_and_streams_go_on(
     old.send(STREAMED)
     await old.until(b"hel")
     files.replace_by(renewed)
-    await asyncio.sleep(RELOAD_SECONDS)
+    await asyncio.sleep(RELOAD_SECONDS + 0.1)
     assert serial(await endpoint.serves()) != serial(old)
     go_on.set()
     assert b"[DONE]" in await old.until(b"0\r\n\r\n")
@@ -202,14 +202,14 @@ async def test_a_broken_renewal_leaves_the_former_in_force_until_it_is_mended(
     first = serial(await endpoint.serves())
     files.replace_by(Files(renewed.certificate, issued.key))  # does not belong together
     for _ in range(3):
-        await asyncio.sleep(RELOAD_SECONDS)
+        await asyncio.sleep(RELOAD_SECONDS + 0.1)
         assert serial(await endpoint.serves()) == first
     assert caplog.text.count("the former certificate stays in force") == 1
     files.certificate.unlink()  # and while it is not even there
-    await asyncio.sleep(RELOAD_SECONDS)
+    await asyncio.sleep(RELOAD_SECONDS + 0.1)
     assert serial(await endpoint.serves()) == first
     files.replace_by(renewed)
-    await asyncio.sleep(RELOAD_SECONDS)
+    await asyncio.sleep(RELOAD_SECONDS + 0.1)
     assert serial(await endpoint.serves()) != first
     assert ["tls_reloaded" in line for line in endpoint.proxy.log_lines].count(True) == 1
 
