@@ -32,7 +32,7 @@ from partitiond.platform.process_identity import own_identity
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.engines.undying import undying_processes
-from tests.machine import no_files_left, pace
+from tests.machine import no_files_left, until
 
 __all__ = ["short_dir"]
 
@@ -173,10 +173,22 @@ async def test_a_start_without_a_record_or_that_is_cancelled_leaves_no_engine(
     await runner.stop(await runner.start(simulated_launch()), 0)
 
 
+class Counting(ProcessEngineRunner):
+    """Tells how often it tried to kill all processes of an engine."""
+
+    kills = 0
+
+    async def _kill_all(
+        self, folder: RunFolder, leader: process.ProcessId | None
+    ) -> tuple[int, ...]:
+        self.kills += 1
+        return await super()._kill_all(folder, leader)
+
+
 async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
     short_dir: Path,
 ) -> None:
-    runner = ProcessEngineRunner(short_dir, None, reap_seconds=0.2)
+    runner = Counting(short_dir, None, reap_seconds=0.2)
     handle = await runner.start(simulated_launch())
     with undying_processes(Path(handle.run_dir)):
         for _ in range(2):
@@ -187,7 +199,8 @@ async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
         with pytest.raises(EngineError, match="still alive"):
             await runner.start(simulated_launch())
         waiting = asyncio.create_task(runner.wait_exit(handle))
-        await pace(0.5)  # who waits looks and kills meanwhile; two at a time leave no child alive
+        tried = runner.kills
+        await until(lambda: runner.kills > tried + 1 or waiting.done())
         assert not waiting.done()
     await runner.stop(handle, 0)
     await asyncio.wait_for(waiting, 60)
