@@ -70,7 +70,7 @@ def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFlee
     held = fleet.host.used_bytes(awake.device_id)
     assert 0 < held < used - 100 * MIB
     assert held <= asleep.held_bytes
-    (shown,) = fleet.json("models", "list")
+    (shown,) = fleet.json("models")
     assert (shown["availability"], shown["asleep"]) == ("sleeping", 1)
 
     assert fleet.complete(MODEL) == 8  # held, woken, answered
