@@ -257,9 +257,10 @@ class ProxyProcess:
             while now() - answered < SILENT_SECONDS and not gone.done():
                 await asyncio.wait([gone], timeout=PROBE_SECONDS)
                 if not gone.done():
-                    self.problem = await self._problem(identity)
-                    asked = self.problem != CANNOT_ASK
-                    answered = answered if self.problem and asked else now()
+                    answers = await self._answers(identity)
+                    # Who cannot ask knows of no silence.
+                    answered = answered if answers is False else now()
+                    self.problem = self._problem(answers)
             if not gone.done():
                 _kill(identity)
             return await gone
@@ -267,12 +268,11 @@ class ProxyProcess:
             self.problem = ""
             gone.cancel()
 
-    async def _problem(self, identity: ProxyIdentity) -> str:
-        """Return why a process does not answer; empty if it does."""
-        try:
-            if await self._answers(identity):
-                return ""
-        except SilentError:
+    def _problem(self, answers: bool | None) -> str:
+        """Return why a process does not answer (`_answers`); empty if it does."""
+        if answers:
+            return ""
+        if answers is None:
             return CANNOT_ASK
         return (
             f"The proxy does not answer. After {SILENT_SECONDS:g} s it is ended and started again. "
@@ -339,12 +339,12 @@ class ProxyProcess:
             await self._gone(identity)
         self.identity = None
 
-    async def _answers(self, identity: ProxyIdentity) -> bool:
-        """Whether a process answers. Raises SilentError: this process cannot ask."""
+    async def _answers(self, identity: ProxyIdentity) -> bool | None:
+        """Whether a process answers; None if this process cannot ask."""
         try:
             answer = await self._request("GET", "/state")
         except SilentError:
-            raise
+            return None
         except PartitiondError:
             return False
         return bool(answer.json().get("pid") == identity.pid)

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.demand.room import (
@@ -23,6 +23,7 @@ from partitiond.controller.demand.room import (
 from partitiond.controller.demand.scaling import Scaling
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.targets import best_profiles
+from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.sleeping import given_up
 from partitiond.controller.runtime.start_times import StartTimes
@@ -30,6 +31,7 @@ from partitiond.controller.runtime.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import START_SECONDS
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.replica.obstacles import Obstacle
@@ -152,10 +154,11 @@ class RoomMaker:
         self._woken |= unknown
         if not waiters:
             return frozenset(unknown)
+        held = self._held()
         found = readiness(
             waiters,
-            self._residents(specs),
-            self._free(waited_seconds),
+            self._residents(specs, held),
+            self._free(waited_seconds, held),
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
         for model, why in found.waiting.items():
@@ -179,8 +182,7 @@ class RoomMaker:
     def awaited(self) -> frozenset[str]:
         """Models that were woken, or that requests wait for, and that have no place."""
         levels = self._sleep.levels
-        plan = self._controller.plan
-        placed = {p.model for p in (plan.placements if plan is not None else ())}
+        placed = {p.model for p in self._placements()}
         traffic = self._sleep.traffic
         asked = {m for m in self._homeless if traffic.get(m, _NOBODY).waiting > 0}
         return frozenset(self._woken | asked) - placed - levels.keys()
@@ -192,9 +194,8 @@ class RoomMaker:
 
     def look(self) -> None:
         """Make more room for woken models without a place; those without requests go to zero."""
-        specs = {r.spec.name: r.spec for r in self._store.models() if scales_to_zero(r.spec)}
-        plan = self._controller.plan
-        placed = {p.model for p in (plan.placements if plan is not None else ())}
+        specs = {name: spec for name, spec in self._specs().items() if scales_to_zero(spec)}
+        placed = {p.model for p in self._placements()}
         levels, now = self._sleep.levels, self._clock.monotonic()
         self._told &= levels.keys()
         self._known_needs = {m: k for m, k in self._known_needs.items() if m in specs}
@@ -220,10 +221,11 @@ class RoomMaker:
         """
         if spec.name in self._obstacles():
             return False
-        free = self._free((spec.name,))
+        held = self._held()
+        free = self._free((spec.name,), held)
         found = readiness(
             [self._waiter(spec, one_byte_more(self._needs(spec.name), free), 0.0)],
-            self._residents(self._specs()),
+            self._residents(self._specs(), held),
             free,
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
@@ -244,9 +246,12 @@ class RoomMaker:
         for model, step in grant.steps:
             self._sleep.put_to_sleep(model, step.level, f"makes room for {grant.model}")
 
-    def _own(self, model: str) -> list[Placement]:
+    def _placements(self) -> Sequence[Placement]:
         plan = self._controller.plan
-        return [p for p in (plan.placements if plan is not None else ()) if p.model == model]
+        return plan.placements if plan is not None else ()
+
+    def _own(self, model: str) -> list[Placement]:
+        return [p for p in self._placements() if p.model == model]
 
     def _needs(self, model: str) -> tuple[RoomNeed, ...]:
         own = self._own(model)
@@ -282,10 +287,9 @@ class RoomMaker:
         controller, places = self._controller, self._places()
         return held_by_model(controller.desired, controller.engines, self._sleep.levels, places)
 
-    def _free(self, waiters: Collection[str]) -> Rooms:
+    def _free(self, waiters: Collection[str], holders: Mapping[str, Rooms]) -> Rooms:
         """Return what is free, without what was promised to others than the waiters."""
         devices, plan = self._devices.devices, self._controller.plan
-        holders = self._held()
         promised = [
             dict(need.takes)
             for model, need in self._promised.items()
@@ -299,9 +303,12 @@ class RoomMaker:
             self._controller.leases(),
         )
 
-    def _residents(self, specs: Mapping[str, ModelSpec]) -> tuple[Resident, ...]:
+    def _residents(
+        self, specs: Mapping[str, ModelSpec], held: Mapping[str, Rooms]
+    ) -> tuple[Resident, ...]:
         """Models that hold room and may step down."""
-        held, places = self._held(), self._places()
+        places = self._places()
+        engines = by_key((e.placement.model, e) for e in self._controller.engines)
         found = []
         for model, spec in specs.items():
             if model not in held or not scales_to_zero(spec):
@@ -309,11 +316,7 @@ class RoomMaker:
             traffic = self._sleep.traffic.get(model)
             idle = 0.0 if traffic is None or traffic.waiting else traffic.idle_seconds
             asleep = model in self._sleep.levels
-            awake = [
-                e.placement
-                for e in self._controller.engines
-                if e.placement.model == model and level_held(e) == 0
-            ]
+            awake = [e.placement for e in engines[model] if level_held(e) == 0]
             start = self._start_seconds(spec)
             steps = steps_of(
                 held[model],
@@ -325,13 +328,13 @@ class RoomMaker:
             rate = expected_rate(self._scaling.req_per_s(model), idle)
             # Of a model that the proxy does not report, nobody knows whether it is idle.
             known = traffic is not None
-            had = self._had_seconds(model, asleep_idle=asleep and idle > 0) if known else 0.0
+            is_idle = asleep and idle > 0
+            had = self._had_seconds(engines[model], asleep_idle=is_idle) if known else 0.0
             found.append(Resident(model, idle, rate, had, start, steps, spec.rules.priority))
         return tuple(found)
 
-    def _had_seconds(self, model: str, *, asleep_idle: bool) -> float:
+    def _had_seconds(self, own: Sequence[Engine], *, asleep_idle: bool) -> float:
         """Return for how long a model has had its room; 0 while it starts or wakes."""
-        own = [e for e in self._controller.engines if e.placement.model == model]
         # A model that fails again and again must not hold its room as if it just started.
         if asleep_idle or any(given_up(engine) for engine in own):
             return math.inf
