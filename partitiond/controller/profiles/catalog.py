@@ -61,14 +61,15 @@ class ProfileCatalog:
 
     def views(self, model: str | None = None) -> Sequence[ProfileView]:
         """Profiles of a model or of all, newest first, each with why it is stale."""
-        return [self._viewed(profile) for profile in self._store.profiles(model)]
+        factors = self._factors()
+        return [self._viewed(profile, factors) for profile in self._store.profiles(model)]
 
     def view(self, profile_id: str) -> ProfileView:
         """Raises NotFoundError."""
-        return self._viewed(self._store.profile(profile_id))
+        return self._viewed(self._store.profile(profile_id), self._factors())
 
-    def _viewed(self, profile: Profile) -> ProfileView:
-        reasons, factor = self.staleness.reasons(profile), self._factors().get(profile.id)
+    def _viewed(self, profile: Profile, factors: Mapping[str, float]) -> ProfileView:
+        reasons, factor = self.staleness.reasons(profile), factors.get(profile.id)
         if factor is not None:
             reasons += (f"its replicas are slower, plans take {factor:.2f} of its rates",)
         return ProfileView(profile, reasons)
