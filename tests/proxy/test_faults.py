@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,8 @@ from tests.proxy.answers import Answer, Client, Verdict, judge
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.echo import read_wish
 from tests.proxy.faults import Fault, Kind, Phase, faults_of, may_end, most_sent, steps_of
-from tests.proxy.scripted import Received, Step
+from tests.proxy.scripted import Received, ScriptedEngine, Step
+from tests.proxy.virtual import running_loop
 
 COUNT = 5
 SHAPES = tuple(itertools.product((True, False), repeat=2))
@@ -61,7 +61,7 @@ class Engines:
 class Rig:
     proxy: Proxy
     engines: Engines
-    paths: tuple[Path, ...]
+    servers: tuple[ScriptedEngine, ...]
 
     def fresh(self, count: int) -> None:
         """So many replicas, with new connections and no failures that are remembered."""
@@ -69,8 +69,10 @@ class Rig:
         self.proxy.state.apply(
             table(
                 *(
-                    replica(path, f"m-{number}", generation=str(version), max_model_len=100_000)
-                    for number, path in enumerate(self.paths[:count])
+                    replica(
+                        server.path, f"m-{number}", generation=str(version), max_model_len=100_000
+                    )
+                    for number, server in enumerate(self.servers[:count])
                 ),
                 version=version,
             )
@@ -86,6 +88,10 @@ class Rig:
             answer = await client.ask(prompt, chat=is_chat, stream=stream)
         return judge(answer, token, COUNT, is_chat=is_chat), answer
 
+    def nothing_open(self) -> bool:
+        """Whether no connection of a client or to an engine has an end that is still open."""
+        return not (running_loop().open_sockets() or any(server.open for server in self.servers))
+
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         with Client(self.proxy.port) as client:
@@ -97,16 +103,13 @@ class Rig:
 async def rig(make_proxy: MakeProxy, make_engine: MakeEngine) -> Rig:
     engines = Engines()
     proxy = await make_proxy(table(), retry_share=1.0, **LIMITS)
-    return Rig(
-        proxy, engines, tuple([(await make_engine(engines, f"e{n}")).path for n in range(2)])
-    )
+    return Rig(proxy, engines, tuple([await make_engine(engines, f"e{n}") for n in range(2)]))
 
 
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> None:
     """Every phase, whole and streamed, completions and chat, once and at every attempt."""
     wrong: list[str] = []
-    before = open_sockets()
     cases = [(c, s, fault) for c, s in SHAPES for fault in faults_of(kind, stream=s)]
     for number, (is_chat, stream, fault) in enumerate(cases):
         rig.fresh(2)
@@ -131,7 +134,7 @@ async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> No
     assert not wrong, "\n".join(wrong)
     assert rig.engines.struck >= len(cases), "faults that never happened"
     rig.fresh(0)
-    await rig.proxy.until(lambda: open_sockets() <= before)
+    await rig.proxy.until(rig.nothing_open)
 
 
 REUSED = [
@@ -160,12 +163,3 @@ async def test_a_kept_connection_that_ends_before_an_answer_costs_nothing_and_el
             assert verdict is (Verdict.REFUSED if is_harmed else Verdict.COMPLETE), answer
     assert rig.engines.struck == 4, "no connection was used again"
     assert {json.loads(line)["attempts"] for line in rig.proxy.log_lines} == {1}
-
-
-def open_sockets() -> set[str]:
-    """Sockets of this process, by names that no other one has while they are open."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the one that lists them
-            found.add(str(descriptor.readlink()))
-    return {name for name in found if name.startswith("socket:")}

@@ -73,6 +73,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._listeners: dict[int, VirtualServer] = {}
         self._ports = itertools.count(1)  # where nobody listens in truth
         self._other_end: dict[int, socket.socket] = {}
+        self._sockets: list[Any] = []
         super().__init__(_Selector(self))
 
     # Time
@@ -148,9 +149,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             tls["server_hostname"] = host
         return await super().create_connection(factory, sock=client, **tls)
 
+    async def create_unix_connection(  # type: ignore[override]
+        self, factory: Callable[[], Any], path: Any = None, **more: Any
+    ) -> Any:
+        transport, protocol = await super().create_unix_connection(factory, path, **more)
+        self._sockets.append(transport.get_extra_info("socket"))
+        return transport, protocol
+
+    def open_sockets(self) -> int:
+        """How many ends are open of all connections made here, but for the accepting ends of Unix
+        sockets. Only the loop can tell: other threads of the process have sockets as well.
+        """
+        self._sockets = [one for one in self._sockets if one.fileno() != -1]
+        return len(self._sockets)
+
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """Both ends of a new connection."""
         ends = socket.socketpair()
+        self._sockets.extend(ends)
         for one, other in (ends, ends[::-1]):
             one.setblocking(False)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES // 2)
