@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from partitiond.cli.plan.offline import OnProgress
     from partitiond.client.client import ControlClient
 
-PLANS_PER_APPLY: Final = 3
-"""Plans that are tried if the situation changes while a plan is solved."""
+PLANS_PER_APPLY: Final = 10
+"""Plans that are tried if the situation changes while a plan is solved: as many as the daemon's
+own. Chosen.
+"""
 
 
 WHAT_IF_HELP = (
@@ -203,9 +205,9 @@ def plan_and_apply(client: "ControlClient", *, allow_outage: bool = False) -> Pl
             )
         try:
             return client.apply(preview.plan.id, allow_outage=allow_outage)
-        except ConflictError:
+        except ConflictError as error:
             tries -= 1
-            if not tries:
+            if not tries or "changed" not in error.facts:
                 raise
 
 

@@ -14,7 +14,7 @@ from partitiond.controller.plans.changed_worlds import (
 )
 from partitiond.controller.plans.demands import KnownDemands
 from partitiond.controller.plans.derived import Derivations
-from partitiond.controller.plans.situation import Situation
+from partitiond.controller.plans.situation import Basis, Situation, changes_between
 from partitiond.controller.plans.sleepers import beside_sleepers
 from partitiond.controller.profiles.capacity_beside_jobs import host_memory_beside_jobs
 from partitiond.controller.profiles.targets import BestProfiles
@@ -89,7 +89,7 @@ class PlanOptions:
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Remembered:
     preview: PlanPreview
-    fingerprint: str
+    basis: Basis
     allow_outage: bool
 
 
@@ -311,7 +311,7 @@ class PlanMaker:
         """
         asked = question or PlanQuestion()
         check_asked_models(asked, situation)
-        fingerprint_of = situation.fingerprint
+        basis_of = situation.basis
         situation, notes = await self._derivations.widened(situation, self._clock.utc_iso())
         models = await self._demands.of(situation)
         request = self._request(situation, models, asked, may_search=may_search)
@@ -343,7 +343,7 @@ class PlanMaker:
         applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
         self._remembered.pop(outcome.id, None)  # the newest is the last
         self._remembered[outcome.id] = _Remembered(
-            preview, fingerprint_of(applied_id), asked.allow_outage
+            preview, basis_of(applied_id), asked.allow_outage
         )
         while len(self._remembered) > REMEMBERED_PREVIEWS:
             del self._remembered[next(iter(self._remembered))]
@@ -390,10 +390,10 @@ class PlanMaker:
         """Return all remembered plans, oldest first."""
         return tuple(one.preview.plan for one in self._remembered.values())
 
-    def remembers(self, plan_id: str, fingerprint: str = "") -> PlanPreview | None:
-        """Return the plan of an id, made before; with a fingerprint, only if the plan has it."""
+    def remembers(self, plan_id: str, basis: Basis | None = None) -> PlanPreview | None:
+        """Return the plan of an id, made before; with a basis, only if the plan has that."""
         found = self._remembered.get(plan_id)
-        if found is None or fingerprint not in ("", found.fingerprint):
+        if found is None or basis not in (None, found.basis):
             return None
         return found.preview
 
@@ -417,11 +417,11 @@ class PlanMaker:
                 facts={"plan": plan_id, "plans": list(self._remembered)},
             )
         applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
-        if remembered.fingerprint != situation.fingerprint(applied_id):
+        if changed := changes_between(remembered.basis, situation.basis(applied_id)):
             raise ConflictError(
-                f"{plan_id} is outdated: models, profiles, devices or the applied plan changed.",
+                f"{plan_id} is outdated. Changed since it was made: {changed}.",
                 hint="Make a new plan with `partitiond plan` and apply that.",
-                facts={"plan": plan_id},
+                facts={"plan": plan_id, "changed": changed},
             )
         return remembered.preview
 

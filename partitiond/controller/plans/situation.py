@@ -3,8 +3,8 @@
 import collections
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Collection
+from typing import Final
 
 from partitiond.controller.profiles.capacity_beside_jobs import devices_beside_jobs
 from partitiond.core.hardware.health import DeviceHealth
@@ -17,6 +17,17 @@ from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, devices_beside
 from partitiond.core.units import ZERO_BYTES
+
+Basis = dict[str, int]
+"""Hashes, good within this process, of all that a plan rests on, by what they are of."""
+MOST_CHANGES_TOLD: Final = 3
+
+
+def changes_between(before: Basis, now: Basis) -> str:
+    """Return what of a plan's basis is not what it was, in words; empty if all of it is."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    more = len(names) - MOST_CHANGES_TOLD
+    return ", ".join(names[:MOST_CHANGES_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,28 +115,30 @@ class Situation:
             closed=frozenset(placement.device_id for placement in refused),
         )
 
-    def fingerprint(self, applied_plan_id: str) -> str:
-        """Return a digest that changes if a plan would no longer fit, not with every free byte.
+    def basis(self, applied_plan_id: str) -> Basis:
+        """Return what a plan rests on, which changes if it would no longer fit, not with every free
+        byte.
 
-        What only the chain leaves out is not part of the digest: a waiting plan was made with it,
-        and is recalled without it. Leases and closed devices are no part either: what fits beside
-        them fits without.
+        What only the chain leaves out is no part of it: a waiting plan was made with it, and is
+        recalled without it. Leases and closed devices are no part either: what fits beside them
+        fits without.
         """
-        parts = [
-            applied_plan_id,
-            *(_version_of_spec(record.spec) for record in self.records),
-            *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
-            *(f"{profile_id} is stale" for profile_id, _ in self.stale),
-            *(f"{profile_id} times {factor}" for profile_id, factor in self.corrections),
-            *(f"{model} sleeps at {level}" for model, level in self.asleep),
-            *(
-                f"{obstacle.model} cannot run: {obstacle.kind}"
-                for obstacle in self.obstacles
-                if not obstacle.only_by_itself
-            ),
-            *(_version_of_device(device) for device in self.devices),
-        ]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        stale, factors = dict(self.stale), dict(self.corrections)
+        basis: Basis = {"the applied plan": hash(applied_plan_id)}
+        for record in self.records:
+            basis[f"model {record.spec.name}"] = hash(_version_of_spec(record.spec))
+        for model, profiles in self.profiles:
+            basis[f"profiles of {model}"] = hash(
+                tuple((_version_of(p), p.id in stale, factors.get(p.id)) for p in profiles)
+            )
+        for model, level in self.asleep:
+            basis[f"sleep of {model}"] = level
+        for obstacle in self.obstacles:
+            if not obstacle.only_by_itself:
+                basis[f"what keeps {obstacle.model} from running"] = hash(obstacle.kind)
+        for device in self.devices:
+            basis[f"device {device.id}"] = hash(_version_of_device(device))
+        return basis
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from partitiond.controller.plans.planning import (
     without_model,
 )
 from partitiond.controller.plans.queue import PlanQueue
-from partitiond.controller.plans.situation import Situation
+from partitiond.controller.plans.situation import Basis, Situation, changes_between
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import DeviceWatch
@@ -48,8 +48,10 @@ from partitiond.core.views.preview import PlanPreview
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, EngineRunner, Store
 
-SOLVES_PER_APPLY: Final = 3
-"""Tries to make a plan that is not outdated when done; beyond, things change too fast. Chosen."""
+SOLVES_PER_APPLY: Final = 10
+"""Tries to make a plan that is not outdated when done; beyond, things change too fast. Chosen:
+several models that start, are measured and are planned by themselves at once change it some times.
+"""
 
 
 def losses(running: Collection[Placement], plan: Plan) -> frozenset[str]:
@@ -100,7 +102,7 @@ class Plans:
         self._maker = maker
         self._solving = asyncio.Lock()
         self._asked = PlanQueue()
-        self._chain_made_from = ""
+        self._chain_made_from: Basis = {}
         self._chain_beside: frozenset[Partition] = frozenset()
         self._obstacles = obstacles
         self._may_apply = may_apply
@@ -113,7 +115,7 @@ class Plans:
             pressing=self._pressing,
             preview=self._preview_by_itself,
             fresh=self._fresh,
-            lasts=lambda plan_id: maker.remembers(plan_id, self._fingerprint()) is not None,
+            lasts=lambda plan_id: maker.remembers(plan_id, self._basis()) is not None,
             apply=lambda preview: self._apply(preview, "by itself"),
             touches_running=self._touches_running,
             current=lambda: controller.desired,
@@ -264,12 +266,12 @@ class Plans:
         """Make a plan whose situation has not changed when it is done. Raises ConflictError."""
         for _ in range(SOLVES_PER_APPLY):
             await self._devices.look()
-            before = self._fingerprint()
+            before = self._basis()
             preview = await self._preview(question)
-            if self._fingerprint() == before:
+            if not (changed := changes_between(before, self._basis())):
                 return preview
         raise ConflictError(
-            f"models, profiles or devices changed during each of {SOLVES_PER_APPLY} solves.",
+            f"something changed during each of {SOLVES_PER_APPLY} solves, at last {changed}.",
             hint="Nothing was applied; try again once they stay as they are.",
         )
 
@@ -284,8 +286,8 @@ class Plans:
         if why := self._devices.overtaken:
             raise ConflictError(f"nothing was applied: {why}")
 
-    def _fingerprint(self) -> str:
-        """Return the fingerprint of the present situation; see `Situation.fingerprint`."""
+    def _basis(self) -> Basis:
+        """Return what a plan of the present situation rests on."""
         situation = self._maker.situation(
             devices=self._devices.devices,
             running=(),
@@ -293,7 +295,7 @@ class Plans:
             obstacles=self._obstacles.now(),
         )
         applied = self._controller.plan
-        return situation.fingerprint(applied.id if applied is not None else EMPTY_PLAN_ID)
+        return situation.basis(applied.id if applied is not None else EMPTY_PLAN_ID)
 
     def drop_model(self, name: str) -> None:
         """Take a removed model out of the applied plan; its replicas drain and stop."""
@@ -328,7 +330,7 @@ class Plans:
 
         A job that ended meanwhile took nothing from the plan; a job that started may have.
         """
-        same = self._chain_made_from == self._fingerprint()
+        same = self._chain_made_from == self._basis()
         return same and self._chain_beside.issuperset(self._jobs.leases())
 
     def _pressing(self) -> bool:
@@ -344,7 +346,7 @@ class Plans:
 
     async def _preview_by_itself(self) -> PlanPreview:
         await self._devices.refresh(0.0)
-        self._chain_made_from = self._fingerprint()
+        self._chain_made_from = self._basis()
         leases = self._jobs.leases()
         self._chain_beside = frozenset(leases)
         records, desired = self._store.models(), self._controller.desired

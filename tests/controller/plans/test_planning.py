@@ -62,10 +62,12 @@ async def test_a_plan_starts_what_does_not_run_and_is_applied_by_id_until_someth
     other = dataclasses.replace(cpu(), free_bytes=cpu().free_bytes - 10**6)  # type: ignore[arg-type]
     for same in (situation(here), here.situation(devices=[other], running=())):
         assert here.recall(preview.plan.id, same, None) == preview
-    with pytest.raises(ConflictError):  # another was applied meanwhile
+    with pytest.raises(ConflictError, match=r"since it was made: the applied plan\. Make"):
         here.recall(preview.plan.id, situation(here), plan(plan_id="plan-9"))
     store.add_profile(measured_profile("a", cores=2))
-    with pytest.raises(ConflictError, match="outdated"):
+    with pytest.raises(
+        ConflictError, match=r"outdated\. Changed since it was made: profiles of a\. "
+    ):
         here.recall(preview.plan.id, situation(here), None)
 
 
@@ -82,7 +84,7 @@ def test_what_keeps_a_model_from_every_plan_outdates_one_and_a_failed_profile_do
         for obstacles in (failed, absent, elsewhere)
     )
     assert [len(s.planned) for s in (asked, by_itself, nowhere, still_here)] == [1, 0, 0, 1]
-    of_it = [s.fingerprint("plan-1") for s in (asked, by_itself, nowhere, still_here)]
+    of_it = [s.basis("plan-1") for s in (asked, by_itself, nowhere, still_here)]
     assert [print_ == of_it[0] for print_ in of_it] == [True, True, False, True]
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from partitiond.controller.plans.situation import Situation
+from partitiond.controller.plans.situation import Basis, Situation, changes_between
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, ForeignProcess, MigInstance, SharingMode
 from partitiond.core.model.autoscale import Autoscale
@@ -16,8 +16,8 @@ from tests.controller.samples import record
 INSTANCE = MigInstance("3g.40gb", 4, 4, Bytes(40 * GIB), "MIG-a")
 
 
-def fingerprint(device: Device) -> str:
-    return Situation((), (), (device,), ()).fingerprint("plan-1")
+def basis(device: Device) -> Basis:
+    return Situation((), (), (device,), ()).basis("plan-1")
 
 
 NEVER_STILL: list[dict[str, Any]] = [
@@ -48,18 +48,18 @@ def test_what_limits_a_plan_outdates_it_and_what_is_never_still_does_not() -> No
     for changes, same in ((NEVER_STILL, True), (LIMITS, False)):
         for change in changes:
             changed = dataclasses.replace(GPU, **change)
-            assert (fingerprint(changed) == fingerprint(GPU)) is same, change
+            assert (basis(changed) == basis(GPU)) is same, change
 
 
 def test_a_fixed_geometry_limits_a_plan_by_its_instances_not_by_their_uuids() -> None:
     fixed = dataclasses.replace(GPU, mig_fixed=True, mig_instances=(INSTANCE,))
     renamed = dataclasses.replace(INSTANCE, uuid="MIG-b")
-    assert fingerprint(dataclasses.replace(fixed, mig_instances=(renamed,))) == fingerprint(fixed)
-    assert fingerprint(dataclasses.replace(fixed, mig_instances=())) != fingerprint(fixed)
+    assert basis(dataclasses.replace(fixed, mig_instances=(renamed,))) == basis(fixed)
+    assert basis(dataclasses.replace(fixed, mig_instances=())) != basis(fixed)
 
 
-def of_model(**changes: object) -> str:
-    return Situation((record("a", **changes),), (), (GPU,), ()).fingerprint("plan-1")
+def of_model(**changes: object) -> Basis:
+    return Situation((record("a", **changes),), (), (GPU,), ()).basis("plan-1")
 
 
 def test_a_demand_that_is_told_outdates_a_plan_and_a_measured_one_does_not() -> None:
@@ -68,3 +68,10 @@ def test_a_demand_that_is_told_outdates_a_plan_and_a_measured_one_does_not() -> 
     measured = Autoscale()
     assert of_model(demand=one, autoscale=measured) == of_model(demand=two, autoscale=measured)
     assert of_model(demand=one, autoscale=measured) != of_model(demand=one)
+
+
+def test_what_changed_is_told_by_name_and_briefly() -> None:
+    before = {"model a": 1, "model b": 2, "device 0": 3}
+    assert changes_between(before, dict(before)) == ""
+    assert changes_between(before, {"model a": 1, "device 0": 4}) == "model b, device 0"
+    assert changes_between(before, {"model c": 1}) == "model a, model b, device 0 and 1 more"
