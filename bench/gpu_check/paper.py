@@ -38,4 +38,6 @@ STATEMENTS: Final = {
     "those of OPT-125M.",
     9: "Figure 5: two replicas of OPT-2.7B improve throughput slightly and latency clearly. "
     "Figure 2: longer outputs lower throughput (OPT-6.7B, 32 to 256 tokens). Table 1: at most 128.",
+    21: "Figure 2: throughput and latency go alike for families of similar size (LLaMA-7B, MPT-7B, "
+    "GPT-J). vLLM serves no MPT since 0.28.",
 }

@@ -180,8 +180,8 @@ PAPER: Final = (
     "14.mps-many",
     "20.mps-few",
     "9.output",
-    "21.mistral-7b",
-    "21.qwen2.5-7b",
+    "21.llama-7b",
+    "21.gpt-j-6b",
     "5.opt",
 )
 """What the paper's figures and Table 1 show, and MPS, which it leaves open."""

@@ -325,9 +325,22 @@ def test_measured_sharing_goes_before_the_modes_default() -> None:
     """A memory share is also a whole device."""
     made = profile(sharing=(replication(0.11, 0.6), replication(0.5, 0.9, "mps")))
     assert {c.size.mode for c in candidates(SPEC, made)} == {SharingMode.MEMORY, SharingMode.WHOLE}
-    for one, expected in ((made, (0.6, 0.15)), (profile(), (1.0, None))):
+    silent = profile()
+    points = tuple(dataclasses.replace(p, telemetry=None) for p in silent.points)
+    silent = dataclasses.replace(silent, points=points)
+    for one, expected in ((made, (0.6, 0.15)), (silent, (1.0, None))):
         shared = [c for c in candidates(SPEC, one) if c.size.mode is SharingMode.MEMORY]
         assert {(c.busy, c.kappa) for c in shared} == {expected}
+
+
+def test_time_sliced_a_replica_takes_the_share_of_the_time_in_which_its_gpu_works() -> None:
+    made = profile()
+    for c in candidates(SPEC, made):
+        if c.size.mode is SharingMode.MEMORY:
+            at = made.point(c.batch)
+            assert at is not None
+            assert at.telemetry is not None
+            assert c.busy == at.telemetry.gpu_util < 1
 
 
 def on_cores(*sharing: Sharing, spec: ModelSpec = SPEC) -> ModelDemand:

@@ -80,5 +80,5 @@ def all_steps() -> tuple[Step, ...]:
         FRACTIONS,
         Footprints(),
         Replicas(20, "opt-2.7b"),
-        Sweep(21, "mistral-7b", "qwen2.5-7b"),
+        Sweep(21, "llama-7b", "gpt-j-6b"),
     )

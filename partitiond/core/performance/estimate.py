@@ -52,7 +52,7 @@ from partitiond.core.performance.roofline import (
 )
 from partitiond.core.performance.rounds import decode_round
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
-from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint
+from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 
 LADDER_RATIO: Final = 1.25
@@ -328,7 +328,17 @@ def _point(case: _Case, batch: int) -> OperatingPoint:
         footprint_bytes=_started(case, batch).peak_bytes,
         running_mean=float(batch),
         prompt_tokens_per_s=batch / cycle * moments.p / moments.o,
+        telemetry=_activity(case, batch, cycle) if case.kind is DeviceKind.GPU else None,
     )
+
+
+def _activity(case: _Case, batch: int, cycle: float) -> Telemetry:
+    """Return for which share of a round the GPU works, so that no other process can in turn.
+
+    The paper's Figures 5 and 6 show that time-sliced replicas fill the rest: much of it with
+    OPT-125M, little with OPT-2.7B.
+    """
+    return Telemetry("estimate", gpu_util=min(1.0, case.rounds.terms(batch).busy_seconds / cycle))
 
 
 def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:

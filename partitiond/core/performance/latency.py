@@ -17,9 +17,11 @@ from partitiond.core.performance.roofline import Rates
 from partitiond.core.performance.rounds import (
     Cycle,
     Round,
+    RoundTerms,
     StepMix,
     cycle_of,
     decode_round,
+    round_terms,
     step_mix,
 )
 from partitiond.core.profile.points import Latency
@@ -57,6 +59,12 @@ class RoundCase:
     def round(self, batch: int) -> Round:
         """Return the mean round of `batch` slots."""
         return decode_round(
+            self.architecture, self.workload, batch, self.reached, self.max_num_batched_tokens
+        )
+
+    def terms(self, batch: int) -> RoundTerms:
+        """Return the parts of a round of `batch` slots."""
+        return round_terms(
             self.architecture, self.workload, batch, self.reached, self.max_num_batched_tokens
         )
 

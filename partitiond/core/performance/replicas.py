@@ -80,8 +80,7 @@ def sigma_of(terms: RoundTerms, round_seconds: float, replicas: int, mode: Shari
     if mode is SharingMode.MPS:
         busy = max(terms.compute, terms.weights + terms.kv) / round_seconds
     else:
-        # Time-sliced kernels of different processes never overlap, and launches take device time.
-        busy = (terms.device_seconds + terms.fixed) / round_seconds
+        busy = terms.busy_seconds / round_seconds  # kernels of different processes never overlap
     kappa = DEFAULT.kappa(mode)
     return max(1.0, replicas * min(1.0, busy)) * (1 + kappa * (replicas - 1))
 

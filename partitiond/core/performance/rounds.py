@@ -147,6 +147,11 @@ class RoundTerms:
         """Device time in the round: the longer of arithmetic and traffic, plus lumps."""
         return max(self.compute, self.weights + self.kv) + self.lumps
 
+    @property
+    def busy_seconds(self) -> float:
+        """Time in which no other process can use the device in turn: launches take some as well."""
+        return self.device_seconds + self.fixed
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepMix:

@@ -26,7 +26,7 @@ from partitiond.core.numbers.least_squares import non_negative
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.performance.latency import RoundCase
 from partitiond.core.performance.roofline import rates
-from partitiond.core.performance.rounds import RoundTerms, round_terms
+from partitiond.core.performance.rounds import RoundTerms
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile
 
@@ -80,10 +80,7 @@ class Subject:
 
     def terms(self, batch: int) -> RoundTerms:
         """Return the roofline's parts of a round."""
-        case = self.rounds
-        return round_terms(
-            case.architecture, case.workload, batch, case.reached, case.max_num_batched_tokens
-        )
+        return self.rounds.terms(batch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

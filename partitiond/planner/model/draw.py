@@ -32,15 +32,16 @@ def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
 
     For a measured profile: the energy of an output token times tokens/s, or the mean power of the
     windows, less the device's draw without load. Both are of the device, on which the replica was
-    alone. An estimated profile gets the most that its share of the SMs could draw: a saturated GPU
-    draws between that and the memory's part of it. This tells a plan which partitions are small.
+    alone. An estimated profile gets the most that its share of the SMs could draw, for the share of
+    time in which they work: a saturated GPU draws between that and the memory's part of it.
     """
     spec = HARDWARE.get(profile.hardware)
     if spec is None or spec.tdp_watts is None:
         return None
     idle = spec.tdp_watts * IDLE_SHARE
     if profile.kind is ProfileKind.ESTIMATED:
-        return (spec.tdp_watts - idle) * sm_share(spec, profile.size)
+        works = 1.0 if point.telemetry is None else point.telemetry.gpu_util or 1.0
+        return (spec.tdp_watts - idle) * sm_share(spec, profile.size) * works
     told = point.telemetry.power_watts if point.telemetry is not None else None
     if point.joules_per_output_token is not None:
         told = point.joules_per_output_token * point.output_tokens_per_s

@@ -146,6 +146,17 @@ def test_a_ladder_ends_where_it_is_told(largest: int) -> None:
     assert (ladder[0], ladder[-1]) == (1, largest) if largest else ladder == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "share"), [("opt-125m", 0.63), ("opt-1.3b", 0.91), ("opt-2.7b", 0.95)]
+)
+def test_the_gpu_waits_for_the_host_of_a_small_model(name: str, share: float) -> None:
+    """So time-sliced replicas gain much, less and little, as in the paper's Figure 5."""
+    point = estimate(name).point(128)
+    assert point is not None
+    assert point.telemetry is not None
+    assert point.telemetry.gpu_util == pytest.approx(share, abs=0.01)
+
+
 def test_a_prior_is_the_estimate_without_memory() -> None:
     architecture = CATALOG["opt-13b"].architecture
     curve = prior_curve(architecture, Workload(512, 256), HARDWARE["l4-24gb"], WHOLE, 64)
