@@ -90,10 +90,12 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
 def packed(fleet: ColumnProblem, plan: Sequence[DeviceColumn]) -> Packing:
     """Return a plan with its columns on devices.
 
-    Pools of equal hosts are merged in columns, so a host may have no room for a replica of one: it
-    is left out.
+    Pools of equal hosts are merged in columns, so a host may have no room for a replica of one; and
+    of a part of a column in the program a dive makes a whole one, which may hold more of a model
+    than its largest number. Such replicas are left out.
     """
     sites = fleet.sites
+    most = {need.model: need.max_replicas for need in sites.instance.needs}
     packing = Packing(sites.instance)
     of_group = fleet.classes.of_group
     free = by_key((int(of_group[load.group]), d) for d, load in enumerate(packing.loads))
@@ -105,7 +107,8 @@ def packed(fleet: ColumnProblem, plan: Sequence[DeviceColumn]) -> Packing:
         crowd = int(sites.entry_kappa[column.entries].max())
         option = int(sites.option_of[column.site, column.level, crowd])
         for item in items:
-            if packing.fits(device, item, option):
+            model = sites.instance.items[item].model
+            if packing.counts[model] < most[model] and packing.fits(device, item, option):
                 packing.add(device, item, option)
     return packing
 
