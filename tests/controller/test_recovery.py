@@ -90,7 +90,7 @@ class GpuHost(Host):
         self.devices.become([*(gpu for gpu in GPUS if gpu != lost), *states[left]])
         seen = [DeviceHealth.FINE] * 2 + [gpu.health for gpu in states[left]]
         await self.passes(
-            lambda: [device.health for device in self.service.devices.devices] == seen
+            lambda: [device.health for device in self.service.devices.devices] == seen, 0.5
         )
 
     async def new(self, *names: str) -> None:
