@@ -432,6 +432,7 @@ async def test_a_refused_start_says_why(kind: Kind, short_dir: Path) -> None:
         assert caught.value.hint
 
 
+@STARTS
 async def test_a_pooling_engine_is_ready_is_probed_and_pools(kind: Kind, short_dir: Path) -> None:
     words = ("--runner", "pooling", "--convert", "embed")
     launch = dataclasses.replace(kind.launch, extra_args=words)

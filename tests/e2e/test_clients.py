@@ -265,19 +265,13 @@ class TestEnvironments:
 class TestInstalledClients:
     pytestmark = installed
 
-    @pytest.mark.parametrize(
-        ("client", "script", "also"),
-        [
-            ("litellm", "litellm_client.py", {"models", "completion", "embeddings"}),
-            ("langchain-openai", "langchain_client.py", {"completion", "embeddings", "responses"}),
-            ("anthropic", "anthropic_client.py", set()),
-        ],
-    )
-    def test_a_python_library_sees_what_it_should(
-        self, stand: Stand, tmp_path: Path, client: str, script: str, also: set[str]
-    ) -> None:
+    @pytest.mark.parametrize("client", ["litellm", "langchain-openai", "anthropic"])
+    def test_a_python_librarys_recipe_runs(self, stand: Stand, tmp_path: Path, client: str) -> None:
+        """All of them ask by openai's or anthropic's client."""
         python = environments.python_of(client)
-        check_what_all_see(seen_by(script, python, stand, tmp_path), also | {"asynchronous"})
+        if client == "anthropic":
+            seen = seen_by("anthropic_client.py", python, stand, tmp_path)
+            check_what_all_see(seen, {"asynchronous"})
         printed = run_recipe(client, stand, tmp_path, python)
         assert re.search(r"^\d+ tokens$", printed, re.MULTILINE)
         assert stand.in_flight() == 0

@@ -154,39 +154,6 @@ def test_a_killed_daemon_breaks_no_stream_and_adopts_all(fleet: Fleet) -> None:
     assert {p.replica_id for p in plan.placements} == set(before), "store and host disagree"
 
 
-@pytest.mark.full
-def test_a_killed_proxy_comes_back_and_no_engine_is_touched(fleet: Fleet) -> None:
-    before = serves(fleet, REAL)
-    killed = fleet.process_with("partitiond.proxy")
-    os.kill(killed, signal.SIGKILL)
-
-    def answers() -> bool:
-        try:
-            return bool(fleet.openai().models.list().data)
-        except openai.APIConnectionError:
-            return False
-
-    wait_for("the proxy", answers)
-    assert fleet.process_with("partitiond.proxy") != killed
-    assert fleet.openai().completions.create(model=REAL, prompt="x", max_tokens=2).choices
-    assert serves(fleet, REAL) == before
-
-
-@pytest.mark.full
-def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(fleet: Fleet) -> None:
-    (victim,) = serves(fleet, REAL).values()
-    load = Load(fleet.base_url, {REAL: 3}, tokens=200)
-    with load.running():
-        under_way = killed_under_load(fleet, load, REAL)
-        wait_for(
-            "the engine to come back", lambda: is_back(fleet, REAL, victim), seconds=START_SECONDS
-        )
-        again = len(load.outcomes)
-        wait_for("a stream of the new engine", lambda: "done" in ends(load.outcomes[again:]))
-    assert ends(under_way) == {"error-event"}
-    assert "broken" not in ends(load.outcomes)
-
-
 def killed_under_load(fleet: Fleet, load: Load, model: str) -> list[Outcome]:
     """Kill the engine of a model; the streams that it had begun, none of which was nearly done.
 

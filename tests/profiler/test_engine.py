@@ -45,7 +45,6 @@ def request_for(folder: Path) -> ProfileRequest:
         max_window_seconds=0.5,
         structured_output=True,
         paper_requests=4,
-        confirm_memory=True,
         confirm_capacity=True,
     )
 
@@ -71,10 +70,6 @@ async def test_everything_at_once_on_one_core(
         assert point.telemetry is not None
         assert point.telemetry.cores_used is not None
         assert 0 < point.telemetry.cores_used < 2
-    memory = profile.frontier_memory
-    assert memory is not None, notes
-    assert memory.preemptions == 0
-    assert memory.footprint_bytes > profile.footprint.weights_bytes
     late = any("capacity is not confirmed" in note for note in notes)  # on a busy machine
     assert profile.capacity_trials or late, notes
     assert profile.paper_mode is not None
