@@ -1,45 +1,22 @@
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.machine import wait_for
-from tests.security.recorder import Recorder
-from tests.security.target import KEY, Target, key, running
+from tests.proxy.conftest import folder, make_process
+from tests.proxy.virtual import pytest_asyncio_loop_factories
+from tests.security.target import KEY, StrictEngine, Target, key, running
 
-
-@pytest.fixture(scope="module")
-def short_folder() -> Iterator[Path]:
-    """A folder with a short path: Unix socket paths are limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="pd-") as name:
-        yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def attacked(
-    short_folder: Path, request: pytest.FixtureRequest
-) -> Iterator[tuple[Target, Recorder]]:
-    """One proxy for all attacks of a module: what one leaves behind, the next would meet.
-
-    A module may set `OPTIONS` for it, and the `KEYS` of its first table.
-    """
-    options = getattr(request.module, "OPTIONS", {"max_body_bytes": 65536})
-    with running(short_folder, **options) as (target, engine):
-        target.publish(engine, keys=getattr(request.module, "KEYS", [key(KEY, models=("m",))]))
-        yield target, engine
+__all__ = ["folder", "make_process", "pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture
-def proxy(attacked: tuple[Target, Recorder]) -> Target:
-    return attacked[0]
+async def proxy(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
+    """A module may set `OPTIONS` for it, and the `KEYS` of its first table."""
+    async with running(**getattr(request.module, "OPTIONS", {"max_body_bytes": 65536})) as target:
+        target.publish(getattr(request.module, "KEYS", [key(KEY, models=("m",))]))
+        yield target
 
 
 @pytest.fixture
-def engine(attacked: tuple[Target, Recorder]) -> Recorder:
-    target, engine = attacked
-    # A request of the attack before that nobody waited for would be counted to this one.
-    target.settle()
-    wait_for("requests to be recorded", engine.idle)
-    engine.forget()
-    return engine
+def engine(proxy: Target) -> StrictEngine:
+    return proxy.engine

@@ -1,164 +1,179 @@
-"""Runs the proxy as a process of its own, with its control socket at hand."""
+"""A proxy to attack, and the engine behind it, which reads as strictly as HTTP allows.
 
+A proxy that lets a smuggled request through is caught here: everything except exactly one
+well-formed request with the headers that an engine needs is a violation.
+"""
+
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
 import json
-import ssl
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+import re
+import tempfile
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
-    ReplicaRoute,
     RoutingTable,
 )
-from partitiond.proxy.dispatch.replicas import listens
-from partitiond.serde import to_json
-from tests.machine import wait_for
-from tests.security.recorder import Recorder, recording
+from partitiond.proxy.config import ProxyOptions
+from tests.proxy.conftest import Proxy, replica, serving
+from tests.proxy.scripted import Received, ScriptedEngine, well_behaved
+from tests.proxy.virtual import settled
 
 KEY = "sk-good"
 OTHER_MODEL = "other"
+ALLOWED_HEADERS = frozenset(
+    {
+        "host", "content-type", "content-length", "connection", "accept", "x-request-id",
+        "traceparent", "tracestate",
+    }
+)  # fmt: skip
+"""What may go on to an engine: nothing that names the client, its key or another hop."""
+PATHS = re.compile(
+    rb"/(v1/(completions|chat/completions|chat/completions/batch|responses|messages|messages/count_tokens|embeddings"
+    rb"|score|rerank)|v2/rerank|score|rerank|pooling|classify|tokenize|detokenize)"
+)
+HEADER = re.compile(rb"([a-z0-9-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 
 
-def digest(key: str | bytes) -> str:
-    """As keys are stored."""
-    raw = key if isinstance(key, bytes) else key.encode()
-    return hashlib.sha256(raw).hexdigest()
+class StrictEngine(ScriptedEngine):
+    """Keeps the well-formed requests in `received`, and in `violations` what is none."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.violations: list[str] = []
+
+    def forget(self) -> None:
+        """Begin anew: nothing was seen."""
+        self.received.clear()
+        self.violations.clear()
+        self.script = well_behaved
+
+    async def _connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        try:
+            while request := await _next(reader, number):
+                self.received.append(request)
+                if not await self._play(self.script(request), reader, writer):
+                    return
+        except ValueError as error:
+            self.violations.append(str(error))
 
 
-def key(secret: str | bytes, key_id: str = "k", **changes: Any) -> KeyRoute:
+async def _next(reader: asyncio.StreamReader, number: int) -> Received | None:
+    """The next request, None at a clean end. Raises ValueError for what is not one."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path, headers = _read_head(head[:-4])
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+    except asyncio.IncompleteReadError as cut:
+        if cut.partial or cut.expected:
+            raise ValueError(f"cut: {cut.partial[:200]!r}") from None
+        return None
+    if not isinstance(body, dict):
+        raise ValueError("the body is no JSON object")
+    return Received(path, headers, body, number)
+
+
+def _read_head(head: bytes) -> tuple[str, dict[str, str]]:
+    lines = head.split(b"\r\n")
+    method, _, rest = lines[0].partition(b" ")
+    target, _, version = rest.partition(b" ")
+    if method != b"POST" or version != b"HTTP/1.1" or not PATHS.fullmatch(target):
+        raise ValueError(f"request line {lines[0]!r}")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        match = HEADER.fullmatch(line)
+        if match is None:
+            raise ValueError(f"header {line!r}")
+        name = match[1].decode()
+        if name in headers or name not in ALLOWED_HEADERS:
+            raise ValueError(f"header that must not be there (twice): {line!r}")
+        headers[name] = match[2].decode()
+    if not headers.get("content-length", "").isdigit():
+        raise ValueError(f"no length in {head!r}")
+    return target.decode(), headers
+
+
+def key(secret: str, key_id: str = "k", **changes: Any) -> KeyRoute:
     """A key as the proxy is told of it."""
-    return KeyRoute(id=key_id, sha256=digest(secret), **changes)
+    return KeyRoute(id=key_id, sha256=hashlib.sha256(secret.encode()).hexdigest(), **changes)
+
+
+def table(
+    engine: Path,
+    keys: Sequence[KeyRoute],
+    *,
+    version: int = 1,
+    keys_required: bool = True,
+    models: Sequence[ModelRoute] = (),
+    generation: str = "1-1",
+) -> RoutingTable:
+    """A table with the models `m` and `other`, both at this engine.
+
+    Another generation is another engine process: what was held against the former is over.
+    """
+    routes = models or [model("m"), model(OTHER_MODEL)]
+    at = {"generation": generation, "max_sequences": 64, "max_model_len": 4096}
+    replicas = [replica(engine, f"{route.name}-1", route.name, **at) for route in routes]
+    return RoutingTable(version, tuple(routes), tuple(replicas), tuple(keys), keys_required)
+
+
+def model(name: str) -> ModelRoute:
+    """A model that serves."""
+    return ModelRoute(name, ModelAvailability.SERVING, served_name="m", created_at=1_700_000_000)
 
 
 @dataclasses.dataclass
 class Target:
-    """A running proxy."""
+    """A proxy in this event loop."""
 
-    process: subprocess.Popen[bytes]
+    proxy: Proxy
+    engine: StrictEngine
     folder: Path
-    port: int
-    control_socket: Path
     version: int = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.proxy.port
 
     @property
     def log(self) -> str:
         """Its log, so far."""
-        return (self.folder / "proxy.log").read_text(errors="replace")
+        return "".join(f"{line}\n" for line in self.proxy.log_lines)
 
-    def control(self, method: str, path: str, content: str | None = None) -> httpx.Response:
-        """One request on the control socket."""
-        # Without certificates: reading them takes longer than the request.
-        transport = httpx.HTTPTransport(
-            uds=str(self.control_socket), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
-        with httpx.Client(transport=transport, timeout=300) as client:
-            return client.request(method, f"http://proxy{path}", content=content)
-
-    def publish(
-        self,
-        engine: Recorder,
-        *,
-        keys: Sequence[KeyRoute] = (),
-        keys_required: bool = True,
-        models: Sequence[ModelRoute] | None = None,
-        generation: str = "1-1",
-    ) -> None:
-        """A table with the models `m` and `other`, both at this engine.
-
-        Another generation is another engine process: what was held against the former is over.
-        """
+    def publish(self, keys: Sequence[KeyRoute] = (), **more: Any) -> None:
+        """Give it a table, see `table`."""
         self.version += 1
-        routes = models or [_model("m"), _model(OTHER_MODEL)]
-        replicas = [
-            ReplicaRoute(f"{r.name}-1", r.name, str(engine.path), generation, 64, 0, 4096)
-            for r in routes
-        ]
-        table = RoutingTable(
-            self.version, tuple(routes), tuple(replicas), tuple(keys), keys_required
-        )
-        answer = self.control("PUT", "/routing", to_json(table))
-        assert answer.json() == {"version": self.version, "accepted": True}, answer.text
+        routes = table(self.engine.path, keys, version=self.version, **more)
+        assert self.proxy.state.apply(routes)
 
-    def state(self) -> dict[str, Any]:
-        """GET /state."""
-        found: dict[str, Any] = self.control("GET", "/state").json()
-        return found
+    async def forget(self) -> None:
+        """Let all that is under way end, and begin anew: it would be counted to what follows."""
+        await settled()
+        self.engine.forget()
 
-    def settle(self) -> None:
-        """Wait until no request is in flight or queued."""
 
-        def nothing() -> bool:
-            state = self.state()
-            return not any((*state["in_flight"].values(), *state["queues"].values()))
-
-        wait_for("requests to end", nothing)
-
-    def alive(self) -> bool:
-        """Whether it is still the same process."""
-        return self.process.poll() is None
-
-    def descriptors(self) -> int:
-        """Open file descriptors."""
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
+@contextlib.asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Target]:
+    """A proxy with an engine behind it, and no table yet; none of its own bugs was met."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        folder = Path(name)
+        engine = StrictEngine(folder / "e.sock")
+        await engine.start()
         try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(60)
-
-
-def _model(name: str) -> ModelRoute:
-    return ModelRoute(name, ModelAvailability.SERVING, served_name="m", created_at=1_700_000_000)
-
-
-def start(folder: Path, **options: Any) -> Target:
-    """A proxy on a free port."""
-    control = folder / "run" / "c.sock"
-    with (folder / "start.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "partitiond.proxy", "--port", "0",
-                "--state-dir", str(folder / "state"), "--control-socket", str(control),
-                "--log-file", str(folder / "proxy.log"), "--settings-json", json.dumps(options),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-    target = Target(process, folder, 0, control)
-
-    def answers() -> bool:
-        assert target.alive(), (folder / "start.log").read_text()
-        # Between `bind` and `listen` a connection is refused, and httpcore leaves its socket open.
-        return listens(str(control))
-
-    wait_for("the proxy to start", answers, pause=0.02)
-    target.port = int(target.state()["port"])
-    return target
-
-
-@contextlib.contextmanager
-def running(folder: Path, **options: Any) -> Iterator[tuple[Target, Recorder]]:
-    """A proxy with a recorder behind it; it must still be the same process at the end."""
-    with recording(folder / "e.sock") as engine:
-        target = start(folder, **options)
-        try:
-            yield target, engine
-            assert target.alive(), target.log[-3000:]
+            async with serving(folder, ProxyOptions(**options)) as proxy:
+                target = Target(proxy, engine, folder)
+                yield target
+            at = target.log.find('"trace"')
+            assert at < 0, target.log[max(0, at - 500) :][:3000]
         finally:
-            target.stop()
+            await engine.stop()

@@ -19,8 +19,10 @@ from starlette.testclient import TestClient
 
 from partitiond.api.app import create_app
 from tests.api.fake_service import FakeService
-from tests.security.recorder import Recorder
+from tests.proxy.scripted import Received, Step, stream, well_behaved
+from tests.security.attacks import good
 from tests.security.target import KEY, Target, key
+from tests.security.wire import Wire
 
 OPTIONS: dict[str, Any] = {}
 KEYS = [key(KEY)]
@@ -309,35 +311,47 @@ def _written(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
 
 
-@pytest.fixture
-def data_client(proxy: Target) -> Iterator[httpx.Client]:
-    url, headers = f"http://127.0.0.1:{proxy.port}", {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=120) as client:
-        yield client
+def _typed(request: Received) -> list[Step]:
+    """As `well_behaved`, with the events of each API."""
+    if not request.body.get("stream") or request.path not in STREAMS:
+        return well_behaved(request)
+    return stream(STREAMS[request.path])
 
 
-def try_bodies(client: httpx.Client, path: str, statuses: set[int], count: int) -> None:
-    @bounds(count)
-    @given(alike=bodies(path))
-    def run(alike: list[bytes]) -> None:
-        for body in alike:
-            answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
-            statuses.add(answer.status_code)
-            told = f"{path}: {answer.status_code} to {body[:4000]!r}"
-            assert answer.status_code < 500, told
-            assert answer.status_code < 400 or answer.json()["error"]["message"], told
-
-    run()
+STREAMS: Final = {
+    "/v1/responses": b'event: response.output_text.delta\ndata: {"delta":"hello"}\n\n'
+    b'event: response.completed\ndata: {"type":"response.completed"}\n\n',
+    "/v1/messages": b'event: content_block_delta\ndata: {"delta":{"text":"hello"}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+}
 
 
 @examples(4, 100)
-def test_no_body_that_an_engine_might_read_gets_a_5xx(
-    proxy: Target, data_client: httpx.Client, engine: Recorder, count: int
-) -> None:
+async def test_no_body_that_an_engine_might_read_gets_a_5xx(proxy: Target, count: int) -> None:
     """What engines read, which the document does not tell, with anything wrong at any depth."""
     statuses: set[int] = set()
+    proxy.engine.script = _typed
     for path in RIGHT:
-        try_bodies(data_client, path, statuses, count)
+        for body in drawn(path, count):
+            wire = await Wire.to(proxy.port)
+            answer = await wire.ask(good(body=body, target=path.encode()))
+            wire.leave()
+            statuses.add(answer.status)
+            told = f"{path}: {answer.status} to {body[:4000]!r}"
+            assert answer.status < 500, told
+            assert answer.status < 400 or answer.json()["error"]["message"], told
     assert {200, 400} <= statuses
-    assert engine.violations == []
-    assert proxy.alive()
+    assert proxy.engine.violations == []
+
+
+def drawn(path: str, count: int) -> list[bytes]:
+    """Bodies of so many draws."""
+    found: list[bytes] = []
+
+    @bounds(count)
+    @given(alike=bodies(path))
+    def draw(alike: list[bytes]) -> None:
+        found.extend(alike)
+
+    draw()
+    return found

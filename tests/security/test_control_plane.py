@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.conformance_client import ask
 from tests.e2e.harness import Fleet
 from tests.security.test_paths import HIDDEN_PATHS
-from tests.security.wire import connected, post
 
 MARK = "S3CRETMARK"
 
@@ -51,19 +51,14 @@ def control(fleet: Fleet, token: str = "") -> httpx.Client:
 
 def test_the_admin_token_opens_nothing_at_the_data_listener(fleet: Fleet, admin: str) -> None:
     """Not even with the right token: there is no route to the control plane there."""
-    authorization = f"authorization: Bearer {admin}".encode()
+    url, headers = fleet.settings.proxy_url, [("authorization", f"Bearer {admin}")]
     for path in (*HIDDEN_PATHS, "/", "/openapi"):
-        for method in (b"GET", b"POST", b"PUT", b"DELETE"):
-            with connected(fleet.settings.proxy.port) as wire:  # one, as the body ends it
-                wire.send(post(b"{}", authorization, line=method + f" {path} HTTP/1.1".encode()))
-                answer = wire.answer()
-            assert answer is not None, path
-            assert (answer.status, answer.code) == (404, "unknown_url"), (method, path)
-    with connected(fleet.settings.proxy.port) as wire:
-        wire.send(post(b'{"model":"m","prompt":"x"}', authorization))
-        answer = wire.answer()
-        assert answer is not None
-        assert answer.status == 401, "the admin token is no API key"
+        for method in ("GET", "POST", "PUT", "DELETE"):
+            answer = ask(url, path, b"{}", method=method, headers=headers)
+            assert answer.status == 404, (method, path)
+            assert answer.json()["error"]["code"] == "unknown_url", (method, path)
+    answer = ask(url, "/v1/completions", b'{"model":"m","prompt":"x"}', headers=headers)
+    assert answer.status == 401, "the admin token is no API key"
 
 
 def test_an_api_key_opens_nothing_at_the_control_listener(fleet: Fleet, admin: str) -> None:
@@ -80,11 +75,7 @@ def test_an_api_key_opens_nothing_at_the_control_listener(fleet: Fleet, admin: s
     ["//healthz/../models", "/healthz/../models", "/healthz%2f..%2fmodels", "//models", "/models/"],
 )
 def test_probes_are_no_way_around_the_admin_token(fleet: Fleet, path: str) -> None:
-    with connected(fleet.settings.control.port) as wire:
-        wire.send(b"GET " + path.encode() + b" HTTP/1.1\r\nhost: x\r\n\r\n")
-        answer = wire.answer()
-    assert answer is not None
-    assert answer.status == 401
+    assert ask(fleet.settings.control_url, path, method="GET").status == 401
 
 
 def test_a_page_in_a_browser_can_use_neither_listener(fleet: Fleet, admin: str) -> None:

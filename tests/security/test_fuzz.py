@@ -3,21 +3,20 @@
 The normal runs are short and always the same; the slow ones take a new seed and tell it.
 """
 
+import asyncio
 import json
 import os
 import random
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import pytest
 
-from tests.machine import wait_for
+from tests.proxy.scripted import DONE, Received, Step, completion, stream, text_event
 from tests.security.attacks import ATTACKS, BODY, CHUNKED, chunk, good
-from tests.security.recorder import COMPLETION, Forwarded, Recorder, whole_answer
 from tests.security.target import KEY, Target, key
-from tests.security.wire import connected, exchange
+from tests.security.wire import Wire, status_of
 
 TOKENS: Final = (
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b"\x00", b" ", b"\t", b":", b";", b",",
@@ -87,28 +86,28 @@ REQUESTS = [
 ]
 
 
-def _event(text: str) -> bytes:
-    payload = {**COMPLETION, "choices": [{"index": 0, "text": text, "finish_reason": None}]}
-    return b"data: " + json.dumps(payload).encode() + b"\n\n"
+def whole(body: bytes, status: str = "200 OK", extra: bytes = b"") -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + extra + b"\r\n" + body
 
 
-def _stream(*parts: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-    return head + CHUNKED + b"\r\n\r\n" + b"".join(map(chunk, parts)) + b"0\r\n\r\n"
+def streamed(*parts: bytes) -> bytes:
+    return b"".join(step for step in stream(*parts) if isinstance(step, bytes))
 
 
-DONE = b"data: [DONE]\n\n"
+A, B = text_event("a"), text_event("b")
+COMPLETION = json.dumps(completion()).encode()
 ANSWERS = [
-    whole_answer(json.dumps(COMPLETION).encode()),
-    whole_answer(json.dumps(COMPLETION).encode(), extra=b"connection: close\r\nx: y\r\n"),
-    whole_answer(b'{"error":{"message":"no","type":"x","param":null,"code":400}}', "400 No"),
-    whole_answer(b'{"detail":"no"}', "500 No"),
-    _stream(_event("a"), _event("b"), DONE),
-    _stream(_event("a") + _event("b") + DONE),
-    _stream(_event("a"), b'data: {"error":{"message":"x"}}\n\n', DONE),
-    _stream(_event("a")[:20], _event("a")[20:], b": ping\n\n", DONE),
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + json.dumps(COMPLETION).encode(),
-    b"HTTP/1.1 100 Continue\r\n\r\n" + whole_answer(b"{}"),
+    whole(COMPLETION),
+    whole(COMPLETION, extra=b"connection: close\r\nx: y\r\n"),
+    whole(b'{"error":{"message":"no","type":"x","param":null,"code":400}}', "400 No"),
+    whole(b'{"detail":"no"}', "500 No"),
+    streamed(A, B, DONE),
+    streamed(A + B + DONE),
+    streamed(A, b'data: {"error":{"message":"x"}}\n\n', DONE),
+    streamed(A[:20], A[20:], b": ping\n\n", DONE),
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + COMPLETION,
+    b"HTTP/1.1 100 Continue\r\n\r\n" + whole(b"{}"),
     b"HTTP/1.1 204 No Content\r\n\r\n",
     b"",
 ]
@@ -116,7 +115,6 @@ ANSWERS = [
 
 OPTIONS = {
     "max_body_bytes": 65536,
-    # An answer that does not end waits for one of them; so may a good one on a busy machine.
     "first_token_timeout_seconds": 1.0,
     "between_tokens_timeout_seconds": 1.0,
     "total_timeout_seconds": 2.0,
@@ -125,88 +123,67 @@ KEYS = [key(KEY)]
 
 
 @pytest.fixture
-def target(attacked: tuple[Target, Recorder]) -> Iterator[Target]:
+async def target(proxy: Target) -> AsyncIterator[Target]:
     """Whatever is done to it: nothing is left, nothing was a surprise, and it serves on."""
-    found, engine = attacked
-    engine.forget()
-    exchange(found.port, good(), 1)
-    descriptors, logged = found.descriptors(), len(found.log)
-    yield found
-    assert found.alive(), found.log[-3000:]
-    found.settle()
-    allowed = descriptors + engine.connections + 4
-    wait_for("connections to close", lambda: found.descriptors() <= allowed)
-    assert engine.violations == []
-    log = found.log[logged:]
-    assert '"trace"' not in log, log[log.index('"trace"') - 500 :][:3000]
-    engine.forget()
-    found.publish(engine, keys=KEYS, generation=f"after-{time.monotonic()}")
-    wait_for("it to serve on", lambda: serves(found))
+    yield proxy
+    await asyncio.sleep(60)
+    assert proxy.proxy.idle()
+    assert proxy.proxy.connections() == 0
+    assert proxy.engine.violations == []
+    proxy.engine.forget()
+    proxy.publish(KEYS, generation="after")
+    await serves(proxy)
 
 
-def serves(target: Target) -> bool:
-    return exchange(target.port, good(), 1).answers[0].status == 200
+async def serves(target: Target) -> None:
+    assert await status_of(target.port, good()) == 200
 
 
-def fuzz_as_clients(target: Target, seed: int, batches: int) -> None:
+async def fuzz_as_clients(target: Target, seed: int, batches: int) -> None:
     """Batches of connections, each with its mutated bytes."""
     random_ = random.Random(seed)
     for _ in range(batches):
         clients = []
         for _ in range(BATCH):
-            client = socket.create_connection(("127.0.0.1", target.port), 5)
+            client = await Wire.to(target.port)
             clients.append(client)
-            try:
-                for piece in pieces(random_, mutated(random_, REQUESTS)):
-                    client.sendall(piece)
-                if random_.random() < 0.5:
-                    client.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass
+            for piece in pieces(random_, mutated(random_, REQUESTS)):
+                client.send(piece)
+            if random_.random() < 0.5:
+                client.shut()
+        await asyncio.sleep(0.002)
         for client in clients:
-            _read_some(client)
-        assert target.alive(), f"seed {seed}"
-        wait_for(f"it to serve on after seed {seed}", lambda: serves(target))
+            client.leave()
+            data = client.received()
+            assert not data or data.startswith(b"HTTP/1.1 "), data[:200]
+            assert b"HTTP/1.1 500" not in data, data[:2000]
+        await serves(target)
 
 
-def _read_some(client: socket.socket) -> None:
-    client.settimeout(0.002)
-    data = b""
-    try:
-        while piece := client.recv(65536):
-            data += piece
-    except OSError:
-        pass
-    client.close()
-    assert not data or data.startswith(b"HTTP/1.1 "), data[:200]
-    assert b"HTTP/1.1 500" not in data, data[:2000]
-
-
-def fuzz_as_engine(target: Target, engine: Recorder, seed: int, requests: int) -> None:
+async def fuzz_as_engine(target: Target, seed: int, requests: int) -> None:
     """Good requests, answered with mutated bytes."""
     random_ = random.Random(seed)
     body = json.loads(BODY)
 
-    def answering(_: Forwarded) -> bytes:
-        return mutated(random_, ANSWERS)
+    def script(_: Received) -> list[Step]:
+        data = mutated(random_, ANSWERS)
+        return [data, "close"] if random_.random() < 0.9 else [data]
 
-    engine.answering = answering
+    target.engine.script = script
     for count in range(requests):
         if count % 4 == 0:  # an ejected replica would see nothing for a while
-            target.publish(engine, keys=KEYS, generation=f"{seed}-{count}")
-        engine.closing = random_.random() < 0.9
+            target.publish(KEYS, generation=f"{seed}-{count}")
         streamed = random_.random() < 0.5
         request = good(body=json.dumps({**body, "stream": streamed}).encode())
-        with connected(target.port) as wire:
-            wire.send(request)
-            answer = wire.answer()
-            assert answer is not None, f"no answer: seed {seed}, request {count}"
-            assert answer.status not in {204, 304}, "an answer with a body that must have none"
-            assert answer.status != 500 or answer.code != "internal_error", (seed, count)
-            if streamed and answer.headers["content-type"].startswith("text/event-stream"):
-                assert answer.body.endswith(DONE), (seed, count, answer.body[-300:])
-            elif answer.status >= 400:
-                assert answer.json()["error"]["message"], (seed, count, answer)
+        wire = await Wire.to(target.port)
+        answer = await wire.ask(request)
+        wire.leave()
+        assert answer.status not in {204, 304}, "an answer with a body that must have none"
+        assert answer.status != 500 or answer.code != "internal_error", (seed, count)
+        if streamed and answer.headers["content-type"].startswith("text/event-stream"):
+            assert answer.body.endswith(DONE), (seed, count, answer.body[-300:])
+        elif answer.status >= 400:
+            assert answer.json()["error"]["message"], (seed, count, answer)
 
 
 LONG_RUN = pytest.param(20, marks=pytest.mark.soak)
@@ -221,12 +198,10 @@ def seed_of(times: int) -> int:
 
 
 @pytest.mark.parametrize("times", [1, LONG_RUN])
-def test_mutated_requests_do_no_harm(target: Target, times: int) -> None:
-    fuzz_as_clients(target, seed_of(times), times * BATCHES)
+async def test_mutated_requests_do_no_harm(target: Target, times: int) -> None:
+    await fuzz_as_clients(target, seed_of(times), times * BATCHES)
 
 
 @pytest.mark.parametrize("times", [1, LONG_RUN])
-def test_mutated_answers_of_engines_do_no_harm(
-    target: Target, attacked: tuple[Target, Recorder], times: int
-) -> None:
-    fuzz_as_engine(target, attacked[1], seed_of(times), times * ANSWERED)
+async def test_mutated_answers_of_engines_do_no_harm(target: Target, times: int) -> None:
+    await fuzz_as_engine(target, seed_of(times), times * ANSWERED)

@@ -1,22 +1,21 @@
 """Keys are checked on the path that routing uses, on every route, and may change while in use."""
 
+import asyncio
 import hashlib
 import hmac
 import json
-import tempfile
 import time
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from partitiond.core.dispatch.routing import KeyRates, RouteKind
+from partitiond.core.dispatch.routing import KeyRates, RouteKind, RoutingTable
+from partitiond.proxy.control import Plane, routes
 from partitiond.proxy.keys.auth import Caller, KeyRing
 from partitiond.proxy.request.routes import DATA_ROUTES
-from tests.machine import wait_for
-from tests.security.recorder import Recorder
-from tests.security.target import OTHER_MODEL, Target, key, running
-from tests.security.wire import Answer, Wire, connected, exchange, post
+from tests.security.target import OTHER_MODEL, StrictEngine, Target, key, running
+from tests.security.wire import Answer, Wire, exchange, post, status_of
 
 MESSAGES = [{"role": "user", "content": "x"}]
 FIELDS: dict[str, Any] = {
@@ -32,10 +31,10 @@ def request(secret: str | None, path: str = "/v1/completions", model: str = "m")
     return post(body, *headers, target=path.encode())
 
 
-def ask(
+async def ask(
     proxy: Target, secret: str | None, path: str = "/v1/completions", model: str = "m"
 ) -> Answer:
-    return exchange(proxy.port, request(secret, path, model), 1).answers[0]
+    return await (await Wire.to(proxy.port)).ask(request(secret, path, model))
 
 
 def code(answer: Answer) -> str:
@@ -43,138 +42,149 @@ def code(answer: Answer) -> str:
     return str(answer.json()["error"]["code"])
 
 
-def test_every_data_route_needs_a_key(proxy: Target, engine: Recorder) -> None:
-    proxy.publish(engine, keys=[key("sk-a")])
+async def test_every_data_route_needs_a_key(proxy: Target, engine: StrictEngine) -> None:
+    proxy.publish(keys=[key("sk-a")])
     for route in DATA_ROUTES:
         for secret in (None, "sk-wrong", ""):
-            answer = ask(proxy, secret, route.path)
+            answer = await ask(proxy, secret, route.path)
             assert (answer.status, code(answer)) == (401, "invalid_api_key"), route
-    assert engine.seen == []
+    assert engine.received == []
     for route in DATA_ROUTES:
-        assert ask(proxy, "sk-a", route.path).status == 200
-    assert [seen.path for seen in engine.seen] == [route.path for route in DATA_ROUTES]
+        assert (await ask(proxy, "sk-a", route.path)).status == 200
+    assert [seen.path for seen in engine.received] == [route.path for route in DATA_ROUTES]
 
 
-def test_a_model_of_another_key_is_as_unknown_as_one_that_is_not_there(
-    proxy: Target, engine: Recorder
+async def test_a_model_of_another_key_is_as_unknown_as_one_that_is_not_there(
+    proxy: Target, engine: StrictEngine
 ) -> None:
-    proxy.publish(engine, keys=[key("sk-a", models=("m",))])
+    proxy.publish(keys=[key("sk-a", models=("m",))])
     nowhere = "nowhere"[: len(OTHER_MODEL)]
 
-    def told(path: str, model: str) -> tuple[int, dict[str, str], bytes]:
-        answer = ask(proxy, "sk-a", path, model)
+    async def told(path: str, model: str) -> tuple[int, dict[str, str], bytes]:
+        answer = await ask(proxy, "sk-a", path, model)
         assert code(answer) == "model_not_found"
         shown = {k: v for k, v in answer.headers.items() if k not in {"date", "x-request-id"}}
         return answer.status, shown, answer.body.replace(model.encode(), b"?")
 
     for route in DATA_ROUTES:
-        forbidden = told(route.path, OTHER_MODEL)
+        forbidden = await told(route.path, OTHER_MODEL)
         assert forbidden[0] == 404
-        assert forbidden == told(route.path, nowhere), route
-    assert engine.seen == []
+        assert forbidden == await told(route.path, nowhere), route
+    assert engine.received == []
 
 
-def test_lists_show_only_what_the_key_may_use(proxy: Target, engine: Recorder) -> None:
-    proxy.publish(engine, keys=[key("sk-a", "a", models=("m",)), key("sk-b", "b")])
+async def test_lists_show_only_what_the_key_may_use(proxy: Target, engine: StrictEngine) -> None:
+    proxy.publish(keys=[key("sk-a", "a", models=("m",)), key("sk-b", "b")])
 
-    def listed(secret: str) -> list[str]:
+    async def listed(secret: str) -> list[str]:
         line = b"GET /v1/models HTTP/1.1"
         data = post(b"", f"authorization: Bearer {secret}".encode(), line=line, length=b"")
-        return [m["id"] for m in exchange(proxy.port, data, 1).answers[0].json()["data"]]
+        return [m["id"] for m in (await exchange(proxy.port, data, 1)).answers[0].json()["data"]]
 
-    assert listed("sk-a") == ["m"]
-    assert set(listed("sk-b")) == {"m", OTHER_MODEL}
+    assert await listed("sk-a") == ["m"]
+    assert set(await listed("sk-b")) == {"m", OTHER_MODEL}
     for name in (OTHER_MODEL, "nowhere"):
         line = f"GET /v1/models/{name} HTTP/1.1".encode()
         data = post(b"", b"authorization: Bearer sk-a", line=line, length=b"")
-        assert exchange(proxy.port, data, 1).answers[0].code == "model_not_found"
+        assert (await exchange(proxy.port, data, 1)).answers[0].code == "model_not_found"
 
 
-def test_a_key_of_one_kind_of_route_opens_no_other(proxy: Target, engine: Recorder) -> None:
+async def test_a_key_of_one_kind_of_route_opens_no_other(
+    proxy: Target, engine: StrictEngine
+) -> None:
     for kind in RouteKind:
         engine.forget()
-        proxy.publish(engine, keys=[key("sk-a", routes=(kind,))])
+        proxy.publish(keys=[key("sk-a", routes=(kind,))])
         for route in DATA_ROUTES:
-            answer = ask(proxy, "sk-a", route.path)
+            answer = await ask(proxy, "sk-a", route.path)
             if route.kind is kind:
                 assert answer.status == 200, route.path
             else:
                 assert (answer.status, code(answer)) == (403, "route_not_allowed")
         opened = {route.path for route in DATA_ROUTES if route.kind is kind}
-        assert {seen.path for seen in engine.seen} == opened
+        assert {seen.path for seen in engine.received} == opened
 
 
-def test_a_key_expires_on_time_without_a_new_table(proxy: Target, engine: Recorder) -> None:
+async def test_a_key_expires_on_time_without_a_new_table(
+    proxy: Target, engine: StrictEngine
+) -> None:
     """Also on a connection that it opened; it is refused as one that never was."""
-    with connected(proxy.port) as wire:
-        proxy.publish(engine, keys=[key("sk-a")])
-        assert _status(wire, "sk-a") == 200
-        proxy.publish(engine, keys=[key("sk-a", expires_at=time.time() + 0.5)])
-        wait_for("the key to expire", lambda: _status(wire, "sk-a") == 401)
-    assert ask(proxy, "sk-a").body == ask(proxy, "sk-c").body
+    wire = await Wire.to(proxy.port)
+    proxy.publish(keys=[key("sk-a")])
+    assert await _status(wire, "sk-a") == 200
+    proxy.publish(keys=[key("sk-a", expires_at=time.time() + 0.5)])
+    await asyncio.sleep(0.4)
+    assert await _status(wire, "sk-a") == 200
+    await asyncio.sleep(0.2)
+    assert await _status(wire, "sk-a") == 401
+    assert (await ask(proxy, "sk-a")).body == (await ask(proxy, "sk-c")).body
     former = key("sk-old").sha256
     for until, status in ((time.time() + 60, 200), (time.time() - 1, 401), (0.0, 401)):
         renewed = key("sk-new", previous_sha256=former, previous_until=until)
-        proxy.publish(engine, keys=[renewed])
-        assert (ask(proxy, "sk-old").status, ask(proxy, "sk-new").status) == (status, 200)
+        proxy.publish(keys=[renewed])
+        assert (await ask(proxy, "sk-old")).status == status
+        assert (await ask(proxy, "sk-new")).status == 200
 
 
-def _status(wire: Wire, secret: str) -> int:
-    wire.send(request(secret))
-    answer = wire.answer()
-    assert answer is not None
-    return answer.status
+async def _status(wire: Wire, secret: str) -> int:
+    return (await wire.ask(request(secret))).status
 
 
-def test_keys_change_without_a_restart_and_on_open_connections(
-    proxy: Target, engine: Recorder
+async def test_keys_change_without_a_restart_and_on_open_connections(
+    proxy: Target, engine: StrictEngine
 ) -> None:
-    pid = proxy.state()["pid"]
-    proxy.publish(engine, keys=[key("sk-old")])
-    with connected(proxy.port) as wire:
-        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (200, 401)
-        both = key("sk-new", previous_sha256=key("sk-old").sha256, previous_until=time.time() + 60)
-        proxy.publish(engine, keys=[both])
-        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (200, 200)
-        proxy.publish(engine, keys=[key("sk-new")])
-        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (401, 200)
-        proxy.publish(engine, keys=[])
-        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (401, 401)
-    assert proxy.state()["pid"] == pid
+    proxy.publish(keys=[key("sk-old")])
+    wire = await Wire.to(proxy.port)
+    assert (await _status(wire, "sk-old"), await _status(wire, "sk-new")) == (200, 401)
+    both = key("sk-new", previous_sha256=key("sk-old").sha256, previous_until=time.time() + 60)
+    proxy.publish(keys=[both])
+    assert (await _status(wire, "sk-old"), await _status(wire, "sk-new")) == (200, 200)
+    proxy.publish(keys=[key("sk-new")])
+    assert (await _status(wire, "sk-old"), await _status(wire, "sk-new")) == (401, 200)
+    proxy.publish(keys=[])
+    assert (await _status(wire, "sk-old"), await _status(wire, "sk-new")) == (401, 401)
 
 
-def test_a_key_beyond_its_rate_is_429_and_no_other_key_notices(
-    proxy: Target, engine: Recorder
+async def test_a_key_beyond_its_rate_is_429_and_no_other_key_notices(
+    proxy: Target, engine: StrictEngine
 ) -> None:
     limited = key("sk-a", "limited", rates=KeyRates(requests_per_minute=3))
-    proxy.publish(engine, keys=[limited, key("sk-b", "b")])
-    answers = [ask(proxy, "sk-a") for _ in range(6)]
+    proxy.publish(keys=[limited, key("sk-b", "b")])
+    answers = [await ask(proxy, "sk-a") for _ in range(6)]
     assert [answer.status for answer in answers].count(200) == 3
     assert answers[-1].status == 429
     assert int(answers[-1].headers["retry-after"]) >= 1
-    assert ask(proxy, "sk-b").status == 200
+    assert (await ask(proxy, "sk-b")).status == 200
 
 
-def test_a_table_with_a_broken_key_is_refused_whole(proxy: Target, engine: Recorder) -> None:
+async def test_a_table_with_a_broken_key_is_refused_whole(
+    proxy: Target, engine: StrictEngine
+) -> None:
     """And the former one stays in force: a mistake never opens or shuts the endpoint."""
-    proxy.publish(engine, keys=[key("sk-a")])
-    held = (proxy.folder / "state" / "routing.json").read_text()
+    proxy.publish(keys=[key("sk-a")])
+    file = proxy.folder / "state" / "routing.json"
+    held = file.read_text()
     broken = json.loads(held)
     broken["version"] += 1
+
+    async def apply(table: RoutingTable) -> bool:
+        return proxy.proxy.state.apply(table)
+
+    put = routes(cast("Plane", SimpleNamespace(apply=apply)))["PUT", "/routing"]
     for sha256 in ("", "zz", "0" * 63, "é" * 64, 5):
         broken["keys"][0]["sha256"] = sha256
-        answer = proxy.control("PUT", "/routing", json.dumps(broken))
-        assert answer.status_code == 400, (sha256, answer.text)
-    assert ask(proxy, "sk-a").status == 200
-    assert ask(proxy, "sk-b").status == 401
-    assert (proxy.folder / "state" / "routing.json").read_text() == held
+        answer = await put(json.dumps(broken).encode())
+        assert answer.status == 400, (sha256, answer)
+    assert (await ask(proxy, "sk-a")).status == 200
+    assert (await ask(proxy, "sk-b")).status == 401
+    assert file.read_text() == held
 
 
-def test_a_key_whose_hash_is_presented_is_no_key(proxy: Target, engine: Recorder) -> None:
+async def test_a_key_whose_hash_is_presented_is_no_key(proxy: Target, engine: StrictEngine) -> None:
     """Whoever reads the store or the table has no key yet."""
-    proxy.publish(engine, keys=[key("sk-a")])
+    proxy.publish(keys=[key("sk-a")])
     for stolen in (key("sk-a").sha256, key("sk-a").sha256.upper(), "k"):
-        assert ask(proxy, stolen).status == 401
+        assert (await ask(proxy, stolen)).status == 401
 
 
 def test_a_presented_key_is_hashed_before_anything_is_compared(
@@ -206,37 +216,38 @@ def test_a_presented_key_is_hashed_before_anything_is_compared(
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_an_empty_key_is_nobody_s(proxy: Target, engine: Recorder, required: bool) -> None:
+async def test_an_empty_key_is_nobody_s(
+    proxy: Target, engine: StrictEngine, required: bool
+) -> None:
     """Not even where a table holds the hash of nothing."""
-    proxy.publish(engine, keys=[key("", "nothing")], keys_required=required)
+    proxy.publish(keys=[key("", "nothing")], keys_required=required)
     for value in (b"", b"Bearer", b"Bearer ", b"Basic x", b"x", b"Bearer  "):
         data = post(
             b'{"model":"m","prompt":"x"}', b"authorization: " + value, host=b"host: localhost"
         )
-        assert exchange(proxy.port, data, 1).answers[0].status == (401 if required else 200), value
+        assert await status_of(proxy.port, data) == (401 if required else 200), value
 
 
-def test_anthropic_s_header_is_a_key_and_both_together_are_none(
-    proxy: Target, engine: Recorder
+async def test_anthropic_s_header_is_a_key_and_both_together_are_none(
+    proxy: Target, engine: StrictEngine
 ) -> None:
-    proxy.publish(engine, keys=[key("sk-a")])
+    proxy.publish(keys=[key("sk-a")])
     body = b'{"model":"m","max_tokens":3,"messages":[{"role":"user","content":"x"}]}'
 
-    def status(*headers: bytes) -> int:
+    async def status(*headers: bytes) -> int:
         data = post(body, *headers, target=b"/v1/messages")
-        return exchange(proxy.port, data, 1).answers[0].status
+        return await status_of(proxy.port, data)
 
-    assert status(b"x-api-key: sk-a") == 200
-    assert status(b"x-api-key: sk-b") == 401
-    assert status(b"x-api-key: sk-a", b"x-api-key: sk-a") == 401
-    assert status(b"x-api-key: sk-a", b"authorization: Bearer sk-b") == 401
-    assert status(b"x-api-key: sk-b", b"authorization: Bearer sk-a") == 401
+    assert await status(b"x-api-key: sk-a") == 200
+    assert await status(b"x-api-key: sk-b") == 401
+    assert await status(b"x-api-key: sk-a", b"x-api-key: sk-a") == 401
+    assert await status(b"x-api-key: sk-a", b"authorization: Bearer sk-b") == 401
+    assert await status(b"x-api-key: sk-b", b"authorization: Bearer sk-a") == 401
 
 
-def test_without_any_table_nothing_is_open() -> None:
-    with tempfile.TemporaryDirectory(prefix="pd-") as name:
-        with running(Path(name)) as (target, engine):
-            with connected(target.port) as wire:
-                for secret in ("", "sk-a"):
-                    assert _status(wire, secret) == 503
-            assert engine.seen == []
+async def test_without_any_table_nothing_is_open() -> None:
+    async with running() as target:
+        wire = await Wire.to(target.port)
+        for secret in ("", "sk-a"):
+            assert await _status(wire, secret) == 503
+        assert target.engine.received == []

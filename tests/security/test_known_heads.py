@@ -15,9 +15,8 @@ from partitiond.proxy.edge.known_heads import (
     KnownHeads,
 )
 from tests.security.attacks import BODY, WRONG_LENGTHS, good
-from tests.security.recorder import Recorder
-from tests.security.target import KEY, OTHER_MODEL, Target, key
-from tests.security.wire import connected, exchange, post
+from tests.security.target import KEY, OTHER_MODEL, StrictEngine, Target, key
+from tests.security.wire import Wire, exchange, post, status_of
 
 NO_KEY = post(BODY)
 OTHER_ROUTE = good(target=b"/tokenize")
@@ -32,36 +31,36 @@ REFUSED = {
 ROWS = [(data, expected) for expected, rows in REFUSED.items() for data in rows]
 
 
-def status(proxy: Target, data: bytes) -> int:
-    return exchange(proxy.port, data, 1).answers[0].status
+async def status(proxy: Target, data: bytes) -> int:
+    return await status_of(proxy.port, data)
 
 
-def in_one_piece(proxy: Target, *requests: bytes) -> None:
+async def in_one_piece(proxy: Target, *requests: bytes) -> None:
     """As a proxy in front would send those of several clients."""
-    with connected(proxy.port) as wire:
-        wire.send(b"".join(requests))
-        for _ in range(b"".join(requests).count(b"HTTP/1.1\r\n")):
-            wire.answer()
+    wire = await Wire.to(proxy.port)
+    wire.send(b"".join(requests))
+    for _ in range(b"".join(requests).count(b"HTTP/1.1\r\n")):
+        await wire.answer()
 
 
 @pytest.mark.parametrize(("data", "expected"), ROWS)
-def test_a_refused_head_is_not_taken_for_the_good_one_after_it(
-    proxy: Target, engine: Recorder, data: bytes, expected: int
+async def test_a_refused_head_is_not_taken_for_the_good_one_after_it(
+    proxy: Target, engine: StrictEngine, data: bytes, expected: int
 ) -> None:
     """Nor the good one for the refused one before it."""
     for after in (good(), good() * 2, NO_KEY + good(), b"\r\n" + good()) * 2:
-        in_one_piece(proxy, data, after)
+        await in_one_piece(proxy, data, after)
         engine.forget()
-        assert status(proxy, data) == expected
-        assert engine.seen == []
-    in_one_piece(proxy, good(), data)
+        assert await status(proxy, data) == expected
+        assert engine.received == []
+    await in_one_piece(proxy, good(), data)
     engine.forget()
-    assert (status(proxy, good()), status(proxy, data)) == (200, expected)
-    assert len(engine.seen) == 1
+    assert (await status(proxy, good()), await status(proxy, data)) == (200, expected)
+    assert len(engine.received) == 1
 
 
-def test_a_known_head_with_another_length_line_is_read_anew(
-    proxy: Target, engine: Recorder
+async def test_a_known_head_with_another_length_line_is_read_anew(
+    proxy: Target, engine: StrictEngine
 ) -> None:
     lines = [b"content-length: " + value for value in WRONG_LENGTHS]
     more = b"Content-Length: 26", b"transfer-encoding: chunked", b"content-length: 5"
@@ -69,27 +68,27 @@ def test_a_known_head_with_another_length_line_is_read_anew(
     lines += [b"content-length:\r\n 26", b"content-length : 26", b"content-length: 26\nx: y"]
     lines += [b"content-length: 26\rx: y", b"x: y\r\n content-length: 26"]
     for length in lines:
-        assert status(proxy, good()) == 200
+        assert await status(proxy, good()) == 200
         engine.forget()
-        found = exchange(proxy.port, good(length=length), 1)
+        found = await exchange(proxy.port, good(length=length), 1)
         assert (found.answers[0].status, found.closed) == (400, True), length
-        assert engine.seen == []
+        assert engine.received == []
 
 
-def test_the_length_of_each_request_is_its_own(proxy: Target, engine: Recorder) -> None:
+async def test_the_length_of_each_request_is_its_own(proxy: Target, engine: StrictEngine) -> None:
     for size in (0, 1, 25, 26, 27, 4096):
         body = json.dumps({"model": "m", "prompt": "x" * size}).encode()
         for data in (good(), good(body=body), good()):
             engine.forget()
-            assert status(proxy, data) == 200
-            assert len(engine.seen) == 1
+            assert await status(proxy, data) == 200
+            assert len(engine.received) == 1
     assert engine.violations == []
 
 
-def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
-    proxy: Target, engine: Recorder
+async def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
+    proxy: Target, engine: StrictEngine
 ) -> None:
-    assert status(proxy, good()) == 200
+    assert await status(proxy, good()) == 200
     for data, statuses, closed in (
         (good() + b"x", (200,), True),
         (b"x" + good(), (400,), True),
@@ -97,11 +96,13 @@ def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
         (b"\n\n" + good(), (200,), False),
         (good()[:-1] + b"x", (400,), False),
     ):
-        found = exchange(proxy.port, data, len(statuses))
+        found = await exchange(proxy.port, data, len(statuses))
         assert (tuple(a.status for a in found.answers), found.closed) == (statuses, closed), data
 
 
-def test_a_known_head_loses_its_key_with_the_table(proxy: Target, engine: Recorder) -> None:
+async def test_a_known_head_loses_its_key_with_the_table(
+    proxy: Target, engine: StrictEngine
+) -> None:
     """And keeps no scope: whatever changes of a key holds for the next request."""
     keys = {
         "gone": ([], 401, 401),
@@ -113,22 +114,27 @@ def test_a_known_head_loses_its_key_with_the_table(proxy: Target, engine: Record
     other = good(body=json.dumps({"model": OTHER_MODEL, "prompt": "x"}).encode())
     try:
         for held, expected, expected_other in keys.values():
-            proxy.publish(engine, keys=held)
+            proxy.publish(keys=held)
             for _ in range(2):
-                assert (status(proxy, good()), status(proxy, other)) == (expected, expected_other)
+                assert (await status(proxy, good()), await status(proxy, other)) == (
+                    expected,
+                    expected_other,
+                )
     finally:
-        proxy.publish(engine, keys=[key(KEY, models=("m",))])
+        proxy.publish(keys=[key(KEY, models=("m",))])
 
 
-def test_a_known_head_of_a_last_request_is_still_the_last(proxy: Target, engine: Recorder) -> None:
+async def test_a_known_head_of_a_last_request_is_still_the_last(
+    proxy: Target, engine: StrictEngine
+) -> None:
     last = good(b"connection: close")
     for _ in range(3):
         engine.forget()
-        found = exchange(proxy.port, last, 1)
+        found = await exchange(proxy.port, last, 1)
         assert (found.answers[0].status, found.closed) == (200, True)
-        found = exchange(proxy.port, [last, good()], 1)
+        found = await exchange(proxy.port, [last, good()], 1)
         assert (found.answers[0].status, found.closed) == (200, True)
-        assert len(engine.seen) == 2
+        assert len(engine.received) == 2
 
 
 def test_no_more_and_no_longer_heads_are_kept_than_the_bounds_and_the_oldest_goes_first() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.proxy.virtual import real_time
 from tests.security.attacks import AUTH, BODY
-from tests.security.recorder import Recorder
-from tests.security.target import Target
-from tests.security.wire import connected, exchange, post
+from tests.security.target import StrictEngine, Target
+from tests.security.wire import Wire, exchange, post, status_of
 
 HIDDEN_PATHS = (
     # Of the control plane
@@ -54,8 +54,8 @@ TRIED_PATHS = ("/metrics", "/keys", "/shutdown", "/wake_up", "/v1/load_lora_adap
 """For each spelling; that none of the others is a route is asked of the daemon's own listener."""
 
 
-def test_nothing_of_the_control_plane_or_the_engine_is_reached(
-    proxy: Target, engine: Recorder
+async def test_nothing_of_the_control_plane_or_the_engine_is_reached(
+    proxy: Target, engine: StrictEngine
 ) -> None:
     """With a good key, and with no answer too many."""
     for path in TRIED_PATHS:
@@ -63,13 +63,11 @@ def test_nothing_of_the_control_plane_or_the_engine_is_reached(
             refusals = {(404, "unknown_url")}
             if spelt.startswith(A_MODELS_NAME):
                 refusals |= {(404, "model_not_found"), (405, "method_not_allowed")}
-            with connected(proxy.port) as wire:
-                wire.send(post(BODY, AUTH, line=f"{method} {spelt} HTTP/1.1".encode()))
-                answer = wire.answer()
-                assert wire.answer() is None, spelt
-            assert answer is not None, spelt
+            wire = await Wire.to(proxy.port)
+            answer = await wire.ask(post(BODY, AUTH, line=f"{method} {spelt} HTTP/1.1".encode()))
+            assert await wire.end(), spelt
             assert (answer.status, answer.code) in refusals, (method, spelt)
-    assert engine.seen == []
+    assert engine.received == []
     assert engine.violations == []
 
 
@@ -80,25 +78,25 @@ def test_nothing_of_the_control_plane_or_the_engine_is_reached(
         *[("GET", path) for path in ("/v1/models", "/v1/models/m")],
     ],
 )
-def test_routing_and_authentication_agree_on_every_spelling(
-    proxy: Target, engine: Recorder, method: str, route: str
+async def test_routing_and_authentication_agree_on_every_spelling(
+    proxy: Target, engine: StrictEngine, method: str, route: str
 ) -> None:
     """A spelling that reaches a route needs its key; one that needs none reaches nothing."""
     body = b'{"model":"m","prompt":"x","messages":[{"role":"user","content":"x"}]}'
     for spelt in spellings(route):
         engine.forget()
         line = f"{method} {spelt} HTTP/1.1".encode()
-        without, wrong = (
-            exchange(proxy.port, post(body, *headers, line=line), 1).answers[0]
+        without, wrong = [
+            await status_of(proxy.port, post(body, *headers, line=line))
             for headers in ((), (b"authorization: Bearer x",))
-        )
-        assert engine.seen == [], spelt
-        right = exchange(proxy.port, post(body, AUTH, line=line), 1).answers[0]
+        ]
+        assert engine.received == [], spelt
+        right = (await exchange(proxy.port, post(body, AUTH, line=line), 1)).answers[0]
         if right.status == 200 or right.code == "model_not_found":
-            assert (without.status, wrong.status) == (401, 401), spelt
+            assert (without, wrong) == (401, 401), spelt
         else:
-            assert without.status == wrong.status == right.status in {400, 404, 405}, spelt
-            assert engine.seen == [], spelt
+            assert without == wrong == right.status in {400, 404, 405}, spelt
+            assert engine.received == [], spelt
         assert engine.violations == [], spelt
 
 
@@ -113,20 +111,21 @@ TARGETS = (
 TUNNELS = ("other:443", "127.0.0.1:22", "/v1/completions", "http://other/")
 
 
-def test_other_forms_of_targets_reach_nothing_without_a_key(
-    proxy: Target, engine: Recorder
+async def test_other_forms_of_targets_reach_nothing_without_a_key(
+    proxy: Target, engine: StrictEngine
 ) -> None:
     lines = [f"POST {target}" for target in TARGETS] + [f"CONNECT {target}" for target in TUNNELS]
     for line in (*lines, "GET other:443", "OPTIONS *"):
         request = post(BODY, line=f"{line} HTTP/1.1".encode())
-        (answer,) = exchange(proxy.port, request, 1).answers
+        (answer,) = (await exchange(proxy.port, request, 1)).answers
         assert answer.status in {400, 401, 404, 405}, line
         assert answer.code, line
-    assert engine.seen == []
+    assert engine.received == []
     assert engine.violations == []
 
 
-def test_the_proxy_never_fetches_anything(proxy: Target, engine: Recorder) -> None:
+@real_time
+async def test_the_proxy_never_fetches_anything(proxy: Target, engine: StrictEngine) -> None:
     """Wherever a URL can stand: in targets, hosts, headers, model names, images and files."""
     with socket.create_server(("127.0.0.1", 0)) as canary:  # that nobody must ever call
         at = b"127.0.0.1:%d" % canary.getsockname()[1]
@@ -145,12 +144,12 @@ def test_the_proxy_never_fetches_anything(proxy: Target, engine: Recorder) -> No
             post(b'{"model":"m","prompt":"x","url":"%s","callback":"%s"}' % (url, url), AUTH),
             post(chat, AUTH, target=b"/v1/chat/completions"),
         ):
-            with connected(proxy.port) as wire:
-                wire.send(request)
-                wire.answer()
+            wire = await Wire.to(proxy.port)
+            await wire.ask(request)
+            wire.leave()
         canary.setblocking(False)
         with pytest.raises(BlockingIOError):
             canary.accept()
     assert engine.violations == []
-    assert engine.seen, "with this key they are served"
-    assert all(request.headers["host"] == "engine" for request in engine.seen)
+    assert engine.received, "with this key they are served"
+    assert all(request.headers["host"] == "engine" for request in engine.received)

@@ -1,25 +1,24 @@
 """Bodies, keys and queries leave no trace in logs, in metrics or on disk."""
 
+import hashlib
+import itertools
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.machine import wait_for
-from tests.proxy.scripted import STREAM_HEAD
+from tests.machine import until
+from tests.proxy.conftest import MakeProcess
+from tests.proxy.scripted import STREAM_HEAD, plays
+from tests.proxy.virtual import real_time
 from tests.security.attacks import CHUNKED, chunk
-from tests.security.recorder import Recorder, whole_answer
-from tests.security.target import Target, digest, key, running
-from tests.security.wire import connected, post
+from tests.security.target import StrictEngine, key, table
+from tests.security.test_fuzz import whole
+from tests.security.wire import Wire, post
 
 MARK = "S3CRETMARK"
 KEY = f"sk-{MARK}-key"
 AUTH = f"authorization: Bearer {KEY}".encode()
 PROMPT = f"{MARK}-prompt"
 LAST = "/v1/last-line"
-PAGES = ("/metrics", "/state")
 
 
 def body(**fields: object) -> bytes:
@@ -70,17 +69,17 @@ CLIENT_SIDE = {
 }  # fmt: skip
 
 ENGINE_SIDE = {
-    "answers-with-the-prompt": whole_answer(f'{{"choices":[{{"text":"{PROMPT}"}}]}}'.encode()),
-    "complains-with-the-prompt": whole_answer(
+    "answers-with-the-prompt": whole(f'{{"choices":[{{"text":"{PROMPT}"}}]}}'.encode()),
+    "complains-with-the-prompt": whole(
         f'{{"error":{{"message":"bad {PROMPT}","type":"x","code":400}}}}'.encode(),
         "400 Bad Request",
     ),
-    "fails-with-the-prompt": whole_answer(f'{{"detail":"{PROMPT}"}}'.encode(), "500 Oh"),
-    "fails-with-a-trace": whole_answer(f"Traceback: {PROMPT}".encode(), "500 Oh"),
+    "fails-with-the-prompt": whole(f'{{"detail":"{PROMPT}"}}'.encode(), "500 Oh"),
+    "fails-with-a-trace": whole(f"Traceback: {PROMPT}".encode(), "500 Oh"),
     "garbage": f"{PROMPT}\r\n\r\n".encode(),
     "garbage-header": f"HTTP/1.1 200 OK\r\n{PROMPT}\r\n\r\n".encode(),
-    "header-with-the-prompt": whole_answer(b"{}", extra=f"x-echo: {PROMPT}\r\n".encode()),
-    "cut-answer": whole_answer(f'{{"x":"{PROMPT}"}}'.encode())[:-3],
+    "header-with-the-prompt": whole(b"{}", extra=f"x-echo: {PROMPT}\r\n".encode()),
+    "cut-answer": whole(f'{{"x":"{PROMPT}"}}'.encode())[:-3],
     "garbage-chunk": stream_of(f'{{"choices":[{{"text":"{PROMPT}"}}]}}') + PROMPT.encode(),
     "cut-stream": stream_of(f'{{"choices":[{{"text":"{PROMPT}"}}]}}'),
     "error-event": stream_of(f'{{"error":{{"message":"{PROMPT}"}}}}', "[DONE]") + b"0\r\n\r\n",
@@ -88,20 +87,6 @@ ENGINE_SIDE = {
     "usage-that-is-none": stream_of(f'{{"choices":[],"usage":"{PROMPT}"}}', "[DONE]")
     + b"0\r\n\r\n",
 }
-
-
-def ask(target: Target, request: bytes) -> bytes:
-    """Everything that comes back until the proxy closes, or falls silent."""
-    with connected(target.port) as wire:
-        wire.socket.settimeout(3)
-        wire.send(request + post(b"", b"connection: close", line=b"GET /healthz HTTP/1.1"))
-        found = b""
-        try:
-            while piece := wire.socket.recv(65536):
-                found += piece
-        except (TimeoutError, ConnectionResetError):
-            pass
-        return found
 
 
 NAMES = [*CLIENT_SIDE, *(f"{name}-{how}" for name in ENGINE_SIDE for how in ("whole", "streamed"))]
@@ -113,65 +98,61 @@ def marked(data: bytes, name: str) -> bytes:
     return data.replace(MARK.encode(), MARKS[name].encode())
 
 
-@pytest.fixture(scope="module")
-def left_behind() -> Iterator[tuple[Target, str]]:
-    """Everything that can be read once all cases are over, files and pages."""
-    with tempfile.TemporaryDirectory(prefix="pd-") as folder:
-        with running(
-            Path(folder),
-            max_body_bytes=4096,
-            first_token_timeout_seconds=0.3,
-            total_timeout_seconds=0.6,
-            client_timeout_seconds=1.0,
-        ) as (target, engine):
-            keys = [key(KEY.replace(MARK, mark), f"key-{name}") for name, mark in MARKS.items()]
-            target.publish(engine, keys=keys)
-            for name, request in CLIENT_SIDE.items():
-                ask(target, marked(request, name))
-            for name, answer in ENGINE_SIDE.items():
-                for how, stream in (("whole", False), ("streamed", True)):
-                    case = f"{name}-{how}"
-                    target.publish(engine, keys=keys, generation=case)
-                    ask_engine(target, engine, case, answer, stream=stream)
-            ask(target, post(b"{}", target=LAST.encode()))
-            wait_for("the log to be written", lambda: LAST in target.log)
-            yield target, everything(target)
+def digest(mark: str) -> str:
+    return hashlib.sha256(KEY.replace(MARK, mark).encode()).hexdigest()
 
 
-def ask_engine(target: Target, engine: Recorder, case: str, answer: bytes, *, stream: bool) -> None:
-    engine.forget()
-    engine.answering = lambda _: marked(answer, case)
-    engine.closing = True
-    ask(target, marked(post(body(stream=stream), AUTH), case))
-    assert engine.seen, f"{case}: the engine was never asked"
-
-
-def everything(target: Target) -> str:
-    files = [path for path in target.folder.rglob("*") if path.is_file()]
-    texts = [f"{path.name}: {path.read_text(errors='replace')}" for path in files]
-    assert len(texts) >= 4, "log, start, table, identity"
-    return "\n".join([*texts, *(target.control("GET", page).text for page in PAGES)])
-
-
-def test_what_clients_and_engines_say_is_nowhere_afterwards(
-    left_behind: tuple[Target, str],
+@real_time
+async def test_what_clients_and_engines_say_is_nowhere_afterwards(
+    make_process: MakeProcess, folder: Path
 ) -> None:
-    text = left_behind[1]
+    """Neither in a file of a proxy that had all cases, nor on its pages; of keys the hash is."""
+    process = make_process(
+        max_body_bytes=4096,
+        first_token_timeout_seconds=0.3,
+        total_timeout_seconds=0.6,
+        client_timeout_seconds=1.0,
+    )
+    await process.ensure_running()
+    engine = StrictEngine(folder / "e.sock")
+    await engine.start()
+    port = int(process.base_url.rpartition(":")[2].partition("/")[0])
+    keys = [key(KEY.replace(MARK, mark), f"key-{name}") for name, mark in MARKS.items()]
+    await process.publish(table(engine.path, keys))
+    for name, request in CLIENT_SIDE.items():
+        await ask(port, marked(request, name))
+    answers = itertools.product(ENGINE_SIDE.items(), (("whole", False), ("streamed", True)))
+    for version, ((name, answer), (how, stream)) in enumerate(answers, 2):
+        case = f"{name}-{how}"
+        await process.publish(table(engine.path, keys, version=version, generation=case))
+        engine.received.clear()
+        engine.script = plays(marked(answer, case), "close")
+        await ask(port, marked(post(body(stream=stream), AUTH), case))
+        assert engine.received, f"{case}: the engine was never asked"
+    await ask(port, post(b"{}", target=LAST.encode()))
+    await until(lambda: LAST in process.log_path.read_text())
+    state = folder / "s"
+    files = [path for path in state.rglob("*") if path.is_file()]
+    assert len(files) >= 3, "log, table, identity"
+    pages = json.dumps([await process.state(), await process.metrics_text()])
+    text = "\n".join([pages, *(path.read_text(errors="replace") for path in files)])
     found = {name: text.find(mark) for name, mark in MARKS.items()}
     told = {name: text[max(0, at - 400) : at + 100] for name, at in found.items() if at >= 0}
     assert told == {}
 
-
-def test_only_the_hash_of_a_key_is_on_disk(left_behind: tuple[Target, str]) -> None:
-    target, _ = left_behind
-    held = json.loads((target.folder / "state" / "routing.json").read_bytes())
-    assert {entry["sha256"] for entry in held["keys"]} == {
-        digest(KEY.replace(MARK, mark)) for mark in MARKS.values()
-    }
-    proc = Path(f"/proc/{target.process.pid}")
+    held = json.loads((state / "routing.json").read_bytes())
+    assert {entry["sha256"] for entry in held["keys"]} == {digest(one) for one in MARKS.values()}
+    assert process.identity is not None
+    proc = Path(f"/proc/{process.identity.pid}")
     assert b"S3CRET" not in (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
-    for path in (target.folder / "state").rglob("*"):
+    for path in set(state.rglob("*")) - {process.log_path}:  # its folder is closed
         assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
-    assert (target.folder / "proxy.log").stat().st_mode & 0o077 == 0
-    assert target.control_socket.stat().st_mode & 0o077 == 0
-    assert target.control_socket.parent.stat().st_mode & 0o077 == 0
+    await engine.stop()
+
+
+async def ask(port: int, request: bytes) -> None:
+    """Ask, and read what comes back until the proxy closes."""
+    wire = await Wire.to(port)
+    wire.send(request + post(b"", b"connection: close", line=b"GET /healthz HTTP/1.1"))
+    await wire.rest()
+    wire.leave()

@@ -1,17 +1,15 @@
-"""Sends raw bytes over sockets as a client, and reads answers strictly."""
+"""Sends raw bytes to a proxy as a client, and reads answers strictly."""
 
-import contextlib
+import asyncio
 import dataclasses
 import json
 import re
-import socket
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self, cast
 
-from tests.machine import wait_for
+from tests.proxy.virtual import VirtualLoop, settled
 
-SILENT_SECONDS = 60.0
+SILENT_SECONDS = 600.0
 """Longest wait for an answer; reached only where a test fails."""
 PROBE = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9])( [\x20-\x7e]*)?")
@@ -53,28 +51,63 @@ class Exchange:
     closed: bool
 
 
-class Wire:
-    """One connection."""
+class Wire(asyncio.Protocol):
+    """One connection, which ends with the test. What came is kept, however the connection ends."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), SILENT_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self) -> None:
         self.closed = False
         self._data = bytearray()
+        self._more = asyncio.Event()
+
+    @classmethod
+    async def to(cls, port: int) -> Self:
+        """Connect."""
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_connection(cls, "127.0.0.1", port)
+        if isinstance(loop, VirtualLoop):
+            loop.clients.append(wire)
+        return wire
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        self._more.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._more.set()
 
     def send(self, data: bytes) -> None:
         """Send what can be sent; a proxy that closes in between has said what it thinks of it."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.socket.sendall(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
-    def answer(self, *, head_only: bool = False) -> Answer | None:
+    def shut(self) -> None:
+        """Send nothing more."""
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def leave(self) -> None:
+        """Close at once."""
+        if not self.closed:
+            self._transport.abort()
+
+    async def ask(self, data: bytes) -> Answer:
+        """Send a request, and read its answer."""
+        self.send(data)
+        answer = await self.answer()
+        assert answer is not None, data[:300]
+        return answer
+
+    async def answer(self, *, head_only: bool = False) -> Answer | None:
         """The next answer, informational ones passed over; None when the proxy closed."""
-        while (end := self._data.find(b"\r\n\r\n")) < 0:
-            if not self._receive():
-                assert not self._data, f"cut answer: {bytes(self._data[:300])!r}"
-                return None
-        lines = bytes(self._data[:end]).split(b"\r\n")
-        del self._data[: end + 4]
+        head = await self._until(b"\r\n\r\n")
+        if not head:
+            assert not self._data, f"cut answer: {bytes(self._data[:300])!r}"
+            return None
+        lines = head[:-4].split(b"\r\n")
         match = STATUS_LINE.fullmatch(lines[0])
         assert match is not None, lines[0]
         headers: dict[str, str] = {}
@@ -86,80 +119,65 @@ class Wire:
             headers[name] = found[2].decode("latin-1")
         status = int(match[1])
         if status < 200:
-            return self.answer(head_only=head_only)
-        body = b"" if head_only else self._body(headers)
-        return Answer(status, headers, body)
+            return await self.answer(head_only=head_only)
+        return Answer(status, headers, b"" if head_only else await self._body(headers))
 
-    def end(self) -> bool:
+    async def end(self) -> bool:
         """Wait for the proxy to close; False when it sends more instead."""
-        return not self._data and not self._receive()
+        await self._receive()
+        return not self._data
 
-    def is_read(self) -> bool:
-        """Whether the proxy has taken all from the kernel that was sent; also if it has closed."""
-        try:
-            (here, ours), (_, there) = self.socket.getsockname(), self.socket.getpeername()
-        except OSError:  # reset
-            return True
-        ip = socket.inet_aton(here)[::-1].hex().upper()
-        mark = f" {ip}:{there:04X} {ip}:{ours:04X} "
-        for line in Path("/proc/net/tcp").read_text().splitlines():
-            if mark in line:
-                return line.split()[4].endswith(":00000000")
-        return True
+    def received(self) -> bytes:
+        """All that came and was not read."""
+        return bytes(self._data)
 
-    def close(self) -> None:
-        """Leave."""
-        self.socket.close()
+    async def rest(self) -> bytes:
+        """All that comes until the proxy closes."""
+        while not self.closed:
+            await self._receive()
+        return self.received()
 
-    def _body(self, headers: dict[str, str]) -> bytes:
+    async def _body(self, headers: dict[str, str]) -> bytes:
         assert ("content-length" in headers) != ("transfer-encoding" in headers), headers
         if "content-length" in headers:
-            return self._take(int(headers["content-length"]))
+            return await self._take(int(headers["content-length"]))
         parts = bytearray()
-        while size := int(self._line(), 16):
-            parts += self._take(size)
-            assert self._take(2) == b"\r\n"
-        assert self._take(2) == b"\r\n"
+        while size := int(await self._until(b"\r\n"), 16):
+            parts += await self._take(size)
+            assert await self._take(2) == b"\r\n"
+        assert await self._take(2) == b"\r\n"
         return bytes(parts)
 
-    def _line(self) -> bytes:
-        while (end := self._data.find(b"\r\n")) < 0:
-            assert self._receive(), "cut chunk size"
-        return self._take(end + 2)[:-2]
+    async def _until(self, marker: bytes) -> bytes:
+        """All up to a marker, and with it; nothing if it does not come."""
+        while (end := self._data.find(marker)) < 0:
+            if self.closed:
+                return b""
+            await self._receive()
+        return await self._take(end + len(marker))
 
-    def _take(self, count: int) -> bytes:
+    async def _take(self, count: int) -> bytes:
         while len(self._data) < count:
-            assert self._receive(), "cut body"
+            assert not self.closed, "cut body"
+            await self._receive()
         taken = bytes(self._data[:count])
         del self._data[:count]
         return taken
 
-    def _receive(self) -> bool:
-        try:
-            piece = self.socket.recv(65536)
-        except ConnectionResetError:
-            piece = b""
-        self._data += piece
-        self.closed = self.closed or not piece
-        return bool(piece)
+    async def _receive(self) -> None:
+        if not self.closed:
+            async with asyncio.timeout(SILENT_SECONDS):
+                await self._more.wait()
+            self._more.clear()
 
 
-@contextlib.contextmanager
-def connected(port: int) -> Iterator[Wire]:
-    """A connection for the length of a block."""
-    wire = Wire(port)
-    try:
-        yield wire
-    finally:
-        wire.close()
+async def status_of(port: int, data: bytes) -> int:
+    """Status of the first answer."""
+    return (await exchange(port, data, 1)).answers[0].status
 
 
-def exchange(
-    port: int,
-    data: bytes | Sequence[bytes],
-    answers: int,
-    *,
-    head_only: bool = False,
+async def exchange(
+    port: int, data: bytes | Sequence[bytes], answers: int, *, head_only: bool = False
 ) -> Exchange:
     """Send bytes, read so many answers, and find out whether the connection is still good.
 
@@ -168,26 +186,27 @@ def exchange(
     It is when a probe sent then gets its own answer, and that answer alone: bytes of the attack
     that still lie in the proxy would be read as another request.
     """
-    with connected(port) as wire:
+    wire = await Wire.to(port)
+    try:
         for number, piece in enumerate([data] if isinstance(data, bytes) else data):
             if number:
-                wait_for("the piece to be read", wire.is_read, pause=0.0)
+                await settled()
             wire.send(piece)
         found: list[Answer] = []
         while len(found) < answers:
-            answer = wire.answer(head_only=head_only)
+            answer = await wire.answer(head_only=head_only)
             if answer is None:
                 return Exchange(tuple(found), True)
             found.append(answer)
         if found and found[-1].headers.get("connection", "").lower() == "close":
-            assert wire.end(), "it said that it would close"
+            assert await wire.end(), "it said that it would close"
             return Exchange(tuple(found), True)
         wire.send(PROBE)
-        probe = wire.answer()
-        if probe is None:
-            return Exchange(tuple(found), True)
-        assert probe.json() == {"status": "ok"}, (found, probe)
-        return Exchange(tuple(found), False)
+        probe = await wire.answer()
+        assert probe is None or probe.json() == {"status": "ok"}, (found, probe)
+        return Exchange(tuple(found), probe is None)
+    finally:
+        wire.leave()
 
 
 def post(
