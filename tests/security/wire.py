@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
-from tests.proxy.virtual import VirtualLoop, settled
+from tests.proxy.virtual import RawClient, VirtualLoop, settled
 
 SILENT_SECONDS = 600.0
 """Longest wait for an answer; reached only where a test fails."""
@@ -65,7 +65,7 @@ class Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         _, wire = await loop.create_connection(cls, "127.0.0.1", port)
         if isinstance(loop, VirtualLoop):
-            loop.clients.append(wire)
+            loop.clients.append(cast("RawClient", wire))  # it is ended as one
         return wire
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
