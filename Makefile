@@ -131,10 +131,10 @@ browser-or-none:
 SECONDS ?= 600
 QUESTIONS ?= 20000
 FIRST ?= 0
-SOAK := tests oracle properties mutations harm-hosts harm-hosts-ray
+SOAK := tests oracle properties mutations harm harm-hosts harm-hosts-ray
 PARTS ?= $(SOAK)
 
-soak: $(STAMP) engine prepared ## for hours, before a release (docs/soak.md); PARTS="oracle harm-hosts"
+soak: $(STAMP) engine prepared ## for hours, before a release (docs/soak.md); PARTS="oracle harm"
 	@status=0; for part in $(PARTS); do \
 		echo "== $$part"; $(MAKE) --no-print-directory soak-$$part || status=1; done; exit $$status
 
@@ -148,8 +148,10 @@ soak-properties:
 soak-mutations:
 	@$(BIN)/python -m tests.mutations --rules --seconds $(SECONDS)
 	@$(BIN)/python -m tests.mutations --rooms --sample 40 --seconds $(SECONDS)
-soak-harm-hosts:
+soak-harm:
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
+soak-harm-hosts:
+	@$(BIN)/python -m tests.soak --hosts --seconds $(SECONDS) $(SOAK_ARGS)
 soak-harm-hosts-ray:
 	@$(BIN)/python -m tests.soak --ray --seconds $(SECONDS) $(SOAK_ARGS)
 

@@ -1,9 +1,10 @@
-"""Harms a fleet at random under load for a bounded time: `make soak PARTS=harm-hosts SECONDS=600`.
+"""Harms a fleet at random under load for a bounded time: `make soak PARTS=harm SECONDS=600`.
 
-    python -m tests.soak [--ray] [--seconds 600] [--seed N]
+    python -m tests.soak [--hosts] [--ray] [--seconds 600] [--seed N]
 
-The soak runs real processes: a head and two agents, each with an endpoint, simulated GPUs and
-engines, which with `--ray` reach each other by real Ray. Streams run all the time.
+The soak runs real processes: a daemon, an endpoint, simulated engines on two simulated GPUs under
+MPS; with `--hosts` a head and two agents, each with an endpoint and GPUs, which with
+`--ray` reach each other by real Ray. Streams run all the time.
 Faults are chosen at random, one after the other (the seed is printed); after each the fleet must
 reach the state in its store by itself. It prints these times by kind of fault, and how requests
 ended. The exit code is 1 after any failure.
@@ -21,11 +22,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from partitiond.platform.fault_points import VARIABLE
+from tests.chaos.nursery import nursery
 from tests.cluster.ray_fixtures import managed_python
 from tests.e2e.harness import Load
-from tests.soak.hosts import SoakHosts, SoakRayHosts
+from tests.soak import fleet, hosts
 
 ENDS = {"done": "ok", "refused": "refused", "error-event": "failed", "broken": "failed"}
+Harmed = fleet.SoakFleet | hosts.SoakHosts
 
 
 class Watch:
@@ -65,23 +69,33 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _harmed(folder: Path, options: argparse.Namespace) -> Iterator[SoakHosts]:
-    made = SoakRayHosts(folder, managed_python()) if options.ray else SoakHosts(folder)
-    try:
-        yield made
-    finally:
-        made.cleanup()
+def _harmed(folder: Path, options: argparse.Namespace) -> Iterator[Harmed]:
+    faults = folder / "fault"
+    faults.write_text("")
+    with nursery({VARIABLE: f"@{faults}"}) as bed:
+        made: Harmed
+        if options.ray:
+            made = hosts.SoakRayHosts(folder, managed_python())
+        elif options.hosts:
+            made = hosts.SoakHosts(folder)
+        else:
+            made = fleet.SoakFleet(folder, bed, faults)
+        try:
+            yield made
+        finally:
+            made.cleanup()
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to do harm")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--ray", action="store_true", help="over real Ray")
+    parser.add_argument("--hosts", action="store_true", help="three hosts in place of one")
+    parser.add_argument("--ray", action="store_true", help="three hosts, over real Ray")
     return parser.parse_args()
 
 
-def _soak(harmed: SoakHosts, seconds: float, rng: random.Random) -> int:
+def _soak(harmed: Harmed, seconds: float, rng: random.Random) -> int:
     harmed.begin_to_serve()
     times: dict[str, list[float]] = collections.defaultdict(list)
     problem = ""
