@@ -18,7 +18,6 @@ Ray's processes end with the keeper, even if it is killed: `ray start` is sent S
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -40,7 +39,6 @@ from partitiond.cluster.ray_node import (
 )
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.platform.durable_file import write_durably
-from partitiond.platform.process_identity import ProcessId, is_alive
 from partitiond.serde import from_stored_json, to_stored_json
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -97,20 +95,11 @@ def _only_keeper(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _end_former(folder)
             raise ConflictError(
                 f"Ray is kept on {folder} already.",
                 hint="Stop partitiond-ray.service, or use another folder.",
             ) from None
         yield
-
-
-def _end_former(folder: Path) -> None:
-    """End the keeper that a daemon of a release before started, and that outlived it."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        record = json.loads((folder / "keeper.json").read_text("utf-8"))
-        if record.pop("spawned") and is_alive(former := ProcessId(**record)):
-            os.kill(former.pid, signal.SIGTERM)
 
 
 def _keep(node: RayNode) -> None:

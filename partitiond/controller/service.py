@@ -48,11 +48,12 @@ class Daemon:
         """Adopt the running engines, then start the loop.
 
         Raises:
-            PartitiondError: the proxy cannot run (its port is in use), or engines of the previous
-                daemon cannot be looked for.
+            PartitiondError: the proxy cannot run (its port is in use) and no plan is applied, whose
+                engines would go on without anybody; or engines of the previous daemon cannot be
+                looked for.
         """
         parts = self._parts
-        await parts.endpoint.start()
+        await parts.endpoint.start(is_needed=not parts.controller.was_applied)
         try:
             await parts.obstacles.refresh()  # looks for the engine, so that its version is known
             # Before the first look at the devices: running engines serve, even if a driver hangs.

@@ -1,7 +1,5 @@
 """A keeper starts Ray again whenever it ended, and ends what a former one has left."""
 
-import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +11,6 @@ import pytest
 
 from partitiond.cluster.keeper import FIRST_RAYLET_SECONDS, ProcessWatch, end_left_over
 from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode
-from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
 from partitiond.serde import to_stored_json
 from tests.cluster.ray_fixtures import (
     another,
@@ -57,22 +54,6 @@ async def test_a_ray_that_ended_is_started_again_by_the_only_keeper(node: RayNod
     keeper.terminate()
     assert keeper.wait(60) == 0
     assert began.read_text() == "began\n" * 2
-
-
-@pytest.mark.parametrize(("spawned", "ends"), [(True, True), (False, False)])
-async def test_a_keeper_that_a_daemon_of_a_release_before_left_is_ended_and_no_units(
-    node: RayNode, spawned: bool, ends: bool
-) -> None:
-    keeper = start_keeper(node)
-    await says(node.folder.parent / "began", "began\nbegan\n")
-    record = ProcessId(keeper.pid, start_ticks(keeper.pid) or 0, boot_id())
-    text = json.dumps(dataclasses.asdict(record) | {"spawned": spawned})
-    (node.folder / "keeper.json").write_text(text)
-    assert start_keeper(node).wait(60) == 1
-    if not ends:
-        assert keeper.poll() is None
-        keeper.terminate()
-    assert keeper.wait(60) == 0
 
 
 async def test_ray_ends_with_the_daemon_that_started_its_keeper(node: RayNode) -> None:

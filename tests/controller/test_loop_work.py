@@ -78,7 +78,7 @@ def names() -> list[str]:
 
 
 def test_a_pass_starts_so_many_engines_and_does_all_else() -> None:
-    starts: list[Action] = [StartEngine(placement(f"{name}-1"), 60.0) for name in names()]
+    starts: list[Action] = [StartEngine(placement(f"{name}-1")) for name in names()]
     stop = StopEngine("z-1", "g", StopReason.NOT_WANTED, 1.0)
     decided = (stop, *starts, stop)
     done = of_one_pass(decided)

@@ -6,6 +6,7 @@ import pytest
 
 from partitiond.core.errors import (
     ConflictError,
+    DeviceError,
     EngineUnavailableError,
     ModelSourceError,
     StartFailedError,
@@ -198,3 +199,23 @@ async def test_what_was_registered_before_there_was_a_device_is_measured_and_sta
         host.devices.become([cpu(2), *fake_gpus("a100-80gb", 1, cores=range(12))])
         await host.passes(lambda: len(host.profiler.requests) > measured)
         assert {r.model.spec.name for r in host.profiler.requests} == {"a"}
+
+
+async def test_what_runs_is_kept_though_something_else_has_the_endpoints_port(host: Host) -> None:
+    """Only a daemon that never served is refused for it."""
+    taken = DeviceError("Port 8000 on 127.0.0.1 is in use by another program.")
+    fresh = Host()
+    fresh.proxy.refuse_start = taken
+    with pytest.raises(DeviceError):
+        await fresh.service.daemon.start()
+    await host.serve("a")
+    host.proxy.die()
+    host.proxy.refuse_start = taken
+    await host.restart()
+    assert host.service.readiness.problems()["proxy"] == str(taken)
+    assert "proxy-unreachable" in host.kinds()
+    launched = len(host.runner.launches)
+    host.runner.die(host.runner.running()[0])
+    await host.passes(lambda: len(host.runner.launches) > launched)
+    host.proxy.refuse_start = None
+    await host.passes(lambda: host.service.readiness.problems() == {})

@@ -214,6 +214,11 @@ class Controller:
         return () if self._closing or self.plan is None else self.plan.wanted
 
     @property
+    def was_applied(self) -> bool:
+        """Whether a plan was ever applied, be it one that cannot be read any more."""
+        return self.plan is not None or bool(self._lost_plan)
+
+    @property
     def stalled(self) -> str:
         """Why the loop counts as stalled: no pass has ended for long; empty if one has."""
         seconds = self._clock.monotonic() - self.passed_at

@@ -15,7 +15,7 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engine_matching import FlightCounts
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
-from partitiond.core.errors import ConflictError, PartitiondError, StoreError
+from partitiond.core.errors import ConflictError, PartitiondError, SettingsError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
@@ -73,9 +73,24 @@ class Endpoint:
         self.created = False
         self.table: RoutingTable | None = None
 
-    async def start(self) -> None:
-        """Adopt or start the proxy. Raises PartitiondError if it cannot run: its port is in use."""
-        self.created = await self._proxy.ensure_running()
+    async def start(self, *, is_needed: bool) -> None:
+        """Adopt or start the proxy.
+
+        Args:
+            is_needed: whether nothing goes on without it. Else what keeps it from running (as a
+                port that something else took) is told, and it is tried again in each pass.
+
+        Raises:
+            SettingsError: it cannot run as it is set.
+            PartitiondError: it cannot run, and is needed.
+        """
+        try:
+            self.created = await self._proxy.ensure_running()
+        except PartitiondError as error:
+            if is_needed or isinstance(error, SettingsError):
+                raise
+            self._troubled(str(error))
+            return
         reached(FaultPoint.PROXY_STARTED)
         if self.created:
             self._journal.note("proxy-started", "proxy", "the endpoint's process was started.")

@@ -287,7 +287,7 @@ def with_ray_told(host: HostView, head_ray: str) -> HostView:
 
 def unreached_endpoints(hosts: Sequence[HostView]) -> list[str]:
     """Return what is wrong between the endpoints of hosts that answer, a sentence for each host
-    that some of the others do not reach, or that serves no other.
+    that some of the others do not reach.
     """
     there = [host for host in hosts if host.state in (HostState.FINE, HostState.LATE)]
     found = []
@@ -300,18 +300,6 @@ def unreached_endpoints(hosts: Sequence[HostView]) -> list[str]:
                 f"the {who} of {', '.join(missed_by)} {does} not reach that of {host.name} at "
                 f"{host.peers_address}: what runs there is not served through them."
             )
-    apart = [host.name for host in there if not host.peers_address]
-    if len(apart) == len(there) > 1:
-        found.append(
-            "endpoints of hosts serve no other ones: each serves what runs on its own host alone "
-            "(the hosts have an older release)."
-        )
-    elif apart and len(there) > 1:
-        found += [
-            f"the endpoint of {name} serves no other ones (it has an older release): it serves "
-            "what runs on its own host alone, and nothing else does."
-            for name in apart
-        ]
     return found
 
 

@@ -119,13 +119,12 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StartEngine:
-    """Start the engine of a placement; it has `deadline_seconds` to become ready.
+    """Start the engine of a placement.
 
     The engine replaces a failed or stopped record of the same replica and takes over its failures.
     """
 
     placement: Placement
-    deadline_seconds: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,7 +133,6 @@ class DrainReplica:
 
     replica_id: str
     generation: str
-    deadline_seconds: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -290,7 +290,7 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Actio
     changing |= {action.placement.model for action in begun if isinstance(action, StartEngine)}
     leaving |= _outgrown(here, changing)
     return [
-        DrainReplica(replica.replica_id, replica.generation, here.policy.drain_deadline_seconds)
+        DrainReplica(replica.replica_id, replica.generation)
         for replica in here.seen.replicas
         if key_of(replica) in leaving
         if replica.placement.device_id not in faulted
@@ -366,7 +366,7 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
     Falling asleep frees memory, so it precedes waking; waking is quick, so it precedes
     starting.
     """
-    seen, policy = here.seen, here.policy
+    seen = here.seen
     missing = _missing(here)
     actions = [*_quiesces(here)]
     rooms: list[tuple[DeviceRoom, list[ObservedReplica]]] = []
@@ -394,7 +394,7 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
             if room.wake(replica)
         ]
         starting = [p for p in missing_on.get(device_id, ()) if room.take(p)]
-        actions += [StartEngine(p, policy.start_deadline_seconds) for p in starting]
+        actions += [StartEngine(p) for p in starting]
         rooms.append((room, sleeping))
     begun = [action.placement.model for action in actions if isinstance(action, StartEngine)]
     needed = _needed(here, begun)

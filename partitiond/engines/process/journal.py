@@ -156,9 +156,27 @@ class RunFolder:
         shortage.
         """
         try:
-            return serde.read_stored(ProcessId, self.path / "process.json")
+            return self._recorded()
         except InputError:
             return process.leader_of(self.path)
+
+    def leader(self) -> ProcessId | None:
+        """Return the shim's identity; None if it never became a process. Reads /proc.
+
+        Without a record a living process is asked: an engine is not gone because a file is. Raises
+        OSError: a shortage.
+        """
+        return self.process() or process.leader_of(self.path)
+
+    def is_replaced(self, leader: ProcessId) -> bool:
+        """Return whether the folder is a newer engine's. Raises OSError: a shortage."""
+        try:
+            return self._recorded() not in (None, leader)
+        except InputError:  # which a newer one would have written anew
+            return False
+
+    def _recorded(self) -> ProcessId | None:
+        return serde.read_stored(ProcessId, self.path / "process.json")
 
     def handle(self) -> EngineHandle | None:
         """Return the engine of this folder, alive or not; None if it never became a process.
@@ -172,8 +190,7 @@ class RunFolder:
         except InputError as error:
             launch, unread = None, error.message
         launch = launch or _stand_in(self.path.name, self._read("launch.json"))
-        # Without a record a living process is asked: an engine is not gone because a file is.
-        leader = self.process() or process.leader_of(self.path)
+        leader = self.leader()
         if leader is None:
             return None
         return EngineHandle(

@@ -442,15 +442,16 @@ class ProcessEngineRunner:
 
     async def _clear_earlier(self, folder: RunFolder, replica_id: str) -> None:
         """Refuse to start beside a living engine of the same name; kill leftovers of a dead one."""
-        leader = folder.process()
+        if not folder.path.exists():
+            return
+        leader = await process.PROC.look(f"/proc for {folder.path.name}", folder.leader)
         if leader is not None and process.is_alive(leader):
             raise StartFailedError(
                 f"{replica_id} runs already (process {leader.pid}).",
                 hint="Stop it first, or adopt it.",
                 facts={"pid": leader.pid},
             )
-        if folder.path.exists():
-            process.require_gone(replica_id, await self._kill_all(folder, leader))
+        process.require_gone(replica_id, await self._kill_all(folder, leader))
 
     def _clear_failed_profiles(self) -> None:
         """Clear the folders of profiles that failed a while ago; their logs become last logs."""
@@ -467,7 +468,7 @@ class ProcessEngineRunner:
     async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
         """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""
         folder = RunFolder(Path(handle.run_dir))
-        if folder.process() not in (None, _identity(handle)):
+        if folder.is_replaced(_identity(handle)):
             return EngineExit(None, "it was replaced by a newer engine of the same name.")
         process.require_gone(
             handle.launch.replica_id, await self._kill_all(folder, _identity(handle))

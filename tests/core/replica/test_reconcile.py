@@ -332,8 +332,8 @@ def test_actions_carry_the_bounds_of_the_policy() -> None:
         observation.StopEngine(
             "a-2", "g1", observation.StopReason.DRAINED, POLICY.stop_grace_seconds
         ),
-        observation.DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),
-        observation.StartEngine(B1, POLICY.start_deadline_seconds),
+        observation.DrainReplica("a-1", "g0"),
+        observation.StartEngine(B1),
     )
 
 

@@ -381,6 +381,8 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     for content in ("", "{", "[]", '{"leader": 1}'):
         process_file.write_text(content)
         assert list(await runner.find()) == [handle], "its supervisor is found by its mark"
+        with pytest.raises(StartFailedError, match="runs already"):
+            await runner.start(launch)
         (Path(handle.run_dir) / "launch.json").write_text(content)
         (found,) = await runner.find()
         assert found.unread
@@ -390,6 +392,9 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     (found,) = await runner.find()
     assert "launch.json cannot be read" in found.unread
     (Path(handle.run_dir) / "launch.json").write_text(text)
+    process_file.unlink()
+    with pytest.raises(StartFailedError, match="runs already"):
+        await runner.start(launch)
     process_file.write_text(sound)
     rewrite(handle, max_num_seqs=None, placement=None)
     for _ in range(2):
