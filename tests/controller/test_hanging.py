@@ -133,7 +133,7 @@ def hangs_in(owner: object, call: str, about: str) -> asyncio.Event:
 
 CALLS = [
     *(("proxy", call) for call in ("in_flight", "publish", "traffic", "sample", "key_use")),
-    *(("runner", call) for call in ("start", "wait_ready", "report", "wait_exit", "stop")),
+    *(("runner", call) for call in ("start", "wait_ready", "probe", "report", "wait_exit", "stop")),
     *(("resolver", call) for call in ("resolve", "architecture")),
 ]
 """Calls of the controller's ports."""
