@@ -238,9 +238,9 @@ _DRIVER: Final = ": `dmesg` on that host may say why."
 class HostsGauges:
     """Implements `ports.DeviceGauges` over the agents of all hosts."""
 
-    def __init__(self, agents: Agents, *, seconds: float = GAUGES_SECONDS) -> None:
+    def __init__(self, agents: Agents) -> None:
         self._agents = agents
-        self._looks = DeadlineCalls(seconds)
+        self._looks = DeadlineCalls(GAUGES_SECONDS)
 
     def read(self) -> Mapping[str, DeviceReading]:
         """Return readings by device id; those of a silent host are left out."""

@@ -38,21 +38,20 @@ def find_hardware(text: str) -> tuple[HardwareSpec, MigProfile | None]:
     return spec, mig_profile(spec, slice_name) if colon else None
 
 
-def hardware_for_key(key: str, memory_bytes: int = 0) -> HardwareSpec:
+def hardware_for_key(key: str) -> HardwareSpec:
     """Return the kind of device behind the hardware key of a profile.
 
     A CPU's key names its number of cores; their speed is assumed.
 
     Args:
         key: as profiles carry it, "a100-40gb" or "cpu-amd-epyc-2c".
-        memory_bytes: of a CPU's host; 0 if it is not known.
 
     Raises:
         SpecError: the catalog has no such GPU.
     """
     cpu = _CPU_KEY.match(key)
     if cpu is not None:
-        return cpu_hardware(key, int(cpu.group(1)), memory_bytes)
+        return cpu_hardware(key, int(cpu.group(1)), 0)
     return find_hardware(key)[0]
 
 
