@@ -119,9 +119,7 @@ async def test_shared_storage_is_used_as_it_is(fleet: Fleet) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), cut=st.floats(0, 0.5), restarts=st.booleans())
-def test_whatever_is_lost_the_model_arrives_whole(
-    seed: int, cut: float, restarts: bool
-) -> None:
+def test_whatever_is_lost_the_model_arrives_whole(seed: int, cut: float, restarts: bool) -> None:
     run(_arrives_over_a_bad_line(seed, cut, restarts=restarts))
 
 
