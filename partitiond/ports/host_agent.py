@@ -14,7 +14,7 @@ call did. Its engines go on.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Final, Protocol
 
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.ports.engine import EngineRunner
@@ -23,6 +23,10 @@ from partitiond.ports.host import DeviceProvider, ProxyControl
 from partitiond.ports.model import ModelFolders, ModelResolver
 from partitiond.ports.partitions import PartitionWatch
 from partitiond.ports.profiling import ProfileRunner
+
+MESSAGE_VERSION: Final = 1
+"""Version of the messages between a control plane and agents. It grows when a message that readers
+need changes; fields that are added do not count."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

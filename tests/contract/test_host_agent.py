@@ -18,7 +18,7 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.signatures import METHODS, PORTS
-from partitiond.ports.host_agent import HostAgent
+from partitiond.ports.host_agent import MESSAGE_VERSION, HostAgent
 from tests.controller.fakes import FakeRunner
 from tests.controller.samples import placement, spec
 from tests.engine_fixtures import make_runner, short_dir, simulated_launch
@@ -140,6 +140,9 @@ async def test_what_a_host_cannot_read_is_refused_and_breaks_nothing() -> None:
         )
         return found
 
+    newer = {"version": MESSAGE_VERSION + 2, "oldest": MESSAGE_VERSION + 1}
+    assert "Upgrade partitiond on this host" in (await answer(**newer))["refused"]["hint"]
+    assert (await answer(version=0, oldest=0))["refused"]["kind"] == "InputError"
     for call in ("engines.run", "engines._runner", "store.close", "look.devices"):
         error = (await answer(call=call))["error"]
         assert f"partitiond {__version__} on the host two knows no call" in error["message"]

@@ -173,6 +173,8 @@ class BadLine:
         if fate == "restart":
             await self.restart()
             server = self._server
+        if fate == "damaged" and body.partition(b"\n")[2]:
+            body = body[:-1] + bytes([body[-1] ^ 1])
         answer = await server.answer(body)
         if fate == "twice":
             answer = await self._server.answer(body)

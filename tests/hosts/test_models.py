@@ -119,7 +119,9 @@ async def test_shared_storage_is_used_as_it_is(fleet: Fleet) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), cut=st.floats(0, 0.5), restarts=st.booleans())
-def test_whatever_is_lost_the_model_arrives_whole(seed: int, cut: float, restarts: bool) -> None:
+def test_whatever_is_lost_or_damaged_the_model_arrives_whole(
+    seed: int, cut: float, restarts: bool
+) -> None:
     run(_arrives_over_a_bad_line(seed, cut, restarts=restarts))
 
 
@@ -127,8 +129,8 @@ async def _arrives_over_a_bad_line(seed: int, cut: float, *, restarts: bool) -> 
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         fleet = Fleet(Path(folder), hosts=1)
-        weights = (cut / 2, cut / 2, 1 - cut)
-        fates = ("lost", "unanswered", "carried")
+        weights = (cut / 3, cut / 3, cut / 3, 1 - cut)
+        fates = ("lost", "unanswered", "damaged", "carried")
         fleet.lines[0].fates = iter(draw.choices(fates, weights, k=400))
         models = fleet.models
         for _ in range(400):

@@ -21,6 +21,7 @@ from partitiond.hosts.calls.fencing import (
 )
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
+    Awaited,
     Message,
     read_message,
     record_of,
@@ -87,7 +88,7 @@ class HostServer:
         except Exception as error:  # noqa: BLE001 - as above
             found = {"error": record_of(error)}
         if self._closed:
-            return self._write()
+            return self._write(restarted=True)
         if self._calls is not calls:  # overtaken meanwhile: it is not told any more
             return self._write(refused=record_of(self._overtaken(message.head)))
         return self._write(**found)
@@ -100,7 +101,7 @@ class HostServer:
         await self._former_ended()
 
     def _write(self, **found: Any) -> bytes:
-        who = AgentAnswer(agent=self._start, host_id=self._host_id, **found)
+        who = AgentAnswer(agent=self._start, host_id=self._host_id, release=__version__, **found)
         return write(who)
 
     # -- whom it obeys ---------------------------------------------------------------------
@@ -141,15 +142,16 @@ class HostServer:
     # -- what it does ----------------------------------------------------------------------
 
     async def _do(self, message: Message, calls: HeadCalls) -> dict[str, Any]:
-        calls.note(message.awaited)
+        if message.awaited is not None:
+            calls.note(message.awaited)
         seconds = max(0.0, min(message.wait_seconds, WAIT_SECONDS))
         match message.call:
             case "hello":
                 return {}
             case "news" if message.agent not in ("", self._start):
-                return {}
+                return {"restarted": True}
             case "news":
-                return {"calls": await calls.news(message.awaited, seconds)}
+                return {"calls": await calls.news(message.awaited or Awaited(), seconds)}
             case "cancel":
                 return {"value": await calls.cancel(message.number, seconds)}
         if message.number:
@@ -159,7 +161,7 @@ class HostServer:
 
     async def _begin(self, message: Message, calls: HeadCalls) -> dict[str, Any]:
         if message.agent != self._start:
-            return {}
+            return {"restarted": True}
 
         async def work(tell: Tell) -> Any:
             await self._former_ended()
@@ -167,7 +169,7 @@ class HostServer:
 
         call = calls.begin(message.number, work)
         await asyncio.wait({call.task}, timeout=self._begin_seconds)
-        known = message.awaited.calls.get(message.number, 0)
+        known = 0 if message.awaited is None else message.awaited.calls.get(message.number, 0)
         return {"calls": {message.number: call.news(known)}}
 
     async def _run(self, message: Message, tell: Tell | None) -> Any:

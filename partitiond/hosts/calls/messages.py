@@ -6,15 +6,20 @@ that it does not know, and takes the defaults of fields that are missing.
 
 import dataclasses
 import logging
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from partitiond.core import errors
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import InputError, PartitiondError
 from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.ports.host_agent import MESSAGE_VERSION
 from partitiond.serde import from_stored_json, to_json_bytes, to_jsonable
 
 log = logging.getLogger(__name__)
+
+OLDEST_VERSION: Final = 1
+"""Oldest version of messages that this release reads, and with whose readers it can talk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,9 +35,6 @@ class Awaited:
     calls: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
 
-NOTHING_AWAITED: Final = Awaited()
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """A message to an agent.
@@ -45,9 +47,12 @@ class Message:
         agent: the agent's start as known to the sender; another start of it begins nothing.
         number: of the call that it begins or cancels; 0 for a question.
         arguments: by name, as JSON.
-        awaited: calls that the sender waits for.
+        awaited: None in a message of a release before, from a thread that did not know.
         wait_seconds: how long the answer may wait for news.
+        version: of the message.
+        oldest: version that a reader needs at least.
         data: the argument that is bytes.
+        crc32: checksum of the data.
     """
 
     call: str
@@ -57,9 +62,12 @@ class Message:
     agent: str = ""
     number: int = 0
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    awaited: Awaited = NOTHING_AWAITED
+    awaited: Awaited | None = None
     wait_seconds: float = 0.0
+    version: int = MESSAGE_VERSION
+    oldest: int = OLDEST_VERSION
     data: bytes | None = None
+    crc32: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,23 +106,32 @@ class AgentAnswer:
     """An agent's answer to a message.
 
     Attributes:
-        agent: drawn at the agent's start: calls do not outlive it, and a call that was sent to
-            another start did not begin.
-        host_id: of the agent's host.
+        agent: drawn at the agent's start: calls do not outlive it.
+        host_id: of the agent's host; empty from a release that does not read `Message.host_id`.
+        release: of the agent.
         value: of a question, as JSON.
         error: why the question has no value.
         refused: why the agent does nothing that this sender asks.
+        restarted: the message was for another start of the agent, and nothing was begun.
+        later: why nothing was begun yet; the message may be repeated. Of a release before.
         calls: what has become of calls, by number.
+        version: newest version of messages that the agent reads.
         data: value of a question whose value is bytes.
+        crc32: checksum of the data.
     """
 
     agent: str = ""
     host_id: str = ""
+    release: str = ""
     value: Any = None
     error: ErrorRecord | None = None
     refused: ErrorRecord | None = None
+    restarted: bool = False
+    later: str = ""
     calls: Mapping[int, CallNews] = dataclasses.field(default_factory=dict)
+    version: int = MESSAGE_VERSION
     data: bytes | None = None
+    crc32: int | None = None
 
 
 T = TypeVar("T", Message, AgentAnswer)
@@ -122,20 +139,42 @@ T = TypeVar("T", Message, AgentAnswer)
 
 def write(message: Message | AgentAnswer) -> bytes:
     """Return the bytes of a message or an answer."""
-    if message.data is None:
+    data = message.data
+    if data is None:
         return to_json_bytes(message)
-    return b"\n".join((to_json_bytes(dataclasses.replace(message, data=None)), message.data))
+    head = dataclasses.replace(message, data=None, crc32=zlib.crc32(data))
+    return b"".join((to_json_bytes(head), b"\n", data))
 
 
 def _read(kind: type[T], body: bytes) -> T:
-    text, has_data, data = body.partition(b"\n")
+    """Return what was written. Raises InputError: it is nothing of the kind, or was damaged."""
+    text, _, data = body.partition(b"\n")
     found = from_stored_json(kind, text)
-    return dataclasses.replace(found, data=data) if has_data else found
+    if found.crc32 is None:
+        return found
+    if zlib.crc32(data) != found.crc32:
+        raise InputError(
+            "a message was damaged on its way.", hint="Check the network between the hosts."
+        )
+    return dataclasses.replace(found, data=data)
 
 
 def read_message(body: bytes) -> Message:
-    """Return a message. Raises InputError: it is none."""
-    return _read(Message, body)
+    """Return a message. Raises InputError: it is none, or of a version that is not read here."""
+    message = _read(Message, body)
+    if message.oldest > MESSAGE_VERSION or message.version < OLDEST_VERSION:
+        side = "this host" if message.oldest > MESSAGE_VERSION else "the head"
+        raise InputError(
+            f"messages of version {message.version} are not read here, but those of "
+            f"{OLDEST_VERSION} to {MESSAGE_VERSION}.",
+            hint=f"Upgrade partitiond on {side}.",
+            facts={
+                "version": message.version,
+                "oldest": OLDEST_VERSION,
+                "newest": MESSAGE_VERSION,
+            },
+        )
+    return message
 
 
 def read_answer(body: bytes) -> AgentAnswer:

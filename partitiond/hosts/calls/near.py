@@ -345,7 +345,9 @@ class RemoteHost:
                 if answer.error is not None:
                     call.is_settled = True
                     raise error_of(answer.error)
-                break
+                if not answer.later:
+                    break
+                await asyncio.sleep(min(self._pause_seconds, 0.1))  # said by a release before
             call.runs = not call.is_settled
             if call.runs and (self._news is None or self._news.done()):
                 self._news = asyncio.ensure_future(self._collect())

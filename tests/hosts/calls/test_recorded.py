@@ -1,7 +1,8 @@
 """What a head and an agent say to each other is what is recorded, and what other releases say is
 read, with fields that this one does not know.
 
-The files of `recorded` are of calls that were made. A new call is written into them.
+The files of `recorded` are of calls that were made. What a released version may have sent stays in
+its file; a new call is written into those of the present one.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from partitiond.hosts.calls import messages, near
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.calls.signatures import METHODS, QUESTIONS, HostLook
-from partitiond.ports.host_agent import AgentFacts
+from partitiond.ports.host_agent import MESSAGE_VERSION, AgentFacts
 from partitiond.serde import from_stored, to_jsonable
 from tests.bodies.test_bodies import as_far_as
 
@@ -28,9 +29,12 @@ RECORDED = Path(__file__).parent / "recorded"
 ASKED = {"look", "hello", "news", "cancel", "engine_problem"}
 OTHER_ANSWERS = {
     "error": "ExitedError",
+    "later": "",
     "refused: a lower epoch": "FencedError",
     "refused: an earlier start": "FencedError",
     "refused: another host": "ConflictError",
+    "restarted": "",
+    "unknown": "",
 }
 """With the errors that they are read as."""
 OF_QUESTION: dict[str, Any] = {
@@ -38,7 +42,7 @@ OF_QUESTION: dict[str, Any] = {
     "engine_problem": messages.ErrorRecord | None,
 }
 UNREAD = {
-    *("machine_id", "message_version"),
+    *("line", "unknown", "machine_id", "message_version"),
     *("links", "nvlinks", "nvswitch", "numa_node", "pcie"),
 }
 """What a release before said, and nobody reads any more."""
@@ -46,9 +50,9 @@ Recorded = dict[str, Any]
 """A message or an answer, with its data as hexadecimal digits, by what it is of."""
 
 
-def kept(what: str) -> Recorded:
+def kept(what: str, version: int) -> Recorded:
     """A file, in which what bodies have in common stands once, and their long parts, too."""
-    file = json.loads((RECORDED / f"{what}.json").read_text(encoding="utf-8"))
+    file = json.loads((RECORDED / f"{what}-{version}.json").read_text(encoding="utf-8"))
 
     def whole(value: Any) -> Any:
         if isinstance(value, list):
@@ -63,7 +67,9 @@ def kept(what: str) -> Recorded:
     return {name: one | {"body": {**every, **one["body"]}} for name, one in of.items()}
 
 
-MESSAGES, ANSWERS = kept("messages"), kept("answers")
+VERSIONS = range(messages.OLDEST_VERSION, MESSAGE_VERSION + 1)
+MESSAGES = {(v, name): one for v in VERSIONS for name, one in kept("messages", v).items()}
+ANSWERS = {(v, name): one for v in VERSIONS for name, one in kept("answers", v).items()}
 
 
 def as_sent(recorded: dict[str, Any]) -> bytes:
@@ -96,8 +102,8 @@ def typed_results(name: str, answer: messages.AgentAnswer) -> Iterator[tuple[Any
 
 def test_every_call_and_every_kind_of_answer_is_recorded() -> None:
     names = METHODS.keys() | ASKED
-    assert MESSAGES.keys() == names
-    assert ANSWERS.keys() == names | OTHER_ANSWERS.keys()
+    assert MESSAGES.keys() == {(v, name) for v in VERSIONS for name in names}
+    assert ANSWERS.keys() == {(v, name) for v in VERSIONS for name in names | OTHER_ANSWERS.keys()}
 
 
 def test_a_recorded_message_says_what_it_said() -> None:
@@ -117,23 +123,24 @@ def test_a_recorded_answer_says_what_it_said() -> None:
     for of, recorded in ANSWERS.items():
         answer = messages.read_answer(as_sent(recorded))
         assert as_far_as(recorded["body"], body_of(answer)) == recorded["body"], of
-        for value, told in typed_results(of, answer):
+        for value, told in typed_results(of[1], answer):
             assert as_far_as(told, to_jsonable(value)) == told, of
         error = answer.refused or next((n.error for n in answer.calls.values() if n.error), None)
-        kind = "PartitiondError" if of == "cancel" else OTHER_ANSWERS.get(of, "")
+        kind = "PartitiondError" if of[1] == "cancel" else OTHER_ANSWERS.get(of[1], "")
         assert (type(messages.error_of(error)).__name__ if error else "") == kind, of
 
 
 class RecordedLine:
     """Answers each message as it was answered once, with a field of a later release."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int) -> None:
+        self.version = version
         self.sent: dict[str, bytes] = {}
 
     async def call(self, body: bytes) -> bytes:
         name = messages.read_message(body).call
         self.sent[name] = body
-        later = copy.deepcopy(ANSWERS[name])
+        later = copy.deepcopy(ANSWERS[self.version, name])
         later["body"]["colour"] = {"red": [1]}
         return as_sent(later)
 
@@ -157,16 +164,18 @@ async def made(here: RemoteHost, message: messages.Message) -> Any:
 async def test_what_is_sent_now_is_what_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the caller gets what the answer says."""
     for name in METHODS.keys() | {"look"}:
-        recorded = MESSAGES[name]
-        message, line = messages.read_message(as_sent(recorded)), RecordedLine()
+        recorded = MESSAGES[MESSAGE_VERSION, name]
+        message, line = messages.read_message(as_sent(recorded)), RecordedLine(MESSAGE_VERSION)
         here = RemoteHost("two", line, head=message.head, host_id=message.host_id)
         here._agent, here._last_word = "agent-1", time.monotonic()
         monkeypatch.setattr(near, "_NUMBERS", itertools.count(message.number))
         found = await made(here, message)
         await here.close()
         sent = messages.read_message(line.sent[name])
+        if not message.number:  # of a thread, which did not know what was awaited
+            message = dataclasses.replace(message, awaited=messages.Awaited())
         assert sent == message, name
-        answer = messages.read_answer(as_sent(ANSWERS[name]))
+        answer = messages.read_answer(as_sent(ANSWERS[MESSAGE_VERSION, name]))
         for value, _ in typed_results(name, answer):
             assert found == value, name
 
@@ -180,7 +189,7 @@ class RecordedAgent:
         self._results = results
 
     def facts(self) -> AgentFacts:
-        return AgentFacts("two", host_id=messages.read_answer(as_sent(ANSWERS["hello"])).host_id)
+        return AgentFacts("two", host_id=messages.read_answer(as_sent(ANSWERS[1, "hello"])).host_id)
 
     def __getattr__(self, port: str) -> Any:
         return RecordedPort(port, self._results)
@@ -199,20 +208,20 @@ class RecordedPort:
 
 
 async def test_what_is_answered_now_is_what_is_recorded() -> None:
-    """Also to heads that wrote no `host_id`, or fields of a later release."""
-    for name, recorded in MESSAGES.items():
-        answer = messages.read_answer(as_sent(ANSWERS[name]))
+    """To heads of each version, also of those that wrote no `host_id`, or fields of a later one."""
+    for (version, name), recorded in MESSAGES.items():
+        answer = messages.read_answer(as_sent(ANSWERS[version, name]))
         ends = all(news.ended for news in answer.calls.values())
         if not ends or name not in {*METHODS, "hello"}:
             continue
         results = {name: next((value for value, _ in typed_results(name, answer)), answer.data)}
         server = HostServer(RecordedAgent(results))
         message = copy.deepcopy(recorded)
-        message["body"] |= {"agent": server._start}
+        message["body"] |= {"agent": server._start, "awaited": None}
         message["body"].pop("host_id", None)
         for part in (message["body"], message["body"]["arguments"], message["body"]["head"]):
             part["colour"] = {"red": [1]}
         found = messages.read_answer(await server.answer(as_sent(message)))
         calls = {n: dataclasses.replace(one, told=()) for n, one in answer.calls.items()}
-        found = dataclasses.replace(found, agent=answer.agent)
+        found = dataclasses.replace(found, agent=answer.agent, release=answer.release)
         assert found == dataclasses.replace(answer, calls=calls), name

@@ -16,7 +16,7 @@ from partitiond.core.errors import HostSilentError, PartitiondError, SilentError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls import near
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.calls.messages import NOTHING_AWAITED, Awaited, Message, read_answer, write
+from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
 from partitiond.hosts.calls.near import KNOCK_SECONDS, NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.session import TOLD_MOST
 from partitiond.hosts.membership import MESSAGE_SECONDS
@@ -128,7 +128,7 @@ async def told(server: HostServer, number: int, *calls: int) -> None:
     await server.answer(message("news", "", awaited=awaited))
 
 
-async def begun(server: HostServer, number: int, awaited: Awaited = NOTHING_AWAITED) -> Any:
+async def begun(server: HostServer, number: int, awaited: Awaited | None = None) -> Any:
     start = read_answer(await server.answer(message("hello", ""))).agent
     stop = {"grace_seconds": float(number)}
     return read_answer(
