@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from partitiond.core.plan.answers import PlanQuestion
-from partitiond.core.plan.objectives import not_removed, objectives_told
+from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, Objective
 from partitiond.fleet.parts import Body
 from partitiond.fleet.registration import ModelBody
@@ -36,7 +36,7 @@ class PlanBody(Body):
         }
     )
 
-    objective: Annotated[Objective | None, BeforeValidator(not_removed)] = Field(
+    objective: Objective | None = Field(
         None,
         description="What the plan is good at; null takes the daemon's setting. "
         f"{objectives_told()}.",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import platformdirs
 from pydantic import BeforeValidator, Field, model_validator
 
-from partitiond.core.plan.objectives import not_removed, objectives_told
+from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
 from partitiond.settings.cluster import RAY_PORTS, ClusterSettings, HostSettings
@@ -178,7 +178,7 @@ class ProfilingSettings(Table):
 class PlannerSettings(Table):
     """Options of planning."""
 
-    objective: Annotated[Objective, BeforeValidator(not_removed)] = Field(
+    objective: Objective = Field(
         Objective.MIN_DEVICES,
         description=f"What plans are good at. {objectives_told()}.",
     )

@@ -1,6 +1,5 @@
 """Stores releases of models: part of `ports.Store` on SQLite."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -10,7 +9,6 @@ from sqlmodel import col, select
 from partitiond import serde
 from partitiond.core.errors import StoreError
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.plan.objectives import REMOVED, with_present_objective
 from partitiond.core.plan.record import Plan
 from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.store.sessions import Sessions
@@ -74,15 +72,5 @@ class ReleaseRepository(Sessions):
             return self._readable_plans(session.exec(query).all())
 
     def _readable_plans(self, rows: Iterable[PlanRow]) -> list[Plan]:
-        """Parse the plans that can be read, of present and of removed objectives."""
-        return self._readable(Plan, ((_present(row.body), f"plan {row.id}") for row in rows))
-
-
-def _present(body: str) -> str:
-    """Return the body of a plan for a removed objective in a form that can be read."""
-    if not any(f'"{name}"' in body for name in REMOVED):
-        return body
-    try:
-        return json.dumps(with_present_objective(json.loads(body)))
-    except ValueError:
-        return body
+        """Parse the plans that can be read."""
+        return self._readable(Plan, ((row.body, f"plan {row.id}") for row in rows))

@@ -29,7 +29,7 @@ from partitiond.cli.progress import reporting
 from partitiond.cli.waiting import all_serve, wait_for_plan
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, SpecError
 from partitiond.core.plan.answers import NO_ANSWERS, PlanAnswers, PlanQuestion
-from partitiond.core.plan.objectives import instead_of, objectives_told
+from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Infeasible, Objective, Plan, PlanDiff
 from partitiond.core.views.preview import PlanPreview
 from partitiond.planner.answers.changes import parse_changes
@@ -69,7 +69,8 @@ def parse_objective(text: str | None) -> Objective | None:
     try:
         return Objective(text)
     except ValueError as error:
-        raise SpecError(f"{text!r} is no objective.", hint=instead_of(text)) from error
+        hint = f"Use one of these: {objectives_told()}."
+        raise SpecError(f"{text!r} is no objective.", hint=hint) from error
 
 
 @spread

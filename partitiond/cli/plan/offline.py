@@ -14,7 +14,6 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
 from partitiond.core.plan.diff import diff_cost
-from partitiond.core.plan.objectives import with_present_objective
 from partitiond.core.plan.record import (
     Infeasible,
     ModelDemand,
@@ -189,7 +188,7 @@ def saved_plan(path: Path) -> Plan:
     if isinstance(data, dict) and isinstance(data.get("plan"), dict):
         data = data["plan"]
     try:
-        return from_stored(Plan, with_present_objective(data))
+        return from_stored(Plan, data)
     except InputError as error:
         raise InputError(
             f"{path} holds no plan: {error.message}",

@@ -22,7 +22,7 @@ from typing import Final
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import MAX_DEMAND_REQ_PER_S
-from partitiond.core.plan.objectives import instead_of
+from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.planner.answers import whatif
 from partitiond.planner.answers.whatif import ALL, RULES, Change, World
@@ -181,7 +181,7 @@ def _objective(text: str, rest: str) -> Change:
     try:
         return functools.partial(whatif.set_objective, Objective(rest.lower()))
     except ValueError as error:
-        hint = instead_of(rest)
+        hint = f"Use one of these: {objectives_told()}."
         raise InputError(f"{text!r}: {rest!r} is no objective.", hint=hint) from error
 
 
