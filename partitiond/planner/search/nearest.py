@@ -3,8 +3,7 @@
 Of equally good plans it takes the one that loads the fewest weights.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from partitiond.core.numbers.grouping import by_key
@@ -32,21 +31,12 @@ from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.priorities import goodput_key, lexicographic, values_of
 from partitiond.planner.stop import Stop
 
-OUTAGE: Final = 2
+OUTAGE: Final = 1
 """Objection to a plan: a model has no replica for a while, which is not allowed."""
-LEAVES: Final = 3
+LEAVES: Final = 2
 """The strongest objection: a replica leaves that has to stay."""
 May = Callable[[Packing], int]
-"""Returns the objection to a packing as the answer: 0 none, 1 if it stops replicas early, `OUTAGE`,
-or `LEAVES`."""
-MOST_AFRESH: Final = 4
-"""Limit on plans made without regard to what runs whose moves are counted: for a large fleet that
-takes a fraction of a second each, and such plans move most of the fleet. Chosen, not measured."""
-EARLY_MOVES: Final = 8
-"""Number of moves as which stopping replicas early counts: at the default price as much as two
-devices. Guessed: a few models serve less for a minute or two."""
-FEW_DEVICES: Final = 64
-"""Devices up to which the moves of all plans are counted. Chosen, not measured."""
+"""Returns the objection to a packing as the answer: 0 for none, `OUTAGE`, or `LEAVES`."""
 EQUAL: Final = 1e-6
 NEAR_SHARE: Final = 0.05
 """Relative tolerance for shares of models without a rate, worth less than a restart. Chosen."""
@@ -56,20 +46,6 @@ EXACT_SHARE: Final = 0.4
 """Share of the time left for building the shares' model, and as much for solving it. Chosen."""
 VARIABLES: Final = 5_000
 """Number of variables that are made in a second, on a core that is shared."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Filled:
-    """A plan that may be chosen.
-
-    Attributes:
-        value: the value without the price of moves, in the objective's own unit.
-        moves: number of moves as `moves.count_of_moves` counts them.
-    """
-
-    member: Member
-    value: float
-    moves: int
 
 
 def nearest_cost(watch: SolveMonitor, members: list[Member], *, may: May) -> Member:
@@ -91,20 +67,21 @@ def nearest_cost(watch: SolveMonitor, members: list[Member], *, may: May) -> Mem
     ranks = []
     for one in filled:
         done, own = applied(instance, one.packing), one.packing.cost()
-        plan = _Filled(one, true_value(instance.request, own), count_of_moves(instance, done))
         # Ties by the devices' prices are part of the cost, but no reason to load weights.
-        cost = with_moves(objective, plan.value if staying else own, plan.moves, price)
-        ranks.append((cost, share_value(one.packing), done.load_bytes if staying else 0, own, plan))
+        value = true_value(instance.request, own) if staying else own
+        cost = with_moves(objective, value, count_of_moves(instance, done), price)
+        ranks.append((cost, share_value(one.packing), done.load_bytes if staying else 0, own, one))
     least = min(rank[0] for rank in ranks)
     fair = max(share for cost, share, *_ in ranks if cost <= least + EQUAL)
     enough = fair * (1 - NEAR_SHARE) - EPSILON
 
-    def key(rank: tuple[float, float, int, float, _Filled]) -> tuple[float, ...]:
+    def key(rank: tuple[float, float, int, float, Member]) -> tuple[float, ...]:
         cost, share, load_bytes, own, _ = rank
         near = 0.0 if cost <= least + EQUAL else cost
         return (near, share < enough, load_bytes, own, -share)
 
-    return _taken([rank[-1] for rank in sorted(ranks, key=key)], objective, price, may)
+    ranked = [rank[-1] for rank in sorted(ranks, key=key)]
+    return ranked[least_against([one.packing for one in ranked], may)]
 
 
 def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
@@ -130,57 +107,23 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
 
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:
-    """Return the plans with the best value; if something runs, also those made from it."""
+    """Return the plans with the best value; if something runs all, those made from it first."""
     best = sorted(members, key=lambda m: m.packing.cost() if cost else -m.packing.goodput())
     if not staying_items(instance):
         # The shares of models without a rate count only among equally good plans.
         most, shares = best[0].packing.cost() + EQUAL, any(not n.rated for n in instance.needs)
         return [m for m in best if m.packing.cost() <= most] if shares else best[:1]
-    near = [m for m in members if m.name.startswith((KEPT, EXACT_WITH_MOVES))]
-    afresh = [m for m in best if m not in near]
-    few = len(instance.group_of) <= FEW_DEVICES
-    return [*near, *(afresh if few else afresh[:MOST_AFRESH])]
+    return sorted(best, key=lambda m: not m.name.startswith((KEPT, EXACT_WITH_MOVES)))
 
 
-def spoken_against(ranked: Sequence[Packing], may: May) -> list[int]:
-    """Return the objection to each packing, up to the first packing without one."""
+def least_against(ranked: Iterable[Packing], may: May) -> int:
+    """Return the position of the first packing with the least objection."""
     told = []
     for packing in ranked:
         told.append(may(packing))
         if not told[-1]:
             break
-    return told
-
-
-def least_against(told: Sequence[int], worth: Callable[[int, int], float]) -> int:
-    """Return the first position with the least objection, or the first one that stops replicas
-    early, if that one is better even with `EARLY_MOVES` more moves.
-
-    Args:
-        told: objections as `spoken_against` returns them.
-        worth: worth of the plan at a position if it moved so many more replicas; more is better.
-    """
-    least = told.index(min(told))
-    early = told.index(1) if 1 in told else least
-    return early if worth(early, EARLY_MOVES) > worth(least, 0) else least
-
-
-def _taken(ranked: Sequence[_Filled], objective: Objective, price: float, may: May) -> Member:
-    """Return the plan that `least_against` selects.
-
-    Args:
-        ranked: plans that may be chosen, the best after the price of moves first.
-        objective: the objective that their values belong to.
-        price: price of a move, as `moves.with_moves` takes it.
-        may: the objection to a packing.
-    """
-
-    def worth(at: int, more: int) -> float:
-        value = with_moves(objective, ranked[at].value, ranked[at].moves + more, price)
-        return -value if objective.is_cost else value
-
-    told = spoken_against([one.member.packing for one in ranked], may)
-    return ranked[least_against(told, worth)].member
+    return told.index(min(told))
 
 
 def _exact_share(watch: SolveMonitor, best: Member) -> Member | None:
@@ -229,10 +172,10 @@ def _nearest_of(instance: Instance, close: list[Member], *, may: May, stop: Stop
         close = [_filled(instance, one, stop, may_open=True) for one in close]
     ranks, price = [], price_of_a_move(instance.request, objective)
     for one in close:
-        done, goodput = applied(instance, one.packing), one.packing.goodput()
+        done = applied(instance, one.packing)
         moves = count_of_moves(instance, done)
         worth = [-with_moves(objective, v, moves, price) for v in values_of(one.packing)]
         load = done.load_bytes if staying else 0
-        ranks.append((lexicographic(worth), load, -goodput, _Filled(one, goodput, moves)))
+        ranks.append((lexicographic(worth), load, -one.packing.goodput(), one))
     ranks.sort(key=lambda rank: rank[:3])
-    return _taken([rank[3] for rank in ranks], objective, price, may)
+    return ranks[least_against([rank[3].packing for rank in ranks], may)][3]

@@ -32,12 +32,12 @@ from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
 from partitiond.planner.pack.members import EXACT
-from partitiond.planner.pack.moves import price_of_a_move, with_price
+from partitiond.planner.pack.moves import with_price
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
-from partitiond.planner.search.nearest import May, least_against, spoken_against
+from partitiond.planner.search.nearest import May, least_against
 from partitiond.planner.search.repair import completed
 from partitiond.planner.search.searching import serve_everything
 
@@ -379,7 +379,7 @@ class Raising:
         """Return the plan with the best value after the price of moves: the best or a kept plan."""
         instance, objective = self.instance, self.instance.request.objective
         tried = [best, *self._kept()] if instance.request.running else [best]
-        ranks: list[tuple[float, int, Packing, float]] = []
+        ranks: list[tuple[float, int, Packing]] = []
         for packing in tried:
             if ranks and self.stop():
                 break
@@ -387,14 +387,11 @@ class Raising:
             value = factor_of(full, self.target)
             done = applied(instance, full)
             worth = with_price(instance, objective, value, done)
-            each = value * price_of_a_move(instance.request, objective)
-            ranks.append((worth, done.load_bytes, full, each))
+            ranks.append((worth, done.load_bytes, full))
         most = max(rank[0] for rank in ranks)
         close = most - SLACK * abs(most)
         ranks.sort(key=lambda rank: (-most if rank[0] >= close else -rank[0], rank[1]))
-        told = spoken_against([rank[2] for rank in ranks], may)
-        at = least_against(told, lambda at, more: ranks[at][0] - more * ranks[at][3])
-        return ranks[at][2]
+        return ranks[least_against([rank[2] for rank in ranks], may)][2]
 
     def _kept(self) -> Iterator[Packing]:
         """Yield the running replicas as they are, and completed to factors near the best."""

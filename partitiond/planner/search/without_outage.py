@@ -68,25 +68,10 @@ def may_be_out(request: PlanRequest) -> set[str]:
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
-    """Return the strongest objection to a plan: LEAVES, OUTAGE, 1 for a needless stop, 0 for none.
-
-    A stop is needless if a replica has to end before its replacement can start although a device
-    of the same kind is idle before and after.
-    """
+    """Return the strongest objection to a plan: LEAVES, OUTAGE, or 0 for none."""
     if not all_stay(request, placements):
         return LEAVES
-    if forbidden_outages(request, placements):
-        return OUTAGE
-    if not request.move_price:
-        return 0  # the request asks for the best plan, whatever it moves
-    busy = {p.device_id for p in (*request.running, *placements)}
-    kinds = {d.id: d.hardware for d in request.devices}
-    idle = {d.hardware for d in request.devices if d.id not in busy and not d.cordoned}
-    if not idle:
-        return 0
-    here = beside_what_runs(placements, request.running, request.devices)
-    steps = _takes(request, diff_plans(request.running, here)).steps
-    return int(any(s.makes_way and kinds.get(s.device_id) in idle for s in steps))
+    return OUTAGE if forbidden_outages(request, placements) else 0
 
 
 def _takes(request: PlanRequest, diff: PlanDiff) -> DiffCost:

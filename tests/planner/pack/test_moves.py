@@ -28,8 +28,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.moves import moves_made, price_of_a_move
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.search.nearest import OUTAGE, least_against
-from partitiond.planner.search.portfolio import solve_portfolio
+from partitiond.planner.search.nearest import LEAVES, OUTAGE, least_against
 from tests.planner.build import gpu, gpus, point, want
 from tests.planner.check.make import placed
 
@@ -102,31 +101,16 @@ def test_a_move_costs_devices_and_a_hundredth_of_what_is_served_stands_for_one()
         assert price_of_a_move(dataclasses.replace(asked, running=()), objective) == 0.0
 
 
-@pytest.mark.parametrize(("devices", "chosen"), [(3, 3), (4, 1)])
-def test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan(
-    devices: int, chosen: int
-) -> None:
-    """Two devices less are worth eight moves and no more; three are worth those and three moves."""
-
-    def early(packing: Packing) -> int:
-        return int(len(packing.used()) < devices)
-
-    found = solve_portfolio(build_instance(spread(6, *[1] * (devices - 1))), may=early)
-    assert len(found.packing.used()) == chosen
-
-
 def test_of_plans_that_are_spoken_against_alike_the_first_is_taken() -> None:
     """An outage is never taken where something else is, whatever that is worth."""
-    worths = [9.0, 8.0, 1.0]
+    packing = Packing(build_instance(spread(6, 3)))
 
     def taken(*told: int) -> int:
-        return least_against(told, lambda at, more: worths[at] - more)
+        objections = iter(told)
+        return least_against([packing] * len(told), lambda _: next(objections))
 
-    assert (taken(0), taken(1, 1), taken(OUTAGE, OUTAGE)) == (0, 0, 0)
-    assert (taken(OUTAGE, 1, 0), taken(OUTAGE, OUTAGE, 0)) == (2, 2)
-    assert taken(1, OUTAGE, 0) == 2, "nine less eight are no more than one"
-    worths[0] = 9.1
-    assert taken(1, OUTAGE, 0) == 0
+    assert (taken(0), taken(OUTAGE, OUTAGE)) == (0, 0)
+    assert (taken(OUTAGE, 0), taken(LEAVES, OUTAGE, LEAVES)) == (1, 1)
 
 
 def test_what_must_move_and_what_a_smaller_demand_stops_is_no_move() -> None:
