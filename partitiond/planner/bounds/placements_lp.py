@@ -6,15 +6,11 @@ an entry of `Sites` on a class of devices at one level; it takes shares of a dev
 """
 
 import dataclasses
-from typing import Final
 
 import numpy as np
 
 from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites, ints
 from partitiond.planner.model.types import PRICE_SCALE
-
-SPLIT: Final = 4_000
-"""Limit on pours times kappas up to which ways with different largest kappas are kept apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +73,11 @@ def make_classes(sites: Sites) -> Classes:
 class Pours:
     """All ways to place one replica: an entry on a class of devices at a level that it tolerates.
 
-    N pours, W ways to run a device: (class, site, level, and the largest kappa if pours are few),
-    sorted by class. R shares: of the resources of `Sites`, of the load, and of the number of
-    replicas.
+    N pours, W ways to run a device: (class, site, level), sorted by class. R shares: of the
+    resources of `Sites`, of the load, and of the number of replicas.
 
     Attributes:
-        way_class, way_site, way_level: (W,)
+        way_class, way_site: (W,)
         entry, model, way: (N,) the entry that is poured, its model, and the way to run a device.
         rate: (N,) requests/s at that level, in units of the need.
         share: (N, R) share of one device that the replica takes.
@@ -93,7 +88,6 @@ class Pours:
     classes: Classes
     way_class: Ints
     way_site: Ints
-    way_level: Ints
     entry: Ints
     model: Ints
     way: Ints
@@ -105,26 +99,22 @@ class Pours:
 def make_pours(sites: Sites) -> Pours:
     """Return all ways to place one replica."""
     classes = make_classes(sites)
-    entry, at, crowd = _places(sites)
-    site, levels, crowds = sites.entry_site[entry], *sites.limit_of.shape[1:]
-    share = _shares(
-        sites, entry, sites.limit_of[site, at, np.maximum(crowd, sites.entry_kappa[entry])]
-    )
+    entry, at = _places(sites)
+    site, levels = sites.entry_site[entry], sites.limit_of.shape[1]
+    share = _shares(sites, entry, sites.limit_of[site, at, sites.entry_kappa[entry]])
     # Classes of one site class have the same pours, each class with ways of its own.
     picked = [np.flatnonzero(sites.site_class[site] == held) for held in classes.site_class]
     of_class = np.repeat(np.arange(len(picked)), [len(mine) for mine in picked])
     every = np.concatenate([*picked, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    codes = of_class * len(sites.site_class) + site[every]
-    codes = (codes * levels + at[every]) * crowds + crowd[every]
+    codes = (of_class * len(sites.site_class) + site[every]) * levels + at[every]
     ways, way = np.unique(codes, return_inverse=True)
-    entry, ways, way_level = entry[every], *np.divmod(ways // crowds, levels)
+    entry, ways = entry[every], ways // levels
     taken = classes.draws[of_class] * sites.entry_pool[entry][:, classes.column]
     return Pours(
         sites=sites,
         classes=classes,
         way_class=ways // max(1, len(sites.site_class)),
         way_site=ways % max(1, len(sites.site_class)),
-        way_level=way_level,
         entry=entry,
         model=sites.entry_model[entry],
         way=way.reshape(-1).astype(np.int64),
@@ -134,27 +124,16 @@ def make_pours(sites: Sites) -> Pours:
     )
 
 
-def _places(sites: Sites) -> tuple[Ints, Ints, Ints]:
-    """Return entries, the levels they tolerate, and the largest kappa beside them on a device.
-
-    If there are many, the kappa is 0 and stands for any, which makes the bound slightly looser.
-    """
+def _places(sites: Sites) -> tuple[Ints, Ints]:
+    """Return entries and the levels that they tolerate, whatever the largest kappa on a device."""
     site, kappa = sites.entry_site, sites.entry_kappa
-    levels, crowds = sites.limit_of.shape[1:]
-    level, crowd = np.arange(levels), np.arange(crowds)
+    level = np.arange(sites.limit_of.shape[1])
     own = sites.limit_of[site[:, None], level, kappa[:, None]]
     alone = sites.busy_limit[:, :2].max(axis=1, initial=-1)
     bears = (level <= sites.entry_top[:, None]) & (own >= 0)
     bears &= alone[own] >= sites.entry_busy[:, None]
-    if np.count_nonzero(bears) * crowds > SPLIT:
-        entry, at = np.nonzero(bears)
-        return entry, at, np.zeros(len(entry), dtype=np.int64)
-    # Of the kappas that give the same limit, the largest one is enough.
-    rows = sites.limit_of[site]
-    there = bears[:, :, None] & (rows >= 0) & (crowd >= kappa[:, None])[:, None, :]
-    there[:, :, :-1] &= rows[:, :, :-1] != rows[:, :, 1:]
-    entry, at, largest = np.nonzero(there)
-    return entry, at, largest
+    entry, at = np.nonzero(bears)
+    return entry, at
 
 
 def _shares(sites: Sites, entry: Ints, row: Ints) -> Floats:

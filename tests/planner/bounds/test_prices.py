@@ -169,25 +169,18 @@ def test_a_demand_of_very_many_replicas_takes_as_many_devices_as_they_do() -> No
 
 @pytest.mark.parametrize("objective", EVERY)
 @pytest.mark.parametrize("seed", seeds(80))
-def test_no_plan_is_better(
-    seed: int, objective: Objective, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Than the bound of any prices, whether devices with different largest kappas are told apart
-    or not.
-    """
+def test_no_plan_is_better(seed: int, objective: Objective) -> None:
+    """Than the bound of any prices."""
     asked, rng = question(seed, objective, limited=seed % 2 == 0), np.random.default_rng(seed)
     sites, as_cost = sites_of(asked), objective.is_cost
     assert is_bound(asked, bound_of(sites.instance, as_cost=as_cost))
-    of = cost_bound if as_cost else goodput_bound
-    for split in (4_000, 0):
-        monkeypatch.setattr("partitiond.planner.bounds.placements_lp.SPLIT", split)
-        found = linear_prices(sites, as_cost=as_cost)
-        assert (found.entry > 0).all()
-        assert is_bound(asked, found.value)
-        pours = make_pours(sites)
-        for _ in range(5):
-            value = of(pours, _some_prices(pours, rng))
-            assert is_bound(asked, None if np.isinf(value) else value)
+    found = linear_prices(sites, as_cost=as_cost)
+    assert (found.entry > 0).all()
+    assert is_bound(asked, found.value)
+    pours, of = make_pours(sites), cost_bound if as_cost else goodput_bound
+    for _ in range(10):
+        value = of(pours, _some_prices(pours, rng))
+        assert is_bound(asked, None if np.isinf(value) else value)
 
 
 def _some_prices(pours: Pours, rng: np.random.Generator) -> Duals:
