@@ -1,9 +1,9 @@
 """Solves in a separate process, so that a long solve never blocks a request and can be ended.
 
 The parent enforces the process's time limit, the kernel its memory limit. The process reports its
-progress, and ends with the best plan so far when it is asked to. Loading the solver takes a second
-of CPU and 100 MB. A process that does nothing else therefore loads it when the first plan is
-requested, and each solve is forked from that process. The daemon itself never loads the solver.
+progress. Loading the solver takes a second of CPU and 100 MB. A process that does nothing else
+therefore loads it when the first plan is requested, and each solve is forked from that process. The
+daemon itself never loads the solver.
 """
 
 import asyncio
@@ -50,7 +50,6 @@ async def solve_in_process(
     *,
     on_progress: OnProgress | None = None,
     memory_limit_bytes: int | None = None,
-    stop: asyncio.Event | None = None,
 ) -> Plan | Infeasible:
     """Run `solve` in a separate process, which is killed at the time limit or when cancelled.
 
@@ -59,19 +58,15 @@ async def solve_in_process(
         on_progress: called with better plans and bounds, in the caller's event loop.
         memory_limit_bytes: memory the process may allocate; None for no limit. Loading the solver
             alone takes about 300 MiB.
-        stop: once set, the process ends with the best plan so far.
 
     Raises:
         PlannerFailedError: no answer within the limits, or the process died.
         PartitiondError: what `solve` raised.
     """
     solver: _Solver | None = None
-    stopper = None
     try:
         async with asyncio.timeout(timeout_seconds):
             solver = await _started(request, memory_limit_bytes)
-            if stop is not None:
-                stopper = asyncio.create_task(_pass_on(stop, solver.connection))
             answer = await _answer(solver.connection, on_progress)
     except TimeoutError as error:
         raise PlannerFailedError(
@@ -81,8 +76,6 @@ async def solve_in_process(
     except (EOFError, ConnectionError) as error:
         raise _died(memory_limit_bytes) from error
     finally:
-        if stopper is not None:
-            stopper.cancel()
         if solver is not None:
             await _end(solver)
     if isinstance(answer, PartitiondError):
@@ -201,13 +194,6 @@ async def _answer(connection: Connection, on_progress: OnProgress | None) -> Ans
         loop.remove_reader(connection.fileno())
 
 
-async def _pass_on(stop: asyncio.Event, connection: Connection) -> None:
-    await stop.wait()
-    # The process may have answered and exited at this very moment.
-    with contextlib.suppress(OSError):
-        connection.send("stop")
-
-
 async def _end(solver: _Solver) -> None:
     _kill(solver)
     await asyncio.to_thread(solver.process.join)
@@ -227,7 +213,7 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
         # Imported here: already loaded in the process this was forked from, never in the daemon.
         from partitiond.planner.api import solve
 
-        answer = solve(request, connection.send, connection.poll)
+        answer = solve(request, connection.send)
     except PartitiondError as error:
         answer = error
     except MemoryError:

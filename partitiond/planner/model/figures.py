@@ -17,13 +17,13 @@ def up(value: float, scale: int, divisor: float = 1.0) -> int:
     return -((under - over * SNAP) // (under * SNAP))
 
 
-def down(value: float, scale: int, divisor: float = 1.0) -> int:
-    """Return `value / divisor` in 1 / scale, rounded down."""
-    over, under = _ratio(value, scale, divisor)
+def down(value: float, scale: int) -> int:
+    """Return `value` in 1 / scale, rounded down."""
+    over, under = _ratio(value, scale)
     return (over * SNAP + under) // (under * SNAP)
 
 
-def _ratio(value: float, scale: int, divisor: float) -> tuple[int, int]:
+def _ratio(value: float, scale: int, divisor: float = 1.0) -> tuple[int, int]:
     over, under = value.as_integer_ratio()
     if divisor == 1.0:
         return over * scale, under

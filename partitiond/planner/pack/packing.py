@@ -351,12 +351,6 @@ def _worst(
     return (-domain, rate_short) if rate_short or replicas_short else None
 
 
-def rate_if_lost(packing: Packing, need: Need) -> int:
-    """Return the rate left when the fault domain that serves most is lost, in 1 / RATE_SCALE."""
-    rates, _ = _by_domain(packing, need)
-    return packing.rates[need.model] - max(rates.values(), default=0)
-
-
 def _by_domain(packing: Packing, need: Need) -> tuple[dict[int, int], dict[int, int]]:
     """Return the model's rate and replicas in each fault domain that holds any."""
     instance = packing.instance

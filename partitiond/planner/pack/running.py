@@ -51,33 +51,28 @@ def _items_by_key(instance: Instance, fits: tuple[tuple[int, ...], ...]) -> dict
     return found
 
 
-def running_packing(instance: Instance, *, needed: bool = False) -> Packing:
+def running_packing(instance: Instance) -> Packing:
     """Return a packing of the replicas that can stay, at higher levels if necessary.
 
     Devices keep their numbers: load i is device i of the request. Replicas that no longer fit are
-    left out, and with `needed` also replicas that no demand and no least number needs.
+    left out.
     """
-    return _packed(instance, staying_items(instance), needed=needed)
+    return _packed(instance, staying_items(instance))
 
 
 def packing_of(instance: Instance, placements: Sequence[Placement]) -> Packing | None:
     """Return a packing of exactly these placements; None if the instance does not allow it."""
-    packing = _packed(instance, _items_of(instance, placements), needed=False)
+    packing = _packed(instance, _items_of(instance, placements))
     packing.settle()
     return packing if sum(packing.counts.values()) == len(placements) else None
 
 
-def _packed(
-    instance: Instance, items: Iterable[tuple[int, int, Placement]], *, needed: bool
-) -> Packing:
+def _packed(instance: Instance, items: Iterable[tuple[int, int, Placement]]) -> Packing:
     packing, needs = Packing(instance), {need.model: need for need in instance.needs}
 
     def put_back(index: int, item: int) -> bool:
         need = needs.get(instance.items[item].model)
         if need is None or packing.counts[need.model] >= need.max_replicas:
-            return False
-        few = packing.counts[need.model] < need.min_replicas
-        if needed and not few and packing.rates[need.model] >= need.rate:
             return False
         spot = spot_on(packing, index, item)
         if spot is not None:

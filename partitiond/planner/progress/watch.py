@@ -5,13 +5,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective
 from partitiond.planner.model.costs import charges_replicas, true_bound, true_value
-from partitiond.planner.model.sites import build_sites
-from partitiond.planner.model.types import RATE_SCALE, Instance
+from partitiond.planner.model.types import Instance
 from partitiond.planner.stop import Stop, never
 
 if TYPE_CHECKING:
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 
 TELL_SECONDS: Final = 0.2
 """Minimum time between two reports of the same solve, except for the first."""
-ROUNDING: Final = 1e-9
 SUM_ERROR: Final = 1e-12
 """Relative difference that only results from the order in which floats are summed."""
 FINISH_SHARE: Final = 0.04
@@ -35,16 +31,6 @@ SHARING_MOST: Final = 1.0
 
 OnProgress = Callable[[PlanProgress], None]
 """Called with the progress of one solve, without a title: `flow.progress_of` adds the title."""
-
-
-def goodput_unit(instance: Instance) -> float:
-    """Return a common divisor of the weighted requests/s of all plans, by the integers; or 0."""
-    counted = [n for n in instance.needs if n.rated]
-    weights = {n.worth for n in counted}
-    if len(weights) != 1 or not all(n.rate for n in counted):
-        return 0.0
-    rates = np.unique(build_sites(instance).rates).tolist()
-    return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
 
 
 class SolveMonitor:
@@ -77,7 +63,6 @@ class SolveMonitor:
         self.bound: float | None = None
         self.impossible = False
         """Whether it is proven that not all demand can be served."""
-        self._unit = goodput_unit(instance)
         ranked = {n.priority: n.lift for n in instance.needs}
         self._by_class, self._lift = len(ranked) > 1, ranked[max(ranked)] if ranked else 1.0
         limit = instance.request.time_limit_seconds
@@ -152,9 +137,6 @@ class SolveMonitor:
         if self.objective.is_cost and math.isinf(bound):
             self.impossible = True
             return True
-        if self.objective is Objective.MAX_GOODPUT and self._unit > 0:
-            whole = math.floor(bound / self._unit * (1 + ROUNDING) + ROUNDING)
-            bound = min(bound, whole * self._unit)
         if self.bound is not None and not self._better(self.bound, bound):
             return False
         self.bound = bound

@@ -40,8 +40,7 @@ FEW_DEVICES: Final = 64
 def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = never) -> Packing:
     """Return the running replicas, without surplus and with what is missing, with next to no moves.
 
-    If the devices cannot hold everything that way, models without a rate give up replicas beyond
-    their least number. What is still missing after that stays missing (`Packing.lacking`).
+    What has no room that way stays missing (`Packing.lacking`).
 
     Args:
         instance: the problem instance, with the running replicas in its request.
@@ -49,17 +48,8 @@ def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = 
         by_cost: True to serve all demand; False to maximise goodput.
         stop: called periodically; True ends with what was added so far.
     """
-    packing = _added(running_packing(instance), worth, by_cost, stop)
-    # If all models have rates, both starts differ only in replicas that the first one drops.
-    if not packing.lacking() or (not by_cost and all(n.rated for n in instance.needs)):
-        return packing
-    other = _added(running_packing(instance, needed=True), worth, by_cost, stop)
-    return min(packing, other, key=lambda p: rank(p, by_cost))
-
-
-def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packing:
-    rated_only = not (by_cost and charges_replicas(packing.instance.request))
-    drop_surplus(packing, rated_only=rated_only)
+    packing = running_packing(instance)
+    drop_surplus(packing, rated_only=not (by_cost and charges_replicas(instance.request)))
     packing.settle()
     adding = Adding(packing, worth, opens_last=by_cost, stop=stop)
     if by_cost:
