@@ -288,6 +288,22 @@ def refuse_unreachable(model: str) -> Rejected:
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestOwner:
+    """The owner of a request, for fairness.
+
+    Attributes:
+        key: id of its API key.
+        weight: the key's share relative to other keys of its priority.
+        priority: of the key; requests of a higher priority leave first.
+    """
+
+    key: str = ""
+    weight: float = 1.0
+    priority: int = 0
+
+
+EVERYBODY: Final = RequestOwner()
 ItemT = TypeVar("ItemT")
 
 
@@ -300,9 +316,8 @@ class Waiting(Generic[ItemT]):
         since: when the request joined, monotonic seconds.
         deadline: when the request is refused, monotonic seconds.
         tried: replicas that the request must avoid.
-        key: the API key that sent the request, for fairness.
-        weight: the key's share relative to other keys of its priority.
-        priority: of the key; requests of a higher priority leave first.
+        share: its owner, which has the key.
+        key: that sent the request.
         tokens: charged for the whole request: prompts and expected outputs; 0 for its KV tokens.
         prefer: preferred replicas, best first (see `core.dispatch.affinity`).
     """
@@ -315,9 +330,7 @@ class Waiting(Generic[ItemT]):
         deadline: float,
         tried: frozenset[str] = frozenset(),
         *,
-        key: str = "",
-        weight: float = 1.0,
-        priority: int = 0,
+        share: RequestOwner = EVERYBODY,
         tokens: float = 0.0,
         prefer: tuple[str, ...] = (),
     ) -> None:
@@ -326,9 +339,8 @@ class Waiting(Generic[ItemT]):
         self.since = since
         self.deadline = deadline
         self.tried = tried
-        self.key = key
-        self.weight = weight
-        self.priority = priority
+        self.share = share
+        self.key = share.key
         self.tokens = tokens
         self.prefer = prefer
 

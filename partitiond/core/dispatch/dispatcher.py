@@ -104,13 +104,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
             chosen = self.places.start(request, cost, again=again)
             if chosen is not None:
                 if not again:
-                    share = request.share
-                    self.queue.charge(
-                        share.key,
-                        request.cost.kv_tokens or 1,
-                        weight=share.weight,
-                        priority=share.priority,
-                    )
+                    self.queue.charge(request.share, request.cost.kv_tokens or 1)
                 return chosen
         waits = self._wait(request, now, again=again)
         if isinstance(waits, Rejected):
@@ -277,16 +271,13 @@ class Dispatcher(Generic[RequestT, LoadT]):
     def _wait(self, request: RequestT, now: float, *, again: bool) -> Rejected | Waiting[RequestT]:
         """Put the request into the queue, from where it may start at once, or refuse it."""
         limits = self._limits(request)
-        share = request.share
         entry = Waiting(
             request,
             self._cost_of(request),
             now,
             now + limits.max_wait_seconds,
             request.tried,
-            key=share.key,
-            weight=share.weight,
-            priority=share.priority,
+            share=request.share,
             tokens=float(request.cost.kv_tokens),
             prefer=request.prefer,
         )
@@ -327,12 +318,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
         return refuse_full(len(self.queue) + elsewhere, ahead, limits)
 
     def _ahead(self, entry: Waiting[RequestT]) -> int:
-        return self.places.waiting_elsewhere()[1] + self.queue.ahead(
-            key=entry.key,
-            weight=entry.weight,
-            priority=entry.priority,
-            deadline=entry.deadline,
-        )
+        ahead = self.queue.ahead(entry.share, deadline=entry.deadline)
+        return self.places.waiting_elsewhere()[1] + ahead
 
     def _limits(self, request: RequestT) -> QueueLimits:
         # While no replica serves, the queue's speed is unknown: only its length counts.

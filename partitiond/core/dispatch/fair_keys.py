@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import Final, Generic, TypeVar
 
-from partitiond.core.dispatch.admission import ItemT, Waiting
+from partitiond.core.dispatch.admission import ItemT, RequestOwner, Waiting
 
 CREDIT_SHARE: Final = 1 / 4
 """Largest lead of a key that used less than its share, as a share of the tokens in the model's
@@ -120,7 +120,7 @@ class FairKeys(Generic[ItemT]):
 
     def add(self, entry: Waiting[ItemT]) -> None:
         """Add a request that waits for its key's turn."""
-        account = self._account(entry.key, entry.weight, entry.priority)
+        account = self._account(entry.share)
         record = (entry.deadline, next(self._numbers), entry)
         account.group.leave(account)
         if not account.waiting:
@@ -164,9 +164,9 @@ class FairKeys(Generic[ItemT]):
         self._pay(account, entry.charge)
         self.remove(entry)
 
-    def charge(self, key: str, tokens: float, weight: float, priority: int) -> None:
+    def charge(self, share: RequestOwner, tokens: float) -> None:
         """Charge the key for a request that never waited here."""
-        self._pay(self._account(key, weight, priority), tokens)
+        self._pay(self._account(share), tokens)
 
     def settle(self, key: str, charged: float, actual: float) -> None:
         """Correct an earlier charge."""
@@ -191,29 +191,29 @@ class FairKeys(Generic[ItemT]):
     def crowding_out(self, entry: Waiting[ItemT]) -> Waiting[ItemT] | None:
         """Return the request that a newcomer displaces from a full queue, or None."""
         for group in reversed(self._groups):
-            if not group.crowd or group.priority > entry.priority:
+            if not group.crowd or group.priority > entry.share.priority:
                 continue
             most = group.crowd[-1][2]
-            if group.priority < entry.priority:
+            if group.priority < entry.share.priority:
                 if len(most.waiting) > 1:
                     return most.waiting[-1][2]
                 continue
             mine = self._accounts.get(entry.key)
-            places = 1 / _usable(entry.weight) if mine is None else mine.places(1)
+            places = 1 / _usable(entry.share.weight) if mine is None else mine.places(1)
             if most is not mine and places <= most.places(-1):
                 return most.waiting[-1][2]
         return None
 
-    def ahead(self, key: str, weight: float, priority: int, deadline: float) -> float:
+    def ahead(self, share: RequestOwner, deadline: float) -> float:
         """Return sequences that would start before a newcomer; an entry counts as its key's
         mean.
         """
         ahead, below = 0.0, 0
         for group in self._groups:
-            if group.priority > priority:
+            if group.priority > share.priority:
                 ahead += group.sequences
-            elif group.priority == priority:
-                ahead += self._ahead_of_equals(group, key, _usable(weight), deadline)
+            elif group.priority == share.priority:
+                ahead += self._ahead_of_equals(group, share.key, _usable(share.weight), deadline)
             else:
                 below += group.sequences
         return ahead + min(below, AGEING_SHARE * ahead)
@@ -239,10 +239,10 @@ class FairKeys(Generic[ItemT]):
                 ahead += min(1.0, count / len(other.waiting)) * other.sequences
         return ahead
 
-    def _account(self, key: str, weight: float, priority: int) -> _Account[ItemT]:
+    def _account(self, share: RequestOwner) -> _Account[ItemT]:
         """Return the key's account, updated to its present weight and priority."""
+        key, weight, priority = share.key, _usable(share.weight), share.priority
         account = self._accounts.get(key)
-        weight = _usable(weight)
         if account is None:
             if len(self._accounts) >= self._many:
                 self._forget_settled()

@@ -44,6 +44,7 @@ from partitiond.core.dispatch.admission import (
     ItemT,
     QueueLimits,
     Rejected,
+    RequestOwner,
     Waiting,
     admits,
     refuse_after_waiting,
@@ -161,9 +162,7 @@ class FairQueue(Generic[ItemT]):
                 for other in passed:
                     self._lane[other] -= entry.charge
                 if entry in self._owing:
-                    self.charge(
-                        entry.key, entry.charge, weight=entry.weight, priority=entry.priority
-                    )
+                    self.charge(entry.share, entry.charge)
                 self._forget(entry)
                 return entry, chosen
             passed.append(entry)
@@ -171,25 +170,18 @@ class FairQueue(Generic[ItemT]):
             free = [load for load in free if load.replica_id != kept]
         return None
 
-    def charge(self, key: str, tokens: float, *, weight: float = 1.0, priority: int = 0) -> None:
+    def charge(self, share: RequestOwner, tokens: float) -> None:
         """Charge the key for a request that started without waiting, or at another worker."""
-        self._keys.charge(key, tokens, weight, priority)
+        self._keys.charge(share, tokens)
 
     def settle(self, key: str, charged: float, actual: float) -> None:
         """Correct a request's charge to its actual use; a failed request gets a full refund."""
         self._keys.settle(key, charged, actual)
 
-    def ahead(
-        self,
-        *,
-        key: str = "",
-        weight: float = 1.0,
-        priority: int = 0,
-        deadline: float = math.inf,
-    ) -> int:
+    def ahead(self, share: RequestOwner, deadline: float = math.inf) -> int:
         """Estimate the sequences that would start before a newcomer, without later arrivals."""
         first = sum(entry.cost.sequences for entry in self._lane)
-        return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
+        return math.ceil(first + self._keys.ahead(share, deadline) - 1e-9)
 
     def leaves_none(self, key: str, cost: Cost, loads: Iterable[LoadT]) -> bool:
         """Return whether a request that nobody precedes would take the last replica with a free
@@ -294,7 +286,7 @@ def expire(
         elsewhere: sequences that wait in other queues for the same replicas.
     """
     queue.discard(entry)
-    ahead = queue.ahead(key=entry.key, weight=entry.weight, priority=entry.priority)
+    ahead = queue.ahead(entry.share)
     return refuse_after_waiting(now - entry.since, elsewhere + ahead, limits)
 
 

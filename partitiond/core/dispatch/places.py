@@ -5,26 +5,14 @@ together. These classes inherit from `Places`, a plain collection of replicas. T
 places are found and counted, and none changes a rule.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from partitiond.core.dispatch.admission import Cost, Waiting, admits
+from partitiond.core.dispatch.admission import EVERYBODY, Cost, RequestOwner, Waiting, admits
 from partitiond.core.dispatch.balance import LoadT, choose_replica, is_eligible
 from partitiond.core.dispatch.fair_queue import FairQueue
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RequestOwner:
-    """The owner of a request, for fairness: an API key's id, weight and priority."""
-
-    key: str = ""
-    weight: float = 1.0
-    priority: int = 0
-
-
-EVERYBODY: Final = RequestOwner()
 NOWHERE: Final[frozenset[str]] = frozenset()
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.core.dispatch.places import EVERYBODY, RequestOwner
+from partitiond.core.dispatch.admission import EVERYBODY, RequestOwner
 from partitiond.core.dispatch.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits, RouteKind
 from partitiond.proxy.keys.last_word import LastWord
 from partitiond.proxy.request.errors import BAD_KEY, KEYS_STALE, NO_KEY, ApiError

@@ -3,11 +3,11 @@
 import dataclasses
 import math
 
-from partitiond.core.dispatch.admission import Cost, Waiting, service_time
+from partitiond.core.dispatch.admission import Cost, RequestOwner, Waiting, service_time
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
-from partitiond.core.dispatch.places import Places, Request, RequestOwner
+from partitiond.core.dispatch.places import Places, Request
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 
 ROUTE = ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=4, max_wait_seconds=10.0)
@@ -56,7 +56,9 @@ class Own(Dispatcher[Request, Slots]):
         super().__init__(ROUTE, self.own_places, service_time(seconds))
         self.changed(0.0, route=ROUTE, most=most)
         for number in range(waiting):
-            self.queue.push(Waiting(asks(), Cost(1, 0), 0.0, math.inf, key=str(number)))
+            self.queue.push(
+                Waiting(asks(), Cost(1, 0), 0.0, math.inf, share=RequestOwner(str(number)))
+            )
 
 
 def asks(

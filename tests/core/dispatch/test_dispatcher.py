@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_time
+from partitiond.core.dispatch.admission import Cost, Rejected, RequestOwner, Waiting, service_time
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fair_queue import FairQueue
-from partitiond.core.dispatch.places import Request, RequestOwner
+from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from tests.core.dispatch.fleet_hosts import ROUTE, OwnPlaces, Slots
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.admission import Cost, QueueLimits, Waiting, admits
+from partitiond.core.dispatch.admission import Cost, QueueLimits, RequestOwner, Waiting, admits
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.fair_keys import AGEING_SHARE, CREDIT_SHARE, RECENT_STARTS
 from partitiond.core.dispatch.fair_queue import HEADROOM_SHARE, FairQueue, expire
@@ -26,7 +26,14 @@ def entry(
 ) -> Waiting[str]:
     since, deadline = more.pop("since", 0.0), more.pop("deadline", math.inf)
     cost = cost or Cost(1, int(tokens))
-    return Waiting(f"{key}{next(_numbers)}", cost, since, deadline, key=key, tokens=tokens, **more)
+    return Waiting(
+        f"{key}{next(_numbers)}",
+        cost,
+        since,
+        deadline,
+        share=RequestOwner(key, **more),
+        tokens=tokens,
+    )
 
 
 def entries(keys: str, **more: Any) -> list[Waiting[str]]:
@@ -113,14 +120,14 @@ def test_requests_that_take_whole_replicas_leave_one_to_others(
     loads = [busy(of_first, of=8), *([busy(1, of=8, name="b")] if second else [])]
     queue = queued(credit=0.0)
     if others_started:
-        queue.charge("o", 10)
-    queue.charge("a", 100)
+        queue.charge(RequestOwner("o"), 10)
+    queue.charge(RequestOwner("a"), 100)
     assert queue.leaves_none("a", WHOLE, loads) is (not starts or others_wait)
     assert not queue.leaves_none("new", WHOLE, loads), "it has had nothing"
     assert not queue.leaves_none("a", Cost(7, 70), loads)
     queue.push(entry("a", cost=WHOLE, tokens=1000))
     if others_wait:
-        queue.charge("o", 1000)
+        queue.charge(RequestOwner("o"), 1000)
         queue.push(entry("o"))
     found = taken(queue, *loads)
     assert (None if found is None else found[0].key) == ("a" if starts else None)
@@ -140,7 +147,7 @@ def test_a_request_of_many_batches_is_overtaken_by_no_more_than_one() -> None:
 def test_what_started_without_waiting_counts() -> None:
     queue = queued()
     for _ in range(5):
-        queue.charge("a", 100)
+        queue.charge(RequestOwner("a"), 100)
     for one in entries("ab"):
         queue.push(one)
     assert keys_taken(queue, 2) == "ba"
@@ -253,15 +260,15 @@ def test_who_gives_up_after_having_been_set_aside_pays_nothing() -> None:
 def test_a_newcomer_waits_for_what_is_ahead_of_it_only() -> None:
     queue = queued(*entries("f" * 40))
     keys_taken(queue, 4)
-    assert queue.ahead(key="f") == 36
-    assert queue.ahead(key="v") <= 1
-    assert queue.ahead(key="top", priority=1) <= 3, "a sixteenth, for those below"
-    assert queue.ahead(key="low", priority=-1) == 36
+    assert queue.ahead(RequestOwner("f")) == 36
+    assert queue.ahead(RequestOwner("v")) <= 1
+    assert queue.ahead(RequestOwner("top", priority=1)) <= 3, "a sixteenth, for those below"
+    assert queue.ahead(RequestOwner("low", priority=-1)) == 36
     queue.push(entry("v"), front=True)
-    assert queue.ahead(key="top", priority=1) >= 1, "retries come first"
+    assert queue.ahead(RequestOwner("top", priority=1)) >= 1, "retries come first"
     # A short deadline is not held against its own key's later ones.
     queue = queued(*entries("k" * 10, deadline=100.0))
-    assert [queue.ahead(key="k", deadline=at) for at in (5.0, 200.0)] == [0, 10]
+    assert [queue.ahead(RequestOwner("k"), at) for at in (5.0, 200.0)] == [0, 10]
 
 
 def test_who_waited_in_vain_is_told_of_what_its_own_key_would_wait_for() -> None:
@@ -283,7 +290,7 @@ def test_a_key_whose_priority_changes_takes_its_requests_along() -> None:
 
 def test_a_key_without_weight_is_served_too() -> None:
     queue = queued(entry("zero", weight=0.0), places=2)
-    assert queue.ahead(key="zero", weight=0.0) == 1
+    assert queue.ahead(RequestOwner("zero", weight=0.0)) == 1
     queue.push(entry("one"))
     assert queue.push(entry("none", weight=0.0)) is not None
     keys_taken(queue, 2)
@@ -293,8 +300,8 @@ def test_a_key_without_weight_is_served_too() -> None:
 def test_keys_that_are_gone_are_forgotten() -> None:
     queue = queued()
     for number in range(10_000):
-        queue.charge(f"key-{number}", 10)
-        queue.charge("busy", 100)
+        queue.charge(RequestOwner(f"key-{number}"), 10)
+        queue.charge(RequestOwner("busy"), 100)
     assert len(queue._keys._accounts) < 5000
 
 
@@ -307,7 +314,9 @@ KEYS = "abcd"
 
 def of_key(key: str, tokens: int, number: int, deadline: float = 1e9) -> Waiting[int]:
     weight = WEIGHTS.get(key, 1.0)
-    return Waiting(number, Cost(1, tokens), 0.0, deadline, key=key, weight=weight, tokens=tokens)
+    return Waiting(
+        number, Cost(1, tokens), 0.0, deadline, share=RequestOwner(key, weight), tokens=tokens
+    )
 
 
 @dataclasses.dataclass
@@ -335,7 +344,7 @@ class Plain:
         first = min(mine, key=lambda entry: (entry.deadline, entry.item))
         self.entries.remove(first)
         self.now = max(self.now, self.tags[key])
-        self.tags[key] += first.charge / first.weight
+        self.tags[key] += first.charge / first.share.weight
         return first
 
     def settle(self, key: str, charged: float, actual: float) -> None:
@@ -403,7 +412,7 @@ def test_backlogged_keys_get_like_amounts_per_weight_over_any_stretch(
         found = queue.take(FREE, dice.random)
         assert found is not None
         entry = found[0]
-        got.append({**got[-1], entry.key: got[-1][entry.key] + entry.charge / entry.weight})
+        got.append({**got[-1], entry.key: got[-1][entry.key] + entry.charge / entry.share.weight})
         refill(entry.key)
     for key in keys:
         for other in keys:
@@ -435,7 +444,11 @@ def test_no_slot_stays_free_while_the_next_request_fits(
 ) -> None:
     queue: FairQueue[int] = FairQueue(10_000)
     for number, (key, sequences, tokens) in enumerate(shapes):
-        queue.push(Waiting(number, Cost(sequences, tokens), 0.0, 1e9, key=key, tokens=tokens))
+        queue.push(
+            Waiting(
+                number, Cost(sequences, tokens), 0.0, 1e9, share=RequestOwner(key), tokens=tokens
+            )
+        )
     before = list(queue)
     found = queue.take(loads, lambda: 0.5)
     if found is None:
@@ -455,7 +468,7 @@ def test_nobody_waits_for_ever(seed: int, classes: int, tokens: int) -> None:
     """Whatever keeps coming from other keys and priorities, and however full it is."""
     dice = random.Random(seed)
     queue: FairQueue[int] = FairQueue(10_000)
-    mine = Waiting(-1, Cost(4, tokens), 0.0, 1e9, key="mine", tokens=tokens)
+    mine = Waiting(-1, Cost(4, tokens), 0.0, 1e9, share=RequestOwner("mine"), tokens=tokens)
     queue.push(mine)
     running: list[Cost] = []
     started = 0.0
@@ -464,8 +477,8 @@ def test_nobody_waits_for_ever(seed: int, classes: int, tokens: int) -> None:
             cost = Cost(dice.randint(1, 4), dice.randint(1, 200))
             queue.push(
                 Waiting(
-                    number, cost, 0.0, dice.random(), key=key,
-                    priority=dice.randint(0, classes) if key == "a" else 0, tokens=cost.kv_tokens,
+                    number, cost, 0.0, dice.random(), tokens=cost.kv_tokens,
+                    share=RequestOwner(key, 1.0, dice.randint(0, classes) if key == "a" else 0),
                 )
             )  # fmt: skip
         load = ReplicaLoad(
@@ -493,7 +506,7 @@ def test_the_bound_holds_and_places_go_to_whoever_has_fewest(
     queue: FairQueue[int] = FairQueue(places)
     wanted = dict.fromkeys(KEYS, 0)
     for number, (key, _) in enumerate(pushes):
-        entry = Waiting(number, Cost(1, 10), 0.0, 1e9, key=key)
+        entry = Waiting(number, Cost(1, 10), 0.0, 1e9, share=RequestOwner(key))
         wanted[key] += 1
         gone = queue.push(entry)
         assert len(queue) <= places
