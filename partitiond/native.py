@@ -60,7 +60,6 @@ PROXY: Final = (
     "proxy/dispatch/worker_queue",
     "proxy/edge/answer",
     "proxy/edge/attempt",
-    "proxy/edge/client_connection",
     "proxy/edge/data_protocol",
     "proxy/edge/exchange",
     "proxy/edge/heads",

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from partitiond.proxy.edge.client_connection import LINGER_BODIES, LINGER_SECONDS
+from partitiond.proxy.edge.data_protocol import LINGER_BODIES, LINGER_SECONDS
 from partitiond.proxy.edge.state import SWEEP_SECONDS
 from tests.proxy.conftest import Make, Proxy, post, table
 from tests.proxy.scripted import Gate, answer, completion, plays

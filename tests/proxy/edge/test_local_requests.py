@@ -4,7 +4,7 @@ from email.utils import formatdate
 
 import pytest
 
-from partitiond.proxy.edge.client_connection import IDLE_SECONDS, LINGER_SECONDS
+from partitiond.proxy.edge.data_protocol import IDLE_SECONDS, LINGER_SECONDS
 from partitiond.proxy.edge.local_requests import LocalRequest
 from partitiond.proxy.edge.state import SWEEP_SECONDS
 from tests.proxy.conftest import Make, Proxy, post, table
