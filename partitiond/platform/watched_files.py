@@ -49,11 +49,10 @@ class WatchedFiles(Generic[T]):
         now = time.monotonic()
         if now - self._looked_at >= RELOAD_SECONDS:
             self._looked_at = now
-            self.refresh()
+            self._refresh()
         return self._made
 
-    def refresh(self) -> None:
-        """Read the files if they have changed."""
+    def _refresh(self) -> None:
         stamp = self._read_stamp()
         if stamp is None or stamp == self._stamp:
             return

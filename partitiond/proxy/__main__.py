@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import gc
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -66,9 +67,9 @@ def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None
 
         return log, serve(arguments, log)
     if post:
-        from partitiond.proxy.workers.worker import read_post, work
+        from partitiond.proxy.workers.worker import WorkerArguments, work
 
-        return log, work(arguments, read_post([int(word) for word in post.split(",")]), log)
+        return log, work(arguments, WorkerArguments(*map(int, post.split(","))), log)
     from partitiond.proxy.workers.parent import serve_workers
 
     return log, serve_workers(arguments, log)
@@ -81,6 +82,7 @@ def main() -> int:
     configure_logging(log)
     if not post:
         raise_file_limit()  # workers inherit it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # certificates are read again without it
     gc.freeze()  # imported objects stay for ever: collections need not scan them
     # A request leaves no reference cycles behind (`exchange`), so there is little to collect.
     gc.set_threshold(50_000, 20, 100)

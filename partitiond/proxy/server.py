@@ -136,7 +136,6 @@ class _Servers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         opener = open_clients(self._state, self._tls)
         accepting = Accepting(self._opened.clients, opener.open)
         peers: PeerServer | None = None
@@ -157,7 +156,3 @@ class _Servers:
         await self._state.closed(LAST_SECONDS)
         await answering.close()
         self._state.close()
-
-    def _hung_up(self) -> None:
-        if self._tls is not None:
-            self._tls.refresh()

@@ -18,7 +18,9 @@ from tests.machine import until, wait_for
 from tests.proxy.conftest import table
 from tests.proxy.scraped import stats_of
 
-GAUGES = ("in_flight", "in_flight_sequences", "in_flight_kv_tokens", "queue")
+GAUGES = (
+    "partitiond_proxy_in_flight_sequences", "partitiond_proxy_queue", "vllm:kv_cache_usage_perc",
+)  # fmt: skip
 
 
 class ProxyUnderTest(ProxyProcess):
@@ -39,7 +41,7 @@ class ProxyUnderTest(ProxyProcess):
         if any(state["in_flight"].values()) or any(state["queues"].values()):
             return False
         stats = await stats_of(self)
-        return not any(stats.get(f"partitiond_proxy_{name}", 0.0) for name in GAUGES)
+        return not any(stats.get(name, 0.0) for name in GAUGES)
 
     async def settle(self) -> None:
         """Wait until it is idle."""

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, ReplicaTraffic, TrafficSample
 from partitiond.core.drift.correction import Correction
 from partitiond.core.events import Event
@@ -17,10 +20,9 @@ from partitiond.core.views.overview import (
 )
 from partitiond.metrics.exposition import FAMILIES, Metrics
 from partitiond.metrics.snapshot import MetricsSnapshot
-from partitiond.proxy.workers.merge_answers import Samples
 from tests.controller.samples import NOW, cpu, plan
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
-from tests.proxy.telemetry.test_metrics import labelled
+from tests.proxy.scraped import parse_samples
 
 PLAN = plan()
 PARTITION = CpuCores("cpu", Bytes(1), (0,))
@@ -54,20 +56,18 @@ SAMPLE = TrafficSample(
 SHOWN = MetricsSnapshot(OVERVIEW, PLAN, SAMPLE, DRIFT)
 
 
-def samples(metrics: Metrics, shown: MetricsSnapshot | None = SHOWN, proxy: str = "") -> Samples:
-    return Samples(metrics.text((), (), proxy, shown))
-
-
-def flat(text: Samples) -> dict[str, float]:
-    return {name: value for family in text.families.values() for name, value in family.items()}
+def scraped_of(text: str) -> dict[str, Metric]:
+    """What is scraped, by family, without times of making."""
+    found = {one.name: one for one in text_string_to_metric_families(text)}
+    return {name: one for name, one in found.items() if not name.endswith("_created")}
 
 
 def test_planned_and_measured_stand_side_by_side() -> None:
-    found = flat(samples(Metrics()))
+    found = parse_samples(Metrics().text((), (), "", SHOWN))
     names = {name.replace('"', ""): value for name, value in found.items()}
     planned = "partitiond_replica_planned_output_tokens_per_second"
     measured = "partitiond_replica_measured_output_tokens_per_second"
-    assert {n for n in names if n.startswith(planned)} == {
+    assert {n for n in names if n.startswith(f"{planned}{{")} == {
         f"{planned}{{device=cpu,model=m,replica={r}}}" for r in ("m-1", "m-2")
     }
     assert names[f"{measured}{{device=cpu,model=m,replica=m-1}}"] == 90.0
@@ -89,17 +89,13 @@ def test_planned_and_measured_stand_side_by_side() -> None:
 def test_what_is_scraped_is_in_the_catalog_with_its_labels() -> None:
     metrics = Metrics()
     metrics.happened(Event(1, NOW, "engine-failed", "m-1", "killed"))
-    text = samples(metrics)
-    catalog = {
-        f"{family.name}_total" if family.kind == "counter" else family.name: family
-        for family in FAMILIES
-    }
-    scraped = {name for name in text.kinds if not name.endswith("_created")}
-    assert scraped == {name for name, family in catalog.items() if not family.of_hosts}
-    for name in scraped:
-        assert text.kinds[name] == catalog[name].kind
-        for full in text.families[name]:
-            assert labelled(full) == set(catalog[name].labels), full
+    scraped = scraped_of(metrics.text((), (), "", SHOWN))
+    catalog = {family.name: family for family in FAMILIES if not family.of_hosts}
+    assert scraped.keys() == catalog.keys()
+    for name, found in scraped.items():
+        assert found.type == catalog[name].kind
+        for sample in found.samples:
+            assert sample.labels.keys() - {"le"} == set(catalog[name].labels), sample
 
 
 def test_the_endpoints_own_text_follows_with_its_buckets() -> None:
@@ -142,18 +138,17 @@ def over_hosts(*hosts: HostView) -> MetricsSnapshot:
 
 
 def test_with_several_hosts_what_is_on_a_device_has_its_host() -> None:
-    text = samples(Metrics(), over_hosts(HEAD, FINE, LOST, NEVER))
+    text = Metrics().text((), (), "", over_hosts(HEAD, FINE, LOST, NEVER))
     catalog = {f.name: f for f in FAMILIES}
     found = 0
-    for name in text.kinds:
-        family = catalog.get(name)
-        for full in text.families[name] if family is not None else ():
-            assert family is not None
-            assert labelled(full) == set(family.labels_of_hosts), full
+    for name, metric in scraped_of(text).items():
+        family = catalog[name]
+        for sample in metric.samples:
+            assert sample.labels.keys() - {"le"} == set(family.labels_of_hosts), sample
             found += "device" in family.labels
-            assert "device" not in family.labels or 'host="h"' in full
+            assert "device" not in family.labels or sample.labels["host"] == "h"
     assert found > 10
-    names = {name.replace('"', ""): value for name, value in flat(text).items()}
+    names = {name.replace('"', ""): value for name, value in parse_samples(text).items()}
     assert names["partitiond_host_state{host=gpu-2,state=lost}"] == 1.0
     assert names["partitiond_host_state{host=gpu-2,state=fine}"] == 0.0
     assert names["partitiond_host_silent_seconds{host=gpu-2}"] == 600.0

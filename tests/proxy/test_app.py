@@ -180,7 +180,6 @@ async def test_each_request_is_logged_once_without_its_body_and_counted(make: Ma
     first, second = proxy.records()
     assert first["request_id"] == response.headers["x-request-id"]
     assert (first["outcome"], first["replica"], first["status"]) == ("ok", "m-1", 200)
-    assert second["chunks"] >= 1
     assert second["ttft_seconds"] == pytest.approx(0.5)
     assert "secret" not in "".join(proxy.log_lines)
     assert "hello" not in "".join(proxy.log_lines)

@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import heapq
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.admission import KV_SHARE, Cost, Rejected
+from partitiond.core.dispatch.admission import KV_SHARE, Cost, Rejected, RequestOwner
 from partitiond.core.dispatch.pace import FORGET_SECONDS
-from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import (
     BudgetPeriod,
     HostShares,
@@ -333,20 +331,6 @@ async def test_a_worker_that_is_stopped_costs_no_place_for_long(limit: int) -> N
     assert sum(r.at is not None for r in waiting) == limit - 1, "one place is left to it"
     await pass_time(ANSWER_SECONDS + TICK)
     assert all(r.at is not None for r in waiting)
-
-
-async def test_an_idle_worker_of_the_release_before_has_no_turn() -> None:
-    """Its cell has an urgency, which is infinite when nothing waits there."""
-    host = Host(2, [1])
-    ledger = host.file.ledger
-    ledger.open_row(2)
-    running = host.arrive(0, Cost(1, 1))
-    column = ledger.models.find(model_hash("m"))
-    ledger.floats[ledger.wants + column * ROWS + 2] = math.inf
-    waiting = [host.arrive(row, Cost(1, 1)) for row in (0, 1)]
-    host.end(running)
-    await pass_time(1.0)
-    assert sum(r.at is not None for r in waiting) == 1
 
 
 async def test_who_can_use_no_slot_keeps_none_from_others() -> None:

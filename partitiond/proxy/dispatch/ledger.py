@@ -26,8 +26,8 @@ There is no clock and no I/O here. `worker_queue` has the rules; `shared` the ma
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from partitiond.core.dispatch.routing import NO_KEY_RATES, ReplicaRoute, RoutingTable
 from partitiond.core.errors import InputError
@@ -59,34 +59,43 @@ _ABOUT: Final = 4
 
 def replica_hash(route: ReplicaRoute) -> int:
     """Return the hash of one engine process: another generation has another column."""
-    return _hash("seat", route.replica_id, route.generation, route.socket_path)
+    return _hash("replica", route.replica_id, route.generation, route.socket_path)
 
 
 def model_hash(model: str) -> int:
     """Return the hash of a model."""
-    return _hash("line", model)
+    return _hash("model", model)
 
 
 def key_hash(key_id: str) -> int:
     """Return the hash of an API key."""
-    return _hash("meter", key_id)
+    return _hash("key", key_id)
 
 
 def _hash(*parts: str) -> int:
-    # Also of processes of the release before, whose words for the three kinds these are.
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) or 1
 
 
 class _Columns:
-    """A directory of hashes; the index of a hash locates its numbers, one cell per row."""
+    """A directory of hashes; the index of a hash locates its numbers.
 
-    __slots__ = ("count", "directory", "start")
+    Attributes:
+        planes: where the numbers of each kind begin.
+        width: cells of one index in a plane: those of all rows.
+        end: of the last plane.
+    """
 
-    def __init__(self, ints: "memoryview[int]", start: int, count: int) -> None:
-        self.start = start
-        self.count = count
-        self.directory = ints[start : start + count]
+    __slots__ = ("count", "directory", "end", "planes", "width")
+
+    def __init__(
+        self, directory: "memoryview[int]", start: int, planes: int, width: int = ROWS
+    ) -> None:
+        self.count = len(directory)
+        self.directory = directory
+        self.width = width
+        self.end = start + planes * self.count * width
+        self.planes = tuple(range(start, self.end, self.count * width))
 
     def find(self, hashed: int) -> int:
         """Column of what has this hash, or -1."""
@@ -103,29 +112,20 @@ class SlotLedger:
     def __init__(self, buffer: memoryview) -> None:
         self.ints = buffer.cast("q")
         self.floats = buffer.cast("d")
-        at = _HEADER + ROWS * _ABOUT
-        self.replicas = _Columns(self.ints, at, REPLICAS)
-        self.models = _Columns(self.ints, at + REPLICAS, MODELS)
-        self.keys = _Columns(self.ints, at + REPLICAS + MODELS, KEYS)
-        at += REPLICAS + MODELS + KEYS
-        self.sequences, at = at, at + REPLICAS * ROWS
-        self.kv_tokens, at = at, at + REPLICAS * ROWS
-        self.holds, at = at, at + REPLICAS * ROWS
-        at += MODELS * ROWS  # of the release before
-        self.turns, at = at, at + MODELS * ROWS
-        self.waiting, at = at, at + MODELS * ROWS
-        self.waiting_sequences, at = at, at + MODELS * ROWS
-        self.wants, at = at, at + MODELS * ROWS
-        self.key_cells, at = at, at + KEY_CELLS * KEYS * ROWS
-        # The release before ends here: its parent starts workers of this one after an update.
-        self.unread, at = at, at + REPLICAS * ROWS
-        self.limits = at
+        ints, at = self.ints, _HEADER + ROWS * _ABOUT
+        models, keys, end = at + REPLICAS, at + REPLICAS + MODELS, at + REPLICAS + MODELS + KEYS
+        self.replicas = _Columns(ints[at:models], end, 5)
+        self.models = _Columns(ints[models:keys], self.replicas.end, 4)
+        self.keys = _Columns(ints[keys:end], self.models.end, 1, KEY_CELLS * ROWS)
+        self.sequences, self.kv_tokens, self.holds, self.unread, self.limits = self.replicas.planes
+        self.turns, self.waiting, self.waiting_sequences, self.wants = self.models.planes
+        (self.key_cells,) = self.keys.planes
 
     @staticmethod
     def size_bytes() -> int:
         """Size of the memory; hardly any of it is ever touched."""
         cells = _HEADER + ROWS * _ABOUT + REPLICAS + MODELS + KEYS
-        cells += ROWS * (5 * REPLICAS + 5 * MODELS + KEY_CELLS * KEYS)
+        cells += ROWS * (5 * REPLICAS + 4 * MODELS + KEY_CELLS * KEYS)
         return 8 * cells
 
     def begin(self) -> None:
@@ -160,13 +160,9 @@ class SlotLedger:
 
     def clear(self, row: int) -> None:
         """Free everything that the row's worker held, because the worker is gone."""
-        for column in range(REPLICAS):
-            if self.replicas.directory[column]:
-                for plane in self._of_replicas:
-                    self.ints[plane + column * ROWS + row] = 0
-        for column in range(MODELS):
-            if self.models.directory[column]:
-                for plane in self._of_models:
+        for columns in (self.replicas, self.models):
+            for column, hashed in enumerate(columns.directory.tolist()):
+                for plane in columns.planes if hashed else ():
                     self.ints[plane + column * ROWS + row] = 0
         for column, hashed in enumerate(self.keys.directory.tolist()):
             usage = self.usage(row, column) if hashed else NO_USAGE
@@ -199,7 +195,9 @@ class SlotLedger:
         # than refusing the whole table (see `meters`).
         self._assign(self.keys, keys, lambda _: True, "")
 
-    def _assign(self, columns: _Columns, wanted: set[int], is_empty: "_IsEmpty", what: str) -> None:
+    def _assign(
+        self, columns: _Columns, wanted: set[int], is_empty: Callable[[int], bool], what: str
+    ) -> None:
         known = columns.directory.tolist()
         for index, hashed in enumerate(known):
             if hashed and hashed not in wanted and is_empty(index):
@@ -217,27 +215,10 @@ class SlotLedger:
 
     def _wipe(self, columns: _Columns, index: int) -> None:
         """Clear the cells, because their values mean nothing to the next owner."""
-        if columns is self.replicas:
-            self._wipe_cells(self._of_replicas, index)
-        elif columns is self.keys:
-            at = self.key_cells + index * ROWS * KEY_CELLS
-            for cell in range(at, at + ROWS * KEY_CELLS):
-                self.floats[cell] = 0.0
-        else:
-            self._wipe_cells(self._of_models, index)
-
-    def _wipe_cells(self, planes: Sequence[int], index: int) -> None:
-        for plane in planes:
-            for cell in range(plane + index * ROWS, plane + (index + 1) * ROWS):
-                self.ints[cell] = 0
-
-    @property
-    def _of_replicas(self) -> tuple[int, ...]:
-        return self.sequences, self.kv_tokens, self.holds, self.unread, self.limits
-
-    @property
-    def _of_models(self) -> tuple[int, ...]:
-        return self.turns, self.waiting, self.waiting_sequences, self.wants
+        for plane in columns.planes:
+            at = plane + index * columns.width
+            for cell in range(at, at + columns.width):
+                self.ints[cell] = 0  # of a float as well
 
     def _has_no_request(self, column: int) -> bool:
         return not any(self._row_cells(self.sequences, column)) and not any(
@@ -313,7 +294,3 @@ class SlotLedger:
             if other != row:
                 total += self.usage(other, column)
         return total
-
-
-class _IsEmpty(Protocol):
-    def __call__(self, index: int, /) -> bool: ...

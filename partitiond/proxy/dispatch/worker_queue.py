@@ -131,20 +131,19 @@ class WorkerQueue:
 
         A slot is left for each other worker that wants one and comes first: that has fewer
         sequences in flight than this one, or as many and started one longer ago. None is left for
-        one that has not looked lately, nor for one of the release before, whose cell has no time.
+        one that has not looked lately.
         """
         self.refresh(replicas)
         if not self.others_wait():
             return replicas
         own = self._turn(self._row, replicas)
         ledger, wants = self._ledger, self._ledger.wants + self._at
-        now = _milliseconds()
-        since = now - int(1000 * ANSWER_SECONDS)
+        since = _milliseconds() - int(1000 * ANSWER_SECONDS)
         first = [
             row
             for row in range(ledger.rows)
             if row != self._row
-            and since <= ledger.ints[wants + row] <= now
+            and ledger.ints[wants + row] >= since
             and self._turn(row, replicas) < own
         ]
         if first and free_slots(replicas) <= len(first):

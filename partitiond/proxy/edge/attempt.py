@@ -419,8 +419,6 @@ class Attempt:
     def _note_progress(self) -> None:
         exchange, connection, scanner = self._exchange, self._connection, self._scanner
         record = exchange.record
-        fast = connection.fast_pieces if connection is not None else 0
-        record.chunks = self._chunks + fast
         record.at_work = self.sent
         if scanner is not None:
             record.seen = self._seen_of(scanner)

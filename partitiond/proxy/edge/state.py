@@ -352,18 +352,12 @@ class ProxyState:
 
     def _gauges(self) -> Gauges:
         models = self.models
-        version = float(self.table.version)
-        yield families.IN_FLIGHT, [((n,), float(count)) for n, count in self.in_flight().items()]
         yield families.SEQUENCES, _samples(models, lambda r: float(r.own_sequences))
-        yield families.KV_TOKENS, _samples(models, lambda r: float(r.own_kv_tokens))
         yield families.LIMIT, _samples(models, lambda r: float(r.pace.limit))
         yield families.EJECTED, _samples(models, lambda r: float(r.doubt > 0))
         yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
         reached = self.peers.reached().items()
         yield families.PEERS, [((host,), float(is_reached)) for host, is_reached in reached]
-        hops = self.peers.in_flight().items()
-        yield families.HOPS_IN_FLIGHT, [((host,), float(count)) for host, count in hops]
-        yield families.VERSION, [((), version)]
         yield families.VLLM_RUNNING, _samples(models, lambda r: float(r.own_sequences))
         yield families.VLLM_WAITING, [((name,), float(n)) for name, n in self.queues().items()]
         yield families.VLLM_KV, _samples(models, _kv_share)

@@ -56,17 +56,15 @@ class ModelMetrics:
     """
 
     __slots__ = (
-        "chunks", "demand", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens",
-        "queue_seconds", "request_output_tokens", "request_prompt_tokens", "retries",
-        "tpot_seconds", "ttft_seconds", "untold", "uses",
+        "demand", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens", "queue_seconds",
+        "request_output_tokens", "request_prompt_tokens", "tpot_seconds", "ttft_seconds", "untold",
+        "uses",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.demand = ModelCount()
         self.uses: dict[str, UsageCount] = {}
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        self.retries = 0
-        self.chunks = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.untold = 0

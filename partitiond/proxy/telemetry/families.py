@@ -30,10 +30,6 @@ HOPS: Final = Family(
 )  # fmt: skip
 
 COUNTERS: Final = {
-    Family("partitiond_proxy_retries", "counter", _MODEL, "Attempts after the first."): "retries",
-    Family(
-        "partitiond_proxy_chunks", "counter", _MODEL, "Pieces of streams sent to clients."
-    ): "chunks",
     Family(
         "partitiond_proxy_prompt_tokens", "counter", _MODEL, "Prompt tokens by usage."
     ): "prompt_tokens",
@@ -81,16 +77,9 @@ HISTOGRAMS: Final = {
     **{Family(vllm, "histogram", _VLLM, text): field for field, text, vllm in _SECONDS},
 }
 
-IN_FLIGHT: Final = Family(
-    "partitiond_proxy_in_flight", "gauge", ("replica",), "Requests in flight."
-)
 SEQUENCES: Final = Family(
     "partitiond_proxy_in_flight_sequences", "gauge", _REPLICA, "Sequences in flight."
 )
-KV_TOKENS: Final = Family(
-    "partitiond_proxy_in_flight_kv_tokens", "gauge", _REPLICA,
-    "Estimated KV tokens of what is in flight.",
-)  # fmt: skip
 LIMIT: Final = Family(
     "partitiond_proxy_limit_sequences", "gauge", _REPLICA,
     "Sequences a replica may have in flight.",
@@ -104,11 +93,6 @@ PEERS: Final = Family(
     "partitiond_proxy_peer_reached", "gauge", ("peer",),
     "1 while another host's proxy is reached, which serves what runs there.",
 )  # fmt: skip
-HOPS_IN_FLIGHT: Final = Family(
-    "partitiond_proxy_hops_in_flight", "gauge", ("peer",),
-    "Requests that wait or run at another host's proxy for clients of this one.",
-)  # fmt: skip
-VERSION: Final = Family("partitiond_proxy_routing_version", "gauge", (), "Table in force.")
 VLLM_RUNNING: Final = Family(
     "vllm:num_requests_running", "gauge", _VLLM_ENGINE, "Sequences in flight.",
     "`engine` is the replica",
@@ -125,8 +109,6 @@ VLLM_KV: Final = Family(
 FAMILIES: Final = (
     REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS,
     *COUNTERS, SUCCESSES, *HISTOGRAMS,
-    IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, PEERS,
-    HOPS_IN_FLIGHT, VERSION,
-    VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
+    SEQUENCES, LIMIT, EJECTED, QUEUE, PEERS, VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
 )  # fmt: skip
 """All families."""

@@ -30,7 +30,6 @@ class Record:
         ttft_seconds: of a stream, or None.
         queue_seconds: until the first replica was found, or None.
         service_seconds: on the last replica; None unless the engine ended the answer.
-        chunks: pieces sent to the client.
         seen: the observed events of the last attempt that began a stream.
         at_work: an engine has the request, or had it until a time limit passed.
         trace_id: of its trace, or empty.
@@ -54,7 +53,6 @@ class Record:
     ttft_seconds: float | None = None
     queue_seconds: float | None = None
     service_seconds: float | None = None
-    chunks = 0
     seen = NOTHING_SEEN
     at_work = False
     usage: Usage | None = None
@@ -88,13 +86,10 @@ class Record:
             model.ttft_seconds.observe(self.ttft_seconds)
         if self.outcome == "ok":
             model.e2e_seconds.observe(seconds)
-        model.chunks += self.chunks
         if self.usage is not None:
             model.prompt_tokens += self.usage[0]
         model.output_tokens += self.output_tokens()
         model.untold += int(self.charge.untold)
-        if self.attempts > 1:
-            model.retries += self.attempts - 1
 
     def _count_work(
         self,
@@ -208,8 +203,6 @@ class Record:
             more += f',"queue_seconds":{self.queue_seconds:.6f}'
         if self.ttft_seconds is not None:
             more += f',"ttft_seconds":{self.ttft_seconds:.6f}'
-        if self.chunks:
-            more += f',"chunks":{self.chunks}'
         if self.usage is not None:
             more += f',"usage":[{self.usage[0]},{self.usage[1]}]'
         charge = self.charge

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from partitiond.proxy.telemetry import families
+from partitiond.proxy.telemetry.metrics import Samples
 from partitiond.proxy.telemetry.traffic import added
 
 _LARGEST: Final = frozenset({families.LIMIT.name, families.EJECTED.name})
 """Gauges of one quantity that every worker reports; most other gauges are shares of a sum."""
-_LEAST: Final = frozenset({families.VERSION.name, families.PEERS.name})
+_COUNTERS: Final = frozenset(one.name for one in families.FAMILIES if one.kind != "gauge")
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,71 +26,23 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**functools.reduce(added, counts), "idle_seconds": idle}
 
 
-class Samples:
-    """Prometheus text, parsed as far as adding up texts requires."""
-
-    def __init__(self, text: str = "") -> None:
-        self.heads: dict[str, list[str]] = {}
-        """Family -> its HELP and TYPE lines."""
-        self.families: dict[str, dict[str, float]] = {}
-        """Family -> full name with labels -> value."""
-        self.kinds: dict[str, str] = {}
-        family = ""
-        for line in text.splitlines():
-            if line.startswith("# "):
-                _, word, family, *rest = line.split(" ", 3)
-                self.heads.setdefault(family, []).append(line)
-                self.families.setdefault(family, {})
-                if word == "TYPE":
-                    self.kinds[family] = rest[0]
-            elif line:
-                name, _, value = line.rpartition(" ")
-                self.families.setdefault(family, {})[name] = float(value)
-
-    def add(self, other: "Samples") -> None:
-        """Add the samples of another worker."""
-        for family, samples in other.families.items():
-            if family not in self.families:
-                self.heads[family] = other.heads.get(family, [])
-                self.families[family] = {}
-                self.kinds[family] = other.kinds.get(family, "")
-            mine = self.families[family]
+def merge_samples(parts: Iterable[Samples]) -> Samples:
+    """Return the sum over workers, present and past."""
+    total: Samples = {}
+    for part in parts:
+        for family, samples in part.items():
+            mine = total.setdefault(family, {})
             for name, value in samples.items():
-                mine[name] = _combined(family, mine.get(name), value)
-
-    def counters(self) -> "Samples":
-        """Return only the counters and histograms, which are kept when their worker is gone."""
-        kept = Samples()
-        for family, kind in self.kinds.items():
-            if kind in {"counter", "histogram"}:
-                kept.heads[family] = self.heads[family]
-                kept.families[family] = dict(self.families[family])
-                kept.kinds[family] = kind
-        return kept
-
-    def text(self) -> str:
-        """Return the samples in Prometheus's text format."""
-        lines: list[str] = []
-        for family, samples in self.families.items():
-            lines += self.heads.get(family, [])
-            lines += [f"{name} {value!r}" for name, value in samples.items()]
-        return "\n".join(lines) + "\n"
+                mine[name] = _combined(family, mine[name], value) if name in mine else value
+    return total
 
 
-def merge_metrics(texts: Iterable[str], past: Samples) -> str:
-    """Return the sum over all workers, present and past."""
-    total = Samples()
-    for text in texts:
-        total.add(Samples(text))
-    total.add(past)
-    return total.text()
+def counters_of(samples: Samples) -> Samples:
+    """Return only the counters and histograms, which are kept when their worker is gone."""
+    return {family: counted for family, counted in samples.items() if family in _COUNTERS}
 
 
-def _combined(family: str, mine: float | None, other: float) -> float:
-    if mine is None:
-        return other
+def _combined(family: str, mine: float, other: float) -> float:
     if family in _LARGEST:
         return max(mine, other)
-    if family in _LEAST:
-        return min(mine, other)
-    return mine + other
+    return min(mine, other) if family == families.PEERS.name else mine + other

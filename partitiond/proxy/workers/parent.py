@@ -29,9 +29,10 @@ from partitiond.proxy.keys.meters import Budgets
 from partitiond.proxy.listening.acceptor import Accepting, hand_on
 from partitiond.proxy.server import SIGNAL_GRACE_SECONDS, Listeners, listening
 from partitiond.proxy.telemetry.logs import LogFile, json_line
+from partitiond.proxy.telemetry.metrics import Samples, exposition
 from partitiond.proxy.telemetry.traffic import MergedTraffic, leave_behind
 from partitiond.proxy.workers.channel import Message
-from partitiond.proxy.workers.merge_answers import Samples, merge_metrics, merge_states
+from partitiond.proxy.workers.merge_answers import counters_of, merge_samples, merge_states
 from partitiond.proxy.workers.process import (
     START_SECONDS,
     WorkerError,
@@ -77,7 +78,7 @@ class Workers:
         free = [row for row in range(ROWS) if row not in taken]
         self._rows = free[: self._count]
         self._workers: list[WorkerProcess] = []
-        self._past = Samples()
+        self._past: Samples = {}
         self._traffic = MergedTraffic()
         self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
         self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
@@ -117,7 +118,7 @@ class Workers:
                 self._table = table
                 self._budgets.apply(table.keys)
             self._word.hear(table.keys_stale_seconds)
-            message = self._table_message() if news else self._word_message()
+            message = self._table_message(news=news)
             await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
             if unwritten is not None:
                 raise unwritten
@@ -152,12 +153,13 @@ class Workers:
         """Return Prometheus text: the sum over all workers, including those that ended."""
         await self._ask_all({"do": "metrics"})
         # Of a worker that did not answer, its last counts: else the sum would fall and rise again.
-        return merge_metrics((w.last_metrics for w in self._workers), self._past).encode()
+        counted = [worker.counts.get("metrics", {}) for worker in self._workers]
+        return exposition(merge_samples([*counted, self._past]))
 
     async def traffic(self) -> dict[str, Any]:
         """Return the answer to GET /traffic: the sum over all workers, also those that ended."""
         await self._ask_all({"do": "traffic"})
-        told = {w.row: w.last_traffic for w in self._workers if w.last_traffic is not None}
+        told = {w.row: w.counts["traffic"] for w in self._workers if "traffic" in w.counts}
         generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
         sample = self._traffic.sample(told, generations, time.monotonic())
         if sample["shares_number"]:
@@ -178,7 +180,6 @@ class Workers:
         loop = asyncio.get_running_loop()
         for caught in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(caught, self.shut_down, SIGNAL_GRACE_SECONDS)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._read_certificate()))
         listeners = [one for one in (self._opened.clients, self._opened.peers) if one is not None]
         self._families = [int(one.family) for one in listeners]
         self._accepting = [
@@ -225,10 +226,6 @@ class Workers:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _logger.error("a task of the parent failed", exc_info=task.exception())
-
-    async def _read_certificate(self) -> None:
-        """Let every worker read the certificate of the port again, if there is one."""
-        await self._ask_all({"do": "certificate"})
 
     async def _keep_house(self) -> None:
         while True:
@@ -299,8 +296,7 @@ class Workers:
                     worker.kill()
                     return None
                 self._workers.append(worker)
-            families = dict(zip(("family", "peers_family"), self._families, strict=False))
-            await worker.ask({"do": "serve", **families})
+            await worker.ask({"do": "serve", "families": self._families})
         except WorkerError:
             _logger.exception("a worker did not start")
             worker.kill()
@@ -313,8 +309,8 @@ class Workers:
         await worker.wait()
         if worker in self._workers:
             self._workers.remove(worker)
-        self._past.add(Samples(worker.last_metrics).counters())
-        self._traffic.ended(worker.row, worker.last_traffic)
+        self._past = merge_samples([self._past, counters_of(worker.counts.get("metrics", {}))])
+        self._traffic.ended(worker.row, worker.counts.get("traffic"))
         with self._file.locked():
             self._file.ledger.clear(worker.row)
         worker.ended.set()
@@ -330,18 +326,14 @@ class Workers:
                 _logger.error("worker %d is ended: %s", worker.pid, error)
                 worker.kill()
             return None
-        if "text" in answer:
-            worker.last_metrics = answer["text"]
-        elif "traffic" in answer:
-            worker.last_traffic = answer["traffic"]
+        if message["do"] in {"metrics", "traffic"}:
+            worker.counts |= answer
         return answer
 
     async def _ask_all(self, message: Message) -> list[Message]:
         answers = await asyncio.gather(*(self._tell(w, message) for w in self._workers))
         return [answer for answer in answers if answer is not None]
 
-    def _table_message(self) -> Message:
-        return {**self._word_message(), "do": "table", "table": to_jsonable(self._table)}
-
-    def _word_message(self) -> Message:
-        return {"do": "word", "word": [self._word.limit_seconds, self._word.at]}
+    def _table_message(self, *, news: bool = True) -> Message:
+        table = to_jsonable(self._table) if news else None
+        return {"do": "table", "table": table, "word": [self._word.limit_seconds, self._word.at]}

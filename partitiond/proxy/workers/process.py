@@ -36,7 +36,7 @@ class WorkerProcess:
     Attributes:
         row: its row of the ledger.
         handoffs: of the listener of clients, and of that of other hosts' proxies, if there is one.
-        last_metrics, last_traffic: the counts that it last sent.
+        counts: that it last sent: its metrics, and its traffic.
         ended: the process is gone, and everything that it held was freed.
     """
 
@@ -49,8 +49,7 @@ class WorkerProcess:
     ) -> None:
         self.row = row
         self.handoffs = handoffs
-        self.last_metrics = ""
-        self.last_traffic: Message | None = None
+        self.counts: Message = {}
         self.ended = asyncio.Event()
         self._process = process
         self._channel = channel
@@ -140,8 +139,7 @@ class WorkerProcess:
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:
             if "farewell" in message:
-                self.last_metrics = message["farewell"]
-                self.last_traffic = message["traffic"]
+                self.counts = message["farewell"]
             else:
                 self._answers.put_nowait(message)
         self._answers.put_nowait(None)

@@ -3,8 +3,8 @@
 A worker serves like the only process of a proxy, with three differences: it shares the ledger with
 the other workers (`ledger`), the parent hands it connections of clients and of other hosts' proxies
 (`acceptor`), and the parent sends it everything else over a channel (`channel`): routing tables,
-and the orders to leave and to shut down. It keeps connections of its own to the proxies of other
-hosts. A worker leaves by itself when the parent is gone.
+and the order to shut down. It keeps connections of its own to the proxies of other hosts. A worker
+leaves by itself when the parent is gone.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +57,7 @@ class WorkerArguments:
 
 
 async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -> None:
-    """Serve until told to leave, or until the parent is gone."""
+    """Serve until told to shut down, or until the parent is gone."""
     options = arguments.options
     # Connections are handed out evenly, so each worker gets an equal share of the bound.
     mine = dataclasses.replace(options, max_connections=-(-options.max_connections // post.workers))
@@ -94,7 +93,6 @@ class _Worker:
         self._ledger = ledger
         self._channel = channel
         closed = functools.partial(ledger.ledger.count_closed, ledger.row)
-        self._tls = tls
         self._opener = open_clients(state, tls, closed)
         self._intakes = [Intake(handoff, self._opener.open, closed)]
         self.peer_server: PeerServer | None = None
@@ -126,9 +124,10 @@ class _Worker:
         self._state.close()
 
     async def _send_last_counts(self) -> None:
-        text = self._state.metrics.text().decode()
+        state = self._state
+        counts = {"metrics": state.metrics.samples(), "traffic": state.traffic()}
         with contextlib.suppress(ConnectionError):  # the parent has already ended
-            await self._channel.send({"farewell": text, "traffic": self._state.traffic()})
+            await self._channel.send({"farewell": counts})
 
     # Messages from the parent
 
@@ -147,32 +146,24 @@ class _Worker:
             intake.take()  # the connections that the parent handed over last
         self._stop_taking()
         if self._leaving is None:
-            self._leaving = loop.create_task(self._leave(ORPHAN_GRACE_SECONDS))
+            self._leaving = loop.create_task(self._leave())
 
     def _do(self, message: Message) -> Message:
         match message["do"]:
             case "serve":
-                # A parent of the release before hands over connections of clients alone.
-                families = message["family"], message.get("peers_family", 0)
-                for intake, family in zip(self._intakes, families, strict=False):
+                for intake, family in zip(self._intakes, message["families"], strict=True):
                     intake.family = family
                     intake.start()
             case "table":
-                self._state.take_over(from_jsonable(RoutingTable, message["table"]))
-                if "word" in message:  # a parent of the release before sends none
-                    self._state.word.learn(*message["word"])
-            case "word":
+                if message["table"] is not None:
+                    self._state.take_over(from_jsonable(RoutingTable, message["table"]))
                 self._state.word.learn(*message["word"])
             case "state":
                 return self._state.describe()
             case "metrics":
-                return {"text": self._state.metrics.text().decode()}
+                return {"metrics": self._state.metrics.samples()}
             case "traffic":
                 return {"traffic": self._state.traffic()}
-            case "certificate" if self._tls is not None:
-                self._tls.refresh()
-            case "leave":  # a parent of the release before replaces its workers
-                self._leaving = asyncio.create_task(self._leave(message["grace_seconds"]))
             case "shutdown":
                 self._shut_down(message["grace_seconds"])
         return {}
@@ -185,7 +176,7 @@ class _Worker:
 
     # The end
 
-    async def _leave(self, grace_seconds: float) -> None:
+    async def _leave(self) -> None:
         """Take no new connections, and end when the open ones have ended.
 
         Every answer now says that its connection closes, so that clients reconnect to another
@@ -199,7 +190,7 @@ class _Worker:
             self.peer_server.leave()
         self._state.says_goodbye = True
         loop = asyncio.get_running_loop()
-        last = loop.time() + grace_seconds
+        last = loop.time() + ORPHAN_GRACE_SECONDS
         while loop.time() < last and (  # noqa: ASYNC110 -- no event says so
             self._opener or self._state.connections or self.peer_server
         ):
@@ -210,11 +201,3 @@ class _Worker:
         self._grace_seconds = grace_seconds
         self._state.stop_admitting()
         self._deadline.set()
-
-
-def read_post(words: Sequence[int]) -> WorkerArguments:
-    """Parse the command line: row, workers, handoff, channel, and, if there is one, the handoff for
-    peers. A parent of the release before has pairs of numbers before the last.
-    """
-    row, workers, handoff, channel, *more = words
-    return WorkerArguments(row, workers, handoff, channel, more[-1] if len(more) % 2 else -1)

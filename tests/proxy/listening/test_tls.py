@@ -17,7 +17,7 @@ import pytest
 
 from partitiond.core.errors import SettingsError
 from partitiond.platform.watched_files import RELOAD_SECONDS
-from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
+from partitiond.proxy.edge.data_protocol import GOODBYE_SECONDS
 from partitiond.proxy.listening.handshakes import open_clients
 from partitiond.proxy.listening.tls import server_tls
 from partitiond.proxy.supervisor import ProxyProcess
@@ -332,7 +332,7 @@ async def test_a_process_serves_over_tls_and_takes_a_renewed_certificate_at_a_ha
     first = serial_of(process, trust)
     files.replace_by(renewed)
     assert process.identity is not None
-    os.kill(process.identity.pid, signal.SIGHUP)
+    os.kill(process.identity.pid, signal.SIGHUP)  # as hooks of former releases do
     async with asyncio.timeout(120):
         in_a_row = 0
         while in_a_row < 3 * workers:  # each worker takes it, and keeps it

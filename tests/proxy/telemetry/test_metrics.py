@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from partitiond.proxy.telemetry.families import FAMILIES
-from partitiond.proxy.workers.merge_answers import Samples, merge_metrics
+from partitiond.proxy.telemetry.families import FAMILIES, LIMIT, PEERS, REFUSALS, VLLM_KV
+from partitiond.proxy.workers.merge_answers import counters_of, merge_samples
 from tests.proxy.conftest import Make, Proxy, replica, table
 from tests.proxy.scripted import DONE, event, plays, stream, text_event
 
@@ -26,15 +26,13 @@ async def test_everything_that_is_scraped_is_in_the_catalog_and_dashboards_find_
     script = plays(*stream(text_event("a"), 0.03, text_event("bcd"), last, DONE))
     proxy, _ = await make.both(script, at={"kv_cache_tokens": 100})
     await proxy.stream_text()
-    text = Samples(proxy.state.metrics.text().decode())
-    catalog = {
-        f"{family.name}_total" if family.kind == "counter" else family.name: family
-        for family in FAMILIES
-    }
-    assert {name: family.kind for name, family in catalog.items()} == text.kinds
-    for name, samples in text.families.items():
-        for full in samples:
-            assert labelled(full) == set(catalog[name].labels), full
+    scraped = text_string_to_metric_families(proxy.state.metrics.text().decode())
+    assert {one.name: one.type for one in scraped} == {one.name: one.kind for one in FAMILIES}
+    samples = proxy.state.metrics.samples()
+    assert samples.keys() == {family.name for family in FAMILIES}
+    for family in FAMILIES:
+        for full in samples[family.name]:
+            assert labelled(full) == set(family.labels), full
     model = {"model_name": "m"}
     at_engine = {**model, "engine": "m-1"}
     for name, labels, value in (
@@ -57,10 +55,7 @@ async def test_everything_that_is_scraped_is_in_the_catalog_and_dashboards_find_
 
 
 def samples_of(proxy: Proxy) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for samples in Samples(proxy.state.metrics.text().decode()).families.values():
-        found.update(samples)
-    return found
+    return {k: v for samples in proxy.state.metrics.samples().values() for k, v in samples.items()}
 
 
 async def test_nothing_a_client_sends_becomes_a_label(make: Make) -> None:
@@ -104,15 +99,17 @@ async def test_odd_names_are_written_as_prometheus_reads_them(make: Make) -> Non
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_add_up_and_shares_do_too(workers: int) -> None:
-    text = (
-        "# HELP vllm:kv_cache_usage_perc x\n# TYPE vllm:kv_cache_usage_perc gauge\n"
-        'vllm:kv_cache_usage_perc{model_name="m",engine="m-1"} 0.25\n'
-        "# HELP partitiond_proxy_limit_sequences x\n"
-        "# TYPE partitiond_proxy_limit_sequences gauge\n"
-        'partitiond_proxy_limit_sequences{model="m",replica="m-1"} 8.0\n'
-    )
-    merged = Samples(merge_metrics([text] * workers, Samples()))
-    (used,) = merged.families["vllm:kv_cache_usage_perc"].values()
-    (limit,) = merged.families["partitiond_proxy_limit_sequences"].values()
-    assert used == 0.25 * workers
-    assert limit == 8.0
+    each = {
+        VLLM_KV.name: {"used": 0.25},
+        LIMIT.name: {"limit": 8.0},
+        PEERS.name: {"reached": 1.0},
+        REFUSALS.name: {"refused": 2.0},
+    }
+    unreached = {PEERS.name: {"reached": 0.0}}
+    assert merge_samples([*[each] * workers, unreached]) == {
+        VLLM_KV.name: {"used": 0.25 * workers},
+        LIMIT.name: {"limit": 8.0},
+        PEERS.name: {"reached": 0.0},
+        REFUSALS.name: {"refused": 2.0 * workers},
+    }
+    assert counters_of(each) == {REFUSALS.name: {"refused": 2.0}}
