@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.dispatch.quarantine import Quarantine, QuarantinePolicy
+from partitiond.core.dispatch.quarantine import Quarantine
+from partitiond.core.dispatch.retry_budget import RESERVE
 from partitiond.proxy.dispatch.replicas import LiveReplica, listens
 from tests.proxy.conftest import Make, Proxy, error_of, replica, table
 from tests.proxy.scripted import Received, ScriptedEngine, Step, answer, completion, plays
@@ -67,7 +68,7 @@ async def test_one_that_is_alive_serves_what_it_has_room_for(
         assert await load(proxy, 8) == {SERVED: REQUESTS}
     assert len(alive.received) == REQUESTS
     retries = proxy.state.models["m"].retries
-    assert retries.credit > retries.reserve, "no retry was taken from it"
+    assert retries.credit > RESERVE, "no retry was taken from it"
     # Each client finds out at most once per replica: a probe brings none of them back.
     failures = proxy.state.metrics.upstream_failures
     assert sum(failures.values()) <= CLIENTS * (replicas - 1)
@@ -158,7 +159,7 @@ async def test_who_it_may_have_died_of_is_known_though_another_found_it_dead_bef
     go = asyncio.Event()
     dying, other = await make.engine(plays(go, "reset"), "e1"), await make.engine(name="e2")
     proxy = await two(make, dying, other)
-    proxy.state.quarantine = Quarantine(QuarantinePolicy(suspect_seconds=600.0))
+    proxy.state.quarantine = Quarantine(suspect_seconds=600.0)
     killer = proxy.ask(prompt="kills")
     await dying.got(1)
     dying.path.unlink()
@@ -183,7 +184,7 @@ async def test_a_request_that_was_sent_is_a_retry_like_any_other(make: Make) -> 
     proxy = await two(make, dying, other, max_attempts=1)
     assert await ask(proxy, "well") == SERVED
     # Nobody is a suspect, so that it may be sent again.
-    proxy.state.quarantine = Quarantine(QuarantinePolicy(suspect_seconds=0.0))
+    proxy.state.quarantine = Quarantine(suspect_seconds=0.0)
     killed = proxy.ask(prompt="kills")
     await dying.got(2)
     opened(proxy, dying, other)

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from partitiond.core.dispatch.quarantine import Exposure, Quarantine, QuarantinePolicy, fingerprint
+from partitiond.core.dispatch.quarantine import Exposure, Quarantine, fingerprint
 from tests.proxy.conftest import Make, Proxy, error_of, replica, table
 from tests.proxy.scripted import Received, ScriptedEngine, Step, answer, completion, plays
 
@@ -118,7 +118,7 @@ async def test_an_idle_connection_that_ended_excuses_nobody_later(
 
 async def test_a_suspect_that_is_answered_is_cleared(make: Make) -> None:
     proxy, _ = await make.both()
-    quarantine = proxy.state.quarantine = Quarantine(QuarantinePolicy(first_seconds=0.0))
+    quarantine = proxy.state.quarantine = Quarantine(first_seconds=0.0)
     now = asyncio.get_running_loop().time()
     quarantine.died([Exposure(fingerprint("m", body("suspect")), 0.1)], now)
     assert quarantine

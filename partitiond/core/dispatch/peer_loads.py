@@ -11,6 +11,7 @@ that nonsense harms no request but those that are sent to this peer.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
@@ -41,7 +42,7 @@ class PeerCounts:
         service_seconds: mean stay of a sequence in an engine.
     """
 
-    replicas: tuple[ReplicaLoad, ...]
+    replicas: Sequence[LoadView]
     waiting: int = 0
     waiting_sequences: int = 0
     service_seconds: float = 1.0

@@ -10,7 +10,7 @@ engine reads a prompt within a step or two of its arrival, so a request that kil
 so then. Suspects are therefore the requests that the engine had in full and
 
 - of which no token had come, if streamed; or
-- that were sent less than `suspect_seconds` ago, if not streamed (no token of them is ever seen).
+- that were sent less than `SUSPECT_SECONDS` ago, if not streamed (no token of them is ever seen).
 
 All other requests on the dead replica continue as after any failure: requests not sent in full,
 whole answers that had been worked on for longer, and all requests when the death is known to come
@@ -18,20 +18,20 @@ from outside (`external`: the daemon stopped, replaced or drained the replica). 
 replica costs the few requests that were in their prefill, not all.
 
 Suspects are **not** sent to another replica; the client gets an error. Their fingerprints (a digest
-of model and body) are quarantined, since clients repeat requests: for `first_seconds`, which is
+of model and body) are quarantined, since clients repeat requests: for `FIRST_SECONDS`, which is
 short, because a first death proves nothing: engines are killed from outside far more often than by
 a request, and only the second death is proof. A fingerprint seen at a second death is quarantined
-for `repeat_seconds`, even if it had got further both times (so a request that kills late is found,
+for `REPEAT_SECONDS`, even if it had got further both times (so a request that kills late is found,
 though not before its second death). A fingerprint is cleared when its request ends well. Therefore:
 
 - a request that kills as it begins takes no second replica down by being retried, and while it is
   quarantined the same request is sent to no engine, whoever sends it;
 - a request that always kills takes down one replica, a second one when its quarantine is over
-  (`first_seconds` later), then one per `repeat_seconds`, however often it is sent;
-- an innocent suspect that is sent again is refused for `first_seconds`, and for `repeat_seconds` if
+  (`FIRST_SECONDS` later), then one per `REPEAT_SECONDS`, however often it is sent;
+- an innocent suspect that is sent again is refused for `FIRST_SECONDS`, and for `REPEAT_SECONDS` if
   it begins beside a second death before it has ended well once.
 
-A fingerprint is forgotten after `repeat_seconds` without another death. Requests need a fingerprint
+A fingerprint is forgotten after `REPEAT_SECONDS` without another death. Requests need a fingerprint
 only while one is remembered; otherwise there is no cost. The answer is 422, because client
 libraries repeat 5xx and 429 by themselves. The proxy of another host that had sent the request
 notes the verdict (`died_elsewhere`, `heard`), so that it carries the request to no third host.
@@ -77,32 +77,15 @@ class Exposure:
     first_token: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class QuarantinePolicy:
-    """Durations of a quarantine, and the bounds that define a suspect.
-
-    Attributes:
-        suspect_seconds: a request that is not streamed is no suspect if it was worked on for
-            longer; several times what a prefill takes.
-        dying_seconds: how long a process that dies may hold its listener after its first connection
-            broke. Chosen: to give back its memory takes large processes some tenths of a second.
-        look_again_seconds: pause after a connection broke before its request is sent elsewhere, if
-            the process listens still. A process closes all its sockets within microseconds once it
-            has a core. Chosen: a retry can wait as long.
-        first_seconds: quarantine after a first death.
-        repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
-        max_entries: fingerprints remembered; the oldest are dropped first.
-    """
-
-    suspect_seconds: float = 2.0
-    dying_seconds: float = 2.0
-    look_again_seconds: float = 0.05
-    first_seconds: float = 30.0
-    repeat_seconds: float = 3600.0
-    max_entries: int = 4096
-
-
-DEFAULT_QUARANTINE: Final = QuarantinePolicy()
+SUSPECT_SECONDS: Final = 2.0
+"""A request that is not streamed is no suspect if it was worked on for longer. Chosen: several
+times what a prefill takes."""
+FIRST_SECONDS: Final = 30.0
+"""Quarantine after a first death. Chosen."""
+REPEAT_SECONDS: Final = 3600.0
+"""Quarantine after a second death; an earlier death than that counts no more. Chosen."""
+MAX_ENTRIES: Final = 4096
+"""Fingerprints remembered; the oldest are dropped first."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -135,8 +118,11 @@ def fingerprint(model: str, body: bytes) -> bytes:
 class Quarantine:
     """Quarantine of one model or process. While nothing is suspected, a check is one look-up."""
 
-    def __init__(self, policy: QuarantinePolicy = DEFAULT_QUARANTINE) -> None:
-        self.policy = policy
+    def __init__(
+        self, *, suspect_seconds: float = SUSPECT_SECONDS, first_seconds: float = FIRST_SECONDS
+    ) -> None:
+        self._suspect_seconds = suspect_seconds
+        self._first_seconds = first_seconds
         self._suspected: collections.OrderedDict[bytes, _Suspicion] = collections.OrderedDict()
 
     def __len__(self) -> int:
@@ -190,7 +176,7 @@ class Quarantine:
 
     def heard(self, fingerprint: bytes, seconds: float, now: float) -> None:
         """Record that another host refuses a request for so long; it killed nothing this time."""
-        seconds = min(max(0.0, seconds), self.policy.repeat_seconds)
+        seconds = min(max(0.0, seconds), REPEAT_SECONDS)
         before = self._suspected.pop(fingerprint, None)
         deaths, until = (1, now) if before is None else (before.deaths, before.until)
         self._suspected[fingerprint] = _Suspicion(deaths, now, max(until, now + seconds), True)
@@ -202,11 +188,10 @@ class Quarantine:
 
     def _forget_old(self, now: float) -> None:
         """Forget fingerprints whose last death is so old that another would count as a first."""
-        longest = max(self.policy.first_seconds, self.policy.repeat_seconds)
         while self._suspected:
             # The order is that of the last deaths, so the oldest comes first.
             name, oldest = next(iter(self._suspected.items()))
-            if now - oldest.at < longest:
+            if now - oldest.at < REPEAT_SECONDS:
                 return
             del self._suspected[name]
 
@@ -215,19 +200,18 @@ class Quarantine:
             return False
         if exposure.streamed:
             return not exposure.first_token
-        return exposure.sent_seconds < self.policy.suspect_seconds
+        return exposure.sent_seconds < self._suspect_seconds
 
     def _note(self, name: bytes, now: float, *, suspect: bool) -> None:
-        policy = self.policy
         before = self._suspected.pop(name, None)
-        again = before is not None and now - before.at < policy.repeat_seconds
+        again = before is not None and now - before.at < REPEAT_SECONDS
         deaths = before.deaths + 1 if before is not None and again else 1
-        seconds = policy.first_seconds
+        seconds = self._first_seconds
         if deaths > 1:
-            suspect, seconds = True, policy.repeat_seconds
+            suspect, seconds = True, REPEAT_SECONDS
         self._suspected[name] = _Suspicion(deaths, now, now + seconds, suspect)
         self._forget_most()
 
     def _forget_most(self) -> None:
-        while len(self._suspected) > self.policy.max_entries:
+        while len(self._suspected) > MAX_ENTRIES:
             self._suspected.popitem(last=False)

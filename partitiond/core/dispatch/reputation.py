@@ -31,6 +31,13 @@ FAILURES: Final = 3
 PAUSE_SECONDS: Final = 1.0
 MAX_PAUSE_SECONDS: Final = 60.0
 """First pause before a trial, which doubles, and the longest one. Both are chosen."""
+DYING_SECONDS: Final = 2.0
+"""How long a process that dies may hold its listener after its first connection broke. Chosen: to
+give back its memory takes large processes some tenths of a second."""
+LOOK_AGAIN_SECONDS: Final = 0.05
+"""Pause after a connection broke before its request is sent elsewhere, if the process listens
+still. A process closes all its sockets within microseconds once it has a core. Chosen: a retry can
+wait as long."""
 
 
 class Trust(enum.IntEnum):
@@ -45,8 +52,13 @@ class Trust(enum.IntEnum):
 class Reputation:
     """What is known of one engine process; another process begins with a new one.
 
+    Args:
+        number: of the last failure of the process before; each process of a replica has its own.
+
     Attributes:
         failures: in a row.
+        number: of the last failure that counts. By its number a failure is proved later, and no
+            other one, whatever has become of the replica meanwhile.
         proofs: times in a row that the failures were proved to be the replica's fault.
         trial_at: when the next trial is due, in monotonic seconds.
         out: no process listened at the last look.
@@ -56,11 +68,12 @@ class Reputation:
     """
 
     __slots__ = (
-        "_is_new", "_is_proved", "_source", "broke_at", "death_judged", "failures", "out",
-        "proofs", "trial_at",
+        "_is_proved", "_settled", "_source", "broke_at", "death_judged", "failures", "number",
+        "out", "proofs", "trial_at",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         self.out = self.death_judged = False
         self.succeeded()
 
@@ -70,26 +83,33 @@ class Reputation:
         self.trial_at = 0.0
         self.broke_at = math.inf
         self._source = ""
-        self._is_proved = self._is_new = False
+        self._is_proved = False
+        self._settled = self.number
 
-    def failed(self, source: str, now: float) -> None:
+    def failed(self, source: str, now: float) -> int:
         """Note a failed attempt.
 
         Args:
             source: the key of the request, or without keys what makes two requests the same.
             now: monotonic seconds.
+
+        Returns:
+            The number of the failure; 0 if it does not count.
         """
         if self.out or (self.proofs and now < self.trial_at):
-            return  # it had been sent before the replica was refused
+            return 0  # it had been sent before the replica was refused
         is_another = self.failures > 0 and source != self._source
         self.failures += 1
         self._source = source
-        self._is_new = True
+        self.number += 1
         self._judge(is_another, now)
+        return self.number
 
-    def served_elsewhere(self, now: float) -> None:
-        """Note that another replica has answered a request that failed here."""
-        if self._is_new:
+    def served_elsewhere(self, number: int, now: float) -> None:
+        """Note that another replica has answered the request of a failure, which proves nothing if
+        an answer or a proof came since that failure.
+        """
+        if self._settled < number <= self.number:
             self._judge(True, now)
 
     def _judge(self, is_proved: bool, now: float) -> None:
@@ -100,7 +120,8 @@ class Reputation:
         if self._is_proved:
             pause *= 2 ** min(30, self.proofs)
             self.proofs += 1
-            self._is_proved = self._is_new = False
+            self._is_proved = False
+            self._settled = self.number
         self.trial_at = now + min(MAX_PAUSE_SECONDS, pause)
 
     def trust(self, now: float, *, on_trial: bool) -> Trust:
@@ -116,13 +137,11 @@ class Reputation:
             return Trust.GOOD
         return Trust.REFUSED if self.proofs else Trust.DOUBTFUL
 
-    def broke(
-        self, now: float, *, listens: bool, idle_end: bool, dying_seconds: float
-    ) -> bool | None:
+    def broke(self, now: float, *, listens: bool, idle_end: bool) -> bool | None:
         """Note a connection that broke; return whether the process has ended.
 
         A process that dies may hold its listener for longer than its connections (a child has it,
-        too). Requests that come between reach nobody and are not judged, for `dying_seconds` from
+        too). Requests that come between reach nobody and are not judged, for `DYING_SECONDS` from
         the first connection that broke. If the process was not dying then, one that kills it in
         that time escapes to another replica.
 
@@ -131,12 +150,11 @@ class Reputation:
             listens: whether a process listens on the socket.
             idle_end: the connection may have ended before it had a request, as those of engines
                 that live do: this says nothing of what comes later.
-            dying_seconds: see above.
 
         Returns:
             None if only another look can tell.
         """
-        if now - self.broke_at > dying_seconds:
+        if now - self.broke_at > DYING_SECONDS:
             self.broke_at = math.inf
         if not listens:
             self.death_judged = True

@@ -172,7 +172,7 @@ class HostSlots:
 
     Attributes:
         slots: sum of the replicas' limits.
-        context: longest context of any, in tokens; 0 if unknown, as of a head of a release before.
+        context: longest context of any, in tokens; 0 if unknown.
     """
 
     host: str
@@ -335,7 +335,7 @@ class RoutingTable:
 
     @property
     def own_shares(self) -> HostShares:
-        """What this host may use of keys; an equal part if its head is of a release before."""
+        """What this host may use of keys; an equal part while its head could store no division."""
         if self.shares.number or len(self.peers) < 2:
             return self.shares
         return HostShares(0, 1.0 / len(self.peers))

@@ -73,11 +73,14 @@ class AnyReplica:
 
     # How its requests end. A replica of another host is judged by its owner.
 
-    def failed(self, source: str) -> None:
-        """Count a failed attempt of a request of this source (see `Reputation.failed`)."""
+    def failed(self, source: str) -> int:  # noqa: ARG002 -- its owner's
+        """Count a failed attempt of a request of this source, and return the number of the failure;
+        0 if it has none (see `Reputation.failed`).
+        """
+        return 0
 
-    def served_elsewhere(self) -> None:
-        """Note that another replica has answered a request that failed here."""
+    def served_elsewhere(self, number: int) -> None:
+        """Note that another replica has answered the request of the failure of this number."""
 
     def succeeded(self) -> None:
         """Note a whole answer, which ends a series of failures."""
@@ -141,17 +144,8 @@ class LiveRequest(Request):
     """
 
     __slots__ = (
-        "attempts",
-        "engine_seconds",
-        "owner",
-        "placed_at",
-        "prefixes",
-        "replica",
-        "request_id",
-        "started_at",
-        "stream",
-        "timer",
-        "unreached",
+        "attempts", "engine_seconds", "owner", "placed_at", "prefixes", "replica", "request_id",
+        "started_at", "stream", "timer", "unreached",
     )  # fmt: skip
 
     def __init__(

@@ -8,6 +8,7 @@ Requests that could not connect were never sent, and go to other replicas as if 
 """
 
 import asyncio
+import random
 import socket
 import time
 from typing import Final
@@ -16,7 +17,7 @@ from partitiond.core.demand.traffic import ReplicaCount
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.pace import Pace
 from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
-from partitiond.core.dispatch.reputation import FAILURES, Reputation, Trust
+from partitiond.core.dispatch.reputation import FAILURES, LOOK_AGAIN_SECONDS, Reputation, Trust
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
@@ -128,7 +129,8 @@ class LiveReplica(AnyReplica):
         self.tokenising = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
-        self.reputation = Reputation()
+        # Another worker of this host, and a proxy that is started again, number in other ranges.
+        self.reputation = Reputation(random.getrandbits(48))
         self._trial: LiveRequest | None = None
         self.pace = Pace()
         self.apply(of, route)
@@ -286,16 +288,17 @@ class LiveReplica(AnyReplica):
             )
         )
 
-    def failed(self, source: str) -> None:
-        """Count a failed attempt of a request of this source (see `Reputation.failed`)."""
+    def failed(self, source: str) -> int:
+        """Count a failed attempt of a request of this source (see `AnyReplica.failed`)."""
         self.work.failed += 1
-        self.reputation.failed(source, time.monotonic())
+        number = self.reputation.failed(source, time.monotonic())
         if self.reputation.failures >= FAILURES:
             self.model.replicas_changed()
+        return number
 
-    def served_elsewhere(self) -> None:
-        """Note that another replica has answered a request that failed here."""
-        self.reputation.served_elsewhere(time.monotonic())
+    def served_elsewhere(self, number: int) -> None:
+        """Note that another replica has answered the request of the failure of this number."""
+        self.reputation.served_elsewhere(number, time.monotonic())
 
     def succeeded(self) -> None:
         """Note a whole answer, which ends a series of failures."""
@@ -320,7 +323,7 @@ class LiveReplica(AnyReplica):
         Returns:
             Seconds after which to look again, before a request is sent elsewhere; 0 for not at all.
         """
-        reputation, policy = self.reputation, quarantine.policy
+        reputation = self.reputation
         if reputation.death_judged:
             return 0.0
         now = time.monotonic()
@@ -328,10 +331,9 @@ class LiveReplica(AnyReplica):
             now,
             listens=listens(self.route.socket_path),
             idle_end=idle_end,
-            dying_seconds=policy.dying_seconds,
         )
         if not is_over:
-            return policy.look_again_seconds if is_over is None else 0.0
+            return LOOK_AGAIN_SECONDS if is_over is None else 0.0
         requests = [live for live in self.requests if live.placed_at <= reputation.broke_at]
         verdicts = quarantine.died(
             [live.owner.exposure(now) for live in requests], now, external=self.draining
@@ -356,7 +358,7 @@ class LiveReplica(AnyReplica):
         if not listens(self.route.socket_path):
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
             return
-        self.reputation = Reputation()  # another process
+        self.reputation = Reputation(self.reputation.number)  # another process
         self.model.replicas_changed()
 
 

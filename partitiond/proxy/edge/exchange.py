@@ -113,6 +113,9 @@ class Sender(BodyHolder):
     def attempt_begins(self, replica_id: str) -> None:
         """Note that a replica gets the request."""
 
+    def attempt_failed(self, number: int) -> None:
+        """Note that the replica failed, and the number of the failure."""
+
     def answer_begins(self) -> None:
         """Add headers to the answer, whose head is sent next."""
 
@@ -143,7 +146,7 @@ class Exchange(AttemptOwner):
         paused: the client does not read at the moment.
         receipt: for what its key was debited, until that is settled.
         failure: of the attempt before, while a retry waits.
-        failed_on: where its attempts failed.
+        failed_on: where its attempts failed, and the numbers of these failures.
     """
 
     def __init__(
@@ -169,9 +172,8 @@ class Exchange(AttemptOwner):
         self.attempt: Attempt | None = None
         self._suspected = False
         self._is_charged = False
-        self._owes_retry = False
         self._digest = b""
-        self.failed_on: list[AnyReplica] = []
+        self.failed_on: list[tuple[AnyReplica, int]] = []
         self._progress = -1
         self._progress_at = 0.0
 
@@ -225,7 +227,6 @@ class Exchange(AttemptOwner):
         live.attempts += 1
         record.attempts = live.attempts - live.unreached
         self._sender.attempt_begins(replica.replica_id)
-        self._owes_retry = False
         # The queue of the host that has the replica charges the key.
         self._is_charged = self._is_charged or is_here
         record.replica_id, record.host = replica.replica_id, replica.host
@@ -420,8 +421,9 @@ class Exchange(AttemptOwner):
         # Before its place is given back, lest another request take that one.
         is_unreached = failure.kind == "connect" and replica.connect_failed()
         if not is_unreached:
-            replica.failed(self._source())
-            self.failed_on.append(replica)
+            number = replica.failed(self._source())
+            self.failed_on.append((replica, number))
+            self._sender.attempt_failed(number)
         live.leave()
         if replica.counted_as:
             self._state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
@@ -469,23 +471,22 @@ class Exchange(AttemptOwner):
         )
 
     def _may_retry(self, replica: AnyReplica) -> bool:
-        """Whether to retry elsewhere; True holds retry credit until the request has a place."""
+        """Whether to retry elsewhere; if so, a retry is taken from the budget."""
         live, model = self.live, self.model
         live.tried |= {replica.replica_id}
         live.tried |= model.in_doubt_for(live)
         has_another = model.has_another_for(live) or (
             self.elsewhere is not None and self.elsewhere.has_another()
         )
-        self._owes_retry = has_another and model.retries.take()
-        return self._owes_retry
+        return has_another and model.retries.take()
 
     def _source(self) -> str:
         """Return whose failures count once: the key's, or without keys those of this very text."""
         return self.live.share.key or self.fingerprint().hex()
 
     def _was_served(self) -> None:
-        for replica in self.failed_on:
-            replica.served_elsewhere()
+        for replica, number in self.failed_on:
+            replica.served_elsewhere(number)
 
     def _judge_replica(self, outcome: str) -> None:
         """Tell the replica how its attempt ended; an engine's refusal says nothing of it."""
@@ -537,8 +538,6 @@ class Exchange(AttemptOwner):
         elsewhere, self.elsewhere = self.elsewhere, None
         if elsewhere is not None:
             elsewhere.leave()
-        if self._owes_retry:
-            self.model.retries.give_back()
         state, record = self._state, self.record
         record.outcome, record.error = outcome, error
         record.status = self.answer.status

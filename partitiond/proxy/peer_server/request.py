@@ -7,9 +7,8 @@ is told to the entry, which alone retries: two that did would retry twice the sh
 
 import time
 
-from partitiond.core.dispatch.admission import Cost, refuse_without_replica
+from partitiond.core.dispatch.admission import Cost, RequestOwner, refuse_without_replica
 from partitiond.core.dispatch.affinity import ENDS, split_digests
-from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -27,13 +26,18 @@ from partitiond.proxy.telemetry.record import Record
 
 
 class PeerAnswer(Answer):
-    """An answer to the proxy of another host."""
+    """An answer to the proxy of another host.
 
-    __slots__ = ("_is_placed",)
+    Attributes:
+        failure: number of the failure that ends it; 0 if there is none.
+    """
+
+    __slots__ = ("_is_placed", "failure")
 
     def __init__(self, client: ClientSide, dialect: Dialect) -> None:
         super().__init__(client, dialect, "", keep_alive=True, chunked=True)
         self._is_placed = False
+        self.failure = 0
 
     def placed(self, replica_id: str) -> None:
         """Say that the request has a place on a replica."""
@@ -52,7 +56,7 @@ class PeerAnswer(Answer):
         told = encode(
             Failed(
                 error.status, error.code or "", error.message, error.retry_after_seconds,
-                refused=not self._is_placed,
+                refused=not self._is_placed, failure=self.failure,
             )
         )  # fmt: skip
         self.ended = True
@@ -124,8 +128,9 @@ class PeerRequest(Sender):
         """Admit the request, and find it a replica."""
         state, asked, record = self._state, self._asked, self.record
         for replica in state.replicas() if asked.proved else ():
-            if replica.replica_id in asked.proved:
-                replica.served_elsewhere()
+            for replica_id, number in asked.proved:
+                if replica.replica_id == replica_id:
+                    replica.served_elsewhere(number)
         model = state.models.get(asked.model)
         if state.draining:
             self.refuse(errors.SHUTTING_DOWN)
@@ -183,6 +188,10 @@ class PeerRequest(Sender):
     def attempt_begins(self, replica_id: str) -> None:
         """Tell the entry which replica has the request."""
         self._answer.placed(replica_id)
+
+    def attempt_failed(self, number: int) -> None:
+        """Tell the entry which failure it was, should another replica answer the request."""
+        self._answer.failure = number
 
     def ended(self) -> None:
         """Go on with the entry's next request."""

@@ -28,7 +28,6 @@ from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Counts,
     Failed,
-    LatelyPlaced,
     ModelCounts,
     News,
     ReplicaCounts,
@@ -362,12 +361,8 @@ class PeerServer:
             self._keep_time()
 
     def _tell(self) -> None:
-        lately = []
-        for name, model in self._state.models.items():
-            untold = model.affinity.take_news()
-            if untold:
-                told = {replica_id: (b"", digests) for replica_id, digests in untold.items()}
-                lately.append(LatelyPlaced(name, told))
+        untold = {name: one.affinity.take_news() for name, one in self._state.models.items()}
+        lately = {name: placed for name, placed in untold.items() if placed}
         line = _line(News(counts_of(self._state), lately))
         for one in list(self._listeners):
             one.tell(line)

@@ -23,6 +23,7 @@ from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Failed,
     Open,
+    Proofs,
     encode,
     read_failed,
     read_placed,
@@ -41,7 +42,7 @@ NONSENSE: Final = Failed(
     502, "upstream_bad_response", "The host of the model's engine sent what is no answer."
 )
 MAX_PROVED: Final = 64
-"""Most replicas of one host that are remembered so. Chosen."""
+"""Most failures of one host that are remembered so. Chosen."""
 UNREACHED: Final = "upstream_connect"
 """What an owner says on whose replica nobody listens."""
 _KIND: Final = "upstream_"
@@ -162,7 +163,7 @@ class Hop(AnyReplica):
     Args:
         request: what is sent.
         running: holds it until it has left.
-        proved: replicas that the request tells of (`Open.proved`).
+        proved: failures that the request tells of (`Open.proved`).
     """
 
     later_seconds = HOP_SECONDS
@@ -175,7 +176,7 @@ class Hop(AnyReplica):
         request: bytes,
         running: "set[Hop]",
         *,
-        proved: tuple[str, ...] = (),
+        proved: Proofs = (),
     ) -> None:
         super().__init__("")
         self.host = loads.host
@@ -193,6 +194,7 @@ class Hop(AnyReplica):
         self._has_left = False
         self._running = running
         self._proved = proved
+        self._failure = 0
         running.add(self)
 
     # Calls of the request
@@ -336,6 +338,7 @@ class Hop(AnyReplica):
         if self._is_over:
             return
         self._is_over = True
+        self._failure = failed.failure
         attempt = self._attempt
         self._owner.hop_failed(failed, sent=attempt is not None)
         if attempt is not None:
@@ -356,13 +359,18 @@ class Hop(AnyReplica):
         self.connection = None
         self.pool.release(connection, now)
 
-    def served_elsewhere(self) -> None:
-        """Note that another replica has answered the request; the next one tells the owner."""
-        self._prove((self.replica_id,))
+    def failed(self, source: str) -> int:  # noqa: ARG002 -- as of any replica
+        """Return the number that its owner gave the failure."""
+        return self._failure
 
-    def _prove(self, replicas: tuple[str, ...]) -> None:
+    def served_elsewhere(self, number: int) -> None:
+        """Note that another replica has answered the request; the next one tells the owner."""
+        if number:
+            self._prove(((self.replica_id, number),))
+
+    def _prove(self, failures: Proofs) -> None:
         free = MAX_PROVED - len(self.pool.proved)
-        self.pool.proved.update(replicas[:free])
+        self.pool.proved.update(failures[:free])
 
     def remove(self, live: LiveRequest) -> None:
         """Forget the request; the owner counts the time that it had the engine."""

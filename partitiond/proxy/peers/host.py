@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.core.units import MIB
 from partitiond.proxy.engine.framing import FramingError, Head
 from partitiond.proxy.peers.hop import Hop, head_lines
-from partitiond.proxy.peers.messages import Counts, LatelyPlaced, read_failed, read_news
+from partitiond.proxy.peers.messages import Counts, read_failed, read_news
 from partitiond.proxy.peers.pool import PeerConnection, PeerPool
 from partitiond.proxy.request.errors import AttemptError
 
@@ -52,7 +51,8 @@ class PeerHost:
         own: name of this host.
         context: returns the context for TLS; None where none is set.
         changed: called when the peer told its load, or is gone.
-        placed: called when the peer told what was placed on its replicas lately.
+        placed: called when the peer told what was placed lately: of which model, and the digests by
+            replica of the peer.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PeerHost:
         own: str,
         context: Callable[[], ssl.SSLContext] | None,
         changed: Callable[["PeerHost"], object],
-        placed: Callable[[LatelyPlaced], object],
+        placed: Callable[[str, dict[str, bytes]], object],
     ) -> None:
         self.route = route
         self.pool = PeerPool(route.address, context)
@@ -95,12 +95,10 @@ class PeerHost:
         self.is_heard = True
         self._has_logged = False
         self._take_counts(news.counts)
-        for lately in news.lately:
-            loads = self.loads.get(lately.model)
+        for model, placed in news.lately.items():
+            loads = self.loads.get(model)
             if loads is not None:  # it has a say on its own replicas alone
-                told = lately.replicas.items()
-                own = {name: placed for name, placed in told if name in loads.replicas}
-                self._placed(LatelyPlaced(lately.model, own))
+                self._placed(model, {at: one for at, one in placed.items() if at in loads.replicas})
 
     def _take_counts(self, counts: Counts) -> None:
         now = time.monotonic()
@@ -110,16 +108,9 @@ class PeerHost:
             loads = self.loads.get(name)
             if loads is None:
                 loads = self.loads[name] = PeerLoads(self.route.host)
-            replicas = tuple(
-                ReplicaLoad(
-                    one.replica_id, one.sequences, one.max_sequences, one.kv_tokens,
-                    one.kv_cache_tokens, one.draining, one.ejected, one.doubt,
-                )
-                for one in told.replicas
-            )  # fmt: skip
+            waiting, sequences = told.waiting, told.waiting_sequences
             loads.take_over(
-                PeerCounts(replicas, told.waiting, told.waiting_sequences, told.service_seconds),
-                now,
+                PeerCounts(told.replicas, waiting, sequences, told.service_seconds), now
             )
         self._changed(self)
 

@@ -21,7 +21,6 @@ from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import LiveRequest
 from partitiond.proxy.peers.hop import Hop, RemoteRequest, request_of
 from partitiond.proxy.peers.host import PeerHost
-from partitiond.proxy.peers.messages import LatelyPlaced
 
 LEARN_SECONDS: Final = 2.0
 """How long a request waits for a host to say that it serves the model, if the table knows of one: a
@@ -88,10 +87,6 @@ class Peers:
     def reached(self) -> dict[str, bool]:
         """Return whether a host has told its load on a connection that is open, by host."""
         return {host: client.is_heard for host, client in self._clients.items()}
-
-    def in_flight(self) -> dict[str, int]:
-        """Return how many requests wait or run at a host, by host."""
-        return {host: len(client.running) for host, client in self._clients.items()}
 
     def replicas(self, model: LiveModel) -> int:
         """Return how many replicas of a model the peers have."""
@@ -188,10 +183,10 @@ class Peers:
 
     # What peers tell
 
-    def _told_lately(self, lately: LatelyPlaced) -> None:
-        model = self._models.get(lately.model)
+    def _told_lately(self, name: str, placed: Mapping[str, bytes]) -> None:
+        model = self._models.get(name)
         if model is not None:
-            for replica_id, (_, digests) in lately.replicas.items():
+            for replica_id, digests in placed.items():
                 model.affinity.learn(replica_id, digests)
 
     def _told(self, client: PeerHost) -> None:

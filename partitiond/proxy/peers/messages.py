@@ -1,7 +1,8 @@
 """Defines what two proxies tell each other in headers and in the load that each tells.
 
 Messages are arrays of JSON. A newer release may append fields, which an older one skips, and which
-have defaults because an older one does not send them. msgspec is C, so this is not compiled.
+have defaults because an older one does not send them; what changes otherwise needs another
+`PROTOCOL`. msgspec is C, so this is not compiled.
 
 What is read is checked, because a peer may be broken: words that become parts of heads, of log
 lines or of labels are of plain characters, and numbers are within bounds.
@@ -16,8 +17,11 @@ import msgspec
 
 from partitiond.proxy.request.errors import TOLD_BY_HOSTS
 
-PROTOCOL: Final = 2
-"""Version of the protocol; proxies with another one are not talked to. 1 was one of frames."""
+PROTOCOL: Final = 3
+"""Version of the protocol; proxies with another one are not talked to."""
+
+Proofs = tuple[tuple[str, int], ...]
+"""Failures by replica and number (`core.dispatch.reputation`)."""
 
 
 class Open(msgspec.Struct, array_like=True):
@@ -34,14 +38,13 @@ class Open(msgspec.Struct, array_like=True):
         again: it was admitted before, so it goes first.
         prefer: replicas that it prefers, best first.
         tried: replicas that it avoids.
-        attempts, session, load, failed: of entries of an older release; not read.
         prompt_bytes: of its prompts, for the learned tokens per byte.
         prompt_tokens, output_tokens, interval, output_limit: estimated use
-            (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
+            (`core.dispatch.admission.Cost`).
         traced: header with its place in its trace, or empty.
         blocks: joined digests of the beginnings of its prompt.
-        proved: replicas of the owner that failed requests which others have answered since the last
-            request; an entry of an older release tells none.
+        proved: failures of the owner's replicas whose requests others have answered since the last
+            request.
     """
 
     model: str
@@ -57,18 +60,14 @@ class Open(msgspec.Struct, array_like=True):
     again: bool = False
     prefer: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
-    attempts: int = 0
-    session: bytes = b""
     prompt_bytes: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     interval: int = 1
     traced: bytes = b""
-    load: bytes = b""
     blocks: bytes = b""
     output_limit: int | None = None
-    failed: tuple[str, ...] = ()
-    proved: tuple[str, ...] = ()
+    proved: Proofs = ()
 
 
 class PlacedAt(msgspec.Struct, array_like=True):
@@ -84,6 +83,7 @@ class Failed(msgspec.Struct, array_like=True):
         status, code, message, retry_after_seconds: as a client would be told. Of another host only
             codes of `errors.TOLD_BY_HOSTS` are passed on.
         refused: the owner has no place for it: it was not sent to an engine.
+        failure: number of the failure of the replica that had it; 0 if there is none.
     """
 
     status: int
@@ -91,10 +91,11 @@ class Failed(msgspec.Struct, array_like=True):
     message: str
     retry_after_seconds: int | None = None
     refused: bool = False
+    failure: int = 0
 
 
 class ReplicaCounts(msgspec.Struct, array_like=True):
-    """Load of one replica; see `core.dispatch.balance.LoadView`."""
+    """Load of one replica: a `core.dispatch.balance.LoadView`."""
 
     replica_id: str
     sequences: int
@@ -104,6 +105,11 @@ class ReplicaCounts(msgspec.Struct, array_like=True):
     draining: bool = False
     ejected: bool = False
     doubt: int = 0
+
+    @property
+    def batch(self) -> int:
+        """See `LoadView`."""
+        return self.max_sequences
 
 
 class ModelCounts(msgspec.Struct, array_like=True):
@@ -120,19 +126,6 @@ class ModelCounts(msgspec.Struct, array_like=True):
     service_seconds: float = 1.0
 
 
-class LatelyPlaced(msgspec.Struct, array_like=True):
-    """What was placed on the owner's replicas of one model lately.
-
-    Attributes:
-        model: registered name.
-        replicas: (nothing, joined digests of beginnings of prompts), by replica; see
-            `Affinity.take_news`. Owners of an older release have sessions in the first.
-    """
-
-    model: str
-    replicas: dict[str, tuple[bytes, bytes]]
-
-
 Counts = dict[str, ModelCounts]
 """By model. Models without a replica on the host are left out."""
 
@@ -142,11 +135,12 @@ class News(msgspec.Struct, array_like=True):
 
     Attributes:
         counts: its load.
-        lately: what was placed on its replicas since the last time.
+        lately: what was placed on its replicas since the last time, by model and replica: joined
+            digests of beginnings of prompts (`Affinity.take_news`).
     """
 
     counts: Counts
-    lately: list[LatelyPlaced] = []
+    lately: dict[str, dict[str, bytes]] = {}
 
 
 MessageT = TypeVar("MessageT")
@@ -188,7 +182,6 @@ def read_failed(data: bytes) -> Failed:
     short message. Raises ValueError.
     """
     failed = _decoded(_decode_failed, data)
-    failed.code = _FORMER_CODES.get(failed.code, failed.code)
     status = TOLD_BY_HOSTS.get(failed.code)
     if status is None:
         failed.code, failed.message = "upstream_bad_response", _NOT_KNOWN
@@ -223,8 +216,6 @@ def _bounded(number: int) -> int:
     return min(max(0, number), MOST)
 
 
-_FORMER_CODES: Final = {"request_on_trial": "request_quarantined"}
-"""What a code of owners of the release before is now: a suspect is carried to no other host."""
 _MOST_RETRY_AFTER_SECONDS: Final = 3600
 MOST_MESSAGE: Final = 500
 """Most characters of another host's message that a client is shown. Chosen: more than any of the

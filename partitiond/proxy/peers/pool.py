@@ -43,8 +43,7 @@ class PeerPool(ConnectionPool):
     """The connections to one peer.
 
     Attributes:
-        proved: its replicas that failed requests which others have answered, of which it was not
-            told yet.
+        proved: failures whose requests others have answered, of which it was not told yet.
 
     Args:
         address: of the peer, as in the routing table.
@@ -56,7 +55,7 @@ class PeerPool(ConnectionPool):
 
     def __init__(self, address: str, context: Callable[[], ssl.SSLContext] | None) -> None:
         super().__init__(address)
-        self.proved: set[str] = set()
+        self.proved: set[tuple[str, int]] = set()
         self._context = context
         self._turns = asyncio.Semaphore(MAX_CONNECTING)
 

@@ -10,7 +10,6 @@ from partitiond.core.dispatch import quarantine as rules
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine, RetryVerdict, fingerprint
 
 A, B, C = (fingerprint("m", name) for name in (b"a", b"b", b"c"))
-P = rules.DEFAULT_QUARANTINE
 REFUSED = "request_quarantined"
 LATE = Exposure(A, 30.0, first_token=True)
 """It killed long after its first token."""
@@ -33,11 +32,11 @@ def test_a_suspect_goes_nowhere_for_a_while() -> None:
     rejected = quarantine.check(A, 1.0)
     assert rejected is not None
     assert (rejected.status, rejected.code) == (422, REFUSED)
-    assert rejected.retry_after_seconds == P.first_seconds - 1
-    now = P.first_seconds
+    assert rejected.retry_after_seconds == rules.FIRST_SECONDS - 1
+    now = rules.FIRST_SECONDS
     assert codes(quarantine, [B], 1.0) == codes(quarantine, [A], now) == ["ok"]
     quarantine.died([Exposure(A, 0.1)], now)
-    assert codes(quarantine, [A], now + P.repeat_seconds - 1) == [REFUSED]
+    assert codes(quarantine, [A], now + rules.REPEAT_SECONDS - 1) == [REFUSED]
     quarantine.answered(A)
     assert codes(quarantine, [A], now) == ["ok"]
 
@@ -69,24 +68,24 @@ def test_one_that_kills_late_is_found_at_its_second_death_unless_it_ends_well_be
 
 
 def test_so_many_are_remembered() -> None:
-    quarantine = Quarantine(rules.QuarantinePolicy(max_entries=10))
-    for number in range(100):
-        quarantine.died([Exposure(bytes([number]), 0.1)], float(number))
-    assert len(quarantine) == 10
+    quarantine = Quarantine()
+    for number in range(rules.MAX_ENTRIES + 9):
+        quarantine.died([Exposure(number.to_bytes(2), 0.1)], 0.1 * number)
+    assert len(quarantine) == rules.MAX_ENTRIES
 
 
 def test_what_nobody_died_of_for_long_is_forgotten() -> None:
     """While it remembers anything, each request costs a digest of its body."""
     late = dataclasses.replace(LATE, fingerprint=B)
     quarantine, _ = after(Exposure(A, 0.1), late)
-    quarantine.died([Exposure(C, 0.1)], P.repeat_seconds / 2)
-    quarantine.check(A, P.repeat_seconds - 1)
+    quarantine.died([Exposure(C, 0.1)], rules.REPEAT_SECONDS / 2)
+    quarantine.check(A, rules.REPEAT_SECONDS - 1)
     assert len(quarantine) == 3, "a second death would still count as one"
-    assert codes(quarantine, [A], P.repeat_seconds) == ["ok"]
+    assert codes(quarantine, [A], rules.REPEAT_SECONDS) == ["ok"]
     assert len(quarantine) == 1
-    quarantine.check(A, 1.5 * P.repeat_seconds)
+    quarantine.check(A, 1.5 * rules.REPEAT_SECONDS)
     assert not quarantine
-    assert quarantine.died([late], 2 * P.repeat_seconds) == (RetryVerdict.RETRY,)
+    assert quarantine.died([late], 2 * rules.REPEAT_SECONDS) == (RetryVerdict.RETRY,)
 
 
 def test_model_and_body_make_the_fingerprint() -> None:
@@ -128,7 +127,7 @@ def test_the_poison_takes_no_second_replica_down_however_often_it_is_sent(
             for (body, _, _), verdict in zip(held, quarantine.died(seen, now), strict=True):
                 if verdict is RetryVerdict.RETRY:
                     send(body, now)
-    assert now < P.first_seconds + 20 * 0.35, "the first quarantine is not over"
+    assert now < rules.FIRST_SECONDS + 20 * 0.35, "the first quarantine is not over"
     assert deaths == 1
 
 
@@ -149,6 +148,6 @@ def test_a_kill_of_a_busy_replica_refuses_only_those_that_had_just_begun(
         begun = (
             exposure.first_token
             if exposure.streamed
-            else exposure.sent_seconds >= P.suspect_seconds
+            else exposure.sent_seconds >= rules.SUSPECT_SECONDS
         )
         assert verdict is (RetryVerdict.RETRY if begun else RetryVerdict.REFUSE)

@@ -47,7 +47,7 @@ def test_failures_in_a_row_count_and_are_proved_by_another_key_or_another_replic
 ) -> None:
     found = failing(*sources)
     if elsewhere:
-        found.served_elsewhere(NOW)
+        found.served_elsewhere(found.number, NOW)
     assert what(found) is trust
 
 
@@ -66,7 +66,7 @@ def test_one_key_takes_no_replica_away_and_an_answer_ends_all_doubt(
                 since = set()
                 assert what(found) is GOOD
             case "elsewhere":
-                found.served_elsewhere(now)
+                found.served_elsewhere(found.number, now)
             case _:
                 found.failed(event, now)
         if event != "answer":
@@ -91,7 +91,7 @@ def test_pauses_double_with_each_proof_up_to_the_longest() -> None:
             "the same key again proves nothing, and keeps no other from a trial for long"
         )
         now = found.trial_at
-    found.served_elsewhere(now)
+    found.served_elsewhere(found.number, now)
     assert (found.proofs, found.trial_at - now) == (10, 60)
     found.succeeded()
     assert what(found) is GOOD
@@ -114,8 +114,24 @@ def test_what_was_sent_before_counts_once() -> None:
     """Eight requests that fail together, and are then served elsewhere, are one proof."""
     found = failing(*"ababababab")
     for _ in range(8):
-        found.served_elsewhere(NOW)
+        found.served_elsewhere(found.number, NOW)
     assert (found.proofs, found.trial_at) == (1, NOW + PAUSE_SECONDS)
+
+
+def test_a_proof_is_of_its_own_failure_alone() -> None:
+    """Not of one after an answer, of another process, nor of another worker's replica."""
+    found = failing("a")
+    before = found.number
+    found.succeeded()
+    for after in (found, Reputation(before), Reputation(10**9)):
+        for _ in range(reputation.FAILURES):
+            last = after.failed("a", NOW)
+        for number in (0, before, last + 1):
+            after.served_elsewhere(number, NOW)
+        assert what(after) is DOUBTFUL
+        after.served_elsewhere(last, NOW)
+        assert what(after) is REFUSED
+        assert after.failed("a", NOW) == 0, "it was sent before"
 
 
 def test_one_that_is_out_stays_out_whatever_becomes_of_what_runs() -> None:
@@ -124,7 +140,7 @@ def test_one_that_is_out_stays_out_whatever_becomes_of_what_runs() -> None:
     found.succeeded()
     for source in "abab":
         found.failed(source, NOW)
-        found.served_elsewhere(NOW)
+        found.served_elsewhere(found.number, NOW)
     assert what(found, NOW + 999) is OUT
     assert found.failures == 0, "another process is asked"
 
@@ -133,7 +149,7 @@ def test_a_broken_connection_is_the_end_if_nobody_listens_and_else_perhaps_its_b
     found = Reputation()
 
     def broke(now: float, *, listens: bool = True, idle_end: bool = False) -> bool | None:
-        return found.broke(now, listens=listens, idle_end=idle_end, dying_seconds=2.0)
+        return found.broke(now, listens=listens, idle_end=idle_end)
 
     assert broke(NOW, idle_end=True) is False
     assert found.broke_at == math.inf

@@ -5,7 +5,7 @@ import httpx
 from partitiond.core.dispatch.affinity import prefix_digests
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.peer_server.server import counts_of
-from partitiond.proxy.peers.messages import LatelyPlaced, News, encode
+from partitiond.proxy.peers.messages import News, encode
 from tests.proxy.conftest import replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
@@ -64,9 +64,9 @@ async def test_hosts_without_replicas_find_it_among_those_of_one_owner(make: Mak
     await until_idle(hosts)
 
 
-def tell(host: Host, *lately: LatelyPlaced) -> None:
+def tell(host: Host, lately: dict[str, dict[str, bytes]]) -> None:
     """Tell all who listen."""
-    told = encode(News(counts_of(host.proxy.state), list(lately)))
+    told = encode(News(counts_of(host.proxy.state), lately))
     for one in host.server.connections:
         if one.listens:
             one.tell(told + b"\n")
@@ -78,12 +78,8 @@ async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) ->
     prompts = ["a" * 900, "b" * 900]
     asked = [httpx.Request("POST", "http://a", json={"model": "m", "prompt": p}) for p in prompts]
     (ann,), (bob,) = (prefix_digests(request.content) for request in asked)
-    tell(
-        c,
-        LatelyPlaced("m", {"m-1": (b"of a release before", ann), "": (b"", ann)}),
-        LatelyPlaced("other", {"m-1": (b"", ann)}),
-    )
-    tell(b, LatelyPlaced("m", {"m-0": (b"", ann), "m-1": (b"", bob)}))
+    tell(c, {"m": {"m-1": ann, "": ann}, "other": {"m-1": ann}})
+    tell(b, {"m": {"m-0": ann, "m-1": bob}})
     await until_told([a])
     for prompt, expected in zip(prompts, ([1, 0], [1, 1]), strict=True):
         assert (await a.proxy.complete(prompt=prompt)).status_code == 200

@@ -47,7 +47,7 @@ async def test_a_host_uses_its_share_and_counts_it_for_the_head(make: Make) -> N
     a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
     state = b.proxy.state
     told = state.table
-    assert sampled(b.proxy).keys == {}, "a head of the release before divides nothing"
+    assert sampled(b.proxy).keys == {}, "its head divides nothing"
     assert state.apply(with_share(told, 7, 60.0))
     assert sampled(b.proxy).shares_number == 7
     few = await admitted(b, 12)
@@ -68,7 +68,7 @@ async def test_a_host_uses_its_share_and_counts_it_for_the_head(make: Make) -> N
 
 
 async def test_hosts_whose_head_divides_nothing_have_equal_parts(make: Make) -> None:
-    """It is of the release before, and they are adopted by it."""
+    """As one whose store could not keep the first division."""
     keys = (key(rates=KeyRates(requests_per_minute=8)),)
     routes = table(replica(await make.engine()), keys=keys, keys_required=True)
     a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})

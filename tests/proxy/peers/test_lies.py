@@ -17,7 +17,6 @@ from partitiond.core.dispatch.affinity import DIGEST_BYTES, MOST_TOLD
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.proxy.engine.framing import HOP
 from partitiond.proxy.peers.messages import (
-    LatelyPlaced,
     ModelCounts,
     News,
     PlacedAt,
@@ -118,7 +117,7 @@ async def test_nonsense_ends_its_request_and_no_other(rig: Rig) -> None:
         assert answered.status_code >= 500 or b'"error"' in answered.content, lie
         assert b"evil" not in answered.content, lie
         assert "x-evil" not in answered.headers, lie
-        await proxy.until(lambda: not any(proxy.state.peers.in_flight()[h] for h in "x"))
+        await proxy.until(lambda: not proxy.state.peers._clients["x"].running)
     await rig.ends(goes_on)
     assert not any("evil" in one or "\n" in one for one in proxy.log_lines)
 
@@ -132,10 +131,10 @@ async def test_an_owner_is_told_once_of_a_replica_that_another_was_better_than(
     rig: Rig,
 ) -> None:
     rig.liar.script = lambda: PLACED + whole(json.dumps(completion()).encode())
-    rig.entry.proxy.state.peers._clients["x"].pool.proved = {"x-1"}
+    rig.entry.proxy.state.peers._clients["x"].pool.proved = {("x-1", 7)}
     for _ in range(2):
         assert (await rig.entry.proxy.complete()).status_code == 200
-    assert [told_of(head)[-1] for head in rig.liar.heads] == [["x-1"], []]
+    assert [told_of(head)[-1] for head in rig.liar.heads] == [[["x-1", 7]], []]
 
 
 async def test_what_an_owner_was_to_be_told_by_a_request_that_was_not_sent_is_told_by_the_next(
@@ -143,14 +142,14 @@ async def test_what_an_owner_was_to_be_told_by_a_request_that_was_not_sent_is_to
 ) -> None:
     rig.liar.script = lambda: PLACED + whole(json.dumps(completion()).encode())
     pool = rig.entry.proxy.state.peers._clients["x"].pool
-    pool.proved = {"x-1"}
+    pool.proved = {("x-1", 7)}
     with monkeypatch.context() as away:
         away.setattr(pool, "socket_path", "unix:/nowhere")
         assert (await rig.entry.proxy.complete()).status_code != 200
     assert rig.liar.heads == []
-    assert pool.proved == {"x-1"}
+    assert pool.proved == {("x-1", 7)}
     assert (await rig.entry.proxy.complete()).status_code == 200
-    assert [told_of(head)[-1] for head in rig.liar.heads] == [["x-1"]]
+    assert [told_of(head)[-1] for head in rig.liar.heads] == [[["x-1", 7]]]
 
 
 @pytest.mark.parametrize("before", [b"", PLACED, PLACED + STREAM + EVENT])
@@ -186,7 +185,7 @@ async def test_what_comes_after_the_end_reaches_no_client(rig: Rig) -> None:
     done = chunk(text_event("a", "stop") + DONE.encode())
     rig.liar.script = lambda: PLACED + STREAM + done
     assert (await proxy.stream_text()).endswith(DONE)
-    assert proxy.state.peers.in_flight()["x"] == 0
+    assert not proxy.state.peers._clients["x"].running
     await until_idle([rig.entry])
 
 
@@ -215,7 +214,7 @@ async def test_random_bytes_at_an_entry(rig: Rig) -> None:
 
 async def test_an_owner_that_tells_what_makes_no_sense_is_not_heard(rig: Rig) -> None:
     digests = [
-        encode(News(FREE, [LatelyPlaced("m", {"m-1": (b"", told)})])) + b"\n"
+        encode(News(FREE, {"m": {"m-1": told}})) + b"\n"
         for told in (b"x", bytes((MOST_TOLD + 1) * DIGEST_BYTES))
     ]
     for told in (b"{}\n", b"\xff\n", b"[" * 100_000 + b"\n", b"no line" * 700_000, *digests):

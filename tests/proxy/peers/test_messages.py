@@ -12,7 +12,6 @@ SAID = [
     (401, "queue_full", (429, "queue_full")),
     (200, "upstream_reset", (502, "upstream_reset")),
     (599, "request_quarantined", (422, "request_quarantined")),
-    (503, "request_on_trial", (422, "request_quarantined")),  # by the release before
 ]
 
 

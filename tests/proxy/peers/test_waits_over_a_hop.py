@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.core.dispatch.admission import service_time
 from partitiond.core.dispatch.reputation import FAILURES
-from partitiond.core.dispatch.retry_budget import RetryBudget
+from partitiond.core.dispatch.retry_budget import RESERVE
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
 from partitiond.proxy.peers import known
 from tests.proxy.conftest import MakeEngine, error_of, replica, table
@@ -21,7 +21,6 @@ from tests.proxy.scripted import answer, completion, plays
 from tests.proxy.virtual import virtual_time
 
 pytestmark = virtual_time
-RESERVE = RetryBudget().reserve
 
 
 def ask(at: Host, prompt: str = "hi", **headers: str) -> asyncio.Task[httpx.Response]:
