@@ -25,15 +25,9 @@ def entry(
     key: str = "", *, tokens: float = 100.0, cost: Cost | None = None, **more: Any
 ) -> Waiting[str]:
     since, deadline = more.pop("since", 0.0), more.pop("deadline", math.inf)
-    cost = cost or Cost(1, int(tokens))
-    return Waiting(
-        f"{key}{next(_numbers)}",
-        cost,
-        since,
-        deadline,
-        share=RequestOwner(key, **more),
-        tokens=tokens,
-    )
+    share = RequestOwner(key, more.pop("weight", 1.0), more.pop("priority", 0))
+    name, cost = f"{key}{next(_numbers)}", cost or Cost(1, int(tokens))
+    return Waiting(name, cost, since, deadline, share=share, tokens=tokens, **more)
 
 
 def entries(keys: str, **more: Any) -> list[Waiting[str]]:
