@@ -303,12 +303,12 @@ async def test_a_stranger_and_another_version_are_not_served(make: Make) -> None
     a, b, engine = await make.pair()
     kept = []
     for host_name, version, is_let_in in (
-        ("stranger", 2, False), ("a", 1, False), ("a", 3, False), ("", 2, False),
-        ("a", 2, True), ("a", 2, True),
+        ("stranger", 3, False), ("a", 2, False), ("a", 4, False), ("", 3, False),
+        ("a", 3, True), ("a", 3, True),
     ):  # fmt: skip
         caller = await LyingEntry.call(b)
         kept.append(caller)
-        lines = head_lines(host_name).replace(b"protocol: 2", b"protocol: %d" % version)
+        lines = head_lines(host_name).replace(b"protocol: 3", b"protocol: %d" % version)
         caller.writer.write(b"GET /load HTTP/1.1\r\n" + lines + b"\r\n")
         if is_let_in:
             assert b"200 OK" in await caller.head()

@@ -115,7 +115,7 @@ async def test_who_is_refused_at_each_try_is_named_once(
 
         def newer(host: str) -> bytes:
             tried.append(host)
-            return hop.head_lines(host).replace(b"protocol: 2", b"protocol: 3")
+            return hop.head_lines(host).replace(b"protocol: 3", b"protocol: 4")
 
         monkeypatch.setattr(peer_host, "head_lines", newer)
         with caplog.at_level(logging.WARNING):
