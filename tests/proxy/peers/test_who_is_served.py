@@ -123,7 +123,7 @@ async def test_who_is_refused_at_each_try_is_named_once(
                 one.proxy.state.apply(tables.of(one.name))
             await a.proxy.until(lambda: tried.count("a") >= 3)
         told = sorted(record.getMessage() for record in caplog.records)
-        why = "it speaks version 3 of the protocol, not 2"
+        why = "it speaks version 4 of the protocol, not 3"
         assert told == [
             f"a request of the proxy of host a is refused: {why}",
             f"a request of the proxy of host b is refused: {why}",
