@@ -82,7 +82,7 @@ class OwnedRunFolder:
                 f"the run folder {self._folder} has {', '.join(running)} running of "
                 f"{other_words(was.obeyed, head)}; this one has epoch {head.epoch}.",
                 hint="What runs there goes on. If this control plane is to be the head, as after "
-                "the restore of a backup: `partitiond host take-over`, then start it again.",
+                "the restore of a backup: `partitiond hosts --take-over`, then start it again.",
                 facts={"path": str(self._folder), "head": was.head, "epoch": was.epoch},
             )
         if now != was:

@@ -11,7 +11,7 @@ import functools
 import json
 import tomllib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -178,12 +178,33 @@ def read_stored(kind: type[T], path: Path) -> T | None:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
+_LISTS: Final = frozenset({"tuple_type", "list_type"})
+_TABLES: Final = frozenset({"dict_type", "model_type", "model_attributes_type"})
+_WORDS: Final = (
+    ("Field required", "must be given"),
+    ("Extra inputs are not permitted", "there is no such field"),
+    ("Input should be a valid integer", "must be a whole number"),
+    ("Input should be a valid", "must be a"),
+    ("Input should", "must"),
+)
+
+
+def words_of(item: Mapping[str, Any], table: str = "a table") -> str:
+    """Return what one error of pydantic says, in the words of who writes a file or a body."""
+    if item["type"] in _LISTS | _TABLES:
+        return f"must be {'a list' if item['type'] in _LISTS else table}"
+    text = str(item["msg"]).removeprefix("Value error, ").partition(", unable to parse")[0]
+    for theirs, plain in _WORDS:
+        text = text.replace(theirs, plain)
+    return text
+
+
 def _explain(kind: type[Any], error: ValidationError) -> InputError:
     cause = error.errors()[0].get("ctx", {}).get("error")
     if isinstance(cause, PartitiondError):
         return InputError(cause.message, hint=cause.hint, facts=cause.facts)
     lines = [
-        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {words_of(item)}"
         for item in error.errors(include_url=False)[:8]
     ]
     return InputError(

@@ -153,7 +153,7 @@ def test_what_a_later_control_plane_left_running_is_not_for_one_that_was_overtak
             with owned_run_folder(one) as folder:
                 with pytest.raises(FencedError, match=f"sim-0 running .*{why}") as no:
                     folder.claim(former)
-                assert "host take-over" in no.value.hint
+                assert "hosts --take-over" in no.value.hint
         for claim in (head("x", 2), head("x", 2, 6), head("y", 3)):
             with owned_run_folder(one) as folder:
                 folder.claim(claim)

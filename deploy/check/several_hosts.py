@@ -91,7 +91,7 @@ def rays_processes_are_killed_and_come_back() -> str:
     """Raylet, directory and keeper are killed in turn; then the other host answers again."""
     before, daemon = engine(), main_pid()
     took = []
-    for word in ("raylet/raylet", "gcs_server", "partitiond host ray"):
+    for word in ("raylet/raylet", "gcs_server", "partitiond.cluster.of_settings"):
         begun, former, raylets = time.monotonic(), _of_ray(word), _of_ray("raylet/raylet")
         assert former, word
         for pid in former:

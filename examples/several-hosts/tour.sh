@@ -179,11 +179,11 @@ say "Down: the engines of all hosts end, and each host leaves"
 run down
 wait "$head" || fail "the head's daemon ended with status $?"
 for name in gpu-1 gpu-2; do
-    on "$name" "$partitiond" host leave > "$folder/leave-$name.log" 2>&1 &
+    on "$name" "$partitiond" down > "$folder/leave-$name.log" 2>&1 &
     echo $! > "$folder/leave-$name"
 done
 for name in gpu-1 gpu-2; do
-    printf '\n%s$ partitiond host leave\n' "$name"
+    printf '\n%s$ partitiond down\n' "$name"
     wait "$(cat "$folder/leave-$name")" || fail "$name did not leave"
     cat "$folder/leave-$name.log"
 done

@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 
 from partitiond.core import errors as e
 from partitiond.core.replica.states import IllegalTransitionError
+from partitiond.fleet.mistakes import meant
+from partitiond.serde import words_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 LOCKED_RETRY_SECONDS: Final = 5
@@ -134,17 +136,29 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
             request.url.path,
         )
     ours = e.InputError(
-        "the request is not valid: " + "; ".join(_lines(items)) + ".",
+        "the request is not valid: " + "; ".join(_lines(items, _schema_of(request))) + ".",
         hint="Correct the named fields; GET /openapi.json describes them all.",
     )
     return problem_response(ours, request.url.path)
 
 
-def _lines(items: Sequence[Any], most: int = 8) -> list[str]:
+def _schema_of(request: Request) -> Mapping[str, Any]:
+    """Return the JSON schema of the body that the route takes; empty if it is no table."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    kind = None if body is None else body.field_info.annotation
+    return kind.model_json_schema() if hasattr(kind, "model_json_schema") else {}
+
+
+def _lines(items: Sequence[Any], schema: Mapping[str, Any], most: int = 8) -> list[str]:
     lines = []
     for item in items[:most]:
-        where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
-        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{_got(item)}")
+        place = [part for part in item["loc"] if part != "body"]
+        where = ".".join(map(str, place)) or "body"
+        said = f"{words_of(item, 'an object')}{_got(item)}"
+        if item["type"] == "extra_forbidden":
+            near = meant(str(place[-1]), schema, place[:-1]).rstrip(".")
+            said = f"{words_of(item)} ({near})"
+        lines.append(f"{where}: {said}")
     return lines
 
 

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from partitiond.cli.hosts.listing import hosts_words
+from partitiond.cli.hosts.place import settings_of_place
 from partitiond.cli.options import AllOption, JsonOption, client_of, option, settings_of, spread
-from partitiond.cli.output import err, out, print_json, say
+from partitiond.cli.output import err, out, print_json, say, tell
 from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
 from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
-from partitiond.core.errors import DaemonUnreachableError, NotFoundError, PartitiondError
+from partitiond.core.errors import (
+    DaemonUnreachableError,
+    InputError,
+    NotFoundError,
+    PartitiondError,
+)
 from partitiond.core.hardware.kinds import short_device
 
 if TYPE_CHECKING:
@@ -75,8 +81,27 @@ def down(
     keep_engines: bool = option("Leave engines and endpoint running."),
     as_json: JsonOption = False,
 ) -> None:
-    """Stop the daemon and all it runs; wait until it is gone."""
-    settings = settings_of(ctx)
+    """Stop the daemon, or this host's agent, and all that it runs; wait.
+
+    On a host that joined a head, requests in flight end first, for at most
+    engine.drain_deadline_seconds. On the head, `partitiond devices cordon` and `partitiond apply`
+    beforehand move its replicas elsewhere, and `partitiond hosts --forget` takes it off the list.
+    """
+    from partitiond.hosts.one_master import is_joined
+
+    settings = settings_of_place(ctx)
+    if is_joined(settings):
+        if keep_engines:
+            raise InputError(
+                "an agent ends alone by a signal, and its engines go on.",
+                hint="`systemctl stop partitiond`, or Ctrl-C where `partitiond host join` runs.",
+            )
+        from partitiond.hosts.agent_process import leave
+
+        ended = leave(settings, report=(lambda _: None) if as_json else say)
+        words = f"This host obeys no head any more; {len(ended)} engines were ended."
+        tell({"stopped": True, "ended": list(ended)}, words, as_json=as_json)
+        return
     with client_of(ctx) as client:
         stopped = stop_daemon(client, settings, stop_engines=not keep_engines)
     if as_json:

@@ -42,6 +42,12 @@ class Row:
     nothing: str = ""
     zero: bool = False
 
+    @property
+    def typed(self) -> str:
+        """The option as people type it."""
+        made = f"--{self.path.rpartition('.')[2].replace('_', '-')}"
+        return self.flag.partition("/")[0] or made
+
 
 class OptionForm:
     """Options for fields of a body.
@@ -102,7 +108,7 @@ class OptionForm:
         many, nothing = isinstance(value, list), row.nothing or "none"
         if many and nothing in value:
             if len(value) > 1:
-                raise typer.BadParameter(f"{_flag(row)} {nothing} stands alone.")
+                raise typer.BadParameter(f"{row.typed} {nothing} stands alone.")
             return field.get_default()
         if value == row.nothing and row.nothing:
             return field.get_default()
@@ -122,12 +128,8 @@ class OptionForm:
         return field
 
 
-def _flag(row: Row) -> str:
-    return row.flag.partition("/")[0] or f"--{row.path.rpartition('.')[2].replace('_', '-')}"
-
-
 def _name(row: Row) -> str:
-    return _flag(row)[2:].replace("-", "_")
+    return row.typed[2:].replace("-", "_")
 
 
 def _put(body: dict[str, Any], row: Row, value: object, *, whole: bool) -> None:
@@ -137,7 +139,7 @@ def _put(body: dict[str, Any], row: Row, value: object, *, whole: bool) -> None:
     for part in above:
         table = table.setdefault(part, {})
         if table is None:
-            raise typer.BadParameter(f"{_flag(row)} and --no-{part} exclude each other.")
+            raise typer.BadParameter(f"{row.typed} and --no-{part} exclude each other.")
     if isinstance(value, Mapping) and not whole:
         table |= value
     else:

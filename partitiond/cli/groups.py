@@ -98,9 +98,10 @@ class Root(CommandGroup):
         except typer.BadParameter as error:
             reasons = getattr(error.__cause__, "errors", None)
             if reasons is not None:  # pydantic's errors; their text lacks the refused value
+                from partitiond.serde import words_of
+
                 first = reasons()[0]
-                reason = error.message.partition(", unable to parse")[0]
-                error.message = f"{reason}, got {first['input']!r}."
+                error.message = f"{words_of(first)}, got {first['input']!r}."
             raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

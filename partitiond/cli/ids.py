@@ -16,7 +16,7 @@ LISTED_BY: Final[Mapping[str, str]] = {
     "key": "partitiond keys",
     "model": "partitiond models",
     "plan": "partitiond plan",
-    "profile": "partitiond profile list",
+    "profile": "partitiond profile show",
 }
 """The command that lists all things of a kind."""
 MOST_NAMED: Final = 8
@@ -63,8 +63,8 @@ PlanArgument = Annotated[
     str | None,
     argument_of("plan", "[PLAN]", "Id of a shown plan, or its number; default a new one."),
 ]
-ProfileArgument = Annotated[
-    str, argument_of("profile", "PROFILE", "Id of the profile, or its beginning.")
+OneProfileArgument = Annotated[
+    str | None, argument_of("profile", "[PROFILE]", "Only this profile: its id, or the beginning.")
 ]
 
 
@@ -114,11 +114,19 @@ def fitting(error: PartitiondError) -> PartitiondError:
             f"`partitiond models remove {name}`, or choose another name with --name."
         )
     elif "openapi.json" in hint:
-        hint = "Correct what is named; the command's --help describes its arguments and options."
-    elif isinstance(error, NotFoundError) and named and hint.startswith("Check the name"):
-        hint = _listed(named)
+        hint = _options_in(error.message)
+    elif isinstance(error, NotFoundError) and named and "Check the name" in hint:
+        hint = hint.partition("Check the name")[0] + _listed(named)
     error.hint = hint
     return error
+
+
+def _options_in(message: str) -> str:
+    """Say which options give the fields that a message names."""
+    from partitiond.cli.models.form import MODEL
+
+    flags = [f"{row.typed} gives {row.path}" for row in MODEL.rows if f"{row.path}:" in message]
+    return f"{', '.join(flags) or 'Correct what is named'}; the command's --help describes all."
 
 
 def _named(names: list[str]) -> str:

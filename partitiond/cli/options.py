@@ -112,7 +112,9 @@ def globals_of(ctx: typer.Context) -> Globals:
     return found if found is not None else Globals()
 
 
-def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str, str]:
+def parse_overrides(
+    texts: tuple[str, ...], state_dir: Path | None, option: str = "--set "
+) -> dict[str, str]:
     """Turn "engine.python=/x" texts into a mapping; `--state-dir` is added to it.
 
     Raises:
@@ -123,8 +125,8 @@ def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str,
         key, separator, value = text.partition("=")
         if not separator or not key.strip():
             raise SettingsError(
-                f"--set {text!r} is not of the form key=value.",
-                hint="Write for example --set proxy.port=9000; "
+                f"{option}{text!r} is not of the form key=value.",
+                hint=f"Write for example {option}proxy.port=9000; "
                 "`partitiond setup config show` lists the keys.",
             )
         found[key.strip()] = value.strip()

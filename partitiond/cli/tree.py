@@ -83,6 +83,7 @@ KEY_OPTIONS: Final[Headings] = {
     "Place in the queue": "--priority --weight",
     "Limits of a request": LIMITS,
 }
+USAGE_OPTIONS: Final[Headings] = {"What was used": "--usage --since --until --by --csv"}
 ESTIMATE_OPTIONS: Final[Headings] = {
     "A share of the device": "--mig --sm-percent --cores --memory-fraction",
     "Traffic in detail": "--prompt-variation --output-variation --slo-ttft --slo-tpot",
@@ -94,7 +95,6 @@ _ENGINE: Final[Entries] = {
         "Install vLLM, or Ray, in an environment of its own, with pinned versions.",
         "setup.engine:install",
     ),
-    "show": Leaf("Show the engine in use and what its version can do.", "setup.engine:show"),
 }
 
 _CONFIG: Final[Entries] = {
@@ -110,7 +110,7 @@ _SETUP: Final[Entries] = {
         "Write models, profiles, plans, keys and settings to one file.", "setup.backup:backup"
     ),
     "restore": Leaf("Put a backup back into the state folder.", "setup.backup:restore"),
-    "engine": Branch("The engine's environment, and Ray's.", _ENGINE, bare="show"),
+    "engine": Branch("The engine's environment, and Ray's.", _ENGINE, bare=None),
     "config": Branch("Settings: what holds, where it came from, changes.", _CONFIG, bare="show"),
 }
 
@@ -127,10 +127,8 @@ _MODELS: Final[Entries] = {
     "catalog": Leaf(
         "List the models that are known by name, or show one.", "models.catalog:catalog"
     ),
-    "sleep": Leaf("Put a model to sleep: its engines give up their memory.", "models.sleep:sleep"),
-    "wake": Leaf("Wake a model, as a request for it does.", "models.sleep:wake"),
-    "drift": Leaf(
-        "Show what replicas do beside what was predicted at their load.", "models.drift:drift"
+    "sleep": Leaf(
+        "Put a model to sleep: its engines give up their memory; or wake it.", "models.sleep:sleep"
     ),
 }
 
@@ -138,8 +136,7 @@ _PROFILE: Final[Entries] = {
     "measure": Leaf(
         "Measure where a model stops getting faster.", "profile.measure:profile", MEASURE_OPTIONS
     ),
-    "list": Leaf("List profiles, newest first.", "profile.kept:list_profiles"),
-    "show": Leaf("Show all that a profile holds.", "profile.kept:show"),
+    "show": Leaf("List profiles, newest first, or show all of one.", "profile.kept:show"),
     "import": Leaf("Keep profiles that were measured elsewhere.", "profile.kept:import_profiles"),
     "jobs": Leaf("List jobs, newest first; watch one, or cancel it.", "profile.jobs:jobs"),
 }
@@ -150,14 +147,19 @@ _DEVICES: Final[Entries] = {
 }
 
 _HOSTS: Final[Entries] = {
-    "list": Leaf("List the hosts of the fleet, or forget one.", "hosts.listing:list_hosts"),
+    "list": Leaf(
+        "List the hosts of the fleet, forget one, or make them obey this head.",
+        "hosts.listing:list_hosts",
+    ),
 }
 
 _KEYS: Final[Entries] = {
     "create": Leaf(
         "Make a key and print it once; only its hash is kept.", "keys.commands:create", KEY_OPTIONS
     ),
-    "show": Leaf("List keys, or show what one may do and has used.", "keys.commands:show"),
+    "show": Leaf(
+        "List keys, show what one may do, or what all used.", "keys.commands:show", USAGE_OPTIONS
+    ),
     "update": Leaf(
         "Change what a key may do, from now on; give it another secret.",
         "keys.commands:update",
@@ -166,7 +168,6 @@ _KEYS: Final[Entries] = {
     "remove": Leaf(
         "Remove a key: requests with it are refused from now on.", "keys.commands:remove"
     ),
-    "usage": Leaf("Show what each key used of each model, for charge-back.", "keys.usage:usage"),
 }
 
 _SIMULATE: Final[Entries] = {
@@ -203,16 +204,6 @@ _HOST: Final[Entries] = {
         "Run this host's agent in the foreground: it does what the head decides.",
         "hosts.joining:join",
     ),
-    "leave": Leaf(
-        "End this host's agent and all that runs here for the head.", "hosts.joining:leave"
-    ),
-    "ray": Leaf(
-        "Keep Ray's processes of this host running, in the foreground.", "hosts.joining:ray"
-    ),
-    "take-over": Leaf(
-        "Make this control plane the one that hosts obey, instead of any other.",
-        "hosts.head:take_over",
-    ),
 }
 
 TREE: Final[Entries] = {
@@ -220,7 +211,9 @@ TREE: Final[Entries] = {
         "Check what partitiond needs here, and say what to do.", "doctor.commands:doctor"
     ),
     "serve": Leaf("Run the daemon in the foreground.", "daemon:serve"),
-    "down": Leaf("Stop the daemon and all it runs; wait until it is gone.", "daemon:down"),
+    "down": Leaf(
+        "Stop the daemon, or this host's agent, and all that it runs; wait.", "daemon:down"
+    ),
     "status": Leaf("Show models, replicas and the plan that is applied.", "daemon:status"),
     "plan": Leaf(
         "Show what would run where, and how good that provably is.",
@@ -231,18 +224,17 @@ TREE: Final[Entries] = {
     "up": Leaf("Make the fleet of a file run; change nothing the second time.", "plan.up:up"),
     "events": Leaf("Show what happened, why, and who asked for it.", "events:events"),
     "setup": Branch("Set this host up: service, engines, settings, backups.", _SETUP, bare="host"),
-    "models": Branch(
-        "Register, show, change, remove; sleep and wake, drift.", _MODELS, bare="show"
-    ),
+    "models": Branch("Register, show, change, remove; sleep and wake.", _MODELS, bare="show"),
     "profile": Branch(
         "Measure where a model stops getting faster; show profiles.",
         _PROFILE,
+        bare="show",
         explained="measure",
         metavar="MODEL | COMMAND [ARGS]...",
     ),
     "devices": Branch("Devices: list, show, cordon.", _DEVICES, bare="show"),
-    "host": Branch("This host among several: join a head, leave it, be it.", _HOST, bare=None),
-    "hosts": Branch("Hosts of the fleet: list, forget.", _HOSTS),
+    "host": Branch("This host among several: join a head, certificates.", _HOST, bare=None),
+    "hosts": Branch("Hosts of the fleet: list, forget, take over.", _HOSTS),
     "keys": Branch("API keys of the endpoint.", _KEYS, bare="show"),
     "schema": Leaf("Show every key of a fleet file or of the settings file.", "schema:schema"),
     "tools": Branch(
@@ -257,22 +249,30 @@ REMOVED: Final[Mapping[str, str]] = {
     "devices list": "`partitiond devices` lists them",
     "devices mig": "`partitiond devices show DEVICE` lists GPU instances, and plans change them",
     "devices uncordon": "`partitiond devices cordon DEVICE --lift` does it",
-    "head": "`partitiond host take-over` does it",
+    "head": "`partitiond hosts --take-over` does it",
+    "host leave": "`partitiond down` does it",
+    "host ray": "its unit runs it: `systemctl start partitiond-ray`",
+    "host take-over": "`partitiond hosts --take-over` does it",
     "hosts forget": "`partitiond hosts` does it, with --forget HOST",
     "join": "`partitiond host join` does it",
     "keys list": "`partitiond keys` lists them",
     "keys rotate": "`partitiond keys update KEY --rotate 1h` does it",
-    "leave": "`partitiond host leave` does it",
+    "keys usage": "`partitiond keys show --usage` does it",
+    "leave": "`partitiond down` does it",
+    "models drift": "`partitiond models show --drift` does it",
     "models history": "`partitiond models show NAME` lists its releases",
     "models list": "`partitiond models` lists them",
     "models scaling": "`partitiond models show NAME` says how it scales",
+    "models wake": "`partitiond models sleep NAME --wake` does it",
     "profile diff": "`partitiond profile show PROFILE` shows each",
     "profile export": "`partitiond profile show PROFILE --json` writes one",
+    "profile list": "`partitiond profile show` lists them",
     "profile plot": "the dashboard draws them",
-    "profile prune": "`partitiond profile list --unneeded --delete` does it",
+    "profile prune": "`partitiond profile show --unneeded --delete` does it",
     "setup cluster": "`partitiond setup engine install ray` does it",
     "setup config path": "`partitiond setup config` names the file",
-    "setup engine list": "`partitiond setup engine` shows the one in use",
+    "setup engine list": "`partitiond setup engine install --check` names the one in use",
+    "setup engine show": "`partitiond setup engine install --check` names the one in use",
     "tools replicate": "`make gpu-check` measures replicas side by side",
     "tools simulate list": "`partitiond tools simulate create` lists them",
     "tools simulate show": "`partitiond tools simulate break HOST` shows it",

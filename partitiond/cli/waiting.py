@@ -206,6 +206,16 @@ def all_serve(now: Convergence) -> str:
     return f"All {now.serving} replicas serve{asleep}" if now.serving else f"Nothing serves{asleep}"
 
 
+def _by_reason(failures: Sequence[ReplicaProgress]) -> Iterator[str]:
+    """Yield each reason once, after the replicas that have it."""
+    about: dict[str, list[str]] = {}
+    for failure in failures:
+        about.setdefault(failure.why, []).append(failure.replica_id)
+    for why, names in about.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more} {why}"
+
+
 class _Shown:
     """Shows the convergence of a plan as it comes.
 
@@ -223,7 +233,7 @@ class _Shown:
         self.moved: set[str] = set()
         self._report = report
         self._console = console
-        self._told = {failure.replica_id for failure in first.failures}
+        self._told = {failure.why for failure in first.failures}
 
     def line(self, text: str) -> None:
         """Print a line that stays above the progress."""
@@ -254,10 +264,10 @@ class _Shown:
         if now.state is not PlanState.SUPERSEDED:
             self.failures = now.failures
         self.moved |= {r.model for r in now.replicas if r.standing is not Standing.FAILED}
-        for failure in now.failures:
-            if failure.replica_id not in self._told:
-                self._told.add(failure.replica_id)
-                self.line(f"{failure.replica_id} {failure.why}")
+        new = [failure for failure in now.failures if failure.why not in self._told]
+        self._told |= {failure.why for failure in new}
+        for words in _by_reason(new):
+            self.line(words)
         still = now.still_seconds - now.still_seconds % STALL_STEP_SECONDS
         stall = f" (unchanged for {format_duration(still)})" if still else ""
         why = f": {now.why}{stall}" if now.why else ""
@@ -306,7 +316,7 @@ def _raise_what_failed(
             )
     if failures:
         kind, hint = _ERRORS[failures[0].cause]
-        why = "; ".join(f"{failure.replica_id} {failure.why}" for failure in failures)
+        why = "; ".join(_by_reason(failures))
         raise kind(
             f"{now.serving} of {now.wanted} replicas serve. {why.rstrip('.')}.",
             hint=hint.replace("NAME", failures[0].model),

@@ -1,6 +1,6 @@
 """Keeps Ray's processes running on one host.
 
-The keeper is a process of its own: a unit of systemd (`partitiond host ray`), which outlives the
+The keeper is a process of its own: a unit of systemd (partitiond-ray.service), which outlives the
 daemon, so that a daemon that is restarted loses no connection; or, where no unit runs it, a process
 beside daemon or agent that ends with it. It runs `ray start --block`, and starts it again once that
 or the raylet has ended: after a killed raylet the host is a new node, and after a killed control

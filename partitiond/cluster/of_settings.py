@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +19,10 @@ from partitiond.cluster.ray_environment import RayEnvironment, find_ray
 from partitiond.cluster.ray_node import RayNode, check_node
 from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.core.dispatch.routing import UNIX
-from partitiond.core.errors import SettingsError
+from partitiond.core.errors import PartitiondError, SettingsError
 from partitiond.hosts.membership import MESSAGE_SECONDS
 from partitiond.ports.cluster import Cluster, HostPlace
-from partitiond.settings.schema import Settings
+from partitiond.settings.schema import Settings, load_settings
 
 BRIDGE_SOCKET: Final = "cluster.sock"
 BRIDGE_LOG: Final = "bridge.log"
@@ -116,6 +117,15 @@ def keep(settings: Settings) -> None:
     keep_ray(node_of(settings))
 
 
+def main() -> None:
+    """Run as a program, as partitiond-ray.service does: `keep` by the environment's settings."""
+    try:
+        keep(load_settings(None, os.environ, {}).settings)
+    except PartitiondError as error:
+        print(f"{error.message} {error.hint}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
 @contextlib.asynccontextmanager
 async def running_cluster(settings: Settings) -> AsyncIterator[Cluster]:
     """Reach the other hosts as long as the context lasts. Raises SettingsError."""
@@ -129,3 +139,7 @@ async def running_cluster(settings: Settings) -> AsyncIterator[Cluster]:
         yield cluster
     finally:
         await cluster.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 """Reads the `[[devices]]` tables of a fleet file."""
 
 import collections
-from collections.abc import Iterable, Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field
@@ -76,19 +77,23 @@ class DeviceTable(Body):
     max_watts: float | None = Field(None, gt=0, le=1e5, description="Its power limit.")
 
 
-def wrong_devices(tables: tuple[DeviceTable, ...]) -> Iterator[tuple[Place, str, str]]:
+def wrong_devices(
+    numbered: Sequence[tuple[int, DeviceTable]],
+) -> Iterator[tuple[Place, str, str]]:
     """Yield what the tables have wrong, for `mistakes`: unknown hardware, limits that contradict
     each other, an id given twice, two sizes of one host's memory.
     """
+    tables = tuple(table for _, table in numbered)
     if sum(table.count for table in tables) > MAX_DEVICES:
         yield ("devices",), f"more than {MAX_DEVICES} devices", "Lower the counts."
         return
     sound = True
-    for number, table in enumerate(tables):
+    for number, table in numbered:
         spec = HARDWARE.get(table.hardware)
         if spec is None:
-            what = f"the hardware {table.hardware!r} is not known"
-            found = [(what, f"Use one of {', '.join(HARDWARE)}.")]
+            near = difflib.get_close_matches(table.hardware, HARDWARE, n=1)
+            meant = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(HARDWARE)}."
+            found = [(f"the hardware {table.hardware!r} is not known", meant)]
         else:
             found = list(_contradictions(table, spec))
         sound = sound and not found

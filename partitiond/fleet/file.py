@@ -24,7 +24,7 @@ import operator
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -41,6 +41,9 @@ from partitiond.fleet.workloads import read_pairs
 from partitiond.serde import from_jsonable, toml_of
 
 MAX_FILE_BYTES: Final = 16_000_000
+SOURCES: Final = frozenset({"model", "source", "name", "architecture"})
+"""Keys of a model's table that may say what it is."""
+Table = TypeVar("Table", bound=Body)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,18 +87,18 @@ class ModelTable(ModelBody):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelTable":
-        named = self.architecture is not None and self.name is not None
-        if self.model is not None and self.source is not None:
-            raise ValueError("give either model or source")
-        if self.model is None and self.source is None and not named:
-            raise ValueError("a model needs `model`, or both `name` and `architecture`")
-        return self
+        return self  # `found` looks, also where another field is wrong
 
     def found(self, hub: bool) -> tuple[ModelSource, str]:
         """Return the source, and the name that it suggests. Raises SpecError."""
-        if self.model is None and self.source is None:
-            return ModelSource(SourceKind.CONFIG, self.name or ""), self.name or ""
-        return super().found(hub)
+        if self.model is not None and self.source is not None:
+            raise SpecError("give either model or source.", hint="Leave one of them out.")
+        if self.model is not None or self.source is not None:
+            return super().found(hub)
+        if self.architecture is None or self.name is None:
+            what = "a model needs `model`, or both `name` and `architecture`."
+            raise SpecError(what, hint='As model = "opt-125m".')
+        return ModelSource(SourceKind.CONFIG, self.name), self.name
 
     def numbers(self) -> Architecture | None:
         """Return the architecture; None if the table has none. Raises SpecError."""
@@ -154,30 +157,42 @@ def load_fleet(path: Path) -> Fleet:
     try:
         plain = toml_of(content)
     except InputError as error:
-        raise SpecError(f"{path} is not valid TOML: {error.message}", hint=error.hint) from error
+        other = content.lstrip().startswith((b"{", b"models:", b"devices:", b"---"))
+        hint = "A fleet file is TOML, not JSON or YAML: [[models]] begins each model."
+        raise SpecError(
+            f"{path} is not valid TOML: {error.message}", hint=hint if other else error.hint
+        ) from error
     wrong: list[tuple[Place, str, str]] = []
     table = FleetTable()
     try:
         table = FleetTable.model_validate(plain)
-        entries = [(number, model, True) for number, model in enumerate(table.models)]
+        entries = [(number, model, set[str]()) for number, model in enumerate(table.models)]
+        devices = list(enumerate(table.devices))
     except ValidationError as error:
         wrong = list(of_validation(error, fleet_schema()))
-        entries = list(_without_mistakes(plain, error))
-        with contextlib.suppress(ValidationError):  # told already
-            table = FleetTable.model_validate({"devices": plain.get("devices", ())})
+        entries = list(_without_mistakes(plain, error, "models", ModelTable))
+        devices = [
+            (n, one) for n, one, _ in _without_mistakes(plain, error, "devices", DeviceTable)
+        ]
     models: list[ModelSpec] = []
     architectures: dict[str, Architecture] = {}
     names: set[str] = set()
-    for number, written, whole in entries:
+    for number, written, fields in entries:
+        entry, before = written, len(wrong)
+        broken = fields | SOURCES if fields & SOURCES else fields  # the rest may name no model
         try:
             entry = written.beside(path.parent)
-            values: list[tuple[Place, str, str]] = [
-                (("models", number, *place), error.message.rstrip("."), error.hint)
-                for place, error in entry.wrong_values(RegistrationRules())
-            ]
-            wrong += values
-            if values or not whole:
-                continue
+        except SpecError as error:
+            broken = broken | {"workload"}
+            wrong.append((("models", number), error.message.rstrip("."), error.hint))
+        wrong += [
+            (("models", number, *place), error.message.rstrip("."), error.hint)
+            for place, error in entry.wrong_values(RegistrationRules())
+            if place[0] not in broken
+        ]
+        if broken or len(wrong) > before:
+            continue
+        try:
             spec = entry.to_spec(RegistrationRules())
             if taken := {spec.name, *spec.aliases} & names:
                 raise SpecError(
@@ -190,31 +205,31 @@ def load_fleet(path: Path) -> Fleet:
                 architectures[spec.name] = numbers
         except SpecError as error:
             wrong.append((("models", number), error.message.rstrip("."), error.hint))
-    wrong += wrong_devices(table.devices)
+    wrong += wrong_devices(devices)
     if wrong:
         raise mistakes(path, content.decode(), wrong)
-    devices = devices_of(table.devices)
-    memory = host_memory_of(table.devices, devices)
-    return Fleet(tuple(models), devices, table.settings, architectures, path, memory)
+    made = devices_of(table.devices)
+    memory = host_memory_of(table.devices, made)
+    return Fleet(tuple(models), made, table.settings, architectures, path, memory)
 
 
 def _without_mistakes(
-    plain: Mapping[str, Any], error: ValidationError
-) -> Iterator[tuple[int, ModelTable, bool]]:
-    """Yield the models that are valid without keys that there are not, and without fields that have
-    another mistake: number, model, and whether it has all of these fields."""
-    tables = plain.get("models")
-    errors = [item for item in error.errors() if item["loc"][0] == "models" and item["loc"][2:]]
+    plain: Mapping[str, Any], error: ValidationError, kind: str, of: type[Table]
+) -> Iterator[tuple[int, Table, set[str]]]:
+    """Yield the tables of a kind without keys that there are not, and without fields that have
+    another mistake: number, table, and the names of these fields."""
+    tables = plain.get(kind)
+    errors = [item for item in error.errors() if item["loc"][0] == kind and item["loc"][2:]]
     for number, table in enumerate(tables if isinstance(tables, list) else ()):
         mine = [item for item in errors if item["loc"][1] == number]
-        wrong = {item["loc"][2] for item in mine if item["type"] != "extra_forbidden"}
+        wrong = {str(item["loc"][2]) for item in mine if item["type"] != "extra_forbidden"}
         known = copy.deepcopy(table)
         for *within, key in (item["loc"][2:] for item in mine if item["loc"][2] not in wrong):
             del functools.reduce(operator.getitem, within, known)[key]
-        for field in wrong:
-            known.pop(field, None)
-        with contextlib.suppress(ValidationError):  # told already
-            yield number, ModelTable.model_validate(known), not wrong
+        if isinstance(known, dict):
+            known = {field: value for field, value in known.items() if field not in wrong}
+        with contextlib.suppress(ValidationError):  # a field that must be there is told already
+            yield number, of.model_validate(known), wrong
 
 
 def _shipped(path: Path) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from partitiond.core.errors import SpecError
+from partitiond.serde import words_of
 
 Place = tuple[str | int, ...]
 """Names of tables and keys, and numbers of entries from 0: ("models", 1, "demand", "req_per_s")."""
@@ -89,23 +90,27 @@ def of_validation(
         schema: the JSON schema of the file.
     """
     for item in error.errors(include_url=False):
-        place, what = item["loc"], item["msg"].removeprefix("Value error, ")
+        place, what = item["loc"], words_of(dict(item))
         if item["type"] == "extra_forbidden":
             *table, key = place
-            yield place, "there is no such key", _meant(str(key), keys_of(schema, table))
+            yield place, "there is no such key", meant(str(key), schema, table)
             continue
-        if item["type"] in {"model_type", "dict_type"}:
-            what = "must be a table"
         given = item.get("input")
+        if isinstance(given, dict) and place[-1:] in {("models",), ("devices",)}:
+            yield place, "is a list of tables", f"Write [[{place[-1]}]] above each."
+            continue
         shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
         yield place, f"{what}{shown}", ""
 
 
-def _meant(key: str, known: Sequence[str]) -> str:
+def meant(key: str, schema: Mapping[str, Any], table: Sequence[str | int]) -> str:
+    """Return which key of a table was meant by one that there is not. Pure."""
+    known = keys_of(schema, table)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    deeper = [f"{name}.{key}" for name in known if key in keys_of(schema, (*table, name))]
     within = [name for name in known if key in name.split("_")]
-    if near or within:
-        return f"Did you mean {(near or within)[0]}?"
+    if near or deeper or within:
+        return f"Did you mean {(deeper or near or within)[0]}?"
     return f"There are {', '.join(known)}."
 
 

@@ -11,7 +11,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
-from partitiond.core.model.request_options import MAX_ALIASES, check_request_limits, check_sampling
+from partitiond.core.model.request_options import (
+    MAX_ALIASES,
+    check_aliases,
+    check_request_limits,
+    check_sampling,
+)
 from partitiond.core.model.spec import (
     Autoscale,
     Demand,
@@ -22,6 +27,7 @@ from partitiond.core.model.spec import (
     PlacementRules,
     PointName,
     Slo,
+    SourceKind,
     Variant,
     Weights,
 )
@@ -51,6 +57,7 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "request_limits": RequestLimits,
     "autoscale": Autoscale,
 }
+_ANY: Final[dict[str, Any]] = {"name": "any", "source": ModelSource(SourceKind.CONFIG, "any")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -205,6 +212,12 @@ class ModelBody(ChangeableBody, NamedBody):
             "model": lambda: self.found(rules.hub if self.hub is None else self.hub),
             "request_defaults": lambda: check_sampling(self.request_defaults),
             "workload": self.workload.to_workload,
+            "aliases": lambda: check_aliases("", self.aliases),
+            **{
+                field: functools.partial(ModelSpec, **{**_ANY, field: getattr(self, field)})
+                for field in ("name", "min_replicas", "max_replicas")
+                if getattr(self, field) is not None
+            },
         }
         for part in _PARTS:
             if getattr(self, part) is not None:

@@ -79,7 +79,7 @@ def overtaken(epoch: int, obeyed: Mapping[str, int]) -> str:
         f"{other}, and the host {host} obeys the other. What runs on this host goes on, and "
         "nothing is begun here. Switch this control plane off. If it is to be the head, as after "
         "the restore of a backup: stop it, and "
-        f"`partitiond host take-over`. If {host} obeys the other one by mistake: `partitiond "
+        f"`partitiond hosts --take-over`. If {host} obeys the other one by mistake: `partitiond "
         f"hosts --forget {host}`."
     )
 
@@ -98,7 +98,7 @@ def load_head(store: Store) -> HeadRecord | None:
     except InputError as error:
         raise StoreError(
             f"the head's record in the store cannot be read: {error.message}",
-            hint="Restore a backup, or run `partitiond host take-over`.",
+            hint="Restore a backup, or run `partitiond hosts --take-over`.",
         ) from error
 
 

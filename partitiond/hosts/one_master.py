@@ -43,7 +43,7 @@ def joined_head(settings: Settings) -> JoinedHead | None:
     except InputError as error:
         raise StoreError(
             f"the record {path} of the head that this host joined cannot be read: {error}.",
-            hint="`partitiond host leave` removes it, and ends what runs here for that head.",
+            hint="`partitiond down` removes it, and ends what runs here for that head.",
             facts={"path": str(path)},
         ) from error
 
@@ -64,7 +64,7 @@ def refuse_joined(settings: Settings) -> None:
     if joined is not None:
         raise ConflictError(
             f"this host obeys the head {joined.address}, and has no control plane of its own.",
-            hint="`partitiond host join` runs its agent again; `partitiond host leave` ends what "
+            hint="`partitiond host join` runs its agent again; `partitiond down` ends what "
             "runs here for that head, and then `partitiond serve` works.",
             facts={"head": joined.address},
         )

@@ -40,6 +40,9 @@ def write_settings(file: Path, texts: Mapping[str, str]) -> dict[str, object]:
         try:
             draft.write_text(made, encoding="utf-8")
             load_settings(draft)  # alone: the environment may hide what is wrong in it
+        except SettingsError as error:
+            error.message = error.message.replace(str(draft), str(file))
+            raise
         finally:
             draft.unlink(missing_ok=True)
         write_durably(file, made.encode(), drafted=lambda: _let_the_same_read(file))

@@ -118,7 +118,7 @@ class ClusterSettings(Table):
     manage_ray: bool = Field(
         default=True,
         description="Run Ray's processes of this host, and start them again when they end; false "
-        "where the unit of `partitiond host ray` does.",
+        "where partitiond-ray.service does.",
     )
     trust_engines: bool = Field(
         default=False,

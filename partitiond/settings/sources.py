@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from partitiond.core.errors import InputError, SettingsError
-from partitiond.serde import toml_of
+from partitiond.serde import toml_of, words_of
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -325,7 +325,7 @@ def build(schema: type[S], layers: Sequence[Layer]) -> tuple[S, dict[str, str]]:
 def _explain(item: ErrorDetails, origins: Mapping[str, str]) -> str:
     path = [str(part) for part in item["loc"]]
     key = ".".join(path[:2]) if ".".join(path[:2]) in origins else ".".join(path[:1])
-    message = item["msg"].removeprefix("Value error, ")
+    message = words_of(dict(item))
     if key not in origins:
         return message
     return f"{key}: {message}, got {item['input']!r} ({origins[key]})"

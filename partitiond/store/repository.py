@@ -87,7 +87,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             if self._models is not None and name in self._named and not self._closed:
                 return self._named[name]
         with self._read() as session:
-            return self._model(found(session.get(ModelRow, name), "model", name))
+            return self._model(_found_model(session, name))
 
     def _readable_models(self, rows: Iterable[ModelRow]) -> Iterator[ModelRecord]:
         for row in rows:
@@ -108,7 +108,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         name = record.spec.name
         with self._write(durable=True) as session:
             self._models = None
-            stored = found(session.get(ModelRow, name), "model", name)
+            stored = _found_model(session, name)
             if stored.version != expected_version:
                 raise ConflictError(
                     f"model {name} was changed meanwhile: it has version {stored.version}, "
@@ -122,7 +122,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Remove a model; its profiles stay (measuring them was costly). Raises NotFoundError."""
         with self._write(durable=True) as session:
             self._models = None
-            session.delete(found(session.get(ModelRow, name), "model", name))
+            session.delete(_found_model(session, name))
             self._specs.pop(name, None)
 
     # --- profiles ----------------------------------------------------------------------------
@@ -320,6 +320,12 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             row.value += 1
             session.add(row)
             return row.value
+
+
+def _found_model(session: Session, name: str) -> ModelRow:
+    """Return the model's row. Raises NotFoundError, which names one that may be meant."""
+    row = session.get(ModelRow, name)
+    return found(row, "model", name, lambda: session.exec(select(ModelRow.name)))
 
 
 def _key_row(session: Session, key_id: str) -> KeyRow:

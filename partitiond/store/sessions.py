@@ -1,12 +1,13 @@
 """Runs transactions on the store's file, for the repositories that share it."""
 
 import contextlib
+import difflib
 import logging
 import math
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from sqlalchemy import Engine
@@ -152,12 +153,18 @@ class Sessions:
             self._engine.dispose()
 
 
-def found(row: T | None, what: str, key: str) -> T:
-    """Return the row. Raises NotFoundError if there is none."""
+def found(row: T | None, what: str, key: str, names: Callable[[], Iterable[str]] = tuple) -> T:
+    """Return the row. Raises NotFoundError if there is none.
+
+    Args:
+        names: finds the keys that there are, of which one may be meant.
+    """
     if row is None:
+        near = difflib.get_close_matches(key, list(names()), n=1)
+        meant = f"Did you mean {near[0]}? " if near else ""
         raise NotFoundError(
             f"there is no {what} {key}.",
-            hint=f"Check the name; the list of {what}s shows what there is.",
+            hint=f"{meant}Check the name; the list of {what}s shows what there is.",
             facts={what: key},
         )
     return row

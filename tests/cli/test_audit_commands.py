@@ -1,4 +1,4 @@
-"""`partitiond events` and `partitiond models drift` work against an API that only remembers."""
+"""`events` and `models show --drift` work against an API that only remembers."""
 
 import itertools
 import json
@@ -121,12 +121,12 @@ def test_moments_and_people_are_what_the_api_takes(monkeypatch: pytest.MonkeyPat
 def test_drift_shows_ratios_corrections_and_what_is_measured_again(
     service: FakeService, cli: Cli
 ) -> None:
-    cli("models drift").ended(
+    cli("models show --drift").ended(
         0,
         *("1.30 ±0.05", "7/30", "plans take 0.75 of profile-a's rates"),
         "pace is 1.30 times what its profile predicts at this load",
         "to be measured again (job-1): waits for a quiet time",
     )
-    assert cli("models drift --json").json["corrections"][0]["factor"] == 0.75
-    cli("models drift --lift", CORRECTION.profile_id).ended(0, "as they are again")
-    assert cli("models drift --lift", CORRECTION.profile_id).code == 3
+    assert cli("models show --drift --json").json["corrections"][0]["factor"] == 0.75
+    cli("models show --drift --lift", CORRECTION.profile_id).ended(0, "as they are again")
+    assert cli("models show --drift --lift", CORRECTION.profile_id).code == 3

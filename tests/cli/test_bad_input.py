@@ -16,7 +16,7 @@ def test_without_a_daemon_commands_say_how_to_start_one(cli: Cli) -> None:
         *("status", "plan", "apply", "events", "keys show", "keys create", "keys remove x"),
         *("keys show x", "keys update x --label y", "keys update x --rotate 1h", "models"),
         *("models add opt-125m", "models show x", "models remove x", "models update x --demand 2"),
-        *("profile opt-125m", "profile list", "profile show x"),
+        *("profile opt-125m", "profile show", "profile show x"),
         *("profile jobs", "profile jobs x", "profile jobs x --cancel"),
     ):
         cli(*words.split()).refused(5, "127.0.0.1:1", "partitiond serve")

@@ -34,9 +34,8 @@ def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
         ("devices --json -h", "devices show --json -h"),
         ("setup config", "setup config show"),
         ("setup --purge", "setup host --purge"),
-        ("setup engine", "setup engine show"),
         ("keys", "keys show"),
-        ("profile --json", "profile list --json"),
+        ("profile --json", "profile show --json"),
         ("profile no-such", "profile measure no-such"),
         ("profile --seed 1 no", "profile measure --seed 1 no"),
     ):
@@ -44,7 +43,7 @@ def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
 
 
 def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli: Cli) -> None:
-    assert "Without a command: list keys, or show what one may do" in cli("keys --help").out
+    assert "Without a command: list keys, show what one may do" in cli("keys --help").out
     profile = cli("profile --help").out
     assert "Usage: partitiond profile [OPTIONS] MODEL | COMMAND [ARGS]..." in profile
     assert "--weights" in profile
@@ -54,7 +53,7 @@ def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli:
     for group in ("models", "devices", "keys"):
         says = f"No such command 'qwen'. `partitiond {group} show qwen` shows one."
         cli(group, "qwen").refused(2, says)
-    for group in ("hosts", "setup engine"):
+    for group in ("hosts", "setup"):
         assert "shows one" not in cli(*group.split(), "qwen").err, "there is no such command"
 
 

@@ -1,5 +1,4 @@
-"""`partitiond host join|leave` and `partitiond host take-over` refuse what is not theirs, and say
-what to do."""
+"""`host join`, `down` and `hosts --take-over` refuse what is not theirs, and say what to do."""
 
 import stat
 from pathlib import Path
@@ -17,23 +16,24 @@ from partitiond.store.lock import StateLock
 from tests.cli.conftest import Cli
 
 
-def test_joining_leaving_and_taking_over_that_cannot_be_are_refused(cli: Cli, home: Path) -> None:
+def test_joining_ending_and_taking_over_that_cannot_be_are_refused(cli: Cli, home: Path) -> None:
     cli("host join").refused(Exit.BAD_INPUT, "partitiond host join gpu-head:6380")
     cli("host join gpu-head").refused(Exit.BAD_INPUT, "cluster.trust_engines")
-    cli("host leave").refused(Exit.CONFLICT, "joined no other")
     state = home / "state"
     values = {"state_dir": str(state), "cluster.head": "gpu-head", "cluster.trust_engines": True}
     settings = load_settings(overrides=values).settings
     with StateLock.acquire(settings.lock_path):
-        cli("--state-dir", state, "host", "take-over").refused(4, "Stop that daemon first")
+        cli("--state-dir", state, "hosts", "--take-over").refused(4, "Stop that daemon first")
     note_joined(settings)
-    obeys = cli("--state-dir", state, "host", "take-over")
+    obeys = cli("--state-dir", state, "hosts", "--take-over")
     obeys.refused(Exit.CONFLICT, "obeys the head gpu-head:6380")
+    cli("--state-dir", state, "down --keep-engines").refused(2, "systemctl stop partitiond")
+    assert cli("--state-dir", state, "down --json").json["ended"] == []
 
 
 def test_a_take_over_raises_the_epoch_each_time(cli: Cli, tmp_path: Path) -> None:
     state = ("--state-dir", str(tmp_path / "state"))
-    first, second = (cli(*state, "host", "take-over", "--json").json for _ in range(2))
+    first, second = (cli(*state, "hosts", "--take-over", "--json").json for _ in range(2))
     assert (first["epoch"], second["epoch"]) == (1, 2)
     assert first["head"] != second["head"]
     store = open_store(tmp_path / "state" / "partitiond.sqlite3")
@@ -41,7 +41,7 @@ def test_a_take_over_raises_the_epoch_each_time(cli: Cli, tmp_path: Path) -> Non
     store.close()
     assert record is not None
     assert (record.id, record.epoch) == (second["head"], 2)
-    assert "epoch 3" in cli(*state, "host", "take-over").err
+    assert "epoch 3" in cli(*state, "hosts", "--take-over").err
 
 
 @pytest.fixture

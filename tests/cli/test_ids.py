@@ -68,5 +68,5 @@ def test_hints_are_for_who_typed_a_command() -> None:
             NotFoundError("none.", hint="Check the name; lists are.", facts={kind: "x"})
         ).hint
         assert hint.startswith("`partitiond ")
-    own = NotFoundError("none.", hint="See `partitiond models drift`.", facts={"profile": "x"})
-    assert fitting(own).hint == "See `partitiond models drift`."
+    own = NotFoundError("none.", hint="See `partitiond models`.", facts={"profile": "x"})
+    assert fitting(own).hint == "See `partitiond models`."

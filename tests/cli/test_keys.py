@@ -145,17 +145,17 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
 def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
     used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
     service.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
-    asked = ("keys", "usage", "--since", "2025-01-01", "--until", "2025-01-02")
+    asked = ("keys", "show", "--usage", "--since", "2025-01-01", "--until", "2025-01-02")
     cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50 h", "2.000")
     (row,) = csv.DictReader(io.StringIO(cli(*asked, "--csv").out))
     assert (row["key_id"], row["requests"], row["device_seconds"]) == ("key-1", "1200", "5400.0")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
     assert told["lines"][0]["period"] == "2025-01-01"
-    one_day = cli("keys usage --since 2025-01-01 --until 2025-01-01 --json")
+    one_day = cli("keys show --usage --since 2025-01-01 --until 2025-01-01 --json")
     assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
-    assert "Nothing was used" in cli("keys usage --since 2020-01-01 --until 2020-02-01").out
-    cli("keys usage --since soon").refused(2, "7d")
-    assert cli("keys usage --csv --json").code == 2
+    assert "Nothing was used" in cli("keys show --usage --since 2020-01-01 --until 2020-02-01").out
+    cli("keys show --usage --since soon").refused(2, "7d")
+    assert cli("keys show --usage --csv --json").code == 2
     line = UsageLine("", "k", "=cmd()", "m", 1, 0, 0, 0, 0.0, 0.0, 0.0)
     text = csv_of(UsageReport("a", "b", (UsageBy.KEY,), (line,)))
     assert ",'=cmd()," in text

@@ -146,7 +146,7 @@ def names_it(tried: Try, said: str) -> bool:
     """Whether a message names the value, the option that does not go with the others, or the field
     that is missing beside it.
     """
-    if "Field required" in said:
+    if "must be given" in said:
         return True
     option = tried.option.strip("-")
     words = {tried.value[:20], str(Path(tried.value).resolve()), option, option.replace("-", "_")}

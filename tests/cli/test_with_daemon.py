@@ -83,7 +83,7 @@ def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(
     assert "fleet-model" in drawn.stdout
     assert "The 1 replica serves on " in drawn.stderr
 
-    profiles = partitiond.json("profile", "list", "--model", "fleet-model")
+    profiles = partitiond.json("profile", "show", "--model", "fleet-model")
     (profile,) = [p["id"] for p in profiles if p["kind"] == "measured"]
     assert "tok/s" in partitiond("profile", "show", profile).stdout
     exported.write_text(partitiond("profile", "show", profile, "--json").stdout)

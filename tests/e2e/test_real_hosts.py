@@ -145,6 +145,6 @@ def test_a_real_engine_on_each_of_two_hosts(hosts: tuple[Fleet, JoinedHost]) -> 
     assert text_of(other, stream=True) == text_of(there, stream=True) == text_of(there)
 
     assert head.cli("down").returncode == 0
-    done = one.cli("host", "leave")
+    done = one.cli("down")
     assert done.returncode == 0, done.stderr
     assert head.processes() == one.processes() == []

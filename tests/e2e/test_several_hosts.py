@@ -129,7 +129,7 @@ def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
 
     restored = hosts("head-2")
     restored.cli("setup", "restore", backup)
-    restored.cli("host", "take-over")
+    restored.cli("hosts", "--take-over")
     restored.start()
 
     def adopted() -> bool:
@@ -161,11 +161,11 @@ def test_a_host_that_leaves_has_nothing_running_and_is_its_own_master(
     head.serving(2)
     assert one.cli("serve", code=-1).returncode != 0
 
-    assert len(one.json("host", "leave")["ended"]) == 1
+    assert len(one.json("down")["ended"]) == 1
     one.require_clean()
     with head.client() as client:
         wait_for(
             "the head to miss it",
             lambda: {h.name: h.state for h in client.hosts()}["gpu-1"] is not HostState.FINE,
         )
-    one.cli("host", "leave", code=Exit.CONFLICT)
+    assert not one.json("down")["stopped"]

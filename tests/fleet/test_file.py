@@ -168,7 +168,7 @@ OF_A_MODEL = (  # what a field may be is in tests/api/test_one_field.py
     ("replicas = 2", "line 3: models, entry 1, replicas: there is no such key"),
     ("demand = { req_per_s = 1e9 }", "line 3: models, entry 1, demand: demand must lie between"),
     ('demand = { req_per_s = "many" }', "line 3: models, entry 1, demand, req_per_s"),
-    ("slo = { ttft_seconds = 1 }", "entry 1, slo, tpot_seconds: Field required"),
+    ("slo = { ttft_seconds = 1 }", "entry 1, slo, tpot_seconds: must be given"),
     (MODEL, "line 3: models, entry 2: the name 'opt-125m' is taken"),
     (OTHER + 'aliases = ["opt-125m"]', "entry 2: the name 'opt-125m' is taken"),
     ('workload = { shape = "trace" }', "pairs"),
@@ -202,9 +202,10 @@ OF_A_DEVICE = (
 )
 OF_A_FILE = (
     ("[[models]\n", "not valid TOML"),
-    ("models = 3", "models"),
+    ("models = 3", "models: must be a list (got 3)"),
+    ("[models]\nmodel = 3", "line 1: models: is a list of tables"),
     ('[[models]]\nmodel = "no-such-model"', "entry 1, model: 'no-such-model' is no model"),
-    ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
+    ('[[models]]\nname = "x"', "entry 1, model: a model needs `model`"),
     ('[[models]]\nmodel = "~nobody-here/m"', "nobody-here/m does not exist"),
     ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "hidden_size"),
     (BUILT.replace("heads = 8", "heads = -8"), "heads must be a positive"),
@@ -291,11 +292,14 @@ engine = {{ max_model_len = -2 }}
     of_model = ("nam", "workload, prompt_tokens", "slo, bar", "slo, tpot_seconds", "rules, survive",
                 "request_limits, max_sequences", "priority", "engine, max_model_len")  # fmt: skip
     assert told == [*(f"models, entry 1, {name}" for name in of_model), "devices, entry 1"]
-    refused = f"{MODEL}{MODEL}{L4}idle_watts = 900\n[[devices]]\nhardware = 'x'\n"
-    with pytest.raises(SpecError, match="has 3 mistakes") as caught:
+    refused = f"{MODEL}{MODEL}{L4}idle_watts = 900\n[[devices]]\nhardware = 'x'\ncount = 0\n"
+    refused += "[[models]]\nmax_replicas = 0\nrules = 4\npriority = 1\n"
+    with pytest.raises(SpecError, match="has 8 mistakes") as caught:
         load_fleet(write(tmp_path, refused))
     for says in ("line 3: models, entry 2: the name", "line 5: devices, entry 1: idle_watts",
-                 "line 8: devices, entry 2: the hardware 'x' is not known."):  # fmt: skip
+                 "line 8: devices, entry 2: the hardware 'x' is not known.", "entry 2, count",
+                 "entry 3, model: a model needs", "entry 3, max_replicas: max_replicas must be",
+                 "entry 3, priority: there is no such key. Did you mean rules.prio"):  # fmt: skip
         assert says in caught.value.message
 
 

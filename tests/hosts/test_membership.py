@@ -224,7 +224,7 @@ async def test_a_head_whose_host_obeys_a_higher_epoch_is_overtaken_until_it_is_r
     await head.look()
     assert head.states() == {"one": REFUSED, "two": REFUSED}
     assert "with epoch 2" in head.membership.views()[0].reason
-    assert "partitiond host take-over" in head.two().reason
+    assert "partitiond hosts --take-over" in head.two().reason
     assert (head.record().epoch, head.record().seen_epoch) == (1, 2)
     head.cluster.pipes["two"].cut()  # nobody tells it again
     await head.restart()
@@ -260,7 +260,7 @@ async def test_a_head_that_restores_its_own_backup_is_overtaken_by_its_later_sta
     assert head.states() == {"one": REFUSED, "two": REFUSED}
     own = head.membership.views()[0].reason
     assert "a later start of this control plane" in own
-    assert "partitiond host take-over" in own
+    assert "partitiond hosts --take-over" in own
     if resolved == "taken over":
         take_over(head.store, "now")
         await head.restart()

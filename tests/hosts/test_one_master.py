@@ -36,7 +36,7 @@ def test_a_host_that_joined_another_has_no_control_plane_until_it_left(
     joined = one_master.joined_head(alone)
     assert joined is not None
     assert joined.address == "gpu-head:6380"
-    with pytest.raises(ConflictError, match=r"obeys the head gpu-head:6380.*host leave"):
+    with pytest.raises(ConflictError, match=r"obeys the head gpu-head:6380.*partitiond down"):
         refuse_joined(alone)
     one_master.note_left(alone)
     refuse_joined(alone)
@@ -46,7 +46,7 @@ def test_a_record_that_cannot_be_read_frees_nothing_and_can_be_left(
     settings: Settings, alone: Settings
 ) -> None:
     (settings.state_dir / one_master.JOINED).write_bytes(b"{")
-    with pytest.raises(StoreError, match="host leave"):
+    with pytest.raises(StoreError, match="partitiond down"):
         refuse_joined(alone)
     assert one_master.is_joined(settings)
     one_master.note_left(settings)

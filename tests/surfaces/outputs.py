@@ -50,10 +50,10 @@ def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:
     yield said("models update", "other", "--demand", "2")
     yield said("models")
     yield said("models show", MODEL)
-    yield said("models drift")
+    yield said("models show --drift")
     yield said("models catalog")
     yield said("status")
-    profiles = said("profile list")
+    profiles = said("profile")
     yield profiles
     (measured,) = [p["id"] for p in profiles[1] if p["kind"] == "measured"]
     yield said("profile show", measured)
@@ -70,7 +70,7 @@ def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:
     yield keys
     yield said("keys show", keys[1][0]["id"])
     yield said("keys update", keys[1][0]["id"], "--max-in-flight", "2")
-    yield said("keys usage")
+    yield said("keys show --usage")
     yield said("keys remove", keys[1][0]["id"])
     yield said("setup config show")
     yield said("setup backup", folder / "backup.sqlite3.gz")

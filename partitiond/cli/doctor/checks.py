@@ -56,7 +56,7 @@ def check_engine(settings: "Settings") -> DoctorFinding:
         capabilities_of(environment.version, allow_unknown=settings.engine.allow_unknown_version)
     except EngineUnavailableError as error:
         return fail("engine", error.message.rstrip("."), error.hint.rstrip("."))
-    return ok("engine", f"vLLM {environment.version} ({environment.variant})")
+    return ok("engine", f"vLLM {environment.version} ({environment.variant}), {environment.python}")
 
 
 def check_compiler(settings: "Settings") -> DoctorFinding:

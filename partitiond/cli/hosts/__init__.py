@@ -1,1 +1,1 @@
-"""Commands of a host among several: join a head, leave it, keep Ray running, take over."""
+"""Commands of a host among several, and of their head."""

@@ -1,12 +1,12 @@
-"""Implements `partitiond host join`, `leave` and `ray`: this host obeys the head of another."""
+"""Implements `partitiond host join`: this host obeys the head of another."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from partitiond.cli.options import JsonOption, option, settings_of, spread, without_none
-from partitiond.cli.output import print_json, say
+from partitiond.cli.options import option, settings_of, spread, without_none
+from partitiond.cli.output import say
 from partitiond.core.errors import InputError, SettingsError
 from partitiond.settings.schema import Settings
 
@@ -41,7 +41,7 @@ def join(
     """Run this host's agent in the foreground: it does what the head decides.
 
     Ends on Ctrl-C or SIGTERM; engines and endpoint of this host go on, and the next agent finds
-    them. `partitiond host leave` ends them. A host with a plan of its own is refused. A bundle is
+    them. `partitiond down` ends them. A host with a plan of its own is refused. A bundle is
     needed once, and after its certificate was renewed: its contents stay in the state folder.
     """
     if bundle is not None:
@@ -80,31 +80,3 @@ def _take(settings: Settings, bundle: Path, name: str | None) -> str:
     token, tls = settings.cluster_token_path, settings.cluster_tls_dir
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return unpack_bundle(bundle, token_path=token, tls_dir=tls)
-
-
-def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """End this host's agent and all that runs here for the head.
-
-    Requests in flight end first, for at most engine.drain_deadline_seconds. On the head,
-    `partitiond devices cordon` and `partitiond apply` beforehand move the replicas elsewhere, and
-    `partitiond hosts --forget` afterwards takes the host off the list.
-    """
-    from partitiond.cli.hosts.place import settings_of_place
-    from partitiond.hosts.agent_process import leave as leave_head
-
-    settings = settings_of_place(ctx)
-    ended = leave_head(settings, report=(lambda _: None) if as_json else say)
-    if as_json:
-        print_json({"ended": list(ended)})
-        return
-    say(f"This host obeys no head any more; {len(ended)} engines were ended.")
-
-
-def ray(ctx: typer.Context) -> None:
-    """Keep Ray's processes of this host running, in the foreground.
-
-    The unit partitiond-ray.service runs it. Engines do not notice when it ends.
-    """
-    from partitiond.cluster.of_settings import keep
-
-    keep(settings_of(ctx))

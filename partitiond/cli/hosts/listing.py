@@ -1,8 +1,8 @@
-"""Implements `partitiond hosts`: lists the hosts of the fleet, and forgets lost ones."""
+"""Implements `partitiond hosts`: lists hosts, forgets lost ones, makes them obey this head."""
 
 import collections
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -10,10 +10,14 @@ from rich.text import Text
 
 from partitiond.cli.columns import Column, table_of
 from partitiond.cli.ids import possible_id
-from partitiond.cli.options import JsonOption, client_of, option, spread
+from partitiond.cli.options import JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import emit, tell
+from partitiond.core.errors import InputError
 from partitiond.core.hardware.host_state import HostState, HostView, unreached_endpoints
 from partitiond.core.units import format_duration
+
+if TYPE_CHECKING:
+    from partitiond.settings.schema import Settings
 
 HOST_STYLES: Final = {
     HostState.FINE: "green",
@@ -32,13 +36,24 @@ def list_hosts(
         "Count this lost host as no part of the fleet any more; if it comes back, it joins anew.",
         metavar="NAME",
     ),
+    take_over: bool = option(
+        "Make this control plane the one that hosts obey, instead of any other; it must be stopped."
+    ),
     as_json: JsonOption = False,
 ) -> None:
-    """List the hosts of the fleet, or forget one.
+    """List the hosts of the fleet, forget one, or make them obey this head.
 
     Whether they answer, versions, clocks; below the table, why a host is not fine, and what to do.
     A host that answers, or has been silent for less than host.lost_seconds, is not forgotten.
+
+    --take-over is for a head that is restored from a backup, on this machine or another: hosts that
+    obeyed the former one obey this one, which adopts what runs; all refuse the former one.
     """
+    if take_over:
+        if forget is not None:
+            raise InputError("--take-over stands alone.", hint="Leave --forget out.")
+        _take_over(settings_of(ctx), as_json=as_json)
+        return
     with client_of(ctx) as client:
         if forget is not None:
             client.forget_host(possible_id("host", "--forget", forget))
@@ -48,6 +63,27 @@ def list_hosts(
         replicas = [] if as_json else client.replicas()
     counts = collections.Counter(replica.host for replica in replicas if replica.pid is not None)
     emit(hosts, as_json=as_json, render=lambda: hosts_table(hosts, counts))
+
+
+def _take_over(settings: "Settings", *, as_json: bool) -> None:
+    from partitiond.hosts.head import take_over
+    from partitiond.hosts.one_master import refuse_joined
+    from partitiond.platform.clock import SystemClock
+    from partitiond.store import open_store
+    from partitiond.store.lock import StateLock
+
+    with StateLock.acquire(settings.lock_path):
+        refuse_joined(settings)
+        store = open_store(settings.store_path)
+        try:
+            record = take_over(store, SystemClock().utc_iso())
+        finally:
+            store.close()
+    words = (
+        f"This control plane is the head of epoch {record.epoch}; hosts obey it and none of a "
+        "lower epoch. Start it: `systemctl start partitiond`, or `partitiond serve --cluster`."
+    )
+    tell({"head": record.id, "epoch": record.epoch}, words, as_json=as_json)
 
 
 def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> RenderableType:

@@ -10,6 +10,7 @@ import typer
 from partitiond.cli.ids import KeyArgument, OneKeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
+from partitiond.cli.keys.usage import show_usage
 from partitiond.cli.options import JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import emit, out, print_json, say, tell
 from partitiond.core.errors import InputError, NotFoundError
@@ -48,9 +49,46 @@ def create(
     _tell_unbound(ctx)
 
 
-def show(ctx: typer.Context, key_id: OneKeyArgument = None, as_json: JsonOption = False) -> None:
-    """List keys, or show what one may do and has used."""
+@spread
+def show(
+    ctx: typer.Context,
+    key_id: OneKeyArgument = None,
+    *,
+    usage: bool = option("What each key used of each model, for charge-back."),
+    since: str = option(
+        "From then on: a time (2030-01-31, UTC), or so long ago (7d). "
+        "Default: the start of this month.",
+        default="",
+        metavar="WHEN",
+    ),
+    until: str = option(
+        "Until then, that hour, or that day where no time is given, included. Default: now.",
+        default="",
+        metavar="WHEN",
+    ),
+    by: str = option(
+        "What a line is for: key, model, and one of hour, day and month. Default: key,model.",
+        default="",
+        metavar="WHAT",
+    ),
+    as_csv: bool = option("Print comma-separated values with a header.", "--csv"),
+    as_json: JsonOption = False,
+) -> None:
+    """List keys, show what one may do, or what all used.
+
+    Used are requests, tokens, device time and energy. Hours are whole ones, in UTC. Device time is
+    what engines were busy, times their share of the device: idle time is nobody's.
+    """
+    if (key_id if usage else since or until or by or as_csv) or (as_csv and as_json):
+        raise InputError(
+            "these options do not go together.",
+            hint="Write KEY alone, or --usage with --since, --until, --by, and --csv or --json.",
+        )
     with client_of(ctx) as client:
+        if usage:
+            given_by = by or "key,model"
+            show_usage(client, since, until, given_by, as_csv=as_csv, as_json=as_json)
+            return
         if key_id is not None:
             view = _with_key(client, key_id, client.key)
             emit(view, as_json=as_json, render=lambda: key_table(view))

@@ -1,56 +1,31 @@
-"""Implements `partitiond keys usage`: reports what keys used of models, for charge-back."""
+"""Draws what keys used of models, for charge-back: a table, or comma-separated values."""
 
 import csv
 import dataclasses
 import io
 import sys
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.options import JsonOption, client_of, moment, option, spread
+from partitiond.cli.options import moment
 from partitiond.cli.output import emit
-from partitiond.core.errors import InputError
 from partitiond.core.views.usage import UsageLine, UsageReport
 
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
 
-@spread
-def usage(
-    ctx: typer.Context,
-    *,
-    since: str = option(
-        "From then on: a time (2030-01-31, UTC), or so long ago (7d). "
-        "Default: the start of this month.",
-        default="",
-        metavar="WHEN",
-    ),
-    until: str = option(
-        "Until then, that hour, or that day where no time is given, included. Default: now.",
-        default="",
-        metavar="WHEN",
-    ),
-    by: str = option(
-        "What a line is for: key, model, and one of hour, day and month.",
-        default="key,model",
-        metavar="WHAT",
-    ),
-    as_csv: bool = option("Print comma-separated values with a header.", "--csv"),
-    as_json: JsonOption = False,
+
+def show_usage(
+    client: "ControlClient", since: str, until: str, by: str, *, as_csv: bool, as_json: bool
 ) -> None:
-    """Show what each key used of each model, for charge-back.
-
-    Requests, tokens, device time and energy. Hours are whole ones, in UTC. Device time is what
-    engines were busy, times their share of the device: idle time is nobody's.
-    """
-    if as_csv and as_json:
-        raise InputError("--csv and --json exclude each other.", hint="Give one of them.")
-    with client_of(ctx) as client:
-        report = client.usage(
-            moment(since, "--since") or None,
-            moment(until, "--until") or None,
-            [word.strip() for word in by.split(",") if word.strip()],
-        )
+    """Print what keys used. Raises InputError: a moment is none."""
+    report = client.usage(
+        moment(since, "--since") or None,
+        moment(until, "--until") or None,
+        [word.strip() for word in by.split(",") if word.strip()],
+    )
     if as_csv:
         sys.stdout.write(csv_of(report))
         return

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Group
 
-from partitiond.cli.ids import ModelArgument, OneModelArgument
+from partitiond.cli.ids import ModelArgument, OneModelArgument, with_id
 from partitiond.cli.models import form
+from partitiond.cli.models.drift import report_view
 from partitiond.cli.models.releases import releases_table
 from partitiond.cli.models.scaling import scaling_table
 from partitiond.cli.models.table import record_table
@@ -23,6 +24,7 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit, err, jsonable, print_json, say, tell
 from partitiond.cli.tables import PAGE_ROWS, models_table
 from partitiond.cli.waiting import wait_for_change
+from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import ModelSpec, PlacementRules
 from partitiond.planner.model.ties import names_of
@@ -89,9 +91,16 @@ def unknown_names(
                 yield f"--{option_name} {name}: there is nothing of that name now.{meant}"
 
 
+@spread
 def show(
     ctx: typer.Context,
     name: OneModelArgument = None,
+    *,
+    drift: bool = option("What all replicas do beside what was predicted at their load."),
+    lift: str | None = option(
+        "With --drift: take this profile's correction off; its replicas are judged anew.",
+        metavar="PROFILE",
+    ),
     everything: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,7 +109,18 @@ def show(
     In full: as registered, as it is, how it scales, its releases. A release is what engines are
     made of: source, revision and engine options.
     """
+    if (drift and name is not None) or (lift is not None and not drift):
+        raise InputError(
+            "--drift is of all models.", hint="Write --drift, or --drift --lift PROFILE."
+        )
     with client_of(ctx) as client:
+        if lift is not None:
+            _lift(client, lift, as_json=as_json)
+            return
+        if drift:
+            report = client.drift()
+            emit(report, as_json=as_json, render=lambda: report_view(report))
+            return
         if name is None:
             models = client.models()
             page = None if everything else PAGE_ROWS
@@ -120,6 +140,14 @@ def show(
             releases_table(releases),
         ),
     )
+
+
+def _lift(client: "ControlClient", given: str, *, as_json: bool) -> None:
+    """Take a profile's correction off. Raises NotFoundError, InputError."""
+    corrected = lambda: (each.profile_id for each in client.drift().corrections)  # noqa: E731
+    lifted = with_id("profile", given, client.lift_correction, corrected)
+    words = f"Plans take the figures of {lifted.profile_id} as they are again."
+    tell(lifted, words, as_json=as_json)
 
 
 @spread

@@ -1,43 +1,14 @@
-"""Implements `partitiond models drift`: compares what replicas do with what was predicted."""
+"""Draws what replicas do beside what was predicted."""
 
 from collections.abc import Sequence
 
-import typer
 from rich.console import Group, RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.ids import with_id
-from partitiond.cli.options import JsonOption, client_of, option, spread
-from partitiond.cli.output import emit, tell
 from partitiond.core.drift.detection import Figure
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
 ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
-
-
-@spread
-def drift(
-    ctx: typer.Context,
-    *,
-    lift: str | None = option(
-        "Take this profile's correction off; its replicas are judged anew.", metavar="PROFILE"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Show what replicas do beside what was predicted at their load."""
-    with client_of(ctx) as client:
-        if lift is not None:
-            lifted = with_id(
-                "profile",
-                lift,
-                client.lift_correction,
-                lambda: (correction.profile_id for correction in client.drift().corrections),
-            )
-            words = f"Plans take the figures of {lifted.profile_id} as they are again."
-            tell(lifted, words, as_json=as_json)
-            return
-        report = client.drift()
-    emit(report, as_json=as_json, render=lambda: report_view(report))
 
 
 def report_view(report: DriftReport) -> RenderableType:
@@ -67,7 +38,7 @@ def _notes(report: DriftReport) -> Sequence[str]:
     lines += [f"{r.engine}: {r.words}." for r in report.replicas if r.words]
     lines += [
         f"{c.model}: since {c.since[:19]} plans take {c.factor:.2f} of {c.profile_id}'s rates; "
-        f"`partitiond models drift --lift {c.profile_id}` takes that off."
+        f"`partitiond models show --drift --lift {c.profile_id}` takes that off."
         for c in report.corrections
     ]
     lines += [

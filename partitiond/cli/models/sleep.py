@@ -1,4 +1,4 @@
-"""Implements `partitiond models sleep` and `wake`: frees a model's memory, and takes it back."""
+"""Implements `partitiond models sleep`: frees a model's memory, and takes it back."""
 
 import typer
 
@@ -14,25 +14,16 @@ def sleep(
     level: int = option(
         "1 keeps the weights in host memory, 2 reads them again on waking.", default=1, min=1, max=2
     ),
+    wake: bool = option("Wake it instead, as a request for it does."),
     as_json: JsonOption = False,
 ) -> None:
-    """Put a model to sleep: its engines give up their memory.
+    """Put a model to sleep: its engines give up their memory; or wake it.
 
     They finish what runs and keep their processes, so that waking takes seconds. The model needs
-    sleep mode: `partitiond models update MODEL --sleep-mode`.
+    sleep mode: `partitiond models update MODEL --sleep-mode`. Where its memory was given away
+    meanwhile, `partitiond plan` shows what has to move for it to wake.
     """
     with client_of(ctx) as client:
-        view = client.sleep(name, level)
-    tell(
-        view, f"{name} falls asleep (level {level}). Its state: partitiond status", as_json=as_json
-    )
-
-
-def wake(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
-    """Wake a model, as a request for it does.
-
-    Where its memory was given away meanwhile, `partitiond plan` shows what has to move.
-    """
-    with client_of(ctx) as client:
-        view = client.wake(name)
-    tell(view, f"{name} wakes. Its state: partitiond status", as_json=as_json)
+        view = client.wake(name) if wake else client.sleep(name, level)
+    does = "wakes" if wake else f"falls asleep (level {level})"
+    tell(view, f"{name} {does}. Its state: partitiond status", as_json=as_json)

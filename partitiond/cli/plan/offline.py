@@ -9,7 +9,8 @@ from typing import Final
 
 from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.interrupts import Interrupts, best_so_far
-from partitiond.core.errors import InputError
+from partitiond.cli.output import say
+from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -22,6 +23,7 @@ from partitiond.core.plan.record import (
     PlanDiff,
     diff_plans,
 )
+from partitiond.core.replica.sleep import scales_to_zero
 from partitiond.core.units import format_bytes
 from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
@@ -93,7 +95,7 @@ def plan_file(
         ModelSourceError: a model's config cannot be fetched.
         KeyboardInterrupt: interrupted twice.
     """
-    fleet = load_fleet(path)
+    fleet = _without_zero(load_fleet(path))
     running = () if options.against is None else running_of(options.against)
     planner = laid_over(settings, fleet).planner
 
@@ -194,6 +196,20 @@ def saved_plan(path: Path) -> Plan:
             f"{path} holds no plan: {error.message}",
             hint="Save one with `partitiond plan --json > FILE`.",
         ) from error
+
+
+def _without_zero(fleet: Fleet) -> Fleet:
+    """Leave out what begins without a replica, as the daemon does. Raises SpecError: all do."""
+    zero = [spec.name for spec in fleet.models if scales_to_zero(spec)]
+    if not zero:
+        return fleet
+    said = f"{', '.join(zero)}: scaled to zero until the first request, so in no plan."
+    if len(zero) == len(fleet.models):
+        raise SpecError(said, hint="Leave scale_to_zero_seconds out to plan with them.")
+    say(said)
+    return dataclasses.replace(
+        fleet, models=tuple(spec for spec in fleet.models if spec.name not in zero)
+    )
 
 
 def laid_over(settings: Settings, fleet: Fleet) -> Settings:

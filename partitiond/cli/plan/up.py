@@ -45,6 +45,8 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     fleet = load_fleet(file)
     if not fleet.models:
         raise SpecError(f"{file} names no model.", hint="Add a [[models]] table.")
+    if fleet.settings:
+        say("[settings] of the file is for `plan --from`: the daemon plans by its own settings.")
     settings = settings_of(ctx)
     with client_of(ctx) as client:
         changes = {}

@@ -1,39 +1,24 @@
 """Draws a profile beside its table of points: named points, memory, capacity, provenance."""
 
-from collections.abc import Callable, Iterator
-from typing import Final
-
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from partitiond.cli.columns import bare_fields, new_table, titled
 from partitiond.cli.tables import core_list, duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
-from partitiond.core.profile.points import Interval, OperatingPoint
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
-from partitiond.core.profile.sharing import Sharing
 from partitiond.core.units import format_bytes, format_duration
 
-Column = tuple[str, Callable[[OperatingPoint], str | None]]
 Pair = tuple[str, str]
 
 
 def details(profile: Profile, slo: Slo | None) -> RenderableType:
-    """Everything but the points themselves; parts that the profile lacks are left out."""
+    """Everything but the points themselves; --json has intervals, telemetry and sharing as well."""
     parts: list[RenderableType] = [titled("Operating points by name", _named(profile, slo))]
-    parts += _tables(profile)
     parts.append(titled("Memory", _memory(profile)))
     parts.append(titled("Capacity", _capacity(profile, slo)))
-    transferred = list(_transferred(profile))
-    if transferred:
-        parts.append(titled("Transferred", bare_fields(transferred)))
-    parts += [titled(f"Sharing, {s.mode}", _sharing(s)) for s in profile.sharing]
     parts.append(titled("How it came to be", bare_fields(_provenance(profile))))
     return Group(*parts)
-
-
-# --- points ----------------------------------------------------------------------------------
 
 
 def _named(profile: Profile, slo: Slo | None) -> RenderableType:
@@ -53,65 +38,6 @@ def _named(profile: Profile, slo: Slo | None) -> RenderableType:
             rate(point.joules_per_output_token),
         )
     return table
-
-
-def _tables(profile: Profile) -> Iterator[RenderableType]:
-    """Intervals of the latencies, and telemetry of the device, as far as there are any."""
-    for title, columns in (("95 % intervals", _INTERVALS), ("While measured", _TELEMETRY)):
-        points = sorted(profile.points, key=lambda p: p.batch)
-        shown = [
-            (header, cell)
-            for header, cell in columns
-            if any(cell(point) is not None for point in points)
-        ]
-        if not shown:
-            continue
-        table = new_table(">batch", *(f">{header}" for header, _ in shown))
-        for point in points:
-            table.add_row(str(point.batch), *(cell(point) or "-" for _, cell in shown))
-        yield titled(title, table)
-
-
-def _rate_interval(point: OperatingPoint) -> str | None:
-    if point.half_width <= 0:
-        return None
-    speed, half = point.output_tokens_per_s, point.half_width
-    return f"{rate(max(0.0, speed - half))} to {rate(speed + half)}"
-
-
-def _between(interval: Interval | None) -> str | None:
-    return None if interval is None else f"{duration(interval[0])} to {duration(interval[1])}"
-
-
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else rate(value)
-
-
-_INTERVALS: Final[tuple[Column, ...]] = (
-    ("tok/s", _rate_interval),
-    ("TTFT p95", lambda p: _between(p.ttft.p95_interval)),
-    ("TPOT p95", lambda p: _between(p.tpot.p95_interval)),
-)
-_TELEMETRY: Final[tuple[Column, ...]] = (
-    ("good", lambda p: _percent(p.attainment)),
-    ("KV max", lambda p: _percent(p.kv_usage_max)),
-    ("preempt.", lambda p: str(p.preemptions) if p.preemptions else None),
-    ("idle", lambda p: _percent(p.idle_share)),
-    ("cores", lambda p: _number(p.telemetry.cores_used if p.telemetry else None)),
-    ("GPU", lambda p: _percent(p.telemetry.gpu_util if p.telemetry else None)),
-    ("SM", lambda p: _percent(p.telemetry.sm_activity if p.telemetry else None)),
-    ("occup.", lambda p: _percent(p.telemetry.sm_occupancy if p.telemetry else None)),
-    ("DRAM", lambda p: _percent(p.telemetry.dram_activity if p.telemetry else None)),
-    ("W", lambda p: _number(p.telemetry.power_watts if p.telemetry else None)),
-    ("J/token", lambda p: _number(p.joules_per_output_token)),
-)
-
-
-# --- memory and capacity ---------------------------------------------------------------------
 
 
 def _memory(profile: Profile) -> RenderableType:
@@ -185,37 +111,11 @@ def _capacity(profile: Profile, slo: Slo | None) -> RenderableType:
     return bare_fields(rows)
 
 
-# --- fits, sharing, provenance ---------------------------------------------------------------
-
-
-def _transferred(profile: Profile) -> Iterator[Pair]:
-    transfer = profile.transfer
-    if transfer is not None:
-        yield (
-            "transferred",
-            f"{transfer.method}, within {transfer.error_share:.0%}, from "
-            f"{', '.join(transfer.source_ids)}",
-        )
-
-
-def _sharing(sharing: Sharing) -> RenderableType:
-    table = new_table(">replicas", ">cores each", ">batch each", ">tok/s", ">+-", ">of one")
-    single = next((run for run in sharing.runs if run.replicas == 1), None)
-    for run in sharing.runs:
-        total = run.total_output_tokens_per_s
-        alone = single.total_output_tokens_per_s if single is not None else 0.0
-        table.add_row(
-            str(run.replicas),
-            str(run.cores_each),
-            str(run.batch_each),
-            rate(total),
-            rate(run.half_width),
-            f"{total / alone:.3g}" if alone else "-",
-        )
-    words = (
-        f"kappa {sharing.kappa:.3g} for each further replica; one alone takes {sharing.busy:.0%}"
-    )
-    return Group(table, Text(words))
+def _transferred(profile: Profile) -> str:
+    found = profile.transfer
+    if found is None:
+        return ""
+    return f"{found.method}, within {found.error_share:.0%}, from {', '.join(found.source_ids)}"
 
 
 def _provenance(profile: Profile) -> list[Pair]:
@@ -232,15 +132,10 @@ def _provenance(profile: Profile) -> list[Pair]:
         ("model revision", made.model_revision or ""),
         ("device", f"{made.device_name or made.hardware}, driver {made.driver or 'unknown'}"),
         ("cores", core_list(made.host_cores)),
-        ("telemetry", _sources(profile)),
+        ("transferred", _transferred(profile)),
         ("seed", str(made.seed)),
         ("measured", f"{made.started_at}, took {format_duration(made.duration_seconds)}"),
         ("partitiond", made.partitiond_version),
         *(("note", note) for note in made.notes),
     )
     return [(name, value) for name, value in rows if value]
-
-
-def _sources(profile: Profile) -> str:
-    found = {point.telemetry.source for point in profile.points if point.telemetry is not None}
-    return ", ".join(sorted(found))

@@ -1,14 +1,14 @@
-"""Implements `partitiond profile list` and its siblings: manages stored profiles and files."""
+"""Implements `partitiond profile show` and `import`: manages stored profiles and files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from partitiond.cli.ids import ProfileArgument, with_id
+from partitiond.cli.ids import OneProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of, option, spread
-from partitiond.cli.output import emit, jsonable, print_json, say
+from partitiond.cli.output import emit, jsonable, out, print_json, say
 from partitiond.cli.profile.table import profile_details, profiles_table
 from partitiond.core.errors import (
     ConflictError,
@@ -25,31 +25,44 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 T = TypeVar("T")
+WIDE: Final = 110
+"""Columns from which the list has variant, partition and workload beside the id."""
 
 
 @spread
-def list_profiles(
+def show(
     ctx: typer.Context,
+    profile_id: OneProfileArgument = None,
     *,
     model: str | None = option("Only this model's."),
     unneeded: bool = option("Only those that are superseded or stale, and used by no plan."),
     delete: bool = option("With --unneeded: delete them; this cannot be undone."),
     as_json: JsonOption = False,
 ) -> None:
-    """List profiles, newest first.
+    """List profiles, newest first, or show all of one.
 
-    Each with its knee, capacity, memory and age, and why it is stale. Of unneeded ones, those that
-    are stale and that nothing has followed stay, and those of models that are not registered.
+    The list has knee, capacity, memory and age, and why a profile is stale. One has its points with
+    their intervals, memory, capacity, and how it came to be; what --json prints of one is a file
+    for `partitiond profile import`. Of unneeded ones, those that are stale and that nothing has
+    followed stay, and those of models that are not registered.
     """
     if delete and not unneeded:
         raise InputError("--delete goes with --unneeded.", hint="Write --unneeded --delete.")
+    if profile_id is not None and (unneeded or model is not None):
+        raise InputError("--model and --unneeded are of the list.", hint="Leave PROFILE out.")
     with client_of(ctx) as client:
+        if profile_id is not None:
+            one = _with_profile(client, profile_id, client.profile_view)
+            slo = _slo_of(client, one.profile)
+            plain_one = _with_stale(one)
+            emit(plain_one, as_json=as_json, render=lambda: profile_details(one, slo))
+            return
         if unneeded:
             _unneeded(client.prune_profiles(delete=delete), deleted=delete, as_json=as_json)
             return
         views = client.profile_views(model)
     plain = [_with_stale(view) for view in views]
-    emit(plain, as_json=as_json, render=lambda: profiles_table(views))
+    emit(plain, as_json=as_json, render=lambda: profiles_table(views, wide=out().width >= WIDE))
 
 
 def _unneeded(found: Sequence[PrunableProfile], *, deleted: bool, as_json: bool) -> None:
@@ -60,24 +73,6 @@ def _unneeded(found: Sequence[PrunableProfile], *, deleted: bool, as_json: bool)
         say(f"{one.id} of {one.model}: {'; '.join(one.reasons)}")
     what = f"Deleted: {len(found)}." if deleted else "--delete deletes them."
     say(what if found else "There is nothing to delete.")
-
-
-@spread
-def show(
-    ctx: typer.Context,
-    profile_id: ProfileArgument,
-    as_json: JsonOption = False,
-) -> None:
-    """Show all that a profile holds.
-
-    The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
-    What --json prints is a file for `partitiond profile import`.
-    """
-    with client_of(ctx) as client:
-        view = _with_profile(client, profile_id, client.profile_view)
-        slo = _slo_of(client, view.profile)
-    plain = _with_stale(view)
-    emit(plain, as_json=as_json, render=lambda: profile_details(view, slo))
 
 
 def _with_profile(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.segment import Segment
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, new_table, table_of
 from partitiond.cli.ids import short_ids
 from partitiond.cli.profile.details import details
 from partitiond.cli.tables import duration, rate
@@ -134,89 +132,48 @@ def _knee_sentence(profile: Profile) -> str:
     )
 
 
-def profiles_table(views: Sequence[ProfileView], now: datetime | None = None) -> RenderableType:
-    """Kept profiles, one line each, or two if a line is too short for the ids.
+def profiles_table(
+    views: Sequence[ProfileView], now: datetime | None = None, *, wide: bool = True
+) -> RenderableType:
+    """Kept profiles, one line each; below the table, why some are stale.
 
     Args:
         now: the time that ages count to; the present if absent.
+        wide: with variant, partition and workload.
     """
     if not views:
         return "No profiles yet. Measure one: partitiond profile smollm2-135m"
-    return _ProfileList(views, now or datetime.now(UTC))
+    then = now or datetime.now(UTC)
+    short = short_ids({view.profile.id: _with_hardware(view.profile) for view in views})
+    variants = wide and any(view.profile.variant for view in views)
+    table = table_of(
+        [view.profile for view in views],
+        Column("profile", lambda p: short[p.id], right=False, whole=True),
+        Column("variant", lambda p: p.variant or "-", right=False, whole=True, shown=variants),
+        Column("on", lambda p: p.size.key, right=False, whole=True, shown=wide),
+        Column("workload", lambda p: p.workload.key, whole=True, shown=wide),
+        Column("knee", _knee, whole=True),
+        Column("tok/s", lambda p: rate(p.knee.best_output_tokens_per_s), whole=True),
+        Column("req/s", _capacity, whole=True),
+        Column("GiB", lambda p: f"{p.footprint.peak_bytes / GIB:.3g}", whole=True),
+        Column("age", lambda p: age(p.provenance.started_at, then), whole=True),
+    )
+    notes = [Text(f"{short[v.profile.id]}: {'; '.join(v.stale)}") for v in views if v.stale]
+    if any(view.profile.capacity_req_per_s is None for view in views):
+        words = "~ not confirmed by an open-loop trial: 80 % of the closed loop's rate"
+        notes.append(Text(words))
+    return Group(table, *notes)
 
 
 def _with_hardware(profile: Profile) -> str:
-    """The id up to its hardware, for which the table has no column."""
+    """The id up to its hardware: it names kind, model and hardware, so the table does not."""
     before, named, _ = profile.id.partition(profile.hardware)
     return before + named if named else profile.model
 
 
-class _ProfileList:
-    """A table of profiles that never breaks or cuts ids, because the next command needs them."""
-
-    def __init__(self, views: Sequence[ProfileView], now: datetime) -> None:
-        self._views = views
-        self._now = now
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from self._lines(console, options)
-        if any(view.profile.capacity_req_per_s is None for view in self._views):
-            yield Text("~ not confirmed by an open-loop trial: 80 % of the closed loop's rate")
-
-    def _lines(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        whole = self._rows(with_id=True)
-        if (
-            console.measure(whole, options=options.update(width=10_000)).maximum
-            <= options.max_width
-        ):
-            yield whole
-            return
-        table = self._rows(with_id=False)
-        table.show_edge = False
-        table.padding = (0, 0)  # the columns' own gap is enough in a narrow terminal
-        lines = console.render_lines(table, options, pad=False)
-        first = len(lines) - len(self._views)
-        short = short_ids({view.profile.id: _with_hardware(view.profile) for view in self._views})
-        for index, line in enumerate(lines):
-            yield from line
-            yield Segment.line()
-            if index >= first:
-                view = self._views[index - first]
-                stale = f"  stale: {'; '.join(view.stale)}" if view.stale else ""
-                yield Segment(f"  {short[view.profile.id]}{stale}")
-                yield Segment.line()
-
-    def _rows(self, *, with_id: bool) -> Table:
-        headers = ("profile",) if with_id else ()
-        variants = any(view.profile.variant for view in self._views)
-        form = ("variant",) if variants else ()
-        last = ("stale",) if with_id else ()
-        table = new_table(
-            *headers, "model", *form, "kind", "on", ">workload",
-            ">knee", ">tok/s", ">req/s", ">GiB", ">age", *last,
-        )  # fmt: skip
-        for column in table.columns:
-            column.no_wrap = column.header not in {"model", "on", "workload"}
-        short = short_ids({view.profile.id: view.profile.model for view in self._views})
-        for view in self._views:
-            profile = view.profile
-            knee, size = profile.knee.batch, profile.size.key
-            table.add_row(
-                *((short[profile.id],) if with_id else ()),
-                _shortened(profile.model),
-                *((profile.variant or "-",) if variants else ()),
-                profile.kind.value,
-                # The hardware is part of the id, which stands below if it has no column.
-                _shortened(f"{profile.hardware} {profile.size.key}" if with_id else size),
-                _shortened(profile.workload.key),
-                f">{profile.knee.largest_batch}" if knee is None else str(knee),
-                rate(profile.knee.best_output_tokens_per_s),
-                _capacity(profile),
-                f"{profile.footprint.peak_bytes / GIB:.3g}",
-                age(profile.provenance.started_at, self._now),
-                *(("; ".join(view.stale),) if with_id else ()),
-            )
-        return table
+def _knee(profile: Profile) -> str:
+    knee = profile.knee.batch
+    return f">{profile.knee.largest_batch}" if knee is None else str(knee)
 
 
 def _capacity(profile: Profile) -> str:
@@ -240,8 +197,3 @@ def age(started_at: str, now: datetime) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _shortened(text: str) -> Text:
-    """A cell that stays on one line."""
-    return Text(text, no_wrap=True, overflow="ellipsis")

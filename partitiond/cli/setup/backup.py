@@ -108,7 +108,7 @@ def _tell(done: "Restored") -> None:
     if done.head:
         say(
             "It is of a head of other hosts, which obey a later start of it: make it their head "
-            "first, with `partitiond host take-over`."
+            "first, with `partitiond hosts --take-over`."
         )
     say("Start the daemon again: `systemctl start partitiond`, or `partitiond serve`.")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from partitiond.cli.options import JsonOption, loaded_settings, parse_overrides
+from partitiond.cli.options import JsonOption, globals_of, loaded_settings, parse_overrides
 from partitiond.cli.output import out, print_json, say
 from partitiond.settings.changes import write_settings
 from partitiond.settings.schema import default_config_files, settings_values
@@ -56,8 +56,13 @@ def set_values(
     The rest of the file stays as it is. A running daemon takes some settings when it is sent
     SIGHUP, the others when it starts.
     """
-    file = loaded_settings(ctx).config_file or default_config_files()[0]
-    written = write_settings(file, parse_overrides(tuple(pairs), None))
+    named = globals_of(ctx).config
+    missing = named is not None and not named.exists()
+    file = named if missing else loaded_settings(ctx).config_file
+    if len(pairs) == 2 and not any("=" in word for word in pairs):
+        pairs = ["=".join(pairs)]
+    texts = parse_overrides(tuple(pairs), None, option="")
+    written = write_settings(file or default_config_files()[0], texts)
     if as_json:
         print_json({"file": str(file), "written": written})
         return

@@ -1,14 +1,12 @@
-"""Implements `partitiond setup engine`: installs and shows what vLLM, and Ray, run in."""
+"""Implements `partitiond setup engine install`: makes what vLLM, and Ray, run in."""
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pynvml
 import typer
 
-from partitiond.cli.columns import new_table
-from partitiond.cli.options import JsonOption, settings_of
-from partitiond.cli.output import err, out, print_json, tell
+from partitiond.cli.options import JsonOption, option, settings_of, spread
+from partitiond.cli.output import err, tell
 from partitiond.cli.progress import reporting
 from partitiond.cluster.ray_environment import RayEnvironment, install_ray
 from partitiond.core.errors import InputError, SilentError
@@ -16,7 +14,6 @@ from partitiond.devices.nvml.session import session
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.engines.install.install import install as install_environment
 from partitiond.engines.install.package_sources import PackageSources, configured_sources
-from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
@@ -92,6 +89,7 @@ def install_cluster(settings: "Settings") -> RayEnvironment:
         return install_ray(settings.cache_dir / "cluster", sources_of(settings), report.update)
 
 
+@spread
 def install(
     ctx: typer.Context,
     variant: Annotated[
@@ -101,6 +99,8 @@ def install(
             help="Build of vLLM, default what fits; ray: what carries messages between hosts.",
         ),
     ] = None,
+    *,
+    check: bool = option("Install nothing: name the vLLM in use, or fail."),
     as_json: JsonOption = False,
 ) -> None:
     """Install vLLM, or Ray, in an environment of its own, with pinned versions.
@@ -110,39 +110,12 @@ def install(
     settings = settings_of(ctx)
     made: EngineEnvironment | RayEnvironment
     if variant == "ray":
+        if check:
+            raise InputError("--check is for vLLM.", hint="`partitiond doctor` checks Ray.")
         made, words = install_cluster(settings), "Ray {version}"
         plain = {"python": str(made.python), "version": made.version}
     else:
-        made = install_engine(settings, chosen_variant(settings, variant))
+        build = chosen_variant(settings, variant)
+        made = find_engine(settings, build) if check else install_engine(settings, build)
         words, plain = "vLLM {version} ({variant})", describe(made)
     tell(plain, f"{words.format(**plain)} is ready: {made.python}", as_json=as_json)
-
-
-def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the engine in use and what its version can do."""
-    settings = settings_of(ctx)
-    environment = find_engine(settings)
-    shown = describe(environment)
-    capabilities = capabilities_of(
-        environment.version, allow_unknown=settings.engine.allow_unknown_version
-    )
-    shown["capabilities"] = {
-        key: sorted(value) if isinstance(value, frozenset) else value
-        for key, value in dataclasses.asdict(capabilities).items()
-    }
-    if as_json:
-        print_json(shown)
-        return
-
-    table = new_table("what", "value")
-    for key, value in {**describe(environment), **shown["capabilities"]}.items():
-        table.add_row(key.replace("_", " "), _word(value))
-    out().print(table)
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)

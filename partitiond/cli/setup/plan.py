@@ -272,9 +272,7 @@ def _cluster(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
             ("sh", "-c", f"systemctl {how} {RAY_SERVICE}; rm -f {' '.join(named)}"),
             done=lambda h: not any(h.file(file).exists() for file in files),
             live=False,
-            cannot=lambda h: (
-                "it obeys a head: run `partitiond host leave` first" if _joined(h) else ""
-            ),
+            cannot=lambda h: "it obeys a head: run `partitiond down` first" if _joined(h) else "",
         )
         return () if gone.done(host) else (gone,)
     return (
@@ -436,16 +434,13 @@ def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
     # The service makes the folders at its start, but it starts later.
     make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
     compiler = as_daemon(facts.bin_dir, "-m", "partitiond.native", program="python")
-    install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", variant))
+    install = as_daemon(facts.bin_dir, "setup", "engine", "install", variant)
     return (
         CommandStep(
             "engine",
             f"vLLM ({variant}) in an environment of its own: several GB, some minutes",
-            ("sh", "-c", " && ".join((*make, install))),
-            done=lambda h: (
-                h.user_id() is not None
-                and h.run(as_daemon(facts.bin_dir, "setup", "engine", "show", "--json")).code == 0
-            ),
+            ("sh", "-c", " && ".join((*make, " ".join(install)))),
+            done=lambda h: h.user_id() is not None and h.run((*install, "--check")).code == 0,
             seconds=None,
         ),
         CommandStep(
@@ -481,8 +476,7 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         about = "the hosts reach each other, now and at boot"
         steps.append(_enabled(host, "ray", RAY_SERVICE, about, problem=_unreachable_by(facts)))
     # Restarting the service leaves engines running; undoing a setup must stop them.
-    obeys = facts.cluster is not None and facts.cluster.head
-    down = (as_daemon(facts.bin_dir, *(("host", "leave") if obeys else ("down",))),)
+    down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"
     steps.append(
         _enabled(host, "enable", SERVICE, about, first_undo=down, problem=_unreachable_by(facts))

@@ -137,7 +137,7 @@ class DriftUseCases:
         if found is None:
             raise NotFoundError(
                 f"no figures of a profile {profile_id} are corrected.",
-                hint="`partitiond models drift` lists the corrections.",
+                hint="`partitiond models show --drift` lists the corrections.",
                 facts={"profile": profile_id},
             )
         for watched in self._watched.values():

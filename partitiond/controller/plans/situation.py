@@ -85,7 +85,7 @@ class Situation:
         if name in dict(self.asleep):
             return (
                 f"{name} sleeps, and is in no plan.",
-                f"Wake it: `partitiond models wake {name}`.",
+                f"Wake it: `partitiond models sleep {name} --wake`.",
             )
         return None
 

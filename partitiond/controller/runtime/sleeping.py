@@ -106,7 +106,7 @@ def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
     if asleep not in (0, level):
         raise ConflictError(
             f"{spec.name} sleeps at level {asleep} already.",
-            hint=f"Wake it first, with `partitiond models wake {spec.name}`.",
+            hint=f"Wake it first, with `partitiond models sleep {spec.name} --wake`.",
             facts={"model": spec.name, "level": asleep},
         )
 

@@ -24,6 +24,7 @@ _MODELS: Final[tuple[tuple[str, str], ...]] = (
     (r"\bA10\b", "a10"),
     (r"\bT4\b", "t4"),
 )
+_SOLD_GB: Final = (8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 72, 80, 94, 96)
 _FORMS: Final = ("pcie", "nvl")
 """Form factors that the catalog distinguishes from SXM, as written in its keys."""
 
@@ -44,8 +45,15 @@ def hardware_key(name: str, memory_bytes: int) -> str:
             if near:
                 return min(near, key=lambda key: _form(key) != _form(name.lower()))
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia ")).strip("-")
-    size = f"{round(memory_bytes / GIB)}gb"
+    size = f"{_sold_gb(memory_bytes / GIB)}gb"
     return slug if slug.endswith(size) else f"{slug}-{size}"
+
+
+def _sold_gb(gib: float) -> int:
+    """Return the size as sold, of which ECC takes a sixteenth on cards with GDDR memory: the same
+    card has one key with ECC on and off.
+    """
+    return next((size for size in _SOLD_GB if 0.93 * size <= gib <= 1.01 * size), round(gib))
 
 
 def _form(text: str) -> str:

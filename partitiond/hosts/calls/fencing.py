@@ -80,7 +80,7 @@ def fenced(host: str, obeyed: HeadSession, asks: HeadSession) -> FencedError:
     """Return the refusal of an order."""
     return FencedError(
         f"the host {host} obeys {other_words(obeyed, asks)}.",
-        hint="End one of the two; `partitiond host take-over` makes this one the head.",
+        hint="End one of the two; `partitiond hosts --take-over` makes this one the head.",
         facts={"host": host, "head": obeyed.id, "epoch": obeyed.epoch, "start": obeyed.start},
     )
 

@@ -447,5 +447,5 @@ def corrections_told(placements: Sequence[Placement]) -> Iterator[str]:
         if factor != 1.0:
             yield (
                 f"{model}: its replicas were slower than its profile, so its rates are planned "
-                f"times {factor:.2f} (`partitiond models drift`) until it is measured again."
+                f"times {factor:.2f} (`partitiond models show --drift`) until it is measured again."
             )

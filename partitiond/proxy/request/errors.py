@@ -145,7 +145,8 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
 def unknown_route(method: str, path: str) -> ApiError:
     """404 for everything outside the allow-list."""
     shown = path if len(path) <= 100 else path[:100] + "..."
-    return ApiError(404, f"Unknown request URL: {method} {shown}.", code="unknown_url")
+    near = "" if path.startswith("/v1/") else " What is served here begins with /v1."
+    return ApiError(404, f"Unknown request URL: {method} {shown}.{near}", code="unknown_url")
 
 
 def wrong_method(method: str, allow: str) -> ApiError:

@@ -75,8 +75,8 @@ MODELS: Final[Mapping[str, GpuModel]] = {
     ),
     "l4-24gb": GpuModel("NVIDIA L4", (8, 9), 8, 0x27B810DE, reserved_mib=384),
     "l40s-48gb": GpuModel("NVIDIA L40S", (8, 9), 8, 0x26B910DE, reserved_mib=512),
-    "l40-45gb": GpuModel("NVIDIA L40", (8, 9), 8, 0x26B510DE, reserved_mib=512),
-    "l20-45gb": GpuModel("NVIDIA L20", (8, 9), 8, 0x26BA10DE, reserved_mib=512),
+    "l40-48gb": GpuModel("NVIDIA L40", (8, 9), 8, 0x26B510DE, reserved_mib=512),
+    "l20-48gb": GpuModel("NVIDIA L20", (8, 9), 8, 0x26BA10DE, reserved_mib=512),
     "rtx-6000-ada-generation-48gb": GpuModel(
         "NVIDIA RTX 6000 Ada Generation", (8, 9), 8, 0x26B110DE, reserved_mib=512
     ),

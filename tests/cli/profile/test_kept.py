@@ -32,7 +32,7 @@ def test_a_folder_is_imported_listed_and_exported_and_nothing_overwritten_unaske
 ) -> None:
     written(tmp_path, other(1), other(2))
     assert cli("profile import", tmp_path).code == 0
-    cli("profile list").ended(0, "p-1", "p-2")
+    cli("profile show").ended(0, "p-1", "p-2")
     again = tmp_path / "again.json"
     again.write_text(cli("profile show p-1 --json").out)
     assert read_profile(again) == other(1)
@@ -62,18 +62,18 @@ def test_what_cannot_be_read_is_not_imported(service: FakeService, cli: Cli) -> 
 def test_a_stale_profile_is_shown_as_such_and_deleted_only_when_told(
     service: FakeService, cli: Cli
 ) -> None:
-    cli("profile list --unneeded").ended(0, "nothing to delete")
-    cli("profile list --delete").refused(2, "--unneeded --delete")
+    cli("profile show --unneeded").ended(0, "nothing to delete")
+    cli("profile show --delete").refused(2, "--unneeded --delete")
     service.store.add_profile(other(1))
     service.profiles.stale = ("the driver was 1, now it is 2",)
     assert "stale: the driver was 1" in cli("profile show p-1").out
     assert cli("profile show p-1 --json").json["stale"] == list(service.profiles.stale)
     assert cli("profile show none").code != 0
-    cli("profile list --unneeded").ended(0, "p-1 of a: the driver was 1", "--delete deletes them")
-    shown = cli("profile list --unneeded --json").json
+    cli("profile show --unneeded").ended(0, "p-1 of a: the driver was 1", "--delete deletes them")
+    shown = cli("profile show --unneeded --json").json
     assert (shown["deleted"], shown["profiles"][0]["id"]) == (False, "p-1")
     assert len(service.store.profiles()) == 1
-    assert cli("profile list --unneeded --delete --json").json["deleted"]
+    assert cli("profile show --unneeded --delete --json").json["deleted"]
     assert list(service.store.profiles()) == []
 
 

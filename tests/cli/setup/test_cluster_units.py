@@ -94,7 +94,7 @@ def test_a_host_that_obeys_a_head_leaves_it_first(cli: Cli, image: Path, bundle:
     words = ("setup", "--root", image, "--no-gpu")
     cli(*words, "--join", "gpu-head", "--from", bundle, "--apply")
     (image / units.JOINED.lstrip("/")).write_text("{}")
-    assert "host leave" in cli(*words, "--no-cluster").out
+    assert "obeys" in cli(*words, "--no-cluster").out
     cli(*words, "--no-cluster", "--apply")
     assert (image / DROP_IN).exists()
 

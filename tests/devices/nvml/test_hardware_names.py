@@ -19,12 +19,14 @@ def test_names_and_memory_give_the_hardware_key() -> None:
         ("Tesla T4", 15360, "t4-16gb"),
         ("NVIDIA RTX 6000 Ada Generation", 49140, "rtx-6000-ada-generation-48gb"),  # without ECC
         ("NVIDIA RTX A6000", 49140, "rtx-a6000-48gb"),
-        ("NVIDIA L40", 46068, "l40-45gb"),
-        ("NVIDIA L20", 46068, "l20-45gb"),
+        ("NVIDIA L40", 46068, "l40-48gb"),
+        ("NVIDIA L20", 46068, "l20-48gb"),
         ("NVIDIA GeForce RTX 5090", 32607, "geforce-rtx-5090-32gb"),
         ("NVIDIA GeForce RTX 4090 D", 24564, "geforce-rtx-4090-d-24gb"),  # has fewer SMs
         ("NVIDIA GeForce RTX 4090", 24564, "geforce-rtx-4090-24gb"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", 16376, "geforce-rtx-4090-laptop-gpu-16gb"),
+        ("NVIDIA A40", 46068, "a40-48gb"),
+        ("NVIDIA A40", 49140, "a40-48gb"),
         ("NVIDIA A1000", 8192, "a1000-8gb"),  # does not pass for a known one
     ):
         assert hardware_key(name, mib * MIB) == key
