@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
+from bench.profiler.factor_fit import FIGURES, FactorFit, fit_kinds, sources_in
 from partitiond.cli.groups import Lists
-from partitiond.cli.tools.estimate_fit import sources_in
-from partitiond.core.performance.factor_fit import FIGURES, FactorFit, fit_kinds
 from partitiond.fleet.file import fleet_schema
 
 ROOT: Final = Path(__file__).resolve().parent.parent

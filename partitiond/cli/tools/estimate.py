@@ -1,7 +1,6 @@
 """Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,6 @@ import typer
 from partitiond.cli.models.configs import architecture_for
 from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit
-from partitiond.cli.tools.estimate_fit import fit
 from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.cpus import measured_cpu
@@ -25,18 +23,17 @@ from partitiond.devices.cpu import discover_cpu
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
-FIT_OPTIONS = {"fit_to", "as_json"}
 
 
 @spread
 def estimate(
     ctx: typer.Context,
     model: Annotated[
-        str | None,
+        str,
         typer.Argument(
             metavar="MODEL", help="A catalog name, a local folder, or a path to a config.json."
         ),
-    ] = None,
+    ],
     *,
     hardware: str | None = option(
         "As a100-40gb, l4, t4, a100-40gb:1g.5gb; 'cpu' measures this host's CPU.", metavar="NAME"
@@ -58,11 +55,6 @@ def estimate(
     sm_percent: int | None = option("An MPS share of the SMs.", min=1, max=100),
     mig: str | None = option("A MIG slice, as 1g.5gb.", metavar="NAME"),
     cores: int | None = option("Of a CPU; default all.", min=1),
-    fit_to: Path | None = option(
-        "Fit the constants to measured profiles, and say how far estimates are off.",
-        "--fit",
-        metavar="FOLDER",
-    ),
     measure: bool = option("Measure the CPU again instead of reusing figures."),
     as_json: JsonOption = False,
 ) -> None:
@@ -71,18 +63,9 @@ def estimate(
     Memory, the roofline's throughput by batch, and how many replicas fit. Needs no daemon, no
     engine and no network. An estimate is what the hardware's figures allow, not a measurement.
     """
-    if fit_to is not None:
-        sources = (ctx.get_parameter_source(name) for name in ctx.params.keys() - FIT_OPTIONS)
-        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
-            raise InputError(
-                "--fit goes with neither a model nor the options of an estimate.",
-                hint="Give --fit FOLDER alone, or leave it out.",
-            )
-        fit(fit_to, as_json=as_json)
-        return
-    if model is None or (hardware is None) == (compare is None):
+    if (hardware is None) == (compare is None):
         raise InputError(
-            "give a model, and either --hardware or --compare.",
+            "give either --hardware or --compare.",
             hint="As --hardware a100-40gb, or --compare a100-40gb,l4,t4.",
         )
     name, architecture = architecture_for(model)

@@ -32,7 +32,7 @@ FLOPS_EFFICIENCY: Final = 0.5
 
 MEASURED_BANDWIDTH_EFFICIENCY: Final = 0.9
 """The same if the peak was measured by a triad, which already has most of the losses there are.
-Assumed; `tools estimate --fit` shows the errors of estimates with it."""
+Assumed; `bench.profiler.factor_fit` shows the errors of estimates with it."""
 
 MEASURED_FLOPS_EFFICIENCY: Final = 0.75
 """The same if the peak was measured by a product of square matrices: an engine's matrices have few

@@ -66,22 +66,6 @@ def test_devices_side_by_side(cli: Cli) -> None:
     assert widest(cli(*asked, "a100-40gb,l4").out) <= 80
 
 
-def test_a_fit_is_to_profiles_with_decode_steps_and_takes_nothing_else(
-    cli: Cli, tmp_path: Path
-) -> None:
-    chat = next((Path(__file__).parents[3] / "profiles").glob("opt-125m-*.json")).read_text()
-    embeds = json.loads(chat) | {"id": "in-one-piece"}
-    for point in embeds["points"]:
-        point["tpot"] |= dict.fromkeys(("mean", "p50", "p95", "p99"), 0.0)
-    (tmp_path / "embeds.json").write_text(json.dumps(embeds))
-    cli("tools estimate --fit", tmp_path).refused(2, "with decode steps")
-    (tmp_path / "chat.json").write_text(chat)
-    cli("tools estimate --fit", tmp_path).ended(0, "1 profiles with decode steps, of 1 models")
-    assert cli("tools estimate --fit", tmp_path, "--json").json[0]["profiles"] == 1
-    for more in ("opt-125m", "--hardware l4", "--cores 2", "--prompt-tokens 512", "--measure"):
-        cli(*f"tools estimate {more} --fit".split(), tmp_path).refused(2, "--fit FOLDER alone")
-
-
 def test_what_makes_no_sense_is_refused_with_what_to_do(cli: Cli) -> None:
     """Strange values of one option alone are test_strange_values'."""
     for words, said in (

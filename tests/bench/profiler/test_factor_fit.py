@@ -1,15 +1,17 @@
 """Constants that made profiles are found again, and errors are told with a model left out."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
+from bench.profiler.factor_fit import FIGURES, errors, fit_factors, fit_kinds, sources_in
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import estimate_profile
-from partitiond.core.performance.factor_fit import FIGURES, errors, fit_factors, fit_kinds
 from partitiond.core.performance.roofline import Factors
 from partitiond.core.performance.transfer_fit import Source, source_of
 from partitiond.core.profile.record import ProfileKind
@@ -56,3 +58,14 @@ def test_errors_are_told_as_shipped_fitted_and_without_the_model() -> None:
         "cpu-amd-epyc-2c", "h100-80gb",
     ]  # fmt: skip
     assert fit_kinds([]) == ()
+
+
+def test_a_fit_is_to_profiles_with_decode_steps(tmp_path: Path) -> None:
+    chat = next((Path(__file__).parents[3] / "profiles").glob("opt-125m-*.json")).read_text()
+    embeds = json.loads(chat) | {"id": "in-one-piece"}
+    for point in embeds["points"]:
+        point["tpot"] |= dict.fromkeys(("mean", "p50", "p95", "p99"), 0.0)
+    (tmp_path / "embeds.json").write_text(json.dumps(embeds))
+    assert not list(sources_in(tmp_path))
+    (tmp_path / "chat.json").write_text(chat)
+    assert len(list(sources_in(tmp_path))) == 1

@@ -1,5 +1,7 @@
 """Fits the step-time model's constants to measured profiles, and says how far estimates are off.
 
+    python -m bench.profiler.factor_fit [--folder profiles]
+
 The model is that of `roofline`: host work, memory traffic, arithmetic, and work per sequence. A
 factor says how much longer a part takes than its constants say. Factors that measurements leave
 open stay near 1.
@@ -7,9 +9,13 @@ open stay near 1.
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
+from bench.command import options
+from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.numbers.least_squares import non_negative
 from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.roofline import Factors, rates
@@ -19,10 +25,13 @@ from partitiond.core.performance.transfer_fit import (
     Source,
     engine_argument,
     measured_round,
+    source_of,
     usable_points,
 )
 from partitiond.core.profile.points import OperatingPoint
-from partitiond.core.profile.record import Profile
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.fleet.profile_files import profile_paths, read_profile
+from partitiond.models.catalog import CATALOG
 
 PASSES: Final = 4
 """On a GPU the longer of arithmetic and traffic counts; which it is depends on the factors."""
@@ -166,3 +175,37 @@ def _fit(sources: Sequence[Source]) -> FactorFit:
 
 def _medians(found: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     return {f: statistics.median(abs(e[f]) for e in found) for f in FIGURES} if found else {}
+
+
+def sources_in(folder: Path) -> Iterator[Source]:
+    """Yield the measured profiles of catalog models that tell a decode step's time.
+
+    Answers of one token or of one piece, as embeddings, have no TPOT and no decode steps.
+    """
+    for path in profile_paths([folder]):
+        profile = read_profile(path)
+        entry = CATALOG.get(profile.model)
+        if entry is None or profile.kind is not ProfileKind.MEASURED or profile.variant:
+            continue
+        points = usable_points(profile)
+        if points and all(point.tpot.p95 > 0 for point in points):
+            yield source_of(profile, entry.architecture, hardware_for_key(profile.hardware))
+
+
+def main() -> int:
+    """Print errors of each figure, and the constants that the profiles ask for."""
+    given = options(__doc__, folder=Path("profiles")).parse_args()
+    found = fit_kinds(list(sources_in(given.folder)))
+    for one in found:
+        print(f"{one.hardware}: {one.profiles} profiles with decode steps, of {one.models} models")
+        print(f"{'median absolute error':<24}{'as shipped':>12}{'fitted':>12}{'left out':>12}")
+        for figure in FIGURES:
+            sides = (one.shipped, one.fitted, one.left_out)
+            cells = (f"{side[figure]:.0%}" if side else "-" for side in sides)
+            print(f"{figure:<24}" + "".join(f"{cell:>12}" for cell in cells))
+        print("fitted: " + ", ".join(f"{x:.3g} {unit}" for unit, x in one.constants.items()))
+    return 0 if found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
