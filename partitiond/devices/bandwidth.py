@@ -35,22 +35,19 @@ MAX_PROCESSES: Final = 64
 _DEADLINE_SECONDS: Final = 60.0
 
 
-def cpu_figures(
-    device: Device, state_dir: Path, *, refresh: bool = False, seconds: float = SECONDS
-) -> CpuFigures:
+def cpu_figures(device: Device, state_dir: Path, *, seconds: float = SECONDS) -> CpuFigures:
     """Return the figures of this CPU: from the state folder, or measured now and kept there.
 
     Args:
         device: the host's CPU; its cores are measured.
         state_dir: where the result is kept. A folder that cannot be written is no error.
-        refresh: measure again.
         seconds: length of each measurement.
 
     Raises:
         DeviceError: the measurement failed.
     """
     path = state_dir / CACHE_NAME
-    known = None if refresh else _read(path).get(device.hardware)
+    known = _read(path).get(device.hardware)
     if known is not None and (known.name, known.cores) == (device.name, len(device.cores)):
         return known
     figures = measure_cpu(device.name, device.cores, seconds=seconds)

@@ -184,6 +184,7 @@ def load_fleet(path: Path) -> Fleet:
             entry = written.beside(path.parent)
         except SpecError as error:
             broken = broken | {"workload"}
+            entry = written.model_copy(update={"workload": WorkloadBody()})
             wrong.append((("models", number), error.message.rstrip("."), error.hint))
         wrong += [
             (("models", number, *place), error.message.rstrip("."), error.hint)

@@ -47,15 +47,15 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[CpuFigures]:
 def test_what_was_measured_is_kept_until_the_cpu_is_another(
     tmp_path: Path, measured: list[CpuFigures]
 ) -> None:
-    for device, refresh, count in (
-        (CPU, False, 1),
-        (CPU, False, 1),
-        (dataclasses.replace(CPU, name="another CPU"), False, 2),
-        (dataclasses.replace(CPU, cores=(0,)), False, 3),
-        (CPU, True, 4),
-        (CPU, False, 4),
+    for device, count in (
+        (CPU, 1),
+        (CPU, 1),
+        (dataclasses.replace(CPU, name="another CPU"), 2),
+        (dataclasses.replace(CPU, cores=(0,)), 3),
+        (CPU, 4),
+        (CPU, 4),
     ):
-        assert cpu_figures(device, tmp_path, refresh=refresh) == measured[-1]
+        assert cpu_figures(device, tmp_path) == measured[-1]
         assert len(measured) == count
 
 

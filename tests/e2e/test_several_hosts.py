@@ -13,7 +13,6 @@ from pathlib import Path
 import openai
 import pytest
 
-from partitiond.cli.exits import Exit
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostState
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost

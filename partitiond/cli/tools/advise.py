@@ -45,7 +45,6 @@ def advise(
         "Measured profiles, files or folders; repeatable.", metavar="PATH"
     ),
     time_limit: float = option("For each of three plans.", default=5.0, metavar="SECONDS"),
-    draw: bool = option("Also draw the plan for the high end of the demand."),
     as_json: JsonOption = False,
 ) -> None:
     """Say which GPUs a plan would free of a running deployment.
@@ -68,10 +67,10 @@ def advise(
         time_limit_seconds=time_limit,
     )
     _check_sources(asked)
-    _answer(ctx, asked, draw=draw, as_json=as_json)
+    _answer(ctx, asked, as_json=as_json)
 
 
-def _answer(ctx: typer.Context, asked: "AdviseRequest", *, draw: bool, as_json: bool) -> None:
+def _answer(ctx: typer.Context, asked: "AdviseRequest", *, as_json: bool) -> None:
     """Watch the engines, plan, show the advice, and exit."""
     from partitiond.cli.tools.advise_view import render_advice, to_plain
     from partitiond.cli.tools.local_advise import run_advise
@@ -80,7 +79,7 @@ def _answer(ctx: typer.Context, asked: "AdviseRequest", *, draw: bool, as_json: 
     if as_json:
         print_json(to_plain(advice))
     else:
-        out().print(render_advice(advice, draw=draw))
+        out().print(render_advice(advice))
     raise typer.Exit(Exit.OK if advice.levels and advice.levels[0].plan else Exit.UNPLACED)
 
 

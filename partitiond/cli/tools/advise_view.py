@@ -13,7 +13,7 @@ from partitiond.advise.lengths import LengthFigures
 from partitiond.advise.traffic import ObservedTraffic
 from partitiond.cli.columns import new_table
 from partitiond.cli.output import jsonable
-from partitiond.cli.plan.view import SHORT_KIND, render_plan
+from partitiond.cli.plan.view import SHORT_KIND
 from partitiond.core.plan.record import ModelForecast
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import format_duration
@@ -21,17 +21,12 @@ from partitiond.core.units import format_duration
 DEMANDS = {"low": "low end", "middle": "middle", "high": "high end"}
 
 
-def render_advice(advice: Advice, *, draw: bool = False) -> RenderableType:
-    """Return the advice as something that rich can print.
-
-    Args:
-        advice: what was found.
-        draw: also draw the plan for the high end of the demand.
-    """
-    return Group(*_parts(advice, draw))
+def render_advice(advice: Advice) -> RenderableType:
+    """Return the advice as something that rich can print."""
+    return Group(*_parts(advice))
 
 
-def _parts(advice: Advice, draw: bool) -> Iterator[RenderableType]:
+def _parts(advice: Advice) -> Iterator[RenderableType]:
     yield _headline(advice)
     if advice.models or advice.strangers:
         yield _seen_table(advice)
@@ -44,9 +39,6 @@ def _parts(advice: Advice, draw: bool) -> Iterator[RenderableType]:
         yield _device_table(advice)
     for stranger in advice.strangers:
         yield Text(f"not planned: {stranger.traffic.model}: {stranger.reason}", style="yellow")
-    high = advice.levels[-1].plan if advice.levels else None
-    if draw and high is not None:
-        yield render_plan(high)
     for note in (*advice.notes, *_assumed(advice)):
         yield Text(f"- {note}", style="dim")
 

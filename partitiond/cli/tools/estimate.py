@@ -55,7 +55,6 @@ def estimate(
     sm_percent: int | None = option("An MPS share of the SMs.", min=1, max=100),
     mig: str | None = option("A MIG slice, as 1g.5gb.", metavar="NAME"),
     cores: int | None = option("Of a CPU; default all.", min=1),
-    measure: bool = option("Measure the CPU again instead of reusing figures."),
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a model on a device, without one.
@@ -80,7 +79,7 @@ def estimate(
         memory_fraction=memory_fraction,
         max_model_len=max_model_len,
     )
-    where = _Where(ctx, sm_percent, mig, cores, measure)
+    where = _Where(ctx, sm_percent, mig, cores)
     if compare is not None:
         _compare(question, where, compare, as_json=as_json)
         return
@@ -115,7 +114,6 @@ class _Where:
     sm_percent: int | None
     mig: str | None
     cores: int | None
-    measure: bool
 
     def report(self, question: Question, text: str) -> EstimateReport:
         """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
@@ -158,7 +156,7 @@ class _Where:
                 f"this host has {len(device.cores)} cores for engines, {cores} were asked for.",
                 hint=f"Ask for 1 to {len(device.cores)}.",
             )
-        figures = cpu_figures(device, settings.state_dir, refresh=self.measure)
+        figures = cpu_figures(device, settings.state_dir)
         spec = measured_cpu(device.hardware, device.memory_bytes, figures)
         return spec, PartitionSize(SharingMode.CORES, cores)
 

@@ -42,7 +42,6 @@ class Simulated:
     kind: ArrivalKind = ArrivalKind.POISSON
     factor: float = 1.0
     seconds: float | None = None
-    warm_up_seconds: float = 0.0
     plan: Path | None = None
     fitted: Path | None = None
     time_limit_seconds: float | None = None
@@ -82,7 +81,6 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
     limits = settings.proxy
     options = FleetOptions(
         seconds=_seconds(asked),
-        warm_up_seconds=asked.warm_up_seconds,
         seed=asked.seed,
         max_queue=limits.max_queue,
         max_wait_seconds=limits.max_wait_seconds,
@@ -141,8 +139,7 @@ def _arrivals(
         except TraceError as error:
             raise InputError(str(error), hint="`docs/loadgen.md` lists what is known.") from error
         return replayed(trace, rates, speed=asked.factor, seed=asked.seed)
-    length = asked.warm_up_seconds + _seconds(asked)
-    made = SyntheticArrivals(asked.kind, asked.factor, period_seconds=length)
+    made = SyntheticArrivals(asked.kind, asked.factor, period_seconds=_seconds(asked))
     return made_up(
         made, {name: (rate, specs[name].workload) for name, rate in rates.items()}, asked.seed
     )

@@ -36,7 +36,6 @@ def fleet(
     seconds: float | None = option(
         "In which requests arrive; default 600, or all of a trace.", min=1.0
     ),
-    warm_up: float = option("Seconds before that are not counted.", default=0.0, min=0.0),
     plan: Path | None = option("A plan saved with --json, not a new one.", metavar="FILE"),
     fitted: Path | None = option(
         "Step times and costs of the host, fitted to recorded requests.", metavar="FILE"
@@ -54,7 +53,7 @@ def fleet(
     from partitiond.cli.tools.fleet_simulation import Simulated, simulate
 
     check_time_limit(time_limit)
-    check_finite(factor=factor, seconds=seconds, warm_up=warm_up)
+    check_finite(factor=factor, seconds=seconds)
     if factor == 0:
         raise InputError("--factor 0 leaves no requests.", hint="As 2 for twice the demand.")
     try:
@@ -68,7 +67,6 @@ def fleet(
         kind=kind,
         factor=factor,
         seconds=seconds,
-        warm_up_seconds=warm_up,
         plan=plan,
         fitted=fitted,
         time_limit_seconds=time_limit,
