@@ -145,8 +145,8 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 def _schema_of(request: Request) -> Mapping[str, Any]:
     """Return the JSON schema of the body that the route takes; empty if it is no table."""
     body = getattr(request.scope.get("route"), "body_field", None)
-    kind = None if body is None else body.field_info.annotation
-    return kind.model_json_schema() if hasattr(kind, "model_json_schema") else {}
+    made = None if body is None else getattr(body.field_info.annotation, "model_json_schema", None)
+    return {} if made is None else dict(made())
 
 
 def _lines(items: Sequence[Any], schema: Mapping[str, Any], most: int = 8) -> list[str]:

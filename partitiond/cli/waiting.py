@@ -11,7 +11,6 @@ from partitiond.cli.output import say
 from partitiond.cli.progress import Reporter, reporting
 from partitiond.core.errors import (
     ConflictError,
-    DaemonTimeoutError,
     DaemonUnreachableError,
     DeviceError,
     ModelSourceError,
@@ -60,10 +59,7 @@ def wait_for_job(
         JobFailedError: the job failed or was cancelled; the message is the job's own.
     """
     with reporting(console) as report, _telling_how_to_go_on(job_id):
-        if leave_when_blocked:
-            job = _polled_unless_blocked(client, job_id, report)
-        else:
-            job = _streamed(client, job_id, report)
+        job = _followed(client, job_id, report, leave_when_blocked=leave_when_blocked)
     if job.state in FINISHED and job.state is not JobState.SUCCEEDED:
         raise JobFailedError(
             f"job {job.id} for {job.subject} {job.state.value}. {job.error}".strip(),
@@ -73,26 +69,14 @@ def wait_for_job(
     return job
 
 
-def _streamed(client: "ControlClient", job_id: str, report: Reporter) -> Job:
-    """Follow the daemon's events; if the stream breaks, poll instead."""
-    try:
-        for job in client.watch_job(job_id):
-            _show(job, report)
-            if job.state in FINISHED:
-                return job
-    except (DaemonUnreachableError, DaemonTimeoutError):
-        pass  # a proxy between blocks streams, or the daemon ends: polling tells which
-    while (job := client.job(job_id)).state not in FINISHED:
-        _show(job, report)
-        time.sleep(POLL_SECONDS)
-    return job
-
-
-def _polled_unless_blocked(client: "ControlClient", job_id: str, report: Reporter) -> Job:
-    """Poll until the job has ended or nothing moves in the queue."""
+def _followed(
+    client: "ControlClient", job_id: str, report: Reporter, *, leave_when_blocked: bool
+) -> Job:
+    """Ask until the job has ended or, where that is to end the wait, nothing moves in the queue."""
     blocked_since = None
     while (job := client.job(job_id)).state not in FINISHED:
-        blocked_since = _blocked_since(client, job, blocked_since)
+        if leave_when_blocked:
+            blocked_since = _blocked_since(client, job, blocked_since)
         if blocked_since is not None and time.monotonic() - blocked_since > BLOCKED_SECONDS:
             return job
         _show(job, report)
@@ -206,13 +190,13 @@ def all_serve(now: Convergence) -> str:
     return f"All {now.serving} replicas serve{asleep}" if now.serving else f"Nothing serves{asleep}"
 
 
-def _by_reason(failures: Sequence[ReplicaProgress]) -> Iterator[str]:
+def by_reason(failures: Sequence[ReplicaProgress]) -> Iterator[str]:
     """Yield each reason once, after the replicas that have it."""
     about: dict[str, list[str]] = {}
     for failure in failures:
         about.setdefault(failure.why, []).append(failure.replica_id)
     for why, names in about.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         yield f"{names[0]}{more} {why}"
 
 
@@ -266,7 +250,7 @@ class _Shown:
         self.moved |= {r.model for r in now.replicas if r.standing is not Standing.FAILED}
         new = [failure for failure in now.failures if failure.why not in self._told]
         self._told |= {failure.why for failure in new}
-        for words in _by_reason(new):
+        for words in by_reason(new):
             self.line(words)
         still = now.still_seconds - now.still_seconds % STALL_STEP_SECONDS
         stall = f" (unchanged for {format_duration(still)})" if still else ""
@@ -316,7 +300,7 @@ def _raise_what_failed(
             )
     if failures:
         kind, hint = _ERRORS[failures[0].cause]
-        why = "; ".join(_by_reason(failures))
+        why = "; ".join(by_reason(failures))
         raise kind(
             f"{now.serving} of {now.wanted} replicas serve. {why.rstrip('.')}.",
             hint=hint.replace("NAME", failures[0].model),

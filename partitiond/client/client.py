@@ -1,6 +1,6 @@
 """Provides `ControlClient`: the control API's operations as methods, answers as core types."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from partitiond import serde
@@ -122,19 +122,6 @@ class ControlClient(ViewCalls):
         """Cancel a job; return once nothing of it runs any more."""
         path = f"/jobs/{quoted(job_id)}"
         return self._send(Job, "DELETE", path, timeout=LONG_TIMEOUT_SECONDS)
-
-    def watch_job(self, job_id: str) -> Iterator[Job]:
-        """Yield the job now and each time it changes.
-
-        The iterator ends after the job's final state, or when the daemon ends: the last job tells
-        which. Closing the iterator closes the stream.
-
-        Raises:
-            NotFoundError: there is no such job.
-            DaemonUnreachableError: the stream broke.
-            DaemonTimeoutError: the daemon did not answer in time.
-        """
-        return self._watch(Job, f"/jobs/{quoted(job_id)}/events")
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         """Return the profiles, newest first."""

@@ -95,6 +95,15 @@ async def test_bodies_that_are_no_json_object_are_refused(http: httpx.AsyncClien
         assert answer.status_code == 422
         assert other.get("Content-Type", "missing") in answer.json()["detail"]
         assert "Content-Type: application/json" in answer.json()["hint"]
+    body = {"model": "opt-125m", "demnd": 1, "slo": {"ttft": 1}, "demand": 5}
+    said = (await http.post("/models", json=body)).json()["detail"]
+    for words in (
+        "demnd: there is no such field (Did you mean demand?)",
+        "slo.ttft: there is no such field (Did you mean ttft_seconds?)",
+        "slo.tpot_seconds: must be given",
+        "demand: must be an object, got 5",
+    ):
+        assert words in said
 
 
 async def test_a_defect_of_ours_leaks_nothing(

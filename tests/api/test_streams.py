@@ -20,7 +20,6 @@ def job_id(service: FakeService) -> str:
 
 
 async def test_a_job_is_told_from_now_to_its_end(service: FakeService, job_id: str) -> None:
-    """tests/client has a client that leaves, on a real port."""
     steps: list[dict[str, Any]] = [
         {},
         {"state": JobState.RUNNING},

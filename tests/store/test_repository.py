@@ -19,6 +19,9 @@ from tests.store.make import make_job, make_plan, make_profile, make_record
 def test_removing_a_model_keeps_its_profiles(store: Store) -> None:
     store.add_model(make_record())
     store.add_profile(make_profile())
+    with pytest.raises(NotFoundError) as near:
+        store.remove_model("opt-125")
+    assert near.value.hint.startswith("Did you mean opt-125m?")
     store.remove_model("opt-125m")
     assert list(store.models()) == []
     assert len(store.profiles("opt-125m")) == 1

@@ -160,6 +160,18 @@ def test_a_file_that_holds_no_plan_or_has_no_end_is_refused(
     assert "larger than" in cli("plan --from /dev/zero").said
 
 
+def test_a_model_that_scales_to_zero_is_in_no_plan_before_its_first_request(
+    cli: Cli, fleet: Path
+) -> None:
+    rare = '[[models]]\nmodel = "opt-1.3b"\nautoscale = { scale_to_zero_seconds = 60 }\n'
+    fleet.write_text(TWO_GPUS + rare)
+    done = cli("plan --from", fleet, "--json")
+    assert "opt-1.3b: scaled to zero until the first request" in done.err
+    assert {p["model"] for p in done.json["plan"]["placements"]} == {"opt-125m", "smollm2-135m"}
+    fleet.write_text(rare)
+    cli("plan --from", fleet).refused(2, "in no plan", "Leave scale_to_zero_seconds out")
+
+
 def test_a_terminal_of_plain_ascii_gets_marks_not_a_traceback(
     fleet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli.plan.up import profile_missing
+from partitiond.cli.waiting import by_reason
 from partitiond.core.profile.jobs import (
     Job,
     JobState,
     ProfileOptions,
     Progress,
 )
+from partitiond.core.replica.convergence import ReplicaProgress, Standing
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.views.lists import ModelView
 from partitiond.settings.schema import Settings
@@ -81,3 +83,12 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     cli("up --dry-run -f", file).ended(0)
     assert len(service.fit.planned_with) == 1, "the daemon's own plan"
     assert [question.allow_outage for question in service.plans.questions] == [True, False]
+
+
+def test_a_reason_that_several_replicas_have_is_said_once() -> None:
+    failed = [
+        ReplicaProgress(f"a-{number}", "a", "cpu", Standing.FAILED, why)
+        for number, why in ((1, "has no engine."), (2, "ran out of memory."), (3, "has no engine."))
+    ]
+    said = ["a-1 (and 1 more) has no engine.", "a-2 ran out of memory."]
+    assert list(by_reason(failed)) == said

@@ -4,8 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.fleet.profile_files import read_profile
@@ -88,28 +86,6 @@ def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> N
     for words in ("--watch", "job-1 --watch --cancel", "--cancel"):
         cli("profile jobs", *words.split()).refused(2, "are for one job")
     assert cli("profile jobs job-2 --json").json["state"] == "failed"
-
-
-def test_a_broken_stream_falls_back_to_asking(
-    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queued = Job("job-1", "profile", "a", JobState.QUEUED, AT, AT, Progress("queued", "waits"))
-    service.store.put_job(queued)
-    # As a daemon that ends: streams end at once, the job has not ended.
-    service.jobs.watchers.close()
-    asked = 0
-    real = service.store.job
-
-    def job(job_id: str) -> Job:
-        nonlocal asked
-        asked += 1
-        if asked > 4:
-            return replace(real(job_id), state=JobState.SUCCEEDED)
-        return real(job_id)
-
-    monkeypatch.setattr(service.store, "job", job)
-    assert cli("profile jobs job-1 --watch").code == 0
-    assert asked > 4
 
 
 def test_a_model_is_registered_with_lengths_variants_and_point(
