@@ -27,8 +27,8 @@ def test_joining_ending_and_taking_over_that_cannot_be_are_refused(cli: Cli, hom
     note_joined(settings)
     obeys = cli("--state-dir", state, "hosts", "--take-over")
     obeys.refused(Exit.CONFLICT, "obeys the head gpu-head:6380")
-    cli("--state-dir", state, "down --keep-engines").refused(2, "systemctl stop partitiond")
-    assert cli("--state-dir", state, "down --json").json["ended"] == []
+    cli("--state-dir", state, "down", "--keep-engines").refused(2, "systemctl stop partitiond")
+    assert cli("--state-dir", state, "down", "--json").json["ended"] == []
 
 
 def test_a_take_over_raises_the_epoch_each_time(cli: Cli, tmp_path: Path) -> None:

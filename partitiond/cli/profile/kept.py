@@ -41,9 +41,9 @@ def show(
 ) -> None:
     """List profiles, newest first, or show all of one.
 
-    The list has knee, capacity, memory and age, and why a profile is stale. One has its points with
-    their intervals, memory, capacity, and how it came to be; what --json prints of one is a file
-    for `partitiond profile import`. Of unneeded ones, those that are stale and that nothing has
+    The list has knee, capacity, memory and age, and why a profile is stale. One has its points,
+    memory, capacity, and how it came to be; what --json prints of one is a file for `partitiond
+    profile import`. Of unneeded ones, those that are stale and that nothing has
     followed stay, and those of models that are not registered.
     """
     if delete and not unneeded:
