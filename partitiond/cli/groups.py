@@ -9,6 +9,7 @@ from typing import Any, Final
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from partitiond.cli.output import shortened
 from partitiond.cli.tree import HEADINGS, REMOVED, TREE, Branch, Headings, Leaf
 
 HELP_OPTIONS: Final = ("-h", "--help")
@@ -102,6 +103,7 @@ class Root(CommandGroup):
 
                 first = reasons()[0]
                 error.message = f"{words_of(first)}, got {first['input']!r}."
+            error.message = shortened(error.message)
             raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -83,12 +83,12 @@ def tell(value: object, text: str, *, as_json: bool) -> None:
 
 def print_error(error: PartitiondError) -> None:
     """Write the error's message and hint on stderr, without a traceback."""
-    say(f"error: {_shortened(error.message)}")
+    say(f"error: {shortened(error.message)}")
     if error.hint:
-        say(f"  what to do: {_shortened(error.hint)}")
+        say(f"  what to do: {shortened(error.hint)}")
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """Cut words that are too long to be read, such as one of 5000 letters."""
     return re.sub(
         rf"\S{{{LONGEST_WORD},}}",
