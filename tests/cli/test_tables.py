@@ -126,7 +126,8 @@ def test_an_id_or_a_time_is_never_broken() -> None:
     long = "m" * 40 + "-cpu-x-2-cores1-64x32-20260101T000000Z"
     one = ProfileView(replace(profile(16), id=long, model="m" * 60, hardware="h" * 40))
     for width in (80, 60):
-        lines = text_of(profiles_table([one, ProfileView(profile(None))]), width).splitlines()
+        views = [one, ProfileView(profile(None))]
+        lines = text_of(profiles_table(views, wide=False), width).splitlines()
         assert {f"  {long}", "  p-1"} <= set(lines)
         assert all(len(line) <= width for line in lines if line != f"  {long}")
         assert any("235" in line for line in lines)

@@ -148,7 +148,8 @@ def profiles_table(
     variants = wide and any(view.profile.variant for view in views)
     table = table_of(
         [view.profile for view in views],
-        Column("profile", lambda p: short[p.id], right=False, whole=True),
+        Column("profile", lambda p: short[p.id], right=False, whole=True, shown=wide),
+        Column("model", lambda p: p.model, right=False, shown=not wide),
         Column("variant", lambda p: p.variant or "-", right=False, whole=True, shown=variants),
         Column("on", lambda p: p.size.key, right=False, whole=True, shown=wide),
         Column("workload", lambda p: p.workload.key, whole=True, shown=wide),
@@ -158,7 +159,10 @@ def profiles_table(
         Column("GiB", lambda p: f"{p.footprint.peak_bytes / GIB:.3g}", whole=True),
         Column("age", lambda p: age(p.provenance.started_at, then), whole=True),
     )
-    notes = [Text(f"{short[v.profile.id]}: {'; '.join(v.stale)}") for v in views if v.stale]
+    # In a narrow terminal the ids stand below, in the same order: they are never broken or cut.
+    ids = [Text(f"  {each}", no_wrap=True, overflow="ignore") for each in short.values()]
+    notes = [] if wide else ids
+    notes += [Text(f"{short[v.profile.id]}: {'; '.join(v.stale)}") for v in views if v.stale]
     if any(view.profile.capacity_req_per_s is None for view in views):
         words = "~ not confirmed by an open-loop trial: 80 % of the closed loop's rate"
         notes.append(Text(words))
