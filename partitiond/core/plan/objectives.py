@@ -14,6 +14,7 @@ BUYS: Final = {
 }
 """By objective: what a plan made for it gives."""
 
+
 def objectives_told(objectives: Iterable[Objective] = tuple(Objective)) -> str:
     """List objectives, each with what it buys, as one line of a help text or an error."""
     return "; ".join(f"{objective.value}: {BUYS[objective]}" for objective in objectives)
