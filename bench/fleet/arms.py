@@ -92,7 +92,11 @@ def _register(case: Case, daemon: Daemon, client: ControlClient, start_seconds: 
 
 
 def _as_measured_here(model: Model, device: Device) -> Profile:
-    """The measured profile with the hardware of this machine and the simulated engine."""
+    """The measured profile with the hardware of this machine and the simulated engine.
+
+    Its type is the one that the machine computes: profiles in another one do not count here, and
+    models would be planned from estimates, of which one engine starts at a time.
+    """
     made = dataclasses.replace(
         model.profile.provenance,
         engine="simulated",
@@ -107,6 +111,7 @@ def _as_measured_here(model: Model, device: Device) -> Profile:
         id=f"measured-{model.name}",
         model=model.name,
         hardware=device.hardware,
+        dtype=device.native_dtype or model.profile.dtype,
         provenance=made,
     )
 
