@@ -58,8 +58,6 @@ PLACING_SECONDS: Final = 5.0
 VAIN_SECONDS: Final = 300.0
 """Pause before a model asks again that had room, and that no plan placed. Chosen, not measured: it
 may have taken a busy model's room, and every request of that one then waits for a start."""
-STARTS_SECONDS: Final = 5.0
-"""Age at which it is read again how long starts take. Chosen, not measured."""
 NEEDS_SECONDS: Final = 2.0
 """Age at which the needs of a waiting model are looked up again. Waiting models are asked about ten
 times a second: with dozens of them the control plane would do little else."""
@@ -115,8 +113,7 @@ class RoomMaker:
         self._woken: set[str] = set()
         self._pauses: dict[str, float] = {}
         self._promised: dict[str, RoomNeed] = {}
-        self._starts: Mapping[str, float] = {}
-        self._starts_at: float | None = None
+        self._start_times = StartTimes(store)
         self._told: set[str] = set()
         self._known_needs: dict[str, _KnownNeeds] = {}
 
@@ -137,7 +134,7 @@ class RoomMaker:
         Args:
             waited_seconds: how long requests for each model have waited.
         """
-        specs = self._specs()
+        specs, starts = self._specs(), self._start_times.seconds()
         waiters, unknown = [], set()
         for model, waited in waited_seconds.items():
             obstacle = self._obstacles().get(model)
@@ -148,7 +145,7 @@ class RoomMaker:
                 continue
             needs = self._needs(model)
             if needs:
-                waiters.append(self._waiter(specs[model], needs, waited))
+                waiters.append(self._waiter(specs[model], needs, waited, starts))
             else:
                 unknown.add(model)  # its needs are not known: the plan has to say
         self._woken |= unknown
@@ -157,7 +154,7 @@ class RoomMaker:
         held = self._held()
         found = readiness(
             waiters,
-            self._residents(specs, held),
+            self._residents(specs, held, starts),
             self._free(waited_seconds, held),
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
@@ -174,9 +171,15 @@ class RoomMaker:
     def _specs(self) -> Mapping[str, ModelSpec]:
         return {record.spec.name: record.spec for record in self._store.models()}
 
-    def _waiter(self, spec: ModelSpec, needs: tuple[RoomNeed, ...], waited: float) -> Waiter:
+    def _waiter(
+        self,
+        spec: ModelSpec,
+        needs: tuple[RoomNeed, ...],
+        waited: float,
+        starts: Mapping[str, float],
+    ) -> Waiter:
         sleeps = 0 < self._sleep.levels.get(spec.name, 0) < STOPPED
-        seconds = WAKE_SECONDS if sleeps else self._start_seconds(spec)
+        seconds = WAKE_SECONDS if sleeps else self._start_seconds(spec, starts)
         return Waiter(spec.name, needs, waited, seconds, spec.rules.priority)
 
     def awaited(self) -> frozenset[str]:
@@ -221,11 +224,11 @@ class RoomMaker:
         """
         if spec.name in self._obstacles():
             return False
-        held = self._held()
+        held, starts = self._held(), self._start_times.seconds()
         free = self._free((spec.name,), held)
         found = readiness(
-            [self._waiter(spec, one_byte_more(self._needs(spec.name), free), 0.0)],
-            self._residents(self._specs(), held),
+            [self._waiter(spec, one_byte_more(self._needs(spec.name), free), 0.0, starts)],
+            self._residents(self._specs(), held, starts),
             free,
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
@@ -304,7 +307,7 @@ class RoomMaker:
         )
 
     def _residents(
-        self, specs: Mapping[str, ModelSpec], held: Mapping[str, Rooms]
+        self, specs: Mapping[str, ModelSpec], held: Mapping[str, Rooms], starts: Mapping[str, float]
     ) -> tuple[Resident, ...]:
         """Models that hold room and may step down."""
         places = self._places()
@@ -317,7 +320,7 @@ class RoomMaker:
             idle = 0.0 if traffic is None or traffic.waiting else traffic.idle_seconds
             asleep = model in self._sleep.levels
             awake = [e.placement for e in engines[model] if level_held(e) == 0]
-            start = self._start_seconds(spec)
+            start = self._start_seconds(spec, starts)
             steps = steps_of(
                 held[model],
                 awake if spec.engine.sleep_mode and not asleep else (),
@@ -341,15 +344,9 @@ class RoomMaker:
         since = [engine.since for engine in own if engine.state is ReplicaState.SERVING]
         return self._clock.monotonic() - min(since) if since else 0.0
 
-    def _start_seconds(self, spec: ModelSpec) -> float:
-        now = self._clock.monotonic()
-        if self._starts_at is None or now - self._starts_at > STARTS_SECONDS:
-            self._starts = StartTimes(self._store).seconds()
-            self._starts_at = now
-        known = self._starts.get(spec.name)
-        if known is not None:
-            return max(MIN_START_SECONDS, known)
-        if self._starts:  # not known: as long as the others take
-            return max(MIN_START_SECONDS, statistics.median(self._starts.values()))
+    def _start_seconds(self, spec: ModelSpec, starts: Mapping[str, float]) -> float:
+        if starts:  # of one that is not known: as long as the others take
+            known = starts.get(spec.name)
+            return max(MIN_START_SECONDS, known or statistics.median(starts.values()))
         kinds = {device.kind for device in self._devices.devices}
         return START_SECONDS[DeviceKind.GPU if DeviceKind.GPU in kinds else DeviceKind.CPU]

@@ -525,6 +525,7 @@ class Controller:
                 asleep=levels.keys(),
                 waited_for=waited_models(records, levels, self.engines),
                 ready_at=self._expected.ready_at(awake, now, policy, observed, looks),
+                starts=self._start_times.seconds(),
                 looks=looks,
                 ending=self._closing,
             )

@@ -51,7 +51,8 @@ class RoutePolicy:
     """Limits at the proxy, from the settings.
 
     Attributes:
-        starting_retry_after_seconds: told while a model starts whose starts were never measured.
+        starting_retry_after_seconds: told while a model starts, or would have to, whose starts were
+            never measured.
         wake_on_request: whether a request for a sleeping model waits, and wakes the model.
         zero_wait_seconds: longest wait for a model at zero; `max_wait_seconds` if that is more.
         keys_stale_seconds: an endpoint that hears nothing for so long refuses all keys; 0: never.
@@ -133,6 +134,7 @@ def routing_from(
     asleep: Collection[str] = (),
     waited_for: Collection[str] = (),
     ready_at: Mapping[str, float] = _NEVER,
+    starts: Mapping[str, float] = _NEVER,
     looks: Mapping[str, AwaitedLook] = MappingProxyType({}),
     ending: bool = False,
 ) -> RoutingTable:
@@ -148,6 +150,7 @@ def routing_from(
         waited_for: models whose requests wait although no replica of them may be planned.
         ready_at: when models without a serving replica should serve again, in monotonic seconds;
             requests wait for the models that are listed and starting.
+        starts: seconds that starts of a model took; its clients are told to come back after these.
         looks: the first looks that models wait for which are not measured yet.
         ending: whether the daemon ends, and all engines with it.
     """
@@ -163,7 +166,7 @@ def routing_from(
             record,
             availability_of(name, wanted, own, asleep, waited_for, ending=ending),
             name in asleep,
-            _patient(policy) if name in waited_for else policy,
+            _policy_for(policy, starts.get(name), at_zero=name in waited_for),
             [e for e in own if _serves(e)],
             ready_at=ready_at.get(name, 0.0),
             look=looks.get(name),
@@ -283,13 +286,21 @@ def _model_route(
     )
 
 
-def _patient(policy: RoutePolicy) -> RoutePolicy:
-    """Return the policy of a model that is started for its requests: they wait for that long."""
-    return dataclasses.replace(
-        policy,
-        max_wait_seconds=max(policy.max_wait_seconds, policy.zero_wait_seconds),
-        waking_retry_after_seconds=policy.starting_retry_after_seconds,
-    )
+def _policy_for(
+    policy: RoutePolicy, start_seconds: float | None, *, at_zero: bool
+) -> RoutePolicy:
+    """Return the policy of one model: its own measured start counts, and requests for a model that
+    is started for them wait for that long.
+    """
+    if start_seconds is not None:
+        policy = dataclasses.replace(policy, starting_retry_after_seconds=start_seconds)
+    if at_zero:
+        policy = dataclasses.replace(
+            policy,
+            max_wait_seconds=max(policy.max_wait_seconds, policy.zero_wait_seconds),
+            waking_retry_after_seconds=policy.starting_retry_after_seconds,
+        )
+    return policy
 
 
 def _replica_route(engine: RoutedEngine, spec: ModelSpec | None) -> ReplicaRoute:

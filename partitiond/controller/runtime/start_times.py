@@ -30,6 +30,7 @@ class StartTimes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._read: tuple[Mapping[str, str], Mapping[str, float]] = {}, {}
 
     def note(self, model: str, seconds: float, clock: Clock) -> None:
         """Keep how long a start of the model took, from its beginning until the engine served."""
@@ -42,8 +43,12 @@ class StartTimes:
 
     def seconds(self) -> Mapping[str, float]:
         """Return the median start in seconds, by model."""
-        kept = {model: _seconds_of(text) for model, text in self._store.marks(MARK).items()}
-        return {model: statistics.median(found) for model, found in kept.items() if found}
+        marks = self._store.marks(MARK)  # the same object until one changes: each pass asks
+        if marks is not self._read[0]:
+            kept = {model: _seconds_of(text) for model, text in marks.items()}
+            medians = {model: statistics.median(found) for model, found in kept.items() if found}
+            self._read = marks, medians
+        return self._read[1]
 
 
 def _seconds_of(text: str) -> tuple[float, ...]:

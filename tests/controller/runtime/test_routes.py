@@ -186,6 +186,19 @@ def test_a_model_whose_start_is_foreseen_holds_its_requests_until_then() -> None
         assert (model.holds, model.ready_at) == told
 
 
+def test_clients_of_a_model_that_would_have_to_start_come_back_after_its_usual_start() -> None:
+    usual = RoutePolicy()
+    asleep, zero = {"asleep": ["a"]}, {"asleep": ["a"], "waited_for": ["a"]}
+    for one, given_, told in (
+        (asleep, {"a": 2.5}, usual.waking_retry_after_seconds),
+        (zero, {"a": 2.5}, 2.5),
+        (zero, {"b": 2.5}, usual.starting_retry_after_seconds),
+        ({}, {"a": 2.5}, 2.5),
+    ):
+        (model,) = table(starts=given_, **one).models
+        assert model.retry_after_seconds == told
+
+
 @given(st.lists(st.tuples(STATES, st.sampled_from(["one", "two"])), max_size=6))
 def test_each_host_is_told_of_the_replicas_that_run_there(
     engines: list[tuple[ReplicaState, str]],
