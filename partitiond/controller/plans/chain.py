@@ -146,6 +146,16 @@ def left_out(
     )
 
 
+def brings_nothing(made: Plan, applied: Plan | None) -> bool:
+    """Return whether a plan wants what is applied already. To wake a model in the place where it
+    slept is to bring something: until it is applied the model has no place, and is given up.
+    """
+    if applied is None:
+        return not made.wanted
+    is_same = set(made.wanted) == set(applied.wanted)
+    return is_same and set(made.placements) <= set(applied.placements)
+
+
 class Chain:
     """Makes and applies plans by itself when something changed and no job stands in the way.
 
@@ -167,7 +177,7 @@ class Chain:
         lasts: Callable[[str], bool],
         apply: Callable[[PlanPreview], None],
         touches_running: Callable[[PlanPreview], bool],
-        current: Callable[[], Collection[object]],
+        current: Callable[[], Plan | None],
     ) -> None:
         """Wire it.
 
@@ -181,7 +191,7 @@ class Chain:
             lasts: whether the plan of an id may still be applied.
             apply: applies a plan.
             touches_running: whether a plan would move or stop a replica that has a process.
-            current: placements of the applied plan.
+            current: the applied plan.
         """
         self._journal = journal
         self._clock = clock
@@ -309,7 +319,7 @@ class Chain:
         if preview.infeasible is not None:
             self._withdraw("no plan serves what was asked")
             self._say("plan-infeasible", "plan", "; ".join(preview.infeasible.reasons))
-        elif set(preview.plan.wanted) == set(self._current()):
+        elif brings_nothing(preview.plan, self._current()):
             self._withdraw("what is applied is as good")
             self.note = self._said = ""
         elif self._touches_running(preview):

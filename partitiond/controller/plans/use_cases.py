@@ -118,7 +118,7 @@ class Plans:
             lasts=lambda plan_id: maker.remembers(plan_id, self._basis()) is not None,
             apply=lambda preview: self._apply(preview, "by itself"),
             touches_running=self._touches_running,
-            current=lambda: controller.desired,
+            current=lambda: controller.plan,
         )
 
     def use(self, options: PlanOptions) -> None:

@@ -9,6 +9,7 @@ import pytest
 from partitiond.controller.journal import Journal
 from partitiond.controller.plans.chain import (
     Chain,
+    brings_nothing,
     held_back,
     left_out,
     may_be_provisional,
@@ -85,7 +86,7 @@ class Situation:
             lasts=lambda plan_id: plan_id != self.gone,
             apply=self._apply,
             touches_running=self._touches,
-            current=lambda: self.applied,
+            current=lambda: plan(*self.applied),
         )
 
     async def _preview(self) -> PlanPreview:
@@ -142,6 +143,16 @@ async def waits(here: Situation) -> None:
     here.answer = preview(placement("b-1", [0]))
     await here.change()
     assert (here.chain.waiting, here.applied) == ("plan-7", here.live)
+
+
+def test_a_plan_that_wakes_a_model_where_it_slept_is_not_the_applied_one() -> None:
+    """A model that is only asleep in the applied plan has no place, and would be given up."""
+    here, there = placement("a-1"), placement("b-1")
+    both, one_asleep = plan(here, there), dataclasses.replace(plan(here), asleep=(there,))
+    assert brings_nothing(one_asleep, both), "falling asleep alone is no reason to apply a plan"
+    assert not brings_nothing(both, one_asleep)
+    assert brings_nothing(plan(), None)
+    assert not brings_nothing(plan(here), None)
 
 
 async def test_a_plan_that_waits_is_told_of_once(here: Situation) -> None:
