@@ -17,6 +17,7 @@ and ends when the daemon does; whoever it has forked lives on.
 # pathlib is what this program would import besides.
 # ruff: noqa: PTH118
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -31,6 +32,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,9 +143,15 @@ def become_engine(
     except BaseException:  # noqa: BLE001 - whatever ends an engine is in its log
         sys.excepthook(*sys.exc_info())
     finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        # As an interpreter ends: spans of its last requests are sent only there.
+        for last in (
+            threading._shutdown,
+            atexit._run_exitfuncs,
+            sys.stdout.flush,
+            sys.stderr.flush,
+        ):
+            with contextlib.suppress(Exception):
+                last()
         os._exit(code)
 
 
