@@ -6,6 +6,7 @@ engine's connection is not read while the client's buffer is full.
 
 import asyncio
 import http
+import json
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,8 @@ STREAM_HEAD: Final = (
     b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
     b"x-accel-buffering: no\r\n"
 )
+WAITING: Final = b": waiting\n\n"
+"""A comment: clients skip it, and whatever lies between them and us sees that they are served."""
 
 
 _PHRASES: Final = {status.value: status.phrase for status in http.HTTPStatus}
@@ -61,6 +64,7 @@ class Answer:
         keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
         status: the status that was sent; 0 before the head is sent.
         streaming: a stream has begun and has not ended.
+        is_promised: the client was told to wait: it has the head of a stream, and no event.
         ended: the answer is complete.
         extra: further headers, each with its line end.
         is_bodiless: the request was HEAD.
@@ -68,8 +72,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_client", "_dialect", "chunked", "ended", "extra", "is_bodiless", "keep_alive",
-        "request_id", "status", "streaming", "whole_bytes", "write",
+        "_client", "_dialect", "chunked", "ended", "extra", "is_bodiless", "is_promised",
+        "keep_alive", "request_id", "status", "streaming", "whole_bytes", "write",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +88,7 @@ class Answer:
         self.keep_alive = keep_alive
         self.status = 0
         self.streaming = False
+        self.is_promised = False
         self.ended = False
         self.extra = b""
         self.is_bodiless = False
@@ -100,7 +105,11 @@ class Answer:
         )
 
     def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
-        """Send a complete answer."""
+        """Send a complete answer; a client that expects a stream gets an engine's refusal there."""
+        if self.is_promised:
+            told = json.loads(body)["error"]
+            self.error(ApiError(status, told["message"], code=told.get("code")))
+            return
         length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
         self.ended = True
         self.whole_bytes = len(body)
@@ -112,9 +121,24 @@ class Answer:
         self.ended = True
         self.write(self._head(status, headers))
 
+    def promise(self) -> None:
+        """Tell a client that expects a stream that its request waits, as often as need be."""
+        if self.is_promised:
+            self.piece(WAITING)
+        else:
+            self._open(WAITING)
+            self.is_promised = True
+
     def start_stream(self, first: bytes) -> None:
-        """Send the head of a stream and its first events."""
+        """Send the head of a stream, if it was not sent, and its first events."""
         self.streaming = True
+        if self.is_promised:
+            self.is_promised = False
+            self.piece(first)
+        else:
+            self._open(first)
+
+    def _open(self, first: bytes) -> None:
         if self.chunked:
             head = self._head(200, STREAM_HEAD + b"transfer-encoding: chunked\r\n")
             self.write(b"%b%x\r\n%b\r\n" % (head, len(first), first))
@@ -141,7 +165,7 @@ class Answer:
 
     def error(self, error: ApiError, opening: bytes = b"") -> None:
         """Send an error as an answer, or as the end of a stream that has begun."""
-        if self.streaming:
+        if self.streaming or self.is_promised:
             self.end_stream(self._dialect.error_events(error, opening))
         elif not self.ended:
             self.keep_alive = self.keep_alive and not error.close

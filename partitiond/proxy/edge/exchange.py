@@ -45,6 +45,10 @@ QUARANTINED: Final = Rejected(
     "The replica died while it began this very request. It is not sent to another one.",
     None,
 )
+WAITING_SECONDS: Final = 15.0
+"""Pause between signs of life to a client whose stream waits for a replica to start: shorter than
+the 30 to 60 s after which proxies and clients give up what is silent. Until the first one an error
+is an answer of its own, with its status. Chosen."""
 _PAUSED: Final = -2
 """Progress of an answer whose client does not read."""
 
@@ -109,6 +113,9 @@ class Sender(BodyHolder):
             return
         _logger.exception("request %s failed inside the proxy", self.record.request_id)
         self.refuse(errors.INTERNAL)
+
+    def waits(self) -> None:
+        """Note that the request still waits for a replica that starts."""
 
     def attempt_begins(self, replica_id: str) -> None:
         """Note that a replica gets the request."""
@@ -175,7 +182,7 @@ class Exchange(AttemptOwner):
         self._digest = b""
         self.failed_on: list[tuple[AnyReplica, int]] = []
         self._progress = -1
-        self._progress_at = 0.0
+        self._progress_at = now
 
     # Finding a replica
 
@@ -297,6 +304,10 @@ class Exchange(AttemptOwner):
         """Check whether a time limit has passed."""
         if self.phase is Phase.WAITING and self.elsewhere is not None:
             self.elsewhere.sweep(now)
+        is_held = self.phase is Phase.WAITING and self.live.held and self.request.stream
+        if is_held and now - self._progress_at >= WAITING_SECONDS:
+            self._progress_at = now
+            self._sender.waits()
         attempt = self.attempt
         if attempt is not None:
             self._sweep_attempt(attempt, now)

@@ -250,6 +250,10 @@ class IncomingRequest(Sender):
 
     # Calls of the exchange
 
+    def waits(self) -> None:
+        """Send the client a sign of life."""
+        self.answer.promise()
+
     def answer_begins(self) -> None:
         """Add to the answer the headers that name the replica, if the client may see them."""
         wanted = self._state.options.debug_headers

@@ -6,7 +6,7 @@
     ANSWERING    ENDED                    ENDED, with an error event ENDED
 
 A time limit that has passed (`passed_limit`) ends a request that waits, and fails an attempt.
-Nothing is sent to the client before the first content has come from an engine. Until then an
+No event is sent to the client before the first content has come from an engine. Until then an
 attempt may be repeated on another replica, at most once and within the retry budget.
 """
 
