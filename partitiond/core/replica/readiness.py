@@ -6,7 +6,8 @@ of a step down is the waiting that is expected of it: the model's expected reque
 seconds that its next request waits longer. The models whose steps cost the least waiting for the
 bytes that they free step down. Device memory and host memory are rooms alike: a model that falls
 asleep frees room of its device and takes room of its host, so others may have to give up their
-sleep for it.
+sleep for it. Warm is no state between: the process that engines are forked from is one for all
+models, and measured starts say what it and the page cache save.
 
 - Requests for one model wait together, and are served together once it is there.
 - Popularity fades slowly: of models asked for in turns the popular one stays. No model keeps its
