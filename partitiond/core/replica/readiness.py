@@ -18,7 +18,7 @@ models, and measured starts say what it and the page cache save.
 - Models are looked at in the order of their waits. One that has waited for a turn, and finds no
   room yet, is not overtaken on the devices where it could have some.
 
-docs/planning.md compares the price with least recently used and with random choice.
+docs/planning.md compares the price with least recently used.
 """
 
 import dataclasses
