@@ -63,22 +63,16 @@ REFUSED = {"error": {"message": "too long", "type": "invalid_request_error", "co
 
 @pytest.mark.parametrize("ends", ["serves", "refuses", "is gone"])
 async def test_a_stream_that_waits_for_a_start_shows_life(make: Make, ends: str) -> None:
-    """A comment every so often, and then its events or the error; nothing before the first one."""
     engine = await make.engine(plays(*answer(REFUSED, 400)) if ends == "refuses" else well_behaved)
     proxy = await make.proxy(asleep(max_wait_seconds=120.0))
-    short, plain = proxy.ask(stream=True), proxy.ask()
-    await proxy.queued(2)
-    await asyncio.sleep(WAITING_SECONDS - 1)
-    assert not proxy.log_lines
-    proxy.state.apply(asleep(2, max_wait_seconds=120.0))
-    await asyncio.sleep(2 * WAITING_SECONDS)
-    gone = table(version=3, availability=ModelAvailability.UNAVAILABLE)
-    proxy.state.apply(gone if ends == "is gone" else table(replica(engine), version=3))
-    stream, whole = await short, await plain
-    comments = WAITING.decode() * 2
-    assert stream.text.startswith(comments)
-    assert stream.text.endswith("data: [DONE]\n\n")
+    stream, whole = proxy.ask(stream=True), proxy.ask()
+    await asyncio.sleep(2.5 * WAITING_SECONDS)
+    gone = table(version=2, availability=ModelAvailability.UNAVAILABLE)
+    proxy.state.apply(gone if ends == "is gone" else table(replica(engine), version=2))
+    text, comments = (await stream).text, WAITING.decode() * 2
+    assert text.startswith(comments)
+    assert text.endswith("data: [DONE]\n\n")
     told = {"serves": '"choices"', "refuses": '"too long"', "is gone": '"model_unavailable"'}
-    assert told[ends] in stream.text.removeprefix(comments)
-    assert whole.status_code == {"serves": 200, "refuses": 400, "is gone": 503}[ends]
+    assert told[ends] in text.removeprefix(comments)
+    assert (await whole).status_code == {"serves": 200, "refuses": 400, "is gone": 503}[ends]
     assert proxy.idle()

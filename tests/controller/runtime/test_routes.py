@@ -187,15 +187,8 @@ def test_a_model_whose_start_is_foreseen_holds_its_requests_until_then() -> None
 
 
 def test_clients_of_a_model_that_would_have_to_start_come_back_after_its_usual_start() -> None:
-    usual = RoutePolicy()
-    asleep, zero = {"asleep": ["a"]}, {"asleep": ["a"], "waited_for": ["a"]}
-    for one, given_, told in (
-        (asleep, {"a": 2.5}, usual.waking_retry_after_seconds),
-        (zero, {"a": 2.5}, 2.5),
-        (zero, {"b": 2.5}, usual.starting_retry_after_seconds),
-        ({}, {"a": 2.5}, 2.5),
-    ):
-        (model,) = table(starts=given_, **one).models
+    for waited_for, known, told in (([], "a", 5.0), (["a"], "a", 2.5), (["a"], "b", 30.0)):
+        (model,) = table(asleep=["a"], waited_for=waited_for, starts={known: 2.5}).models
         assert model.retry_after_seconds == told
 
 

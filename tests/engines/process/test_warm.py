@@ -212,13 +212,12 @@ async def test_a_start_that_fails_by_itself_costs_no_parent(bench: Bench) -> Non
     assert await bench.parent(launch, command) is parent
 
 
-@pytest.mark.parametrize("words", [("-c", "pass"), ("-c", "import time; time.sleep(0)")])
 async def test_a_parent_whose_imports_fail_is_not_tried_at_each_start(
-    bench: Bench, words: tuple[str, ...], tmp_path: Path
+    bench: Bench, tmp_path: Path
 ) -> None:
     program = tmp_path / "bin" / "python"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nraise SystemExit('{words[1]}')\n")
+    program.write_text(f"#!{sys.executable}\nraise SystemExit(1)\n")
     program.chmod(0o700)
     _, launch, command = bench.prepared("0")
     command["argv"][0] = str(program)
