@@ -146,9 +146,9 @@ def left_out(
     )
 
 
-def brings_nothing(made: Plan, applied: Plan | None) -> bool:
+def changes_nothing(made: Plan, applied: Plan | None) -> bool:
     """Return whether a plan wants what is applied already. To wake a model in the place where it
-    slept is to bring something: until it is applied the model has no place, and is given up.
+    slept is a change: until it is applied the model has no place, and is given up.
     """
     if applied is None:
         return not made.wanted
@@ -319,7 +319,7 @@ class Chain:
         if preview.infeasible is not None:
             self._withdraw("no plan serves what was asked")
             self._say("plan-infeasible", "plan", "; ".join(preview.infeasible.reasons))
-        elif brings_nothing(preview.plan, self._current()):
+        elif changes_nothing(preview.plan, self._current()):
             self._withdraw("what is applied is as good")
             self.note = self._said = ""
         elif self._touches_running(preview):

@@ -9,7 +9,7 @@ import pytest
 from partitiond.controller.journal import Journal
 from partitiond.controller.plans.chain import (
     Chain,
-    brings_nothing,
+    changes_nothing,
     held_back,
     left_out,
     may_be_provisional,
@@ -148,8 +148,8 @@ async def waits(here: Situation) -> None:
 def test_a_plan_that_wakes_a_model_where_it_slept_is_not_the_applied_one() -> None:
     here, there = placement("a-1"), placement("b-1")
     both, one_asleep = plan(here, there), dataclasses.replace(plan(here), asleep=(there,))
-    assert brings_nothing(one_asleep, both)
-    assert not brings_nothing(both, one_asleep)
+    assert changes_nothing(one_asleep, both)
+    assert not changes_nothing(both, one_asleep)
 
 
 async def test_a_plan_that_waits_is_told_of_once(here: Situation) -> None:
