@@ -144,12 +144,8 @@ def become_engine(
         sys.excepthook(*sys.exc_info())
     finally:
         # As an interpreter ends: spans of its last requests are sent only there.
-        for last in (
-            threading._shutdown,
-            atexit._run_exitfuncs,
-            sys.stdout.flush,
-            sys.stderr.flush,
-        ):
+        join = getattr(threading, "_shutdown")  # noqa: B009 - no type checker knows it
+        for last in (join, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
             with contextlib.suppress(Exception):
                 last()
         os._exit(code)
