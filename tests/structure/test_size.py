@@ -14,11 +14,11 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 127_100,
-    "tests": 94_700,
+    "partitiond": 126_500,
+    "tests": 94_000,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
-MOST_WORDS = 64_500
+MOST_WORDS = 64_300
 """Words of all pages below docs/, as `wc -w` counts, rounded up to hundreds. They only fall."""
 MOST_WORDS_OF_A_DECISION = 250
 ROUNDING = 100

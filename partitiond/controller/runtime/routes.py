@@ -286,9 +286,7 @@ def _model_route(
     )
 
 
-def _policy_for(
-    policy: RoutePolicy, start_seconds: float | None, *, at_zero: bool
-) -> RoutePolicy:
+def _policy_for(policy: RoutePolicy, start_seconds: float | None, *, at_zero: bool) -> RoutePolicy:
     """Return the policy of one model: its own measured start counts, and requests for a model that
     is started for them wait for that long.
     """
