@@ -237,7 +237,8 @@ def _of_plan(
     if proof.status is Status.OPTIMAL and not moved:
         count = question.objective is Objective.MIN_DEVICES
         near = Fraction(0) if count else SLACK
-        if _better(sign, asked, value, near) or any(abs(b - c) > SLACK * c for c, b, _ in pairs):
+        apart = [abs(b - c) > SLACK * max(c, Fraction(1, 10**6)) for c, b, _ in pairs]
+        if _better(sign, asked, value, near) or any(apart):
             found.append(
                 f"optimal: {_said(value)}, the best is {_said(asked)}, the bound {_said(bound)}"
             )
