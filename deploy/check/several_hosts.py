@@ -109,7 +109,7 @@ def rays_processes_are_killed_and_come_back() -> str:
 def one_host_again() -> str:
     """The other host leaves, `setup --no-cluster` takes Ray's unit away, and the daemon goes on."""
     before = engine()
-    run(str(BIN / "partitiond"), "--config", f"/srv/{NAME}/config.toml", "host", "leave")
+    run(str(BIN / "partitiond"), "--config", f"/srv/{NAME}/config.toml", "down")
     partitiond("setup", "--no-gpu", "--no-engine", "--bin-dir", str(BIN), "--no-cluster", "--apply")
     run("systemctl", "restart", UNIT)
     assert engine() == before

@@ -48,7 +48,7 @@ class ScalingSettings(Table):
     max_hold_seconds: Seconds = Field(
         120.0,
         description="Longest wait of a request for a model that is scaled to zero, in seconds; "
-        "then 503 with Retry-After.",
+        "then 503 with Retry-After (a stream, which got comments meanwhile, an error event).",
     )
 
     def policy(self) -> ScalingPolicy:

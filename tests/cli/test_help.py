@@ -15,7 +15,7 @@ from partitiond.core import errors
 from partitiond.core.errors import ConflictError, PartitiondError
 from tests.cli.conftest import Cli, commands
 
-FOREGROUND = (("serve",), ("host", "join"), ("host", "ray"))
+FOREGROUND = (("serve",), ("host", "join"))
 """Commands that run until a signal; they have nothing to print as JSON."""
 HEAVY = ("pydantic", "fastapi", "ortools", "httpx", "sqlmodel", "rich", "matplotlib", "psutil")
 

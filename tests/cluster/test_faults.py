@@ -244,7 +244,7 @@ def test_after_all_that_hosts_leave_with_nothing_running(fleet: RayFleet) -> Non
     assert fleet.head.cli("down").returncode == 0
     assert not any(fleet.engines().values())
     for host in (fleet.one, fleet.two):
-        done = host.cli("host", "leave")
+        done = host.cli("down")
         assert done.returncode == 0, done.stderr
     wait_for(
         "all processes to end",

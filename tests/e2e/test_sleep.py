@@ -86,7 +86,7 @@ def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFlee
     fleet.start()
     found = fleet.comes_to("sleeping")
     assert (found.pid, found.adopted, found.sleep_level) == (awake.pid, True, 2)
-    fleet.cli("models", "wake", MODEL)
+    fleet.cli("models", "sleep", MODEL, "--wake")
     fleet.comes_to("serving")
     wait_for("it to be routed", fleet.is_routed)
 

@@ -66,6 +66,21 @@ def test_what_cannot_be_read_is_said_and_kept_beside(
     assert [aside.read_bytes() for aside in kept] == [content] * len(kept)
 
 
+def test_what_can_neither_be_read_nor_moved_is_not_written_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "budgets.json"
+    path.write_bytes(b"{")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    use_ten(Accounts(path))
+    assert path.read_bytes() == b"{"
+    assert "left as it is" in caplog.text
+
+
 def test_a_key_gets_nothing_back_from_limits_that_never_debited_it() -> None:
     """It lost its limits and got them again while a request ran."""
     accounts = Accounts(None)

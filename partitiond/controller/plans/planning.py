@@ -382,7 +382,7 @@ class PlanMaker:
         """
         known = [*self.plans(), applied]
         for plan in reversed(known):
-            if plan is not None and _places_the_same(plan, made):
+            if plan is not None and places_the_same(plan, made):
                 return dataclasses.replace(made, id=plan.id)
         return made
 
@@ -518,14 +518,17 @@ def with_obstructed(outcome: Plan | Infeasible, situation: Situation) -> Plan | 
     )
 
 
-def _places_the_same(one: Plan, other: Plan) -> bool:
+def places_the_same(known: Plan, made: Plan) -> bool:
+    """Return whether a plan is one that is known; one that wakes a model where it slept is not."""
+
     def places(plan: Plan) -> set[tuple[str, str]]:  # compared first: it takes far less time
         return {(placement.replica_id, placement.device_id) for placement in plan.wanted}
 
     return (
-        one.certificate.objective is other.certificate.objective
-        and places(one) == places(other)
-        and set(one.wanted) == set(other.wanted)
+        known.certificate.objective is made.certificate.objective
+        and places(known) == places(made)
+        and set(known.wanted) == set(made.wanted)
+        and set(made.placements) <= set(known.placements)
     )
 
 

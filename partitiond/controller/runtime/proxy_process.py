@@ -78,7 +78,7 @@ class Endpoint:
 
         Args:
             is_needed: whether nothing goes on without it. Else what keeps it from running (as a
-                port that something else took) is told, and it is tried again in each pass.
+                port that something else took) is told, and it is tried again later.
 
         Raises:
             SettingsError: it cannot run as it is set.

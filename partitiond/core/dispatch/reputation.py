@@ -53,7 +53,7 @@ class Reputation:
     """What is known of one engine process; another process begins with a new one.
 
     Args:
-        number: of the last failure of the process before; each process of a replica has its own.
+        number: of the last failure of the process before; the numbers of a replica go on.
 
     Attributes:
         failures: in a row.

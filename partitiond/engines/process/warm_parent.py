@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 IMPORT_SECONDS = 300
 """Longest time for the imports; a process that hangs in them would outlive its daemon."""
+EXIT_SECONDS = 10
+"""Longest time that an engine which ended may take to go; as long as one that is stopped has."""
 
 
 def load(path: str) -> "ModuleType":
@@ -143,10 +145,12 @@ def become_engine(
     except BaseException:  # noqa: BLE001 - whatever ends an engine is in its log
         sys.excepthook(*sys.exc_info())
     finally:
-        # As an interpreter ends: spans of its last requests are sent only there.
+        # As an interpreter ends: spans of its last requests are sent only there, but not for ever.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(EXIT_SECONDS)
         join = getattr(threading, "_shutdown")  # noqa: B009 - no type checker knows it
         for last in (join, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BaseException):
                 last()
         os._exit(code)
 

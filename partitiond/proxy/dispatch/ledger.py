@@ -34,8 +34,8 @@ from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import NO_USAGE, Usage
 
 ROWS: Final = 64
-"""Twice 16 workers (one generation starts while the previous one ends), and as many again left by
-a parent that was killed."""
+"""Twice 16 workers (a new one starts while the one before ends), and as many again left by a parent
+that was killed."""
 PAST: Final = ROWS - 1
 """Row of no worker: the use of keys in workers that are gone, and before all workers."""
 REPLICAS: Final = 2048

@@ -13,7 +13,7 @@ from typing import Final
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.framing import LAST_CHUNK
 from partitiond.proxy.request.dialects import Dialect
-from partitiond.proxy.request.errors import ApiError
+from partitiond.proxy.request.errors import INVALID, ApiError
 
 JSON: Final = b"application/json"
 STREAM_HEAD: Final = (
@@ -53,6 +53,16 @@ class ClientSide:
     def linger(self) -> None:
         """Take no further request: drop incoming bytes, then close."""
         raise NotImplementedError
+
+
+def _refusal(status: int, body: bytes) -> ApiError:
+    """Return what an engine refused a request with, for a client that has the head of a stream."""
+    told = json.loads(body)["error"]
+    code = told.get("code")  # vLLM repeats the status there
+    return ApiError(
+        status, told["message"], told.get("type") or INVALID, told.get("param"),
+        code if isinstance(code, str) else None,
+    )  # fmt: skip
 
 
 class Answer:
@@ -107,8 +117,7 @@ class Answer:
     def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
         """Send a complete answer; a client that expects a stream gets an engine's refusal there."""
         if self.is_promised:
-            told = json.loads(body)["error"]
-            self.error(ApiError(status, told["message"], code=told.get("code")))
+            self.error(_refusal(status, body))
             return
         length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
         self.ended = True

@@ -304,7 +304,8 @@ class Exchange(AttemptOwner):
         """Check whether a time limit has passed."""
         if self.phase is Phase.WAITING and self.elsewhere is not None:
             self.elsewhere.sweep(now)
-        is_held = self.phase is Phase.WAITING and self.live.held and self.request.stream
+        live, is_stream = self.live, self.request.stream
+        is_held = self.phase is Phase.WAITING and live.held and not live.attempts and is_stream
         if is_held and now - self._progress_at >= WAITING_SECONDS:
             self._progress_at = now
             self._sender.waits()

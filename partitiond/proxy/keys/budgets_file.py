@@ -26,6 +26,7 @@ class BudgetsFile:
         self._path = path
         self._saved = b""
         self._failing = False
+        self._keeps = False
         self._untaken: dict[str, BudgetUse] = {}
 
     def load(self) -> dict[str, BudgetUse]:
@@ -52,8 +53,15 @@ class BudgetsFile:
         aside = self._path.with_name(f"{self._path.name}.unreadable-{time.time_ns()}")
         try:
             self._path.rename(aside)
-        except OSError as error:  # nor can it be written over, by the same rule of its folder
-            aside, why = self._path, f"{why}; nor can it be moved: {error}"
+        except OSError as error:
+            self._keeps = True
+            _logger.error(
+                "the keys' budgets on disk cannot be read (%s) nor moved (%s): %s is left as it "
+                "is, what keys use from now on is not kept over a restart, and %d keys go on where "
+                "they were; the others begin a new budget. Mend or remove it, and restart.",
+                why, error, self._path, known,
+            )  # fmt: skip
+            return
         _logger.error(
             "the keys' budgets on disk cannot be read (%s): %s is now %s, and %d keys go on where "
             "they were; the others begin a new budget. Mend it, stop the endpoint, put it back.",
@@ -69,6 +77,8 @@ class BudgetsFile:
 
     def save(self, used: Mapping[str, BudgetUse]) -> None:
         """Write the budgets if they have changed. A full disk loses budgets, never a request."""
+        if self._keeps:
+            return
         budgets = self._untaken | dict(used)
         data = json.dumps(budgets_to_dict(budgets)).encode()
         if data == self._saved or (not budgets and not self._path.exists()):

@@ -17,6 +17,7 @@ from partitiond.controller.plans.chain import (
     retry_seconds,
     woken_without_place,
 )
+from partitiond.controller.plans.planning import places_the_same
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan.record import Infeasible, Placement, Unplaced, diff_plans
 from partitiond.core.profile.jobs import Job, JobState, Progress
@@ -150,6 +151,8 @@ def test_a_plan_that_wakes_a_model_where_it_slept_is_not_the_applied_one() -> No
     both, one_asleep = plan(here, there), dataclasses.replace(plan(here), asleep=(there,))
     assert changes_nothing(one_asleep, both)
     assert not changes_nothing(both, one_asleep)
+    assert places_the_same(both, one_asleep)
+    assert not places_the_same(one_asleep, both), "or `apply` with its number would do nothing"
 
 
 async def test_a_plan_that_waits_is_told_of_once(here: Situation) -> None:
