@@ -7,6 +7,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from partitiond.core import errors as e
@@ -145,8 +146,13 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 def _schema_of(request: Request) -> Mapping[str, Any]:
     """Return the JSON schema of the body that the route takes; empty if it is no table."""
     body = getattr(request.scope.get("route"), "body_field", None)
-    made = None if body is None else getattr(body.field_info.annotation, "model_json_schema", None)
-    return {} if made is None else dict(made())
+    if body is None:
+        return {}
+    schema = TypeAdapter(body.field_info.annotation).json_schema()
+    for choice in schema.get("anyOf", ()):  # a body that may be left out
+        if "$ref" in choice:
+            return {**schema["$defs"][choice["$ref"].rpartition("/")[2]], "$defs": schema["$defs"]}
+    return schema
 
 
 def _lines(items: Sequence[Any], schema: Mapping[str, Any], most: int = 8) -> list[str]:

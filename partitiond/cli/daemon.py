@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def down(
     from partitiond.hosts.one_master import is_joined
 
     settings = settings_of_place(ctx)
-    if is_joined(settings):
+    if is_joined(settings) and "PARTITIOND_URL" not in os.environ:
         if keep_engines:
             raise InputError(
                 "an agent ends alone by a signal, and its engines go on.",

@@ -89,15 +89,21 @@ class Connection:
             headers["Content-Type"] = "application/json"
         if version is not None:
             headers["If-Match"] = f'"{version}"'
+        request = self._http.build_request(
+            method,
+            path,
+            content=content,
+            params=query,
+            headers=headers,
+            timeout=httpx.Timeout(timeout or self._timeout, connect=CONNECT_TIMEOUT_SECONDS),
+        )
         try:
-            answer = self._http.request(
-                method,
-                path,
-                content=content,
-                params=query,
-                headers=headers,
-                timeout=httpx.Timeout(timeout or self._timeout, connect=CONNECT_TIMEOUT_SECONDS),
-            )
+            try:
+                answer = self._http.send(request)
+            except httpx.RemoteProtocolError:
+                if method != "GET":
+                    raise
+                answer = self._http.send(request)  # it ends connections that were idle for a while
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise no_answer(self.base_url, error, timeout or self._timeout) from error
         if not answer.is_success:

@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import operator
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -157,7 +158,7 @@ def load_fleet(path: Path) -> Fleet:
     try:
         plain = toml_of(content)
     except InputError as error:
-        other = content.lstrip().startswith((b"{", b"models:", b"devices:", b"---"))
+        other = re.match(rb"(\xef\xbb\xbf|\s|#.*\n)*(\{|\[\{|---|\w+:\s)", content)
         hint = "A fleet file is TOML, not JSON or YAML: [[models]] begins each model."
         raise SpecError(
             f"{path} is not valid TOML: {error.message}", hint=hint if other else error.hint

@@ -212,7 +212,7 @@ class ModelBody(ChangeableBody, NamedBody):
             "model": lambda: self.found(rules.hub if self.hub is None else self.hub),
             "request_defaults": lambda: check_sampling(self.request_defaults),
             "workload": self.workload.to_workload,
-            "aliases": lambda: check_aliases("", self.aliases),
+            "aliases": lambda: check_aliases(self.name or self.model or "the model", self.aliases),
             **{
                 field: functools.partial(ModelSpec, **{**_ANY, field: getattr(self, field)})
                 for field in ("name", "min_replicas", "max_replicas")

@@ -211,6 +211,21 @@ def test_a_daemon_that_does_not_answer_in_time_runs_all_the_same() -> None:
     assert "try again" in caught.value.hint
 
 
+def test_a_question_is_asked_again_where_a_connection_had_ended() -> None:
+    """The daemon ends one that was idle, and the client may have begun to write to it."""
+    asked: list[str] = []
+
+    def answer(path: str) -> tuple[int, str]:
+        asked.append(path)
+        if len(asked) == 1:
+            raise ConnectionResetError
+        return 200, "[]"
+
+    with serving(answer) as url, ControlClient(url, TOKEN) as client:
+        assert client.models() == []
+    assert asked == ["/models"] * 2
+
+
 def test_somebody_else_there() -> None:
     with serving(lambda path: (404 if path == "/plan" else 200, "<html>hello</html>")) as url:
         with ControlClient(url, TOKEN) as client:

@@ -141,6 +141,30 @@ def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet)
     assert processes(fleet) == before
 
 
+def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> None:
+    """Replaced, rolled back as asked, and back by itself because it does not come."""
+    fleet.register("c", 1)
+    applied(fleet)
+    before = serving(fleet, "c")
+
+    changed = ended(fleet, "models", "update", "c", "--dtype", "float16")
+    requires_plan(fleet)
+    after = serving(fleet, "c")
+    assert {v.pid for v in after} != {v.pid for v in before}
+    assert "serve" in changed.stderr
+
+    ended(fleet, "models", "rollback", "c")
+    requires_plan(fleet)
+    assert {v.pid for v in serving(fleet, "c")} != {v.pid for v in after}
+
+    broken = ("--engine-arg", "--fail-start", "--engine-arg", "no-luck")
+    said = ended(fleet, "models", "update", "c", *broken, code=6).stderr
+    assert "failed to come 3 times" in said
+    assert "exit code 1" in said
+    assert len(serving(fleet, "c")) == 1
+    remove(fleet, "c")
+
+
 def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFleet) -> None:
     fleet.register("good", 1, engine={"extra_args": ["--load-seconds", "2"]})
     fleet.register("bad", 1, engine={"extra_args": ["--fail-start", "no-luck"]})

@@ -15,6 +15,7 @@ from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.plan.record import Candidate, ModelDemand, Plan
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory
+from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind, capacity_req_per_s
 from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
 from partitiond.core.units import MIB, Bytes
@@ -321,14 +322,18 @@ def replication(kappa: float, busy: float, mode: str = "memory") -> Sharing:
     return Sharing(mode, kappa, busy, runs)
 
 
+def with_telemetry(made: Profile, found: Telemetry | None) -> Profile:
+    points = tuple(dataclasses.replace(p, telemetry=found) for p in made.points)
+    return dataclasses.replace(made, points=points)
+
+
 def test_measured_sharing_goes_before_the_modes_default() -> None:
     """A memory share is also a whole device."""
     made = profile(sharing=(replication(0.11, 0.6), replication(0.5, 0.9, "mps")))
     assert {c.size.mode for c in candidates(SPEC, made)} == {SharingMode.MEMORY, SharingMode.WHOLE}
     silent = profile()
-    points = tuple(dataclasses.replace(p, telemetry=None) for p in silent.points)
-    silent = dataclasses.replace(silent, points=points)
-    for one, expected in ((made, (0.6, 0.15)), (silent, (1.0, None))):
+    told = [made, *(with_telemetry(silent, found) for found in (None, Telemetry("nvml", 0.0)))]
+    for one, expected in zip(told, [(0.6, 0.15), (1.0, None), (1.0, None)], strict=True):
         shared = [c for c in candidates(SPEC, one) if c.size.mode is SharingMode.MEMORY]
         assert {(c.busy, c.kappa) for c in shared} == {expected}
 

@@ -115,7 +115,7 @@ def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> N
         ("[cpu]\nmemory = 2020-01-01\n", "cpu.memory"),
         ("[proxy]\nport = \n", "TOML; line 2"),
         ("[profiling]\nmin_window_seconds = 99\n", "min_window_seconds"),
-        ('[planner]\nobjective = "min-power"\n', "planner.objective; removed; Take min-energy"),
+        ('[planner]\nobjective = "min-power"\n', "planner.objective; min-energy"),
         ("[planner]\nmove_budget = 0.1\n", "planner.move_budget; planner.move_price"),
         ("state_dir.x = 1\n", "state_dir.x"),
         ("state_dir = 1\n", "state_dir"),

@@ -5,14 +5,18 @@ import typer
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import tell
+from partitiond.core.errors import InputError
 
 
 @spread
 def sleep(
     ctx: typer.Context,
     name: ModelArgument,
-    level: int = option(
-        "1 keeps the weights in host memory, 2 reads them again on waking.", default=1, min=1, max=2
+    level: int | None = option(
+        "1 keeps the weights in host memory (default), 2 reads them again on waking.",
+        default=None,
+        min=1,
+        max=2,
     ),
     wake: bool = option("Wake it instead, as a request for it does."),
     as_json: JsonOption = False,
@@ -23,7 +27,9 @@ def sleep(
     sleep mode: `partitiond models update MODEL --sleep-mode`. Where its memory was given away
     meanwhile, `partitiond plan` shows what has to move for it to wake.
     """
+    if wake and level is not None:
+        raise InputError("A model that wakes has no level.", hint="Leave --level or --wake out.")
     with client_of(ctx) as client:
-        view = client.wake(name) if wake else client.sleep(name, level)
-    does = "wakes" if wake else f"falls asleep (level {level})"
+        view = client.wake(name) if wake else client.sleep(name, level or 1)
+    does = "wakes" if wake else f"falls asleep (level {level or 1})"
     tell(view, f"{name} {does}. Its state: partitiond status", as_json=as_json)

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -95,8 +95,8 @@ def plan_file(
         ModelSourceError: a model's config cannot be fetched.
         KeyboardInterrupt: interrupted twice.
     """
-    fleet = _without_zero(load_fleet(path))
     running = () if options.against is None else running_of(options.against)
+    fleet = _without_zero(load_fleet(path), {placement.model for placement in running})
     planner = laid_over(settings, fleet).planner
 
     def architecture_of(spec: ModelSpec) -> Architecture:
@@ -198,18 +198,25 @@ def saved_plan(path: Path) -> Plan:
         ) from error
 
 
-def _without_zero(fleet: Fleet) -> Fleet:
-    """Leave out what begins without a replica, as the daemon does. Raises SpecError: all do."""
+def _without_zero(fleet: Fleet, running: Collection[str]) -> Fleet:
+    """Leave out what begins without a replica and does not run, as the daemon does. Raises
+    SpecError: nothing is left.
+    """
     zero = [spec.name for spec in fleet.models if scales_to_zero(spec)]
+    zero = [name for name in zero if name not in running]
     if not zero:
         return fleet
     said = f"{', '.join(zero)}: scaled to zero until the first request, so in no plan."
     if len(zero) == len(fleet.models):
         raise SpecError(said, hint="Leave scale_to_zero_seconds out to plan with them.")
     say(said)
-    return dataclasses.replace(
-        fleet, models=tuple(spec for spec in fleet.models if spec.name not in zero)
-    )
+    left = []
+    for spec in fleet.models:
+        near = tuple(name for name in spec.rules.near if name not in zero)
+        rules = dataclasses.replace(spec.rules, near=near)
+        if spec.name not in zero:
+            left.append(dataclasses.replace(spec, rules=rules))
+    return dataclasses.replace(fleet, models=tuple(left))
 
 
 def laid_over(settings: Settings, fleet: Fleet) -> Settings:

@@ -48,6 +48,8 @@ def show(
     """
     if delete and not unneeded:
         raise InputError("--delete goes with --unneeded.", hint="Write --unneeded --delete.")
+    if unneeded and model is not None:
+        raise InputError("--unneeded is of all models.", hint="Leave --model out.")
     if profile_id is not None and (unneeded or model is not None):
         raise InputError("--model and --unneeded are of the list.", hint="Leave PROFILE out.")
     with client_of(ctx) as client:

@@ -14,6 +14,7 @@ from partitiond.devices.nvml.session import session
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.engines.install.install import install as install_environment
 from partitiond.engines.install.package_sources import PackageSources, configured_sources
+from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
@@ -117,5 +118,7 @@ def install(
     else:
         build = chosen_variant(settings, variant)
         made = find_engine(settings, build) if check else install_engine(settings, build)
+        if check:
+            capabilities_of(made.version, allow_unknown=settings.engine.allow_unknown_version)
         words, plain = "vLLM {version} ({variant})", describe(made)
     tell(plain, f"{words.format(**plain)} is ready: {made.python}", as_json=as_json)

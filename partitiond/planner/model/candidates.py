@@ -307,11 +307,11 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
     """Return u of the definitions: the share of what the mode shares that the point takes alone.
 
     It comes from the profile's replication runs if it has any. Otherwise, time-sliced: the share of
-    time in which a kernel ran, or may have by the estimate; 1 where neither is known. MPS: the
-    memory traffic of its steps (weights once, the KV of every sequence) over the share of the
-    device's bandwidth that decoding reaches. CPU cores: 0, as no telemetry shows their memory
-    traffic; the margins have to cover it. A MIG instance: 0, as it shares nothing of the device.
-    Each host core is given to only one engine.
+    time in which a kernel ran, or may have by the estimate; 1 where neither is known, or none is
+    said to have run while it served. MPS: the memory traffic of its steps (weights once, the KV of
+    every sequence) over the share of the device's bandwidth that decoding reaches. CPU cores: 0, as
+    no telemetry shows their memory traffic; the margins have to cover it. A MIG instance: 0, as it
+    shares nothing of the device. Each host core is given to only one engine.
     """
     if mode is SharingMode.MIG:
         return 0.0
@@ -320,7 +320,7 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
         return min(1.0, sharing.busy)
     if mode is SharingMode.CORES:
         return 0.0
-    if mode is SharingMode.MEMORY and point.telemetry and point.telemetry.gpu_util is not None:
+    if mode is SharingMode.MEMORY and point.telemetry and point.telemetry.gpu_util:
         return min(1.0, point.telemetry.gpu_util)
     hardware = HARDWARE.get(profile.hardware)
     if mode is not SharingMode.MPS or hardware is None or point.output_tokens_per_s <= 0:

@@ -72,7 +72,7 @@ def test_answers_stand_beside_the_plan_of_what_is(cli: Cli, fleet: Path) -> None
         (("--what-if", "without rule opt-125m.avoid"), "no rule avoid", "slo"),
         (("--explain", "phi"), "no model 'phi'", "opt-125m"),
         (("--objective", "best"), "no objective", "min-price: all demand at the least price"),
-        (("--objective", "min-power"), "no objective", "Take min-energy"),
+        (("--objective", "min-power"), "no objective", "min-energy"),
         (("--diff",), "needs a plan to compare with", "--against"),
         (("--against", "nowhere.json"), "cannot be read", "Check the path"),
     ],
