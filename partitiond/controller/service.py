@@ -53,7 +53,7 @@ class Daemon:
                 looked for.
         """
         parts = self._parts
-        await parts.endpoint.start(is_needed=not parts.controller.was_applied)
+        await parts.endpoint.start(is_needed=not parts.controller.has_plan)
         try:
             await parts.obstacles.refresh()  # looks for the engine, so that its version is known
             # Before the first look at the devices: running engines serve, even if a driver hangs.

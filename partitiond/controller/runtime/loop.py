@@ -214,7 +214,7 @@ class Controller:
         return () if self._closing or self.plan is None else self.plan.wanted
 
     @property
-    def was_applied(self) -> bool:
+    def has_plan(self) -> bool:
         """Whether a plan was ever applied, be it one that cannot be read any more."""
         return self.plan is not None or bool(self._lost_plan)
 
