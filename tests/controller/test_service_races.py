@@ -77,7 +77,7 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile_and_gives_up
     async def another() -> None:
         await host.register(f"b{len(solver.meanwhile)}", auto=False)
 
-    solver.meanwhile = [another] * 10
+    solver.meanwhile = [another] * 20
     with pytest.raises(ConflictError, match="changed during"):
         await host.service.plans.apply()
     assert host.service.plans.applied() is None

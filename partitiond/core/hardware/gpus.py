@@ -147,9 +147,9 @@ _GPUS: Final = (
          source="NVIDIA L40S datasheet", aliases=("l40s",)),
     # Keys of the six that follow are those that drivers' names give.
     _gpu("l40-48gb", sold=48, mib=46068, sms=142, gb_per_s=864, tflops=(181, 362, 90.5), watts=300,
-         source="NVIDIA L40 datasheet", aliases=("l40", "l40-45gb")),
+         source="NVIDIA L40 datasheet", aliases=("l40",)),
     _gpu("l20-48gb", sold=48, mib=46068, sms=92, gb_per_s=864, tflops=(119.5, 239, 59.8), watts=275,
-         source="NVIDIA L20 product brief", aliases=("l20", "l20-45gb")),
+         source="NVIDIA L20 product brief", aliases=("l20",)),
     _gpu("rtx-6000-ada-generation-48gb", sold=48, mib=46068, sms=142, gb_per_s=960,
          tflops=(364, 728, 91.1), watts=300, source="NVIDIA RTX 6000 Ada Generation datasheet",
          aliases=("rtx6000ada", "rtx-6000-ada-48gb")),

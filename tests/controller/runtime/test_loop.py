@@ -210,29 +210,6 @@ async def test_at_the_drain_deadline_an_engine_that_cannot_be_read_ends(
     assert [launch.replica_id for launch in bench.runner.launches] == ["b-1"]
 
 
-async def test_the_fleet_of_a_stored_plan_for_a_removed_objective_is_adopted(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "store.sqlite3"
-    before = open_store(path)
-    before.add_model(record("a"))
-    before.set_plan(plan(placement("a-1"), plan_id="plan-7"))
-    before.close()
-    with sqlite3.connect(path) as here:
-        here.execute("""UPDATE plan SET body = replace(body, '"min-devices"', '"max-headroom"')""")
-    here.close()
-    bench = Bench(open_store(path))
-    await bench.found(placement("a-1"))
-    await bench.controller.adopt()
-    await bench.passes()
-    assert bench.controller.plan is not None
-    assert bench.controller.plan.placements == (placement("a-1"),)
-    assert (bench.routed(), bench.runner.launches) == ({"a-1": False}, [])
-    assert [e.kind for e in bench.store.events() if e.kind == "body-set-aside"] == []
-    await bench.close()
-    bench.store.close()
-
-
 async def test_of_a_plan_that_cannot_be_read_what_runs_stays(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite3"
     before = open_store(path)
