@@ -36,9 +36,6 @@ def test_hosts_have_a_row_with_their_reason_and_what_they_do_not_reach_below() -
     said = " ".join(text_of(hosts_table((HEAD, apart, LOST), {}), 100).split())
     assert "the endpoint of gpu-1 does not reach that of head at 10.0.0.1:6387: what" in said
     assert "of gpu-2 at" not in said  # why it is lost is said already
-    alone = [replace(host, peers_address="") for host in (HEAD, FINE)]
-    assert "each serves what runs on its own host alone" in text_of(hosts_table(alone, {}), 200)
-    assert "endpoint" not in text_of(hosts_table(alone[:1], {}))
     late = replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0, state=HostState.LATE)
     assert (clock_words(late), last_word(late)) == ("+41.3 s", "7.0 s ago")
     assert (clock_words(HEAD), clock_words(NEVER)) == ("-", "-")

@@ -62,10 +62,16 @@ def test_a_device_that_told_nothing_is_not_guessed_for() -> None:
         (PartitionSize(SharingMode.MIG, 1, 100, "7g.80gb"), 98 / 108),
     ],
 )
-def test_an_estimate_draws_by_its_share_of_the_sms(size: PartitionSize, share: float) -> None:
+def test_an_estimate_draws_by_its_share_of_the_sms_for_the_time_in_which_they_work(
+    size: PartitionSize, share: float
+) -> None:
     of = profile(size=size, kind=ProfileKind.ESTIMATED)
     assert sm_share(A100, size) == pytest.approx(share)
-    assert planned_watts(of, of.points[0]) == pytest.approx((400 - IDLE) * share)
+    for point in of.points:
+        assert point.telemetry is not None
+        works = point.telemetry.gpu_util
+        assert works is not None
+        assert planned_watts(of, point) == pytest.approx((400 - IDLE) * share * works)
 
 
 @pytest.mark.parametrize(("used", "cores"), [(0.4, 1), (1.03, 1), (1.4, 2), (2.0, 2)])
