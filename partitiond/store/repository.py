@@ -295,6 +295,9 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def marks(self, kind: str) -> Mapping[str, str]:
         """Return the value by subject of all marks of a kind, by subject."""
+        with self._lock:  # asked for each model: a session takes tenths of a millisecond
+            if kind in self._marks and not self._closed:
+                return self._marks[kind]
         query = select(MarkRow).where(MarkRow.kind == kind).order_by(col(MarkRow.subject))
         with self._read() as session:
             if kind not in self._marks:

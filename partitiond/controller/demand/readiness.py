@@ -134,7 +134,7 @@ class RoomMaker:
         Args:
             waited_seconds: how long requests for each model have waited.
         """
-        specs, starts = self._specs(), self._start_times.seconds()
+        specs = self._specs()
         waiters, unknown = [], set()
         for model, waited in waited_seconds.items():
             obstacle = self._obstacles().get(model)
@@ -145,7 +145,7 @@ class RoomMaker:
                 continue
             needs = self._needs(model)
             if needs:
-                waiters.append(self._waiter(specs[model], needs, waited, starts))
+                waiters.append(self._waiter(specs[model], needs, waited))
             else:
                 unknown.add(model)  # its needs are not known: the plan has to say
         self._woken |= unknown
@@ -154,7 +154,7 @@ class RoomMaker:
         held = self._held()
         found = readiness(
             waiters,
-            self._residents(specs, held, starts),
+            self._residents(specs, held),
             self._free(waited_seconds, held),
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
@@ -171,15 +171,9 @@ class RoomMaker:
     def _specs(self) -> Mapping[str, ModelSpec]:
         return {record.spec.name: record.spec for record in self._store.models()}
 
-    def _waiter(
-        self,
-        spec: ModelSpec,
-        needs: tuple[RoomNeed, ...],
-        waited: float,
-        starts: Mapping[str, float],
-    ) -> Waiter:
+    def _waiter(self, spec: ModelSpec, needs: tuple[RoomNeed, ...], waited: float) -> Waiter:
         sleeps = 0 < self._sleep.levels.get(spec.name, 0) < STOPPED
-        seconds = WAKE_SECONDS if sleeps else self._start_seconds(spec, starts)
+        seconds = WAKE_SECONDS if sleeps else self._start_seconds(spec)
         return Waiter(spec.name, needs, waited, seconds, spec.rules.priority)
 
     def awaited(self) -> frozenset[str]:
@@ -224,11 +218,11 @@ class RoomMaker:
         """
         if spec.name in self._obstacles():
             return False
-        held, starts = self._held(), self._start_times.seconds()
+        held = self._held()
         free = self._free((spec.name,), held)
         found = readiness(
-            [self._waiter(spec, one_byte_more(self._needs(spec.name), free), 0.0, starts)],
-            self._residents(self._specs(), held, starts),
+            [self._waiter(spec, one_byte_more(self._needs(spec.name), free), 0.0)],
+            self._residents(self._specs(), held),
             free,
             least_idle_seconds=self._scaling.options.evict_idle_seconds,
         )
@@ -307,7 +301,7 @@ class RoomMaker:
         )
 
     def _residents(
-        self, specs: Mapping[str, ModelSpec], held: Mapping[str, Rooms], starts: Mapping[str, float]
+        self, specs: Mapping[str, ModelSpec], held: Mapping[str, Rooms]
     ) -> tuple[Resident, ...]:
         """Models that hold room and may step down."""
         places = self._places()
@@ -320,7 +314,7 @@ class RoomMaker:
             idle = 0.0 if traffic is None or traffic.waiting else traffic.idle_seconds
             asleep = model in self._sleep.levels
             awake = [e.placement for e in engines[model] if level_held(e) == 0]
-            start = self._start_seconds(spec, starts)
+            start = self._start_seconds(spec)
             steps = steps_of(
                 held[model],
                 awake if spec.engine.sleep_mode and not asleep else (),
@@ -344,9 +338,9 @@ class RoomMaker:
         since = [engine.since for engine in own if engine.state is ReplicaState.SERVING]
         return self._clock.monotonic() - min(since) if since else 0.0
 
-    def _start_seconds(self, spec: ModelSpec, starts: Mapping[str, float]) -> float:
-        if starts:  # of one that is not known: as long as the others take
-            known = starts.get(spec.name)
+    def _start_seconds(self, spec: ModelSpec) -> float:
+        if starts := self._start_times.seconds():
+            known = starts.get(spec.name)  # of one that is not known: as long as the others take
             return max(MIN_START_SECONDS, known or statistics.median(starts.values()))
         kinds = {device.kind for device in self._devices.devices}
         return START_SECONDS[DeviceKind.GPU if DeviceKind.GPU in kinds else DeviceKind.CPU]
