@@ -147,13 +147,8 @@ def left_out(
 
 
 def changes_nothing(made: Plan, applied: Plan | None) -> bool:
-    """Return whether a plan wants what is applied already. To wake a model in the place where it
-    slept is a change: until it is applied the model has no place, and is given up.
-    """
-    if applied is None:
-        return not made.wanted
-    is_same = set(made.wanted) == set(applied.wanted)
-    return is_same and set(made.placements) <= set(applied.placements)
+    """Return whether a plan wants what is applied already."""
+    return not made.wanted if applied is None else made.repeats(applied)
 
 
 class Chain:

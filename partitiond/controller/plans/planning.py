@@ -519,7 +519,7 @@ def with_obstructed(outcome: Plan | Infeasible, situation: Situation) -> Plan | 
 
 
 def places_the_same(known: Plan, made: Plan) -> bool:
-    """Return whether a plan is one that is known; one that wakes a model where it slept is not."""
+    """Return whether a plan is one that is known."""
 
     def places(plan: Plan) -> set[tuple[str, str]]:  # compared first: it takes far less time
         return {(placement.replica_id, placement.device_id) for placement in plan.wanted}
@@ -527,8 +527,7 @@ def places_the_same(known: Plan, made: Plan) -> bool:
     return (
         known.certificate.objective is made.certificate.objective
         and places(known) == places(made)
-        and set(known.wanted) == set(made.wanted)
-        and set(made.placements) <= set(known.placements)
+        and made.repeats(known)
     )
 
 

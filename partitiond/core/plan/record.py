@@ -361,6 +361,13 @@ class Plan:
         """Every replica that is to have an engine, awake or asleep."""
         return (*self.placements, *self.asleep)
 
+    def repeats(self, other: "Plan") -> bool:
+        """Return whether it wants what another plan does. To wake a model in the place where it
+        slept is more: until such a plan is applied the model has no place, and is given up.
+        """
+        is_same = set(self.wanted) == set(other.wanted)
+        return is_same and set(self.placements) <= set(other.placements)
+
     def on_device(self, device_id: str) -> tuple[Placement, ...]:
         """Return placements on one device, in order."""
         return tuple(p for p in self.placements if p.device_id == device_id)
