@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,15 @@ import typer
 
 from partitiond.cli.hosts.listing import hosts_words
 from partitiond.cli.hosts.place import settings_of_place
-from partitiond.cli.options import AllOption, JsonOption, client_of, option, settings_of, spread
+from partitiond.cli.options import (
+    AllOption,
+    JsonOption,
+    client_of,
+    names_another_daemon,
+    option,
+    settings_of,
+    spread,
+)
 from partitiond.cli.output import err, out, print_json, say, tell
 from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
@@ -91,7 +98,7 @@ def down(
     from partitiond.hosts.one_master import is_joined
 
     settings = settings_of_place(ctx)
-    if is_joined(settings) and "PARTITIOND_URL" not in os.environ:
+    if is_joined(settings) and not names_another_daemon():
         if keep_engines:
             raise InputError(
                 "an agent ends alone by a signal, and its engines go on.",

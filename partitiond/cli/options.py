@@ -155,6 +155,11 @@ def settings_of(ctx: typer.Context, options: Mapping[str, str] | None = None) ->
     return loaded_settings(ctx, options).settings
 
 
+def names_another_daemon() -> bool:
+    """Whether the user named one (see `connect`): then this host is not what is asked about."""
+    return bool(os.environ.get("PARTITIOND_URL"))
+
+
 def connect(settings: "Settings") -> "ControlClient":
     """A client of the daemon that these settings name; the daemon may not be running.
 

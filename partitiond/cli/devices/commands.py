@@ -1,6 +1,5 @@
 """Implements `partitiond devices`: lists and shows devices with their state, and cordons them."""
 
-import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from partitiond.cli.options import (
     JsonOption,
     client_of,
     connected,
+    names_another_daemon,
     option,
     settings_of,
     spread,
@@ -129,7 +129,7 @@ def _listed(settings: "Settings") -> tuple[list[Device], list[ReplicaView] | Non
         with connected(settings) as client:
             return list(client.devices()), list(client.replicas())
     except (DaemonUnreachableError, UnauthorizedError):
-        if _asked_another():
+        if names_another_daemon():
             raise
         say(WITHOUT_DAEMON)
         provider = host_provider(settings)
@@ -144,14 +144,9 @@ def _detailed(settings: "Settings", device_id: str) -> DeviceDetails:
         with connected(settings) as client:
             return client.device(device_id)
     except (DaemonUnreachableError, UnauthorizedError):
-        if _asked_another():
+        if names_another_daemon():
             raise
 
         say(WITHOUT_DAEMON)
         provider = host_provider(settings)
         return provider.inspect(device_named(list(provider.discover()), device_id).id)
-
-
-def _asked_another() -> bool:
-    """Whether the user named a daemon: then this host's devices are not the answer."""
-    return bool(os.environ.get("PARTITIOND_URL"))

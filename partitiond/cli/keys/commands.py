@@ -1,6 +1,5 @@
 """Implements `partitiond keys`: manages API keys of the OpenAI-compatible endpoint."""
 
-import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -11,7 +10,14 @@ from partitiond.cli.ids import KeyArgument, OneKeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
 from partitiond.cli.keys.usage import show_usage
-from partitiond.cli.options import JsonOption, client_of, option, settings_of, spread
+from partitiond.cli.options import (
+    JsonOption,
+    client_of,
+    names_another_daemon,
+    option,
+    settings_of,
+    spread,
+)
 from partitiond.cli.output import emit, out, print_json, say, tell
 from partitiond.core.errors import InputError, NotFoundError
 
@@ -101,7 +107,7 @@ def show(
 
 def _tell_unbound(ctx: typer.Context) -> None:
     """Say that keys bind nobody, where this host's settings do not require them."""
-    if not os.environ.get("PARTITIOND_URL") and not settings_of(ctx).proxy.require_keys:
+    if not names_another_daemon() and not settings_of(ctx).proxy.require_keys:
         say(
             "Keys are not required: requests without one, or with a wrong one, are served without "
             "its limits. `partitiond setup config set proxy.require_keys=true`, and a restart, "
