@@ -28,13 +28,9 @@ class EngineCapabilities:
 
     Attributes:
         first, end: range of versions, `end` excluded, as (major, minor).
-        max_num_active_seqs: --max-num-active-seqs limits running requests below --max-num-seqs
-            and leaves buffers as they are.
         cpu_in_one_process: on a CPU the worker can live in the engine core's process
             (VLLM_ENABLE_V1_MULTIPROCESSING=0), which saves one import of torch and vLLM. Older
             versions force a worker process.
-        kv_tokens_in_metrics: `vllm:cache_config_info` carries `kv_cache_size_tokens`; without it
-            blocks times block size is the best known number.
         cpu_fp8_kv_cache: the CPU's attention reads an fp8 KV cache (on x86 with AVX-512 or AMX).
         gpu_by_uuid: CUDA_VISIBLE_DEVICES may hold a GPU's UUID. Older versions turn each entry
             into a number and end with a ValueError.
@@ -44,9 +40,7 @@ class EngineCapabilities:
 
     first: tuple[int, int]
     end: tuple[int, int]
-    max_num_active_seqs: bool = False
     cpu_in_one_process: bool = False
-    kv_tokens_in_metrics: bool = False
     cpu_fp8_kv_cache: bool = False
     gpu_by_uuid: bool = False
     quantizations: frozenset[str] = _QUANTIZATIONS
@@ -70,9 +64,7 @@ TABLE: Final[tuple[EngineCapabilities, ...]] = (
     EngineCapabilities(
         first=(0, 32),
         end=(0, 33),
-        max_num_active_seqs=True,
         cpu_in_one_process=True,
-        kv_tokens_in_metrics=True,
         cpu_fp8_kv_cache=True,
         gpu_by_uuid=True,
         quantizations=_QUANTIZATIONS | {"fp8_per_channel"},
