@@ -75,14 +75,14 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile_and_gives_up
     await host.register("a", auto=False)
 
     async def another() -> None:
-        await host.register(f"b{len(solver.meanwhile)}", auto=False)
+        await host.register(f"b{len(host.service.models.models())}", auto=False)
 
-    solver.meanwhile = [another] * 20
+    solver.meanwhile = [another] * 30  # a plan may take two solves
     with pytest.raises(ConflictError, match="changed during"):
         await host.service.plans.apply()
     assert host.service.plans.applied() is None
     here = len(host.service.models.models())
-    del solver.meanwhile[1:]
+    solver.meanwhile = [another]
     await host.service.plans.apply()
     applied = host.applied()
     known = {p.model for p in applied.placements} | {u.model for u in applied.unplaced}

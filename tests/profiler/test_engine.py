@@ -59,7 +59,9 @@ async def test_everything_at_once_on_one_core(
     profile = await profiler.run(asked, phases.append)
 
     notes = profile.provenance.notes
-    assert {p.batch for p in profile.points} == {1, 2}
+    # A slow machine may have time for one batch only, and says so.
+    short = any("time limit came before" in note for note in notes)
+    assert {p.batch for p in profile.points} in ([{1, 2}, {1}] if short else [{1, 2}]), notes
     assert not any("disagree on tokens" in note for note in notes)
     for point in profile.points:
         assert point.output_tokens_per_s > 0

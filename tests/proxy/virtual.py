@@ -3,7 +3,8 @@
 `VirtualLoop` is asyncio's event loop with a clock of its own. Work takes no time; when nothing is
 left to do, the clock jumps to the next timer. So a pause of the machine cannot fail a test, a limit
 of 300 s costs a test nothing, and a test may compare seconds exactly. `time.monotonic` and
-`time.time`, which the proxy reads, follow this clock while the loop runs.
+`time.time`, which the proxy reads, follow this clock while the loop runs. It is about noon (UTC)
+when a test begins: budgets of a day or a month begin anew during none.
 
 TCP connections to a server of the same loop are pairs of sockets of the kernel: what one end sends
 the other has at once, and buffers, half-closed ends and resets are real. Unix sockets stay as they
@@ -58,6 +59,11 @@ BUFFER_BYTES: Final = 65_536
 """That one end of a connection has sent and the other has not read, about: then it is full."""
 
 
+def _noon(unix: float) -> float:
+    """Return the noon of that day (UTC), Unix seconds."""
+    return unix - unix % 86_400 + 43_200
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose time passes only while there is nothing to do.
 
@@ -67,7 +73,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = self._began = time.monotonic()
-        self._unix_offset = time.time() - self._now
+        self._unix_offset = _noon(time.time()) - self._now
         self.clients: list[RawClient] = []
         self._outside = 0
         self._listeners: dict[int, VirtualServer] = {}
