@@ -34,7 +34,7 @@ from tests.mutations.asked import groups
 from tests.mutations.operators import Mutation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-OWN: Final = frozenset({"partitiond", "tests", "loadgen", "bench", "docs", "deploy"})
+OWN: Final = frozenset({"partitiond", "tests", "loadgen", "bench", "docs", "deploy", "examples"})
 ENGINES: Final = frozenset({"vllm", "torch", "ray", "transformers"})
 """Take long to import, or start something when they are."""
 LEFT_OUT: Final = shutil.ignore_patterns(".*", "__pycache__", "*.so", "build", "dist")
