@@ -23,7 +23,7 @@ from tests.proxy.virtual import real_time
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = [pytest.mark.engine, pytest.mark.full, real_time]
+pytestmark = [pytest.mark.engine, pytest.mark.full, pytest.mark.timeout(1800), real_time]
 
 
 def request_for(folder: Path) -> ProfileRequest:
