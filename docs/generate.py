@@ -7,8 +7,9 @@ the committed ones are what the code says.
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast, get_args
 
 from bench.profiler.factor_fit import FIGURES, FactorFit, fit_kinds, sources_in
@@ -55,9 +56,10 @@ def cli_page() -> str:
     blocks = [
         "Global options stand before the command: `partitiond --state-dir DIR status`. "
         "Exit codes are on [a page of their own](exit-codes.md). `--json` prints JSON instead of a "
-        "table. An option with the name of a field after it is that field of a model in a [fleet "
-        "file](fleet-file.md), or of a [`KeyBody`](api.md#keybody): there stands what it does. "
-        "Options of lists may be repeated; `none`, of keys `all`, empties them.",
+        "table. *Fields* are options that set the field after them, or that of their own name, of "
+        "a model in a [fleet file](fleet-file.md), or of a [`KeyBody`](api.md#keybody): there "
+        "stands what they do. Options of lists may be repeated; `none`, of keys `all`, empties "
+        f"them. `NAME` is the {REGISTERED[0].lower()}{REGISTERED[1:]}",
         _options(root, {}),
     ]
     told = _fields_of_options()
@@ -76,6 +78,10 @@ def cli_page() -> str:
             if row[0].startswith("`-") and not told.get(row, "").startswith("`partitiond "):
                 told[row] = here
     return page("Command line", *blocks)
+
+
+REGISTERED: Final = "Name of a registered model."
+"""Help of an argument of many commands, which the top of the page explains."""
 
 
 def _fields_of_options() -> dict[tuple[str, str], str]:
@@ -139,7 +145,17 @@ def _argument(argument: Any) -> str:
 
 
 def _options(command: Any, told: dict[tuple[str, str], str]) -> str:
-    return listing(row for row in _option_rows(command) if row not in told)
+    rows = (row for row in _option_rows(command) if row not in told and row[1] != REGISTERED)
+    return listing((name, _elsewhere(text)) for name, text in rows)
+
+
+def _elsewhere(text: str) -> str:
+    """Help with links in place of lists that another page has."""
+    from partitiond.core.plan.objectives import objectives_told
+    from partitiond.planner.answers.changes import FORMS
+
+    text = text.replace(objectives_told(), "See [`planner.objective`](settings.md#planner)")
+    return text.replace(FORMS, "[the forms of `--what-if`](cli.md#partitiond-plan)")
 
 
 def _told_before(command: Any, told: dict[tuple[str, str], str]) -> str:
@@ -151,7 +167,8 @@ def _told_before(command: Any, told: dict[tuple[str, str], str]) -> str:
         if where.startswith("`partitiond "):
             groups.setdefault(where, []).append(row[0])
         elif where:
-            fields.append(f"{row[0]} ({where})")
+            own = row[0].split("`")[1].removeprefix("--").replace("-", "_")
+            fields.append(row[0] if own == where else f"{row[0]} ({where})")
     lines = [f"As for {first}: {_most(first, names, told)}." for first, names in groups.items()]
     return "\n\n".join([*([f"Fields: {', '.join(fields)}."] if fields else []), *lines])
 
@@ -231,7 +248,7 @@ def api_page() -> str:
         "document, with the fields of all answers, is at `/openapi.json`. A body of a model is as "
         "in [a fleet file](fleet-file.md); in a `...Patch` each field may be absent, and null "
         "returns it to its default; a `Profile` is what another host exports ([its fields]"
-        f"(../profiling-method.md#what-a-profile-holds)). {OPTIONAL}",
+        "(../profiling-method.md#what-a-profile-holds)). Fields are written as there.",
     ]
     told: dict[str, str] = {}
     for path, operations in document["paths"].items():
@@ -407,7 +424,7 @@ def _rows(schema: dict[str, Any]) -> list[str]:
         (
             f"`{name}` ({_plain(_type(field))}"
             f"{', required' if name in required else _default(field)})",
-            field.get("description", ""),
+            _elsewhere(field.get("description", "")),
         )
         for name, field in schema["properties"].items()
     )
@@ -447,24 +464,21 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def replica_states_page() -> str:
-    """The replica's state machine as a table: rows are states, columns events."""
-    from partitiond.core.replica.states import TRANSITIONS, ReplicaEvent, ReplicaState
+    """The replica's state machine as a list of states, each with those that follow on it."""
+    from partitiond.core.replica.states import TRANSITIONS, ReplicaState
 
     rows = (
         (
             f"**{state.value}**",
-            *(
-                target.value if (target := TRANSITIONS[state].get(event)) else ""
-                for event in ReplicaEvent
-            ),
+            ", ".join(f"{to.value} ({event.value})" for event, to in TRANSITIONS[state].items()),
         )
         for state in ReplicaState
     )
     return page(
         "Replica states",
-        "The state a replica goes to when something happens to it. An event with an empty cell "
-        "has no meaning in that state: it is refused and changes nothing.",
-        table(("state", *(event.value for event in ReplicaEvent)), rows),
+        "Each state of a replica with those that follow on it, and the event that leads there in "
+        "brackets. Any other event has no meaning in that state: it is refused and changes nothing.",
+        listing(rows),
     )
 
 
@@ -486,16 +500,19 @@ def metrics_page() -> str:
     from partitiond.metrics import exposition as metrics
     from partitiond.proxy.telemetry import families
 
-    def blocks(found: Iterable[Any]) -> Iterator[str]:
+    def blocks(
+        found: Iterable[Any], told: Mapping[str, str] = MappingProxyType({})
+    ) -> Iterator[str]:
         groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
         for family in found:
             groups.setdefault((family.kind, tuple(family.labels)), []).append(family)
         for (kind, labels), group in groups.items():
             by = f" by {', '.join(f'`{label}`' for label in labels)}" if labels else ""
             yield f"{kind.capitalize()}{by}:"
-            yield listing(_metric(family) for family in group)
+            yield listing(_metric(family, told) for family in group)
 
     own = [f for f in families.FAMILIES if f.name.startswith("partitiond_")]
+    told = {f.help: _metric_name(f) for f in own}
     others = [f for f in families.FAMILIES if not f.name.startswith("partitiond_")]
     return page(
         "Metrics",
@@ -510,15 +527,20 @@ def metrics_page() -> str:
         *blocks(own),
         "## The same by other names",
         "For dashboards that were made for vLLM or by OpenTelemetry's conventions.",
-        *blocks(others),
+        *blocks(others, told),
     )
 
 
-def _metric(family: Any) -> tuple[str, str]:
+def _metric(family: Any, told: Mapping[str, str]) -> tuple[str, str]:
     notes = [family.note, "only with several hosts" if family.of_hosts else ""]
     note = f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
-    name = f"{family.name}_total" if family.kind == "counter" else family.name
-    return f"`{name}`", f"{family.help.rstrip('.')}{note}."
+    same = told.get(family.help)
+    about = f"as `{same}`" if same else family.help.rstrip(".")
+    return f"`{_metric_name(family)}`", f"{about}{note}."
+
+
+def _metric_name(family: Any) -> str:
+    return f"{family.name}_total" if family.kind == "counter" else str(family.name)
 
 
 # --- errors of estimates ---------------------------------------------------------------------

@@ -44,8 +44,10 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
          "context", "licence", "what for"),
         (_model(row) for row in listed),
     )  # fmt: skip
-    notes = [f"- `{row.name}`: {row.note}" for row in listed if row.note]
-    yield "\n".join(notes)
+    notes: dict[str, list[str]] = {}
+    for row in listed:
+        notes.setdefault(row.note, []).append(f"`{row.name}`")
+    yield listing((", ".join(names), note) for note, names in notes.items() if note)
     yield "## Quantised forms"
     yield QUANTISED
     yield listing(
