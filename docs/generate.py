@@ -246,9 +246,10 @@ def api_page() -> str:
         "version, 413 and 422 for a body that is too large or not valid, 503 where the daemon "
         "cannot do it now; what is answered is 200 if nothing else is said. The whole OpenAPI "
         "document, with the fields of all answers, is at `/openapi.json`. A body of a model is as "
-        "in [a fleet file](fleet-file.md); in a `...Patch` each field may be absent, and null "
+        "in a fleet file; in a `...Patch` each field may be absent, and null "
         "returns it to its default; a `Profile` is what another host exports ([its fields]"
-        "(../profiling-method.md#what-a-profile-holds)). Fields are written as there.",
+        "(../profiling-method.md#what-a-profile-holds)). Fields are given as in "
+        "[a fleet file](fleet-file.md).",
     ]
     told: dict[str, str] = {}
     for path, operations in document["paths"].items():
@@ -477,7 +478,7 @@ def replica_states_page() -> str:
     return page(
         "Replica states",
         "Each state of a replica with those that follow on it, and the event that leads there in "
-        "brackets. Any other event has no meaning in that state: it is refused and changes nothing.",
+        "brackets. Any other event has no meaning there: it is refused and changes nothing.",
         listing(rows),
     )
 
