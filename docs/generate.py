@@ -66,7 +66,7 @@ def cli_page() -> str:
     for path, command, short in commands(root):
         blocks += [f"## `partitiond {' '.join(path)}`", _help_text(command)]
         if short:
-            blocks.append(f"`partitiond {short}` is short for it.")
+            blocks.append(f"In short: `partitiond {short}`.")
         if options := _options(command, told):
             blocks.append(options)
         if again := _told_before(command, told):
@@ -218,14 +218,16 @@ def settings_page() -> str:
     groups: dict[str, list[tuple[str, str]]] = {}
     for info in list_settings():
         group, _, name = info.key.rpartition(".")
-        about = info.type if info.default == "unset" else f"{info.type}; {info.default}"
-        row = (f"`{name}` ({about.replace(' or unset', '')})", info.description)
+        default = "" if info.default == "unset" else f"; {info.default}"
+        about = _kind(info.type.replace(" or unset", ""), default)
+        row = (f"`{name}` ({about})", _without_unit(name, info.description))
         groups.setdefault(group, []).append(row)
     blocks = [
         "Settings come from a TOML file, from the environment (`proxy.port` is "
         "`PARTITIOND_PROXY__PORT`) and from flags (`--set proxy.port=8000`); the later wins. "
         "Unknown keys are refused. `partitiond setup config show` says what holds and where each "
-        "value came from. After a setting stand its type and, unless it is unset, its default."
+        "value came from. After a setting stand its type and, unless it is unset, its default, "
+        "which tells the type of a number or a switch. `..._seconds` are seconds."
     ]
     for group, rows in groups.items():
         blocks += [f"## `[{group}]`" if group else "## Folders", listing(rows)]
@@ -266,8 +268,8 @@ def api_page() -> str:
 
 
 OPTIONAL: Final = (
-    "A field is given with its type and default; one that has no default and is not *required* may "
-    "be left out or null."
+    "A field is given with its type and default, a number or boolean by its default alone; one "
+    "that has no default and is not *required* may be left out or null. `..._seconds` are seconds."
 )
 
 
@@ -423,9 +425,9 @@ def _rows(schema: dict[str, Any]) -> list[str]:
     required = set(schema.get("required", ()))
     rows = (
         (
-            f"`{name}` ({_plain(_type(field))}"
-            f"{', required' if name in required else _default(field)})",
-            _elsewhere(field.get("description", "")),
+            f"`{name}` ({_kind(_plain(_type(field)), _default(field))}"
+            f"{', required' if name in required else ''})",
+            _without_unit(name, _elsewhere(field.get("description", ""))),
         )
         for name, field in schema["properties"].items()
     )
@@ -436,6 +438,18 @@ def _default(field: dict[str, Any]) -> str:
     told = field.get("default") is not None and field["default"] not in ({}, [], "")
     nested = isinstance(field.get("default"), dict)
     return f"; {json.dumps(field['default'])}" if told and not nested else ""
+
+
+def _kind(kind: str, default: str) -> str:
+    """Type and default, of a number or a switch the default alone."""
+    if default and kind in {"number", "integer", "boolean", "whole number", "yes/no"}:
+        return default.removeprefix("; ")
+    return kind + default
+
+
+def _without_unit(name: str, text: str) -> str:
+    """A description without a unit that the name has already."""
+    return text.replace(", in seconds", "") if name.endswith("_seconds") else text
 
 
 def _plain(kind: str) -> str:

@@ -11,15 +11,13 @@ Listing = Callable[[Iterator[tuple[str, str]]], str]
 
 INTRODUCTION = (
     "The catalog carries the full config of each model, so that an estimate, a plan and a run with "
-    "dummy weights need neither the hub nor an account. `partitiond models catalog` lists it, "
-    "`partitiond models catalog NAME` shows one model with its quantised forms, `--json` gives "
+    "dummy weights need neither the hub nor an account. `partitiond models catalog --json` gives "
     "everything on this page. Any other model works by its hub id or folder as long as its family "
-    "is one of those below."
+    "is one of [those below](#families)."
 )
 FIGURES = (
-    "Parameters are counted matrix by matrix from the config; the tests hold them against the "
-    "count that was published for each model and against the model that transformers builds. "
-    "Weights are in bfloat16 (2 bytes); KV per token is what a 16-bit cache holds of one token in "
+    "Parameters are counted matrix by matrix from the config. Weights are in bfloat16 (2 bytes); "
+    "KV per token is what a 16-bit cache holds of one token in "
     "all layers while it is within every sliding window. MHA keeps keys and values of every head, "
     "GQA of groups of heads, MQA of one, MLA one compressed latent."
 )
