@@ -22,8 +22,9 @@ FIGURES = (
     "GQA of groups of heads, MQA of one, MLA one compressed latent."
 )
 QUANTISED = (
-    "Repositories of quantised weights, as `MODEL-FORM` where a model is asked for. Their bytes "
-    "include scales and zero points. Whether the answers are good enough is yours to decide."
+    "Quantised weights, as `MODEL-FORM` where a model is asked for; `partitiond models catalog "
+    "MODEL` tells their repositories and their bytes, scales and zero points included. Whether the "
+    "answers are good enough is yours to decide."
 )
 FAMILIES = (
     "Values of `model_type` in a `config.json` whose models can be counted. Of a multimodal model "
@@ -48,11 +49,7 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
     yield listing((", ".join(names), note) for note, names in notes.items() if note)
     yield "## Quantised forms"
     yield QUANTISED
-    yield listing(
-        (f"`{row.name}-{form.name}`", f"{form.hub_id}, {form.weights_bytes / 1e9:.2f} GB")
-        for row in listed
-        for form in row.quantised
-    )
+    yield ", ".join(f"`{row.name}-{form.name}`" for row in listed for form in row.quantised) + "."
     yield "## Families"
     yield FAMILIES.format(methods=", ".join(SUPPORTED))
     yield ", ".join(f"`{family}`" for family in KNOWN) + "."
