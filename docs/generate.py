@@ -518,12 +518,14 @@ def metrics_page() -> str:
     def blocks(
         found: Iterable[Any], told: Mapping[str, str] = MappingProxyType({})
     ) -> Iterator[str]:
-        groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
+        groups: dict[tuple[str, tuple[str, ...], bool], list[Any]] = {}
         for family in found:
-            groups.setdefault((family.kind, tuple(family.labels)), []).append(family)
-        for (kind, labels), group in groups.items():
+            key = (family.kind, tuple(family.labels), family.of_hosts)
+            groups.setdefault(key, []).append(family)
+        for (kind, labels, of_hosts), group in groups.items():
             by = f" by {', '.join(f'`{label}`' for label in labels)}" if labels else ""
-            yield f"{kind.capitalize()}{by}:"
+            several = ", only with several hosts" if of_hosts else ""
+            yield f"{kind.capitalize()}{by}{several}:"
             yield listing(_metric(family, told) for family in group)
 
     own = [f for f in families.FAMILIES if f.name.startswith("partitiond_")]
@@ -547,8 +549,7 @@ def metrics_page() -> str:
 
 
 def _metric(family: Any, told: Mapping[str, str]) -> tuple[str, str]:
-    notes = [family.note, "only with several hosts" if family.of_hosts else ""]
-    note = f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
+    note = f" ({family.note})" if family.note else ""
     same = told.get(family.help)
     about = f"as `{same}`" if same else family.help.rstrip(".")
     return f"`{_metric_name(family)}`", f"{about}{note}."
