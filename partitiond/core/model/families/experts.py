@@ -28,7 +28,6 @@ class Mixture:
 
     Attributes:
         like: the dense family with the same attention, norms and biases.
-        count_keys: config keys of the number of experts.
         inner_key: config key of the width of one expert.
         shared_key: config key of the width of the shared experts; empty if there are none.
         shared_gate: a gate of one output weighs the shared experts.
@@ -39,7 +38,6 @@ class Mixture:
     """
 
     like: str
-    count_keys: tuple[str, ...] = ("num_local_experts", "num_experts")
     inner_key: str = "intermediate_size"
     shared_key: str = ""
     shared_gate: bool = False
@@ -55,10 +53,9 @@ MIXTURES: Final[Mapping[str, Mixture]] = {
         like="llama", shared_key="shared_intermediate_size", prefix="block_sparse_moe"
     ),
     "mixtral": Mixture(like="mistral", prefix="block_sparse_moe", window=Rule.ALL),
-    "olmoe": Mixture(like="olmo2", count_keys=("num_experts",)),
+    "olmoe": Mixture(like="olmo2"),
     "qwen2_moe": Mixture(
         like="qwen2",
-        count_keys=("num_experts",),
         inner_key="moe_intermediate_size",
         shared_key="shared_expert_intermediate_size",
         shared_gate=True,
@@ -67,7 +64,6 @@ MIXTURES: Final[Mapping[str, Mixture]] = {
     ),
     "qwen3_moe": Mixture(
         like="qwen3",
-        count_keys=("num_experts",),
         inner_key="moe_intermediate_size",
         some_dense=True,
         window=Rule.SWITCH,
@@ -101,7 +97,7 @@ class Experts:
 
 def read_experts(config: Config, mixture: Mixture) -> Experts:
     """Return the number and widths of the experts."""
-    count = whole(config, *mixture.count_keys)
+    count = whole(config, "num_local_experts", "num_experts")
     shared = whole(config, mixture.shared_key, default=0, least=0) if mixture.shared_key else 0
     return Experts(
         count=count,

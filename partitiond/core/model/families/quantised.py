@@ -78,13 +78,20 @@ def _method(config: Config) -> str:
 
 
 def _declares_fp8_cache(config: Config) -> bool:
-    """Whether the checkpoint was made for a KV cache in fp8, in which vLLM then keeps it."""
-    inner = section(config, "quantization") or {}
-    scheme = inner.get("kv_cache_scheme") or config.get("kv_cache_scheme")
-    if isinstance(scheme, dict):
-        return (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
-    named = scheme or inner.get("kv_cache_quant_algo") or config.get("kv_cache_quant_algo")
-    return isinstance(named, str) and named.lower() == "fp8"
+    """Whether the checkpoint was made for a KV cache in fp8, in which vLLM then keeps it.
+
+    Raises:
+        SpecError: it was made for another one, which vLLM refuses or keeps in less (nvfp4).
+    """
+    parts = (section(config, "quantization") or {}, config)
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    for found in (part[key] for key in keys for part in parts if part.get(key)):
+        scheme = found if isinstance(found, dict) else {}
+        fp8 = (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
+        if not fp8 and str(found).lower() != "fp8":
+            raise bad(_KEY, f"asks for a KV cache of {shown(found)}, not fp8", found)
+        return True
+    return False
 
 
 def _skips(patterns: tuple[str, ...]) -> Callable[[str], bool]:

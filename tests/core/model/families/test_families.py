@@ -141,3 +141,9 @@ def test_a_config_that_cannot_be_counted_names_the_key(config: dict[str, Any], k
     with pytest.raises(SpecError, match=key) as caught:
         architecture_from_config(config)
     assert caught.value.hint
+
+
+def test_experts_are_counted_by_the_name_that_transformers_5_saves() -> None:
+    config = PUBLIC["qwen3-30b-a3b"]
+    saved = {**without(config, "num_experts"), "num_local_experts": config["num_experts"]}
+    assert architecture_from_config(saved) == architecture_from_config(config)

@@ -111,7 +111,6 @@ FP8_CACHE = {"num_bits": 8, "type": "float", "dynamic": False}
         (stored("modelopt", quant_algo="NVFP4", kv_cache_scheme=FP8_CACHE), 0.5625, 1.0),
         ({"quant_algo": "FP8", "ignore": ["lm_head"]}, 1.0, 2.0),
         (compressed(INT8, kv_cache_scheme=FP8_CACHE), None, 1.0),
-        (compressed(INT8, kv_cache_scheme={"num_bits": 8, "type": "int"}), None, 2.0),
     ],
 )
 def test_modelopt_and_a_declared_cache_are_counted_as_the_engine_holds_them(
@@ -132,6 +131,9 @@ def test_modelopt_leaves_modules_out_by_pattern_and_refuses_other_algorithms() -
     assert less - whole == 3 * H * INNER - 3 * 8
     with pytest.raises(SpecError, match="W4A8_AWQ"):
         weights_of(stored("modelopt", quant_algo="W4A8_AWQ"))
+    for cache in ({"num_bits": 8, "type": "int"}, {"num_bits": 4, "type": "float"}, "NVFP4"):
+        with pytest.raises(SpecError, match="KV cache"):
+            weights_of(stored("modelopt", quant_algo="FP8", kv_cache_scheme=cache))
 
 
 def test_gptq_rules_leave_modules_out_and_other_widths_are_refused() -> None:
