@@ -577,7 +577,9 @@ def _errors(found: FactorFit) -> str:
     heading = f"median absolute error, `{found.hardware}`: {found.profiles} profiles"
     sides = (found.shipped, found.fitted, found.left_out)
     rows = (
-        (figure, *(f"{side[figure]:.0%}" if side else "-" for side in sides)) for figure in FIGURES
+        (figure, *(f"{side[figure]:.0%}" if figure in side else "-" for side in sides))
+        for figure in FIGURES
+        if figure in found.shipped
     )
     return table((heading, "as shipped", "fitted", "fitted to the other models"), iter(rows))
 

@@ -28,8 +28,9 @@ from partitiond.core.performance.transfer_fit import (
     source_of,
     usable_points,
 )
-from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.points import OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.units import MIB
 from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.catalog import CATALOG
 
@@ -37,7 +38,10 @@ PASSES: Final = 4
 """On a GPU the longer of arithmetic and traffic counts; which it is depends on the factors."""
 LEAST: Final = 0.02
 """Least factor: a part that measurements do not show takes some time. Chosen."""
-FIGURES: Final = ("tokens/s", "TTFT p95", "TPOT p95", "footprint", "knee")
+FIGURES: Final = (
+    "tokens/s", "TTFT p95 s", "TPOT p95 s", "footprint MiB", "GPU busy", "SM activity", "J/token",
+    "knee",
+)  # fmt: skip
 SERVER_SHARE: Final = 0.05
 """A round this near to the time of the API server is decided by it. Chosen."""
 ROOM_BYTES: Final = 1 << 50
@@ -81,24 +85,37 @@ def _columns(terms: RoundTerms, now: Factors, *, overlaps: bool) -> tuple[float,
     return terms.fixed, traffic, compute, terms.sequences
 
 
-def errors(source: Source, factors: Factors) -> Mapping[str, float]:
-    """Return estimated / measured - 1 of each of `FIGURES`, at the point nearest to the knee."""
+def compared(source: Source, found: Profile) -> Mapping[str, tuple[float, float]]:
+    """Return each of `FIGURES` as estimated and as measured, at the point nearest to the knee.
+
+    What the device did not expose is left out.
+    """
     profile = source.profile
     knee = profile.knee.batch or profile.knee.largest_batch
     point = min(usable_points(profile), key=lambda p: abs(p.batch - knee))
-    found = _estimate(source, factors)
     like = min(found.points, key=lambda p: abs(p.batch - point.batch))
-    ratios = (
-        like.output_tokens_per_s / point.output_tokens_per_s,
-        like.ttft.p95 / point.ttft.p95,
-        like.tpot.p95 / point.tpot.p95,
-        like.footprint_bytes / point.footprint_bytes,
-        (found.knee.batch or found.knee.largest_batch) / knee,
-    )
-    return {name: ratio - 1 for name, ratio in zip(FIGURES, ratios, strict=True)}
+    made = (*_figures(like), found.knee.batch or found.knee.largest_batch)
+    measured = (*_figures(point), knee)
+    sides = zip(FIGURES, made, measured, strict=True)
+    return {name: (ours, told) for name, ours, told in sides if ours and told}
 
 
-def _estimate(source: Source, factors: Factors) -> Profile:
+def _figures(point: OperatingPoint) -> tuple[float | None, ...]:
+    told = point.telemetry or Telemetry("none")
+    return (
+        point.output_tokens_per_s, point.ttft.p95, point.tpot.p95, point.footprint_bytes / MIB,
+        told.gpu_util, told.sm_activity, point.joules_per_output_token,
+    )  # fmt: skip
+
+
+def errors(source: Source, factors: Factors) -> Mapping[str, float]:
+    """Return estimated / measured - 1 of each of `FIGURES` that the device exposed."""
+    sides = compared(source, estimated(source, factors))
+    return {name: made / told - 1 for name, (made, told) in sides.items()}
+
+
+def estimated(source: Source, factors: Factors, max_batch: int = 0) -> Profile:
+    """Return the estimate of what was measured, up to its largest batch or the given one."""
     profile, subject = source.profile, source.subject
     longest = engine_argument(profile, "--max-model-len")
     return estimate_profile(
@@ -112,7 +129,7 @@ def _estimate(source: Source, factors: Factors) -> Profile:
         created_at="",
         dtype=profile.dtype,
         memory_bytes=None if subject.hardware.memory_bytes else ROOM_BYTES,
-        max_batch=profile.knee.largest_batch,
+        max_batch=max_batch or profile.knee.largest_batch,
         max_num_batched_tokens=subject.max_num_batched_tokens,
         kv_cache_dtype=profile.kv_cache_dtype,
         refined=True,
@@ -174,7 +191,11 @@ def _fit(sources: Sequence[Source]) -> FactorFit:
 
 
 def _medians(found: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    return {f: statistics.median(abs(e[f]) for e in found) for f in FIGURES} if found else {}
+    return {
+        f: statistics.median(mine)
+        for f in FIGURES
+        if (mine := [abs(e[f]) for e in found if f in e])
+    }
 
 
 def sources_in(folder: Path) -> Iterator[Source]:
@@ -201,7 +222,7 @@ def main() -> int:
         print(f"{'median absolute error':<24}{'as shipped':>12}{'fitted':>12}{'left out':>12}")
         for figure in FIGURES:
             sides = (one.shipped, one.fitted, one.left_out)
-            cells = (f"{side[figure]:.0%}" if side else "-" for side in sides)
+            cells = (f"{side[figure]:.0%}" if figure in side else "-" for side in sides)
             print(f"{figure:<24}" + "".join(f"{cell:>12}" for cell in cells))
         print("fitted: " + ", ".join(f"{x:.3g} {unit}" for unit, x in one.constants.items()))
     return 0 if found else 1

@@ -9,7 +9,9 @@ from typing import Final
 
 from partitiond.core.errors import PartitiondError, SpecError
 from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
-from partitiond.core.performance.estimate import prior_curve
+from partitiond.core.model.precision import engine_dtype
+from partitiond.core.performance.estimate import hardware_of, prior_curve
+from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.platform.clock import SystemClock
@@ -152,23 +154,15 @@ def prior_of(
         planned: the engine that is measured.
         figures: measured figures of a CPU device; None assumes them.
     """
-    spec = request.model.spec
+    spec, engine = request.model.spec, request.model.spec.engine
+    architecture, hardware = request.model.architecture, hardware_of(request.device, figures)
+    subject = Subject(
+        spec.name, architecture, hardware, size_of(request), spec.workload,
+        engine_dtype(hardware, engine.dtype, architecture, engine.quantization),
+        engine.quantization, engine.kv_cache_dtype, step_tokens(engine, planned.max_batch),
+    )  # fmt: skip
     try:
-        return (
-            prior_curve(
-                request.model.architecture,
-                spec.workload,
-                request.device,
-                size_of(request),
-                planned.max_batch,
-                dtype=spec.engine.dtype,
-                quantization=spec.engine.quantization,
-                kv_cache_dtype=spec.engine.kv_cache_dtype,
-                max_num_batched_tokens=step_tokens(spec.engine, planned.max_batch),
-                figures=figures,
-            )
-            or None
-        )
+        return prior_curve(subject, planned.max_batch) or None
     except SpecError:
         return None  # the search can do without
 

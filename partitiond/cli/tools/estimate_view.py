@@ -76,7 +76,9 @@ def _terms(report: EstimateReport) -> str:
 
 
 def _frontier(report: EstimateReport) -> RenderableType:
-    table = new_table(">batch", ">tok/s", ">req/s", ">TTFT p95", ">TPOT p95", ">footprint", "")
+    table = new_table(
+        ">batch", ">tok/s", ">req/s", ">TTFT p95", ">TPOT p95", ">footprint", ">SMs", ">J/token", ""
+    )
     for point in report.points:
         power_of_two = point.batch & (point.batch - 1) == 0
         if not power_of_two and point.batch not in {report.knee_batch, report.operating_batch}:
@@ -92,6 +94,8 @@ def _frontier(report: EstimateReport) -> RenderableType:
             duration(point.ttft_p95_seconds),
             duration(point.tpot_p95_seconds),
             format_bytes(point.footprint_bytes),
+            "-" if point.sm_activity is None else f"{point.sm_activity:.0%}",
+            rate(point.joules_per_output_token),
             " ".join(words),
             style="bold" if chosen else "",
         )

@@ -58,6 +58,10 @@ MIG_MEMORY_SLICES = 8
 MIG_COMPUTE_SLICES = 7
 """Compute slices of the same GPUs."""
 
+IDLE_SHARE = 0.15
+"""Draw without load as a share of the power limit, for devices where the draw was not measured:
+data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded. Assumed from that."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CpuFigures:

@@ -7,7 +7,8 @@ from typing import Final
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import HardwareSpec, MigProfile
+from partitiond.core.hardware.kinds import HardwareSpec, MigProfile, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
 
 _CPU_KEY: Final = re.compile(r"^cpu-.*?(\d+)c$")
 _BY_NAME: Final[dict[str, HardwareSpec]] = {
@@ -70,3 +71,18 @@ def mig_profile(spec: HardwareSpec, name: str) -> MigProfile:
         hint=f"It offers {offered}." if offered else "It cannot be cut by MIG at all.",
         facts={"hardware": spec.key, "mig_profile": name},
     )
+
+
+def sm_share(spec: HardwareSpec, size: PartitionSize) -> float:
+    """Return the share of a GPU's SMs that a partition computes with.
+
+    Raises:
+        SpecError: the GPU has no such MIG profile.
+    """
+    match size.mode:
+        case SharingMode.MPS:
+            return size.sm_percent / 100
+        case SharingMode.MIG:
+            return mig_profile(spec, size.mig_profile).sm_count / spec.sm_count
+        case _:
+            return 1.0

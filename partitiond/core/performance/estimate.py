@@ -12,6 +12,7 @@ from typing import Final
 from partitiond.core.hardware.cpus import cpu_hardware, measured_cpu
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import (
+    IDLE_SHARE,
     CpuFigures,
     Device,
     DeviceKind,
@@ -19,10 +20,10 @@ from partitiond.core.hardware.kinds import (
     SharingMode,
     headroom_bytes,
 )
-from partitiond.core.hardware.lookup import mig_profile
+from partitiond.core.hardware.lookup import mig_profile, sm_share
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import as_loaded, engine_dtype
+from partitiond.core.model.precision import engine_dtype
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.footprint import (
     BLOCK_TOKENS,
@@ -48,9 +49,8 @@ from partitiond.core.performance.roofline import (
     MEASURED_FLOPS_EFFICIENCY,
     NO_FACTORS,
     Factors,
-    rates,
 )
-from partitiond.core.performance.rounds import decode_round
+from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
 from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
@@ -63,9 +63,13 @@ LADDER_RATIO: Final = 1.25
 class _Case:
     """The inputs that all operating points of one estimate share."""
 
+    subject: Subject
     rounds: RoundCase
-    kind: DeviceKind
     max_model_len: int
+
+    @property
+    def kind(self) -> DeviceKind:
+        return self.subject.hardware.kind
 
     @property
     def architecture(self) -> Architecture:
@@ -106,6 +110,7 @@ def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSp
         nominal_bytes=device.memory_bytes,
         aliases=(),
         native_dtype="bfloat16",
+        tdp_watts=None,
         source=f"unknown GPU: speed assumed like {smallest.key}",
     )
 
@@ -190,21 +195,13 @@ def estimate_profile(
     spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
     budget = partition_bytes(hardware, size) if memory_bytes is None else memory_bytes
     chosen = engine_dtype(spec, dtype, architecture, quantization)
-    case = _Case(
-        rounds=RoundCase(
-            architecture=as_loaded(
-                architecture,
-                dtype=chosen,
-                quantization=quantization,
-                kv_cache_dtype=kv_cache_dtype,
-            ),
-            workload=workload,
-            reached=factors.of(rates(spec, size, dtype=chosen, quantization=quantization)),
-            max_num_batched_tokens=max_num_batched_tokens,
-        ),
-        kind=spec.kind,
-        max_model_len=max_model_len,
-    )
+    subject = Subject(
+        model, architecture, spec, size, workload, chosen, quantization, kv_cache_dtype,
+        max_num_batched_tokens,
+    )  # fmt: skip
+    alike = subject.rounds
+    rounds = dataclasses.replace(alike, reached=factors.of(alike.reached))
+    case = _Case(subject, rounds, max_model_len)
     fitting = _largest_batch(case, budget, max_batch)
     batches = batch_ladder(fitting) if refined else _powers_of_two(fitting)
     points = tuple(_point(case, batch) for batch in batches)
@@ -222,13 +219,7 @@ def estimate_profile(
         footprint=started,
         kv_cache_tokens=_cache_tokens(case, points),
         provenance=_provenance(
-            case,
-            spec,
-            hardware,
-            weights=weights,
-            created_at=created_at,
-            version=partitiond_version,
-            quantization=quantization,
+            case, hardware, weights=weights, created_at=created_at, version=partitiond_version
         ),
         variant=variant,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -236,38 +227,13 @@ def estimate_profile(
     )
 
 
-def prior_curve(
-    architecture: Architecture,
-    workload: Workload,
-    hardware: HardwareSpec | Device,
-    size: PartitionSize,
-    max_batch: int = MAX_BATCH,
-    *,
-    dtype: str = "auto",
-    quantization: str = "",
-    kv_cache_dtype: str = "auto",
-    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
-    figures: CpuFigures | None = None,
-) -> tuple[tuple[int, float], ...]:
+def prior_curve(subject: Subject, max_batch: int) -> tuple[tuple[int, float], ...]:
     """Predict (batch, tokens/s) up to `max_batch`, to choose the first batches of a search.
 
-    Memory is ignored. Empty if there is no estimate for this partition: a search can do without.
+    Memory is ignored. Raises SpecError if there is no estimate for this partition.
     """
-    spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
-    if size.mode is SharingMode.MIG and not spec.mig_profiles:
-        return ()
-    dtype = engine_dtype(spec, dtype, architecture, quantization)
-    loaded = as_loaded(
-        architecture, dtype=dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype
-    )
-    reached = rates(spec, size, dtype=dtype, quantization=quantization)
-    return tuple(
-        (
-            batch,
-            batch / decode_round(loaded, workload, batch, reached, max_num_batched_tokens).seconds,
-        )
-        for batch in batch_ladder(max_batch)
-    )
+    rounds = subject.rounds
+    return tuple((batch, batch / rounds.round(batch).seconds) for batch in batch_ladder(max_batch))
 
 
 def batch_ladder(largest: int) -> tuple[int, ...]:
@@ -315,6 +281,8 @@ def _point(case: _Case, batch: int) -> OperatingPoint:
     cycle = case.rounds.round(batch).seconds
     tpot = tpot_latency(case.rounds, batch)
     moments = case.workload.moments
+    told = _activity(case, batch, cycle) if case.kind is DeviceKind.GPU else None
+    watts = None if told is None else told.power_watts
     return OperatingPoint(
         batch=batch,
         output_tokens_per_s=batch / cycle,
@@ -328,17 +296,26 @@ def _point(case: _Case, batch: int) -> OperatingPoint:
         footprint_bytes=_started(case, batch).peak_bytes,
         running_mean=float(batch),
         prompt_tokens_per_s=batch / cycle * moments.p / moments.o,
-        telemetry=_activity(case, batch, cycle) if case.kind is DeviceKind.GPU else None,
+        telemetry=told,
+        joules_per_output_token=None if watts is None else watts * cycle / batch,
     )
 
 
 def _activity(case: _Case, batch: int, cycle: float) -> Telemetry:
-    """Return for which share of a round the GPU works, so that no other process can in turn.
+    """Return what the GPU would show of a round.
 
-    The paper's Figures 5 and 6 show that time-sliced replicas fill the rest: much of it with
-    OPT-125M, little with OPT-2.7B.
+    It has kernels in `busy_seconds`, when no other process can use it in turn. The paper's Figures
+    5 and 6 show that time-sliced replicas fill the rest: much of it with OPT-125M, little with
+    OPT-2.7B. The partition's SMs are active while kernels compute or move data, not while the next
+    one is launched (Figure 3: seldom on average, more with larger batches). Power is assumed to
+    rise with them from the idle draw to the thermal design power (Figures 4 and 7).
     """
-    return Telemetry("estimate", gpu_util=min(1.0, case.rounds.terms(batch).busy_seconds / cycle))
+    terms, spec = case.rounds.terms(batch), case.subject.hardware
+    busy, works = (min(1.0, x / cycle) for x in (terms.busy_seconds, terms.device_seconds))
+    active = works * sm_share(spec, case.subject.size)
+    draw = IDLE_SHARE + (1 - IDLE_SHARE) * active
+    watts = None if spec.tdp_watts is None else spec.tdp_watts * draw
+    return Telemetry("estimate", gpu_util=busy, sm_activity=active, power_watts=watts)
 
 
 def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:
@@ -347,7 +324,8 @@ def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:
     return find_knee(points, capped_by=limited_by)
 
 
-def _notes(case: _Case, spec: HardwareSpec) -> tuple[str, ...]:
+def _notes(case: _Case) -> tuple[str, ...]:
+    spec = case.subject.hardware
     measured = spec.cpu is not None
     of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
     of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
@@ -365,15 +343,14 @@ def _notes(case: _Case, spec: HardwareSpec) -> tuple[str, ...]:
 
 def _provenance(
     case: _Case,
-    spec: HardwareSpec,
     hardware: HardwareSpec | Device,
     *,
     weights: str,
     created_at: str,
     version: str,
-    quantization: str,
 ) -> Provenance:
     device = hardware if isinstance(hardware, Device) else None
+    key, quantization = case.subject.hardware.key, case.subject.quantization
     return Provenance(
         engine="estimate",
         engine_version="",
@@ -383,13 +360,13 @@ def _provenance(
         ),
         weights=weights,
         model_revision=None,
-        hardware=spec.key,
-        device_name=device.name if device else spec.key,
+        hardware=key,
+        device_name=device.name if device else key,
         driver=device.driver if device else "",
         host_cores=(),
         seed=0,
         started_at=created_at,
         duration_seconds=0.0,
         partitiond_version=version,
-        notes=_notes(case, spec),
+        notes=_notes(case),
     )

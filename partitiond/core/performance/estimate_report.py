@@ -94,7 +94,12 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EstimatedPoint:
-    """One batch of the roofline frontier; latencies are 95th percentiles."""
+    """One batch of the roofline frontier; latencies are 95th percentiles.
+
+    Attributes:
+        sm_activity, joules_per_output_token: of a GPU that serves nothing else; null on a CPU, and
+            the energy if the GPU's power is not known.
+    """
 
     batch: int
     req_per_s: float
@@ -103,6 +108,8 @@ class EstimatedPoint:
     tpot_p95_seconds: float
     kv_tokens: int
     footprint_bytes: int
+    sm_activity: float | None
+    joules_per_output_token: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -287,4 +294,6 @@ def _estimated(point: OperatingPoint) -> EstimatedPoint:
         tpot_p95_seconds=point.tpot.p95,
         kv_tokens=point.kv_tokens,
         footprint_bytes=point.footprint_bytes,
+        sm_activity=point.telemetry.sm_activity if point.telemetry else None,
+        joules_per_output_token=point.joules_per_output_token,
     )

@@ -18,7 +18,7 @@ from typing import Final
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.cpus import CPU_BANDWIDTH_PER_CORE
 from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES, DeviceKind, HardwareSpec, SharingMode
-from partitiond.core.hardware.lookup import mig_profile
+from partitiond.core.hardware.lookup import mig_profile, sm_share
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import LOAD_QUANTISATIONS
@@ -146,12 +146,10 @@ def rates(
         case SharingMode.WHOLE | SharingMode.MEMORY:
             pass
         case SharingMode.MPS if 1 <= size.sm_percent <= 100:
-            flops *= size.sm_percent / 100
             bandwidth *= min(1.0, size.sm_percent / 50)
         case SharingMode.MIG if hardware.mig_profiles:
-            found = mig_profile(hardware, size.mig_profile)
-            flops *= found.sm_count / hardware.sm_count
-            bandwidth *= found.memory_slices / MIG_MEMORY_SLICES
+            slices = mig_profile(hardware, size.mig_profile).memory_slices
+            bandwidth *= slices / MIG_MEMORY_SLICES
         case SharingMode.CORES if size.cores >= 1 and hardware.kind is DeviceKind.CPU:
             flops, bandwidth = _of_cores(hardware, size.cores, flops)
         case _:
@@ -164,7 +162,7 @@ def rates(
     of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
     of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
     return Rates(
-        flops_per_s=flops * of_arithmetic,
+        flops_per_s=flops * sm_share(hardware, size) * of_arithmetic,
         bytes_per_s=bandwidth * of_bandwidth,
         step_seconds=_STEP_SECONDS[hardware.kind],
         sequence_seconds=_SEQUENCE_SECONDS[hardware.kind],

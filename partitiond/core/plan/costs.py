@@ -4,12 +4,8 @@ import math
 from collections.abc import Iterable
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.kinds import IDLE_SHARE, Device
 from partitiond.core.plan.record import Objective
-
-IDLE_SHARE = 0.15
-"""Draw without load as a share of the power limit, for devices where the draw was not measured:
-data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded. Assumed from that."""
 
 
 def max_watts(device: Device) -> float | None:

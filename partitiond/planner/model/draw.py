@@ -5,13 +5,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import Device, DeviceKind, HardwareSpec, SharingMode
-from partitiond.core.hardware.lookup import mig_profile
-from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.hardware.kinds import IDLE_SHARE, Device, DeviceKind, SharingMode
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.plan.costs import IDLE_SHARE
 from partitiond.core.profile.points import OperatingPoint
-from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, ZERO_BYTES, Bytes
 
 ENGINE_HOST_BYTES: Final = Bytes(3 * GIB)
@@ -30,33 +27,16 @@ SPARE_CORE_SHARE: Final = 0.05
 def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
     """Return the draw at the operating point beyond the idle device, in watts; None if unknown.
 
-    For a measured profile: the energy of an output token times tokens/s, or the mean power of the
-    windows, less the device's draw without load. Both are of the device, on which the replica was
-    alone. An estimated profile gets the most that its share of the SMs could draw, for the share of
-    time in which they work: a saturated GPU draws between that and the memory's part of it.
+    It is the energy of an output token times tokens/s, or else the mean power of the windows, less
+    the device's draw without load. Both are of the device, on which the replica was alone.
     """
     spec = HARDWARE.get(profile.hardware)
     if spec is None or spec.tdp_watts is None:
         return None
-    idle = spec.tdp_watts * IDLE_SHARE
-    if profile.kind is ProfileKind.ESTIMATED:
-        works = 1.0 if point.telemetry is None else point.telemetry.gpu_util or 1.0
-        return (spec.tdp_watts - idle) * sm_share(spec, profile.size) * works
     told = point.telemetry.power_watts if point.telemetry is not None else None
     if point.joules_per_output_token is not None:
         told = point.joules_per_output_token * point.output_tokens_per_s
-    return None if told is None else max(0.0, told - idle)
-
-
-def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
-    """Return the share of a GPU's SMs that a partition computes with."""
-    match size.mode:
-        case SharingMode.MPS:
-            return size.sm_percent / 100
-        case SharingMode.MIG:
-            return mig_profile(hardware, size.mig_profile).sm_count / hardware.sm_count
-        case _:
-            return 1.0
+    return None if told is None else max(0.0, told - spec.tdp_watts * IDLE_SHARE)
 
 
 def most_host_cores(devices: Iterable[Device]) -> dict[str, int]:

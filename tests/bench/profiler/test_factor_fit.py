@@ -58,6 +58,8 @@ def test_errors_are_told_as_shipped_fitted_and_without_the_model() -> None:
         "cpu-amd-epyc-2c", "h100-80gb",
     ]  # fmt: skip
     assert fit_kinds([]) == ()
+    (on_cpu,) = fit_kinds([made("cpu-amd-epyc-2c", "opt-125m")])
+    assert {"SM activity", "J/token"}.isdisjoint(on_cpu.shipped), "it exposes neither"
 
 
 def test_a_fit_is_to_profiles_with_decode_steps(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.performance import estimate as estimates
 from partitiond.core.performance.estimate import batch_ladder, estimate_profile, prior_curve
 from partitiond.core.performance.roofline import SERVER_TOKEN_SECONDS
+from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point
 from partitiond.core.units import GIB, MIB, Bytes
@@ -128,6 +129,7 @@ def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:
     assert spec.memory_bytes == device.memory_bytes
     assert spec.flops_16bit == min(known.flops_16bit for known in HARDWARE.values())
     assert "unknown" in spec.source
+    assert spec.tdp_watts is None, "nor is its power"
 
 
 def test_refined_points_are_close_together_and_end_at_what_fits() -> None:
@@ -147,27 +149,40 @@ def test_a_ladder_ends_where_it_is_told(largest: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("opt-125m", 0.63), ("opt-1.3b", 0.91), ("opt-2.7b", 0.95)]
+    ("name", "busy", "active"),
+    [
+        ("opt-125m", 0.63, (0.12, 0.39)),
+        ("opt-1.3b", 0.91, (0.55, 0.81)),
+        ("opt-2.7b", 0.95, (0.69, 0.88)),
+    ],
 )
-def test_the_gpu_waits_for_the_host_of_a_small_model(name: str, share: float) -> None:
-    """So time-sliced replicas gain much, less and little, as in the paper's Figure 5."""
-    point = estimate(name).point(128)
-    assert point is not None
-    assert point.telemetry is not None
-    assert point.telemetry.gpu_util == pytest.approx(share, abs=0.01)
+def test_the_gpu_waits_for_the_host_of_a_small_model(
+    name: str, busy: float, active: tuple[float, float]
+) -> None:
+    """So time-sliced replicas gain much, less and little, as in the paper's Figure 5, and SMs work
+    longer with larger batches and models (Figures 3 and 4)."""
+    points = [(p, p.telemetry) for p in estimate(name).points if p.telemetry]
+    of_batch = {p.batch: told for p, told in points}
+    assert of_batch[128].gpu_util == pytest.approx(busy, abs=0.01)
+    assert [of_batch[b].sm_activity for b in (1, 128)] == pytest.approx(active, abs=0.01)
+    for p, told in points:
+        assert told.power_watts == pytest.approx(400 * (0.15 + 0.85 * (told.sm_activity or 0)))
+        drawn = (p.joules_per_output_token or 0) * p.output_tokens_per_s
+        assert drawn == pytest.approx(told.power_watts)
 
 
 def test_a_prior_is_the_estimate_without_memory() -> None:
-    architecture = CATALOG["opt-13b"].architecture
-    curve = prior_curve(architecture, Workload(512, 256), HARDWARE["l4-24gb"], WHOLE, 64)
+    def subject(name: str, hardware: str) -> Subject:
+        return Subject(
+            name, CATALOG[name].architecture, HARDWARE[hardware], WHOLE, Workload(512, 256)
+        )
+
+    curve = prior_curve(subject("opt-13b", "l4-24gb"), 64)
     assert [batch for batch, _ in curve] == list(batch_ladder(64))
     rates = [rate for _, rate in curve]
     assert rates == sorted(rates)
     profile = estimate("opt-1.3b", dtype="auto")
-    known = dict(
-        prior_curve(CATALOG["opt-1.3b"].architecture, Workload(512, 256), HARDWARE["a100-40gb"],
-                    WHOLE, 64)
-    )  # fmt: skip
+    known = dict(prior_curve(subject("opt-1.3b", "a100-40gb"), 64))
     for point in profile.points[:7]:
         assert known[point.batch] == pytest.approx(point.output_tokens_per_s)
 

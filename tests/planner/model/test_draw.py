@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.kinds import IDLE_SHARE, SharingMode
+from partitiond.core.hardware.lookup import sm_share
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.plan.costs import IDLE_SHARE
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind
@@ -23,7 +23,6 @@ from partitiond.planner.model.draw import (
     host_memory,
     most_host_cores,
     planned_watts,
-    sm_share,
 )
 from tests.planner.test_candidate_profiles import MEMORY, SPEC, profile
 
@@ -69,9 +68,10 @@ def test_an_estimate_draws_by_its_share_of_the_sms_for_the_time_in_which_they_wo
     assert sm_share(A100, size) == pytest.approx(share)
     for point in of.points:
         assert point.telemetry is not None
-        works = point.telemetry.gpu_util
-        assert works is not None
-        assert planned_watts(of, point) == pytest.approx((400 - IDLE) * share * works)
+        active = point.telemetry.sm_activity
+        assert active is not None
+        assert 0 < active < share
+        assert planned_watts(of, point) == pytest.approx((400 - IDLE) * active)
 
 
 @pytest.mark.parametrize(("used", "cores"), [(0.4, 1), (1.03, 1), (1.4, 2), (2.0, 2)])
@@ -107,7 +107,7 @@ def test_engines_on_gpus_take_host_memory_and_simulated_ones_do_not() -> None:
 def test_candidates_carry_all_of_it() -> None:
     of = profile()
     points = tuple(
-        dataclasses.replace(p, telemetry=Telemetry("test", power_watts=200, cores_used=1.5))
+        told(dataclasses.replace(of, points=(p,)), power_watts=200.0, cores_used=1.5)
         for p in of.points
     )
     demand = candidates_for(SPEC, [dataclasses.replace(of, points=points)], [A100.key])
