@@ -29,6 +29,7 @@ from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, head
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
+from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
@@ -151,7 +152,8 @@ class Lab:
 
     def spec(self, want: Want) -> ModelSpec:
         """A catalog model with dummy weights: true speed, no download."""
-        dtype = DTYPE if self.device.kind is DeviceKind.GPU else "auto"
+        on_gpu = self.device.kind is DeviceKind.GPU
+        dtype = DTYPE if on_gpu else hardware_of(self.device).native_dtype
         return ModelSpec(
             want.model,
             ModelSource(SourceKind.CONFIG, want.model),

@@ -55,7 +55,7 @@ def control_program(device: Device, near: Sequence[str] | None = None) -> str:
         MpsUnavailableError: the device does not allow MPS, or there is no such program.
     """
     if SharingMode.MPS not in device.modes:
-        raise MpsUnavailableError("this device does not allow MPS (MIG may be on)")
+        raise MpsUnavailableError("this device does not allow it (a CPU, or MIG is on)")
     near = _beside_the_driver() if near is None else near
     for folders in (None, ":".join((CONTAINER_FOLDER, *near))):
         found = shutil.which(CONTROL, path=folders)

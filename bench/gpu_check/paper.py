@@ -24,9 +24,10 @@ MEMORY_BYTES: Final = 40 * 2**30
 
 STATEMENTS: Final = {
     2: "Figure 1: for OPT-125M and OPT-1.3B throughput improves only marginally beyond batch 128. "
-    "Figure 3: mean SM activity is low; SM occupancy barely reaches 40 %.",
-    3: "The paper has no such figure; its appendix suspects CPU overheads of up to half the "
-    "latency and names CUDA graphs as the remedy.",
+    "Figures 3 and 8: mean SM activity is low and grows with the batch, SM occupancy barely "
+    "reaches 40 %, and GPU utilisation is constant, then falls with large batches.",
+    3: "The paper has no such figure; its discussion names CPU overheads of up to half the "
+    "latency, and CUDA graphs as the remedy.",
     4: "Figure 5: replicas that share the compute time-sliced raise throughput and lower latency, "
     "considerably for OPT-125M. Figures 6 and 7: GPU utilisation and power rise with them. MPS "
     "is left to future work.",
@@ -36,8 +37,12 @@ STATEMENTS: Final = {
     8: "Shares of the compute are left to future work.",
     14: "Figure 5: replicas raise the throughput of OPT-1.3B and lower its latency, by less than "
     "those of OPT-125M.",
-    9: "Figure 5: two replicas of OPT-2.7B improve throughput slightly and latency clearly. "
-    "Figure 2: longer outputs lower throughput (OPT-6.7B, 32 to 256 tokens). Table 1: at most 128.",
+    9: "Figure 2: longer outputs lower throughput (OPT-6.7B, 32 to 256 tokens).",
+    17: "Figure 1: OPT-2.7B reaches its frontier on one GPU, OPT-13B does not. Table 1: at most "
+    "128, 64 and 16. Figure 4: at these batches OPT-1.3B and OPT-2.7B draw considerably less "
+    "power than OPT-6.7B, and OPT-13B slightly more.",
+    20: "Figure 5: two replicas of OPT-2.7B improve throughput slightly and latency clearly. "
+    "Figure 7: their power stays the same.",
     21: "Figure 2: throughput and latency go alike for families of similar size (LLaMA-7B, MPT-7B, "
     "GPT-J). vLLM serves no MPT since 0.28.",
 }

@@ -56,7 +56,7 @@ def sections(
         not_reached: reason by trial.
         headline: the first sentence, such as that there is no GPU.
     """
-    parts = [_head(ledger, run, headline), _overview(ledger, steps)]
+    parts = [_head(ledger, run, headline), _overview(ledger, steps, not_reached)]
     if ledger is not None:
         for number, title, trials in steps:
             part = _step(ledger, number, title, trials)
@@ -87,18 +87,20 @@ def _head(ledger: Ledger | None, run: Run, headline: str) -> Section:
     return Section("GPU check", tuple(said))
 
 
-def _overview(ledger: Ledger | None, steps: Sequence[tuple[int, str, Sequence[Trial]]]) -> Section:
+def _overview(
+    ledger: Ledger | None,
+    steps: Sequence[tuple[int, str, Sequence[Trial]]],
+    not_reached: Mapping[str, str],
+) -> Section:
+    """The steps that were asked for, or have results."""
+    known = {} if ledger is None else {name: entry.state for name, entry in ledger.entries.items()}
     rows = []
     for number, title, trials in steps:
-        states = [_state(ledger, trial.id) for trial in trials]
-        done = sum(state in {State.DONE, State.IMPOSSIBLE} for state in states)
-        rows.append({"step": number, "what": title, "trials done": f"{done} of {len(trials)}"})
+        asked = [trial.id for trial in trials if trial.id in known or trial.id in not_reached]
+        done = sum(known.get(name) in {State.DONE, State.IMPOSSIBLE} for name in asked)
+        if asked:
+            rows.append({"step": number, "what": title, "trials done": f"{done} of {len(asked)}"})
     return Section("Steps", rows=tuple(rows))
-
-
-def _state(ledger: Ledger | None, trial: str) -> State | None:
-    entry = ledger.entries.get(trial) if ledger is not None else None
-    return entry.state if entry is not None else None
 
 
 def _step(ledger: Ledger, number: int, title: str, trials: Sequence[Trial]) -> Section:

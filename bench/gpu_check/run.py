@@ -24,6 +24,8 @@ from bench.gpu_check.schedule import (
 from bench.gpu_check.steps import Step, all_steps
 from partitiond.core.errors import PartitiondError
 
+INTERRUPTED = "the run was interrupted"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Budget:
@@ -54,7 +56,8 @@ class Check:
     Attributes:
         tried: trials of this run, in order.
         failed: trials of this run that did not succeed.
-        not_reached: reason by trial, once the run is over.
+        not_reached: reason by trial; until the run is over, that it was interrupted, which is what
+            the report of a killed run has to say.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Check:
         self._after_trial = after_trial
         self.tried: list[str] = []
         self.failed: set[str] = set()
-        self.not_reached: Mapping[str, str] = {}
+        self.not_reached: Mapping[str, str] = self._open()
 
     async def run(self) -> None:
         """Make trials until nothing fits. Cancelling leaves no engine running."""
@@ -90,14 +93,13 @@ class Check:
                 )
                 await self._make(step, decision.trial)
             self.not_reached = decision.not_reached
-        except asyncio.CancelledError:
-            # With no seconds left the schedule names every trial that is not done.
-            end = self._decide(0.0)
-            open_now = end.not_reached if isinstance(end, Stop) else {}
-            self.not_reached = dict.fromkeys(open_now, "the run was interrupted")
-            raise
         finally:
             await self._lab.loaders.close()
+
+    def _open(self) -> Mapping[str, str]:
+        # With no seconds left the schedule names every trial that is not done.
+        end = self._decide(0.0)
+        return dict.fromkeys(end.not_reached if isinstance(end, Stop) else (), INTERRUPTED)
 
     def tell_plan(self) -> None:
         """Say which trials the budget should be enough for, and when each should have ended."""
@@ -149,6 +151,7 @@ class Check:
         else:
             ledger.done(trial.id, time.monotonic() - began, outcome.data)
         finally:
+            self.not_reached = self._open()
             self._after_trial()
 
 

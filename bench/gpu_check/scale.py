@@ -135,6 +135,7 @@ QUICK: Final = (
     "2.opt-125m",
     "4.mps-few",
     "4.cores-few",
+    "5.opt-125m",
     "4.slices-few",
 )
 """What is worth most: what do replicas gain? Under MPS in four minutes, time-sliced in six."""
@@ -151,7 +152,6 @@ FULL: Final = (
     "7.mps",
     "12.mps",
     "8.sm",
-    "5.opt-125m",
     "5.opt-1.3b",
     "1.differs",
     "3.eager",

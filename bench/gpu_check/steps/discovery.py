@@ -39,7 +39,7 @@ async def _facts(lab: Lab) -> Outcome:
     told = await source.exposure(device) if isinstance(source, HostTelemetry) else None
     allowed = lab.tools.mps_program
     facts = {
-        "GPU": device.name,
+        "device": device.name,
         "hardware": device.hardware,
         "memory MiB": device.memory_bytes // MIB,
         "free MiB": device.free_bytes // MIB,

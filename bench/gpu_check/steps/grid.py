@@ -192,7 +192,9 @@ def headline(arms: Sequence[Arm], found: Sequence[Sequence[Together]]) -> str:
 
 
 def _named(arm: Arm) -> str:
-    return ", ".join(f"{name} {value}" for name, value in arm.columns.items())
+    """The columns in which the arm differs from those of its kind."""
+    same = {"replicas", "sharing"} if arm.single else set()
+    return ", ".join(f"{name} {value}" for name, value in arm.columns.items() if name not in same)
 
 
 def as_run(
