@@ -304,11 +304,9 @@ class Exchange(AttemptOwner):
         """Check whether a time limit has passed."""
         if self.phase is Phase.WAITING and self.elsewhere is not None:
             self.elsewhere.sweep(now)
-        live, is_stream = self.live, self.request.stream
-        is_held = self.phase is Phase.WAITING and live.held and not live.attempts and is_stream
-        if is_held and now - self._progress_at >= WAITING_SECONDS:
-            self._progress_at = now
-            self._sender.waits()
+        is_told = self.live.held or self.answer.is_promised
+        if is_told and now - self._progress_at >= WAITING_SECONDS:
+            self.waits(now)
         attempt = self.attempt
         if attempt is not None:
             self._sweep_attempt(attempt, now)
@@ -316,6 +314,12 @@ class Exchange(AttemptOwner):
             self.leave()
             outcome = "refused" if self.failure is None else "failed"
             self.fail(from_failure(timed_out("total_timeout")), outcome)
+
+    def waits(self, now: float) -> None:
+        """Show life: the request, if it is of a stream, still waits for a replica that starts."""
+        if self.phase is Phase.WAITING and self.request.stream and not self.live.attempts:
+            self._progress_at = now
+            self._sender.waits()
 
     def _sweep_attempt(self, attempt: Attempt, now: float) -> None:
         progress = _PAUSED if self.paused else attempt.progress()

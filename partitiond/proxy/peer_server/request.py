@@ -185,6 +185,10 @@ class PeerRequest(Sender):
 
     # Calls of the exchange
 
+    def waits(self) -> None:
+        """Let the entry, which has the client, show it a sign of life."""
+        self.answer.write(STATUS_LINES[102] + b"\r\n")
+
     def attempt_begins(self, replica_id: str) -> None:
         """Tell the entry which replica has the request."""
         self._answer.placed(replica_id)

@@ -1,10 +1,10 @@
 """Carries one request to another host, and its answer back.
 
 The request is one of HTTP/1.1 to a route of engines, with a header that tells what its entry knows
-of it (`messages.Open`). Its owner answers with 103 once the request has a place on a replica
-(`messages.PlacedAt`), then as the engine does. Why there is no answer, or no further one, is in a
-header or a trailer (`messages.Failed`); the entry alone sends the request to another replica. Who
-ends the connection takes the request back.
+of it (`messages.Open`). Its owner answers with 102 while the request waits for a replica that
+starts, with 103 once it has a place on one (`messages.PlacedAt`), then as the engine does. Why
+there is no answer, or no further one, is in a header or a trailer (`messages.Failed`); the entry
+alone sends the request to another replica. Who ends the connection takes the request back.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import time
 from typing import Final
 
 from partitiond.core.dispatch.fleet import OWN_HOST
-from partitiond.core.dispatch.host_moves import MovableRequest
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS, AnyReplica, LiveRequest
@@ -50,10 +49,13 @@ _KIND: Final = "upstream_"
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class RemoteRequest(MovableRequest[LiveRequest]):
+class RemoteRequest:
     """A request of this host's client that another host may serve; `HostSearch` is the only kind.
 
     Attributes:
+        request: as the dispatcher sees it.
+        host: where it waits (`peers.known`).
+        refused: hosts that refused it.
         model: that it asks for.
         route: that its client asked.
         longest: that it may wait for a place, in seconds.
@@ -64,12 +66,17 @@ class RemoteRequest(MovableRequest[LiveRequest]):
         told: the last refusal of a host.
     """
 
-    __slots__ = ("latest", "longest", "lost", "model", "route", "told", "until")
+    __slots__ = (
+        "host", "latest", "longest", "lost", "model", "refused", "request", "route", "told",
+        "until",
+    )  # fmt: skip
 
     def __init__(
         self, live: LiveRequest, model: LiveModel, route: DataRoute, longest: float
     ) -> None:
-        super().__init__(live, time.monotonic(), OWN_HOST)
+        self.request = live
+        self.host = OWN_HOST
+        self.refused: frozenset[str] = frozenset()
         self.model = model
         self.route = route
         self.longest = longest
@@ -106,10 +113,6 @@ class RemoteRequest(MovableRequest[LiveRequest]):
         """Return what to send, with the replica where it should start (or empty)."""
         raise NotImplementedError
 
-    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
-        """Leave the place where it waits, and go to a peer, or to this host (None)."""
-        raise NotImplementedError
-
     def look_again(self) -> None:
         """Look for a host again: it waits at none."""
         raise NotImplementedError
@@ -122,6 +125,10 @@ class RemoteRequest(MovableRequest[LiveRequest]):
 
     def hop_placed(self, hop: "Hop") -> None:
         """Begin: the request has a place on a replica there."""
+        raise NotImplementedError
+
+    def hop_waits(self) -> None:
+        """Note that the request waits for a replica there that starts."""
         raise NotImplementedError
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
@@ -270,8 +277,10 @@ class Hop(AnyReplica):
     # Calls of the connection
 
     def received_note(self, head: Head) -> None:
-        """Take the word that the request has a place."""
+        """Take the word that the request has a place, or waits for a replica that starts."""
         if not head.hop:
+            if not (self.is_placed or self._is_over):
+                self._owner.hop_waits()
             return
         try:
             placed = read_placed(head.hop)

@@ -31,7 +31,7 @@ class ProxyMetrics:
         refusals: requests that the proxy itself refused, by the error's code.
         upstream_failures: failed attempts by replica and kind.
         hops: requests sent to other hosts' proxies, by peer and outcome: placed; refused (no
-            place); failed; withdrawn (its client is gone, or another place is free).
+            place); failed; withdrawn (its client is gone).
     """
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from partitiond.core.dispatch.admission import service_time
 from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RESERVE
+from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
+from partitiond.proxy.edge.answer import WAITING
+from partitiond.proxy.edge.exchange import WAITING_SECONDS
 from partitiond.proxy.peers import known
 from tests.proxy.conftest import MakeEngine, error_of, replica, table
 from tests.proxy.peers.conftest import Make
-from tests.proxy.peers.hosts import Host, host, tables_of
+from tests.proxy.peers.hosts import Host, host, parts, tables_of
 from tests.proxy.peers.liar import LyingOwner, failed
 from tests.proxy.peers.test_hops import holding, until_idle
 from tests.proxy.scripted import answer, completion, plays
@@ -50,33 +54,31 @@ async def test_the_longest_wait_is_one_for_all_hosts(make: Make) -> None:
     await until_idle([a, b])
 
 
-async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:
-    """The room was gone when it came. It has waited before, so no queue refuses it as too late."""
+@pytest.mark.parametrize("streams", [True, False])
+async def test_the_entry_shows_life_while_a_start_at_another_host_is_waited_for(
+    make: Make, streams: bool
+) -> None:
+    """Not while its request waits for a place there: then it may yet get a refusal of its own."""
     go = asyncio.Event()
-    engines = [await make.engine(holding(go), f"e{n}") for n in range(2)]
-    routes = [replica(one, f"m-{n}", max_sequences=1) for n, one in enumerate(engines)]
-    owners = {"a": [], "b": ["m-0"], "c": ["m-1"]}
-    hosts = a, b, c = await make.hosts(table(*routes, max_wait_seconds=30.0), owners)
-    busy = [ask(one) for one in (b, c)]
-    for engine in engines:
-        await engine.got(1)
-    waits = ask(a)
-    await a.proxy.until(lambda: any(one.proxy.state.queues()["m"] for one in (b, c)))
-    for one in (b, c):
-        one.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
-    peers = a.proxy.state.peers
-    (wait,) = peers._waits["m"]
-    (target,) = [one for one in a.listed("m") if one.host != wait.host]
-    before = wait.host
-    wait.moves += 1
-    wait.go(target, "")
-    await a.proxy.until(lambda: a.proxy.state.metrics.hops[target.host, "refused"] == 1)
-    assert wait.host == before
-    assert not waits.done()
+    routes: dict[str, Any] = {"max_wait_seconds": 300.0, "holds": True}
+    a, b, engine = await make.pair(holding(go), max_sequences=1, route=routes)
+    busy = ask(b)
+    await engine.got(1)
+    waits = a.proxy.ask(stream=streams)
+    await b.proxy.until(lambda: b.proxy.state.queues()["m"] == 1)
+    await asyncio.sleep(2.5 * WAITING_SECONDS)
+    (exchange,) = a.proxy.state.exchanges
+    assert exchange.answer.status == 0
+    starting = table(version=2, availability=ModelAvailability.STARTING, **routes)
+    parts(starting, [a, b], {})
+    await asyncio.sleep(3.5 * WAITING_SECONDS)
+    parts(table(replica(engine), version=3, **routes), [a, b], {"m-1": "b"})
     go.set()
-    assert (await waits).status_code == 200
-    await asyncio.gather(*busy)
-    await until_idle(hosts)
+    got = await waits
+    assert got.text.count(WAITING.decode()) == (4 if streams else 0)
+    assert got.text.removeprefix(4 * WAITING.decode()).startswith("data: {" if streams else "{")
+    assert (await busy).status_code == 200
+    await until_idle([a, b])
 
 
 @pytest.mark.parametrize("good", ["b", "c", "nowhere"])
@@ -190,7 +192,7 @@ async def test_who_waited_as_long_as_it_may_is_told_so(
         waits = ask(a)
         await a.proxy.until(lambda: liar.asked == 1)
         a.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
-        (wait,) = a.proxy.state.peers._waits["m"]
+        (wait,) = [one.elsewhere for one in a.proxy.state.exchanges if one.attempt is None]
         wait.latest = time.monotonic() + left
         (owner,) = liar.askers
         owner.write(failed(code="queue_timeout", refused=True))
