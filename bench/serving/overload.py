@@ -3,10 +3,10 @@
     python -m bench.serving.overload [--seconds 40] [--kinds short,long,mixed] [--batch 16]
 
 The case of `tests/proxy/dispatch/test_overload.py` with vLLM in place of a simulated engine: one
-SmolLM2-135M-Instruct. A closed loop of `batch` requests gives the capacity, and the SLO: twice its
-p95 of TTFT, 1.5 times its p95 of TPOT. Then the same Poisson arrivals go through the
+SmolLM2-135M-Instruct on one core. A closed loop of `batch` requests gives the capacity, and the
+SLO: twice its p95 of TTFT, 1.5 times its p95 of TPOT. Then the same Poisson arrivals go through the
 proxy, which has these figures for its plan, and straight to the engine; the first ten seconds are
-not counted. Good of answered is told beside good of sent, with the machine's load.
+not counted. Good of answered is told beside what was sent, with the machine's load.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from partitiond.core.dispatch.routing import (
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
+from partitiond.devices.cpu import native_dtype
 from partitiond.engines.install.environment import find_environment
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
@@ -40,9 +41,9 @@ LOAD: Final = 1.5
 SETTLED_SECONDS: Final = 10.0
 KV_TOKENS: Final = 16_384
 KINDS: Final = {
-    "short": Lengths((64,), (48,)),
-    "long": Lengths((384,), (16,)),
-    "mixed": Lengths((64, 64, 64, 384), (32, 32, 32, 32)),
+    "short": Lengths((64,), (32,)),
+    "long": Lengths((384,), (8,)),
+    "mixed": Lengths((64, 64, 64, 384), (16, 16, 16, 16)),
 }
 
 
@@ -54,14 +55,14 @@ def launch(folder: Path, batch: int) -> EngineLaunch:
         placement=None,
         device_id="cpu",
         visible_device="",
-        cores=tuple(sorted(os.sched_getaffinity(0))),
+        cores=tuple(sorted(os.sched_getaffinity(0)))[-1:],
         memory_bytes=4 * GIB,
         device_memory_bytes=16 * GIB,
-        kv_cache_bytes=KV_TOKENS * 23_040,  # 30 layers, 3 heads of 64, key and value, bfloat16
+        kv_cache_bytes=KV_TOKENS * 46_080,  # 30 layers, 3 heads of 64, key and value, float32
         max_num_seqs=batch,
         max_num_batched_tokens=1024,
         max_model_len=512,
-        dtype="bfloat16",
+        dtype=native_dtype(),
         dummy_weights=False,
     )
 

@@ -188,10 +188,6 @@ def boasts(api: Api, *, streams: bool) -> list[Step]:
     return told(more, streams=streams)
 
 
-def asked(api: Api, **fields: object) -> Api:
-    return dataclasses.replace(api, body={**api.body, **fields})
-
-
 FREE: Final = (0, 0)
 REFUSAL: Final = {"error": {"message": "no", "type": "BadRequestError", "code": 400}}
 COUNTED: Final = {"tokens": [1], "usage": {"prompt_tokens": 5, "completion_tokens": 5}}
@@ -215,10 +211,6 @@ ENDS: Final = {
     "no word of usage and more than the limit": End(
         stream(*[text_event("three")] * (LIMIT + 5), DONE), (ESTIMATE, LIMIT + 5), untold=True,
         ways=[(apis.COMPLETIONS, True)],
-    ),
-    "larger events cost what they hold": End(
-        stands, (ESTIMATE, 1 + 2 * 7), 200, "leave",
-        [(asked(api, stream_interval=7), True) for api in (apis.COMPLETIONS, apis.CHATS)],
     ),
     "one event of many tokens costs what it holds": End(
         [STREAM_HEAD, chunk(text_event("one")), chunk(text_event("x" * 42 + "three")), "hold"],

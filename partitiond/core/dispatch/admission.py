@@ -45,7 +45,6 @@ class Cost:
         output_tokens: reserved for all its sequences: the limit on output, else what is usual.
         output_limit: the most that all its sequences can write; None if that is not known.
         context: longest context of the engine; 0 if unknown.
-        interval: tokens in each event of a sequence after its first event, which has one.
     """
 
     sequences: Final[int]
@@ -55,7 +54,6 @@ class Cost:
     output_tokens: Final[int]
     output_limit: Final[int | None]
     context: Final[int]
-    interval: Final[int]
 
     def __init__(
         self,
@@ -67,7 +65,6 @@ class Cost:
         output_tokens: int = 0,
         output_limit: int | None = None,
         context: int = 0,
-        interval: int = 1,
     ) -> None:
         self.sequences = sequences
         self.kv_tokens = kv_tokens
@@ -76,7 +73,6 @@ class Cost:
         self.output_tokens = output_tokens
         self.output_limit = output_limit
         self.context = context
-        self.interval = interval
 
     @property
     def tokens(self) -> int:

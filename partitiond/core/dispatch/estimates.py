@@ -161,7 +161,6 @@ def estimate(
     prompt_bytes: int = 0,
     max_tokens: int | None,
     max_model_len: int,
-    interval: int = 1,
 ) -> Cost:
     """Estimate what a request of a key will use.
 
@@ -173,7 +172,6 @@ def estimate(
         prompt_bytes: of the others, together.
         max_tokens: limit on the output of one sequence, or None.
         max_model_len: longest context of the engine; 0 if unknown.
-        interval: tokens that each event of its stream should hold.
     """
     prompts = max(1, prompts)
     each = (prompt_tokens + prompt_bytes * figures.prompt.value) / prompts
@@ -185,8 +183,6 @@ def estimate(
     reserved = most if max_tokens is not None else min(p90, most)
     expected = min(p90, reserved) if figures.output.is_learned else reserved
     kv_tokens = max(each + expected, (each + reserved) / MAX_OVERCOMMIT)
-    # A sequence never writes more than its limit, even if an event may hold more.
-    largest_event = interval if most == math.inf else min(interval, math.ceil(most) or interval)
     return Cost(
         sequences,
         math.ceil(kv_tokens) * sequences,
@@ -195,5 +191,4 @@ def estimate(
         output_tokens=math.ceil(reserved) * sequences,
         output_limit=None if most == math.inf else math.ceil(most) * sequences,
         context=max_model_len,
-        interval=max(1, largest_event),
     )

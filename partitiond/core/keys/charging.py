@@ -14,11 +14,11 @@ and the usage report, once per request, even if the request was tried several ti
     engine died in the middle of a stream              prompt + the output seen
     engine refused the request (4xx)                   0
 
-Output seen, of a stream: an event counts as one token, or as the number of tokens per event that
-the request asked for. Engines write one larger event for a reader that is behind, so the stream's
-text counts by the tokens per byte of the key's other streams if that is more. Of a whole answer
-nothing is seen before its end, but its engine works: it counts as its seconds there x the tokens
-per second that the replica writes of one sequence. Both are at most the output limit.
+Output seen, of a stream: an event counts as one token. Engines write one larger event for a reader
+that is behind, or for whom larger ones are set or asked for, so the stream's text counts by the
+tokens per byte of the key's other streams if that is more. Of a whole answer nothing is seen before
+its end, but its engine works: it counts as its seconds there x the tokens per second that the
+replica writes of one sequence. Both are at most the output limit.
 
 What an engine or another host reports is believed up to what so many prompts and sequences can
 have: each is at most as long as the engine's context.
@@ -145,12 +145,10 @@ def tokens_seen(seen: ObservedOutput, cost: Cost, tokens_per_byte: float) -> int
     """Return the output tokens that a stream has shown: those of its events, or of its text if that
     is more, as an engine may merge events for a reader that is behind.
     """
-    firsts = min(seen.output_events, cost.sequences)
-    by_events = firsts + (seen.output_events - firsts) * cost.interval
     by_bytes = int(seen.text_bytes * tokens_per_byte)
     if cost.output_limit is not None:
         by_bytes = min(by_bytes, cost.output_limit)
-    return max(by_events, by_bytes)
+    return max(seen.output_events, by_bytes)
 
 
 def charge(

@@ -111,7 +111,6 @@ class LiveModel(ReplicaGroup):
             prompt_bytes=size.prompt_bytes,
             max_tokens=size.max_tokens,
             max_model_len=self.max_model_len,
-            interval=request.stream_interval,
         )
 
     def tokens_per_s(self, replica_id: str, host: str) -> float:

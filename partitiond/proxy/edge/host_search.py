@@ -130,7 +130,6 @@ class HostSearch(RemoteRequest):
             prompt_bytes=exchange.request.size.prompt_bytes,
             prompt_tokens=min(cost.prompt_tokens, MOST),
             output_tokens=min(cost.output_tokens, MOST),
-            interval=min(cost.interval, MOST),
             traced=exchange.traced,
             output_limit=MOST if cost.output_limit is None else min(cost.output_limit, MOST),
         )

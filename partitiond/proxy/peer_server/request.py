@@ -156,7 +156,6 @@ class PeerRequest(Sender):
             output_tokens=asked.output_tokens,
             output_limit=asked.output_limit,
             context=model.max_model_len,
-            interval=asked.interval,
         )
         exchange = self.exchange = Exchange(
             state, self, model, request, body, cost=cost, now=time.monotonic()

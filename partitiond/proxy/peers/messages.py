@@ -17,7 +17,7 @@ import msgspec
 
 from partitiond.proxy.request.errors import TOLD_BY_HOSTS
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """Version of the protocol; proxies with another one are not talked to."""
 
 Proofs = tuple[tuple[str, int], ...]
@@ -39,8 +39,7 @@ class Open(msgspec.Struct, array_like=True):
         prefer: replicas that it prefers, best first.
         tried: replicas that it avoids.
         prompt_bytes: of its prompts, for the learned tokens per byte.
-        prompt_tokens, output_tokens, interval, output_limit: estimated use
-            (`core.dispatch.admission.Cost`).
+        prompt_tokens, output_tokens, output_limit: estimated use (`core.dispatch.admission.Cost`).
         traced: header with its place in its trace, or empty.
         blocks: joined digests of the beginnings of its prompt.
         proved: failures of the owner's replicas whose requests others have answered since the last
@@ -63,7 +62,6 @@ class Open(msgspec.Struct, array_like=True):
     prompt_bytes: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    interval: int = 1
     traced: bytes = b""
     blocks: bytes = b""
     output_limit: int | None = None
@@ -166,7 +164,6 @@ def read_open(data: bytes) -> Open:
     asked.output_tokens = _bounded(asked.output_tokens)
     if asked.output_limit is not None:
         asked.output_limit = _bounded(asked.output_limit)
-    asked.interval = max(1, _bounded(asked.interval))
     return asked
 
 

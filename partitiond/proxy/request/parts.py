@@ -17,7 +17,6 @@ class RequestBody(msgspec.Struct):
     model: Any = None
     stream: Any = None
     stream_options: Any = None
-    stream_interval: Any = None
     n: Any = None
     best_of: Any = None
     max_tokens: Any = None
@@ -80,7 +79,6 @@ class ParsedRequest(msgspec.Struct):
         wants_usage: the client asked for usage in its stream.
         stream_options: as given.
         sequences: prompts x n.
-        stream_interval: tokens that each event of its stream should hold.
     """
 
     model: str
@@ -89,4 +87,3 @@ class ParsedRequest(msgspec.Struct):
     stream_options: Any
     sequences: int
     size: Size
-    stream_interval: int = 1

@@ -80,9 +80,6 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     if isinstance(size, ApiError):
         return size
-    interval = _interval(parsed.stream_interval) if size.has_choices else 1
-    if isinstance(interval, ApiError):
-        return interval
     choices = 1
     if size.has_choices and (parsed.n is not None or parsed.best_of is not None):
         counted = _choices(parsed)
@@ -103,7 +100,6 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         given,
         sequences,
         size,
-        interval,
     )
 
 
@@ -288,18 +284,6 @@ def _choices(body: RequestBody) -> int | ApiError:
             return invalid(f"'{name}' must be a whole number between 1 and {MAX_CHOICES}.", name)
         most = max(most, value)
     return most
-
-
-def _interval(value: Any) -> int | ApiError:
-    """Tokens per event of a stream; must be exact, as a client that leaves is charged by events."""
-    if value is None:
-        return 1
-    if type(value) is not int or not 1 <= value <= MAX_TOKENS_LIMIT:
-        return invalid(
-            f"'stream_interval' must be a whole number between 1 and {MAX_TOKENS_LIMIT}.",
-            "stream_interval",
-        )
-    return value
 
 
 def _tokens(value: Any, name: str) -> int | ApiError | None:

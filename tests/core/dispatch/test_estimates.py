@@ -98,18 +98,6 @@ def test_an_estimate_never_exceeds_what_context_and_limit_allow(
         assert cost.output_tokens <= sequences * max_tokens
 
 
-@pytest.mark.parametrize(
-    ("asked", "limit", "longest", "each"),
-    [(1, 20, 0, 1), (5, 20, 0, 5), (5, 3, 1000, 3), (5, 0, 0, 5), (5000, None, 1000, 990),
-     (5000, None, 0, 5000)],
-)  # fmt: skip
-def test_an_event_holds_what_was_asked_but_no_more_than_can_be_written(
-    asked: int, limit: int | None, longest: int, each: int
-) -> None:
-    cost = estimated(prompt_tokens=10, max_tokens=limit, max_model_len=longest, interval=asked)
-    assert cost.interval == each
-
-
 # Keys apart
 
 

@@ -20,7 +20,6 @@ from partitiond.core.keys.charging import (
 COST = Cost(1, 50, prompt_tokens=30, output_tokens=20, output_limit=20)
 LONG, ENDLESS = (dataclasses.replace(COST, output_limit=most) for most in (900, None))
 FOUR = Cost(4, 50, prompt_tokens=30, output_limit=3600)
-LARGE = dataclasses.replace(COST, sequences=2, interval=10)
 TOLD = (41, 7)
 
 
@@ -65,11 +64,6 @@ def test_an_answer_costs_what_its_engine_tells(usage: tuple[int, int]) -> None:
         (seen(1, text=2000), COST, 20, 20),
         (seen(1, text=2000), ENDLESS, 500, 500),
         (seen(25, text=2000), COST, 25, 25),
-        # Larger events count for what they hold, but the first of each sequence.
-        (seen(1), LARGE, 1, 20),
-        (seen(2), LARGE, 2, 20),
-        (seen(3), LARGE, 12, 20),
-        (seen(5), LARGE, 32, 32),
         # A whole answer that is left costs what its engine did.
         (seen(seconds=0.05), LONG, 0, 20),
         (seen(seconds=76.5), LONG, 765, 765),

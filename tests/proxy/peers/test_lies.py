@@ -317,7 +317,7 @@ async def test_a_request_that_no_proxy_sends_reaches_no_engine(make: Make) -> No
     [
         {"sequences": 0, "kv_tokens": -5},
         {"sequences": 2**63, "kv_tokens": 2**63},
-        {"interval": 0, "prompt_tokens": -1, "output_tokens": 2**63},
+        {"prompt_tokens": -1, "output_tokens": 2**63},
         {"priority": 2**62, "weight": 0.0},
         {"priority": -(2**62), "weight": 1e308},
     ],

@@ -67,7 +67,7 @@ async def test_the_entry_shows_life_while_a_start_at_another_host_is_waited_for(
     waits = a.proxy.ask(stream=streams)
     await b.proxy.until(lambda: b.proxy.state.queues()["m"] == 1)
     await asyncio.sleep(2.5 * WAITING_SECONDS)
-    (exchange,) = a.proxy.state.exchanges
+    (exchange,) = a.proxy.exchanges()
     assert exchange.answer.status == 0
     starting = table(version=2, availability=ModelAvailability.STARTING, **routes)
     parts(starting, [a, b], {})
@@ -192,7 +192,8 @@ async def test_who_waited_as_long_as_it_may_is_told_so(
         waits = ask(a)
         await a.proxy.until(lambda: liar.asked == 1)
         a.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
-        (wait,) = [one.elsewhere for one in a.proxy.state.exchanges if one.attempt is None]
+        (wait,) = [one.elsewhere for one in a.proxy.exchanges() if one.attempt is None]
+        assert wait is not None
         wait.latest = time.monotonic() + left
         (owner,) = liar.askers
         owner.write(failed(code="queue_timeout", refused=True))
