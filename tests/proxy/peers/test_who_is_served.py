@@ -11,6 +11,7 @@ from partitiond.platform import watched_files
 from partitiond.proxy.peer_server.server import _names
 from partitiond.proxy.peers import hop
 from partitiond.proxy.peers import host as peer_host
+from partitiond.proxy.peers.messages import PROTOCOL
 from partitiond.proxy.peers.tls import peer_tls
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import MakeEngine, replica, table
@@ -115,7 +116,7 @@ async def test_who_is_refused_at_each_try_is_named_once(
 
         def newer(host: str) -> bytes:
             tried.append(host)
-            return hop.head_lines(host).replace(b"protocol: 3", b"protocol: 4")
+            return hop.head_lines(host).replace(b"protocol: %d" % PROTOCOL, b"protocol: 99")
 
         monkeypatch.setattr(peer_host, "head_lines", newer)
         with caplog.at_level(logging.WARNING):
@@ -123,7 +124,7 @@ async def test_who_is_refused_at_each_try_is_named_once(
                 one.proxy.state.apply(tables.of(one.name))
             await a.proxy.until(lambda: tried.count("a") >= 3)
         told = sorted(record.getMessage() for record in caplog.records)
-        why = "it speaks version 4 of the protocol, not 3"
+        why = f"it speaks version 99 of the protocol, not {PROTOCOL}"
         assert told == [
             f"a request of the proxy of host a is refused: {why}",
             f"a request of the proxy of host b is refused: {why}",
