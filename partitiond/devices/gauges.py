@@ -13,7 +13,7 @@ from partitiond.core.errors import SilentError
 from partitiond.core.hardware.details import DeviceReading
 from partitiond.devices.cpu import CPU_DEVICE_ID
 from partitiond.devices.nvml.memory import memory_of
-from partitiond.devices.nvml.session import session, told
+from partitiond.devices.nvml.session import or_none, session
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
 from partitiond.platform.deadline_calls import DeadlineCalls
 
@@ -72,9 +72,9 @@ def _gpus() -> dict[str, DeviceReading]:
     found: dict[str, DeviceReading] = {}
     try:
         with session():
-            for index in range(told(pynvml.nvmlDeviceGetCount) or 0):
-                handle = told(pynvml.nvmlDeviceGetHandleByIndex, index)
-                uuid = None if handle is None else told(pynvml.nvmlDeviceGetUUID, handle)
+            for index in range(or_none(pynvml.nvmlDeviceGetCount) or 0):
+                handle = or_none(pynvml.nvmlDeviceGetHandleByIndex, index)
+                uuid = None if handle is None else or_none(pynvml.nvmlDeviceGetUUID, handle)
                 if uuid is not None:
                     found[uuid] = _gpu(handle)
     except pynvml.NVMLError:  # without a driver there are no GPUs to read
@@ -83,10 +83,10 @@ def _gpus() -> dict[str, DeviceReading]:
 
 
 def _gpu(handle: Any) -> DeviceReading:
-    memory = told(memory_of, handle, "")
-    milliwatts = told(pynvml.nvmlDeviceGetPowerUsage, handle)
-    rates = told(pynvml.nvmlDeviceGetUtilizationRates, handle)  # not available in MIG mode
-    celsius = told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    memory = or_none(memory_of, handle, "")
+    milliwatts = or_none(pynvml.nvmlDeviceGetPowerUsage, handle)
+    rates = or_none(pynvml.nvmlDeviceGetUtilizationRates, handle)  # not available in MIG mode
+    celsius = or_none(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
     return DeviceReading(
         used_bytes=None if memory is None else memory.used_bytes,
         watts=None if milliwatts is None else milliwatts / 1000,

@@ -10,7 +10,7 @@ from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import XidEvent
 from partitiond.devices.gpus.discovery import GpuSnapshot
 from partitiond.devices.nvml import topology
-from partitiond.devices.nvml.session import session, told
+from partitiond.devices.nvml.session import or_none, session
 
 _ARCHITECTURES: Final = {
     pynvml.NVML_DEVICE_ARCH_KEPLER: "kepler",
@@ -43,24 +43,24 @@ def details_of(seen: GpuSnapshot, xids: Sequence[XidEvent] = ()) -> DeviceDetail
     )
     try:
         with session():
-            handle = told(pynvml.nvmlDeviceGetHandleByUUID, seen.device.id)
+            handle = or_none(pynvml.nvmlDeviceGetHandleByUUID, seen.device.id)
             return known if handle is None else _asked(known, handle)
     except pynvml.NVMLError:  # the driver is gone by now: what was read is still worth showing
         return known
 
 
 def _asked(known: DeviceDetails, handle: Any) -> DeviceDetails:
-    capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
-    persistence = told(pynvml.nvmlDeviceGetPersistenceMode, handle)
+    capability = or_none(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    persistence = or_none(pynvml.nvmlDeviceGetPersistenceMode, handle)
     return dataclasses.replace(
         known,
-        architecture=_ARCHITECTURES.get(told(pynvml.nvmlDeviceGetArchitecture, handle) or 0, ""),
+        architecture=_ARCHITECTURES.get(or_none(pynvml.nvmlDeviceGetArchitecture, handle) or 0, ""),
         compute_capability="" if capability is None else f"{capability[0]}.{capability[1]}",
         pci_bus_id=topology.pci_bus_id(handle),
         persistence=None if persistence is None else bool(persistence),
-        power_watts=_thousandth(told(pynvml.nvmlDeviceGetPowerUsage, handle)),
-        power_limit_watts=_thousandth(told(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
-        energy_joules=_thousandth(told(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
+        power_watts=_thousandth(or_none(pynvml.nvmlDeviceGetPowerUsage, handle)),
+        power_limit_watts=_thousandth(or_none(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+        energy_joules=_thousandth(or_none(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
     )
 
 

@@ -36,9 +36,9 @@ from partitiond.devices.nvml.session import (
     NO_DRIVER,
     asking,
     offered,
+    or_none,
     session,
     text_of,
-    told,
     translate,
 )
 from partitiond.devices.nvml.topology import near_cores
@@ -341,13 +341,13 @@ def _cordon(verdict: HealthVerdict, compute_mode: ComputeMode) -> str:
 
 
 def _compute_mode(handle: Any) -> ComputeMode:
-    mode = told(pynvml.nvmlDeviceGetComputeMode, handle)
+    mode = or_none(pynvml.nvmlDeviceGetComputeMode, handle)
     return ComputeMode.DEFAULT if mode is None else _COMPUTE_MODES.get(mode, ComputeMode.DEFAULT)
 
 
 def _offers_mps(handle: Any) -> bool:
     """Whether MPS gives each client its own SMs and memory; true if the driver does not tell."""
-    capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    capability = or_none(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
     return capability is None or int(capability[0]) >= VOLTA
 
 

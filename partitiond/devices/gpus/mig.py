@@ -16,7 +16,7 @@ from partitiond.core.mig.geometry import Place, covered_slices, place_of
 from partitiond.core.mig.names import PLANNED_ATTRIBUTES, read_name
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.reading import read_state
-from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
+from partitiond.devices.nvml.session import NOT_OFFERED, offered, or_none
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def may_change_instances(handle: Any, helper: Path | None) -> bool:
     if helper is not None and _reachable(helper):
         return True
     for number in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
-        info = told(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, number, 2)
+        info = or_none(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, number, 2)
         if info is None:
             continue
         count = pynvml.c_uint(0)

@@ -9,7 +9,7 @@ from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.library import library_in_use, use_library
 from partitiond.devices.nvml.memory import GpuMemory, memory_of, used_bytes
-from partitiond.devices.nvml.session import asking, gpu, offered, session, told, translate
+from partitiond.devices.nvml.session import asking, gpu, offered, or_none, session, translate
 
 __all__ = [
     "GpuMemory",
@@ -20,8 +20,8 @@ __all__ = [
     "library_in_use",
     "memory_of",
     "offered",
+    "or_none",
     "session",
-    "told",
     "translate",
     "use_library",
     "used_bytes",

@@ -20,7 +20,7 @@ import pynvml
 from partitiond.core.hardware.health import XidEvent
 from partitiond.core.hardware.kinds import short_device
 from partitiond.devices.nvml.processes import NO_INSTANCE
-from partitiond.devices.nvml.session import session, text_of, told
+from partitiond.devices.nvml.session import or_none, session, text_of
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +165,9 @@ def _register_all(events: Any) -> tuple[dict[int, str], bool]:
     names: dict[int, str] = {}
     missing = False
     for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = told(pynvml.nvmlDeviceGetHandleByIndex, index)
+        handle = or_none(pynvml.nvmlDeviceGetHandleByIndex, index)
         supported = (
-            None if handle is None else told(pynvml.nvmlDeviceGetSupportedEventTypes, handle)
+            None if handle is None else or_none(pynvml.nvmlDeviceGetSupportedEventTypes, handle)
         )
         if handle is None or supported is None:
             missing = True
@@ -189,4 +189,4 @@ def _address(handle: Any) -> int:
 
 
 def _uuid_of(handle: Any) -> str:
-    return text_of(told(pynvml.nvmlDeviceGetUUID, handle) or "")
+    return text_of(or_none(pynvml.nvmlDeviceGetUUID, handle) or "")

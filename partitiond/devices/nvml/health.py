@@ -5,7 +5,7 @@ from typing import Any, Final
 import pynvml
 
 from partitiond.core.hardware.health import HealthReadings, Throttle
-from partitiond.devices.nvml.session import LOST, told
+from partitiond.devices.nvml.session import LOST, or_none
 
 _THROTTLES: Final = (
     (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, Throttle.HW_THERMAL),
@@ -25,8 +25,8 @@ def readings_of(handle: Any) -> HealthReadings:
     lost = _unreachable(handle)
     if lost:
         return HealthReadings(unreachable=lost)
-    remapped = told(pynvml.nvmlDeviceGetRemappedRows, handle)
-    pending = told(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+    remapped = or_none(pynvml.nvmlDeviceGetRemappedRows, handle)
+    pending = or_none(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
     slowdown = pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
     return HealthReadings(
         recovery=_recovery(handle),
@@ -38,8 +38,8 @@ def readings_of(handle: Any) -> HealthReadings:
         remap_pending=None if remapped is None else bool(remapped[2]),
         remap_failed=None if remapped is None else bool(remapped[3]),
         throttle=_throttle(handle),
-        temperature_c=told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
-        slowdown_c=told(pynvml.nvmlDeviceGetTemperatureThreshold, handle, slowdown),
+        temperature_c=or_none(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        slowdown_c=or_none(pynvml.nvmlDeviceGetTemperatureThreshold, handle, slowdown),
     )
 
 
@@ -54,29 +54,29 @@ def _unreachable(handle: Any) -> str:
 
 def _recovery(handle: Any) -> int | None:
     field = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
-    values = told(pynvml.nvmlDeviceGetFieldValues, handle, [field])
+    values = or_none(pynvml.nvmlDeviceGetFieldValues, handle, [field])
     if values is None or values[0].nvmlReturn != pynvml.NVML_SUCCESS:
         return None  # drivers before 550 do not know the field
     return int(values[0].value.uiVal)
 
 
 def _ecc(handle: Any, counter: int) -> int | None:
-    found: int | None = told(pynvml.nvmlDeviceGetTotalEccErrors, handle, _UNCORRECTED, counter)
+    found: int | None = or_none(pynvml.nvmlDeviceGetTotalEccErrors, handle, _UNCORRECTED, counter)
     return found
 
 
 def _retired_pages(handle: Any) -> int | None:
     lists = [
-        told(pynvml.nvmlDeviceGetRetiredPages, handle, cause)
+        or_none(pynvml.nvmlDeviceGetRetiredPages, handle, cause)
         for cause in (_SINGLE_BIT, _DOUBLE_BIT)
     ]
     return None if lists == [None, None] else sum(len(pages or ()) for pages in lists)
 
 
 def _throttle(handle: Any) -> tuple[Throttle, ...]:
-    reasons = told(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    reasons = or_none(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
     if reasons is None:
-        reasons = told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+        reasons = or_none(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
     found = tuple(reason for bit, reason in _THROTTLES if reasons & bit)
     # The general bit is set with each specific hardware reason, so it adds nothing beside one.
     named = tuple(reason for reason in found if reason is not Throttle.HW_SLOWDOWN)

@@ -129,7 +129,7 @@ def offered(
         raise
 
 
-def told(call: Callable[..., T], *arguments: Any) -> T | None:
+def or_none(call: Callable[..., T], *arguments: Any) -> T | None:
     """Return the call's result; None if NVML refuses for any reason.
 
     For figures that are displayed or judged one by one: a failing figure must not hide the others.

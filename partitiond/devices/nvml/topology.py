@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.devices.nvml.session import text_of, told
+from partitiond.devices.nvml.session import or_none, text_of
 
 _WORD_BITS: Final = 64
 
 
 def pci_bus_id(handle: Any) -> str:
     """Return the address as "00000000:07:00.0", lower case; empty if the driver does not tell."""
-    info = told(pynvml.nvmlDeviceGetPciInfo_v3, handle)
+    info = or_none(pynvml.nvmlDeviceGetPciInfo_v3, handle)
     return "" if info is None else text_of(info.busId).lower()
 
 
@@ -23,7 +23,7 @@ def near_cores(handle: Any, cores: Sequence[int]) -> tuple[int, ...]:
     In a container, possibly no core is near: then far cores are better than none.
     """
     words = -(-max(os.cpu_count() or 1, *(core + 1 for core in cores), 1) // _WORD_BITS)
-    mask = told(pynvml.nvmlDeviceGetCpuAffinity, handle, words)
+    mask = or_none(pynvml.nvmlDeviceGetCpuAffinity, handle, words)
     if mask is None:
         return tuple(cores)
     near = tuple(core for core in cores if mask[core // _WORD_BITS] >> core % _WORD_BITS & 1)

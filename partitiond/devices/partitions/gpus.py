@@ -13,7 +13,7 @@ from partitiond.core.hardware.partition_checks import GpuUse
 from partitiond.devices.gpus.mig import mig_mode
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.processes import processes_on, sees_host_pids
-from partitiond.devices.nvml.session import gpu, told
+from partitiond.devices.nvml.session import gpu, or_none
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 HEALTH_SECONDS: Final = 2.0
@@ -107,7 +107,7 @@ class NvmlGpus:
 
         def told_mode() -> int | None:
             with gpu(device_id, f"tell the compute mode of {device_id}") as handle:
-                return told(pynvml.nvmlDeviceGetComputeMode, handle)
+                return or_none(pynvml.nvmlDeviceGetComputeMode, handle)
 
         mode = self._looks.ask(device_id, told_mode)
         return pynvml.NVML_COMPUTEMODE_DEFAULT if mode is None else int(mode)

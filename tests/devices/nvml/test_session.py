@@ -6,7 +6,7 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.nvml import asking, offered, told
+from partitiond.devices.nvml import asking, offered, or_none
 
 ERROR_CODES = sorted(
     value
@@ -34,9 +34,9 @@ def refusing(code: int) -> Callable[[], int]:
 def test_what_is_not_offered_is_none_and_another_refusal_where_it_is_only_shown() -> None:
     for code in (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND):
         assert offered(refusing(code)) is None
-        assert told(refusing(code)) is None
+        assert or_none(refusing(code)) is None
     refuse = refusing(pynvml.NVML_ERROR_NO_PERMISSION)
-    assert told(refuse) is None
+    assert or_none(refuse) is None
     assert offered(refuse, also=frozenset({pynvml.NVML_ERROR_NO_PERMISSION})) is None
     with pytest.raises(pynvml.NVMLError):
         offered(refuse)
