@@ -23,7 +23,7 @@ from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
 from partitiond.store.old_jobs import with_facts
 from partitiond.store.release_repository import ReleaseRepository
-from partitiond.store.sessions import PATIENCE_SECONDS, Sessions, found
+from partitiond.store.sessions import PATIENCE_SECONDS, Sessions, need_row
 from partitiond.store.tables import (
     CounterRow,
     JobRow,
@@ -175,7 +175,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         if known is not None:
             return known
         with self._read() as session:
-            row = found(session.get(ProfileRow, profile_id), "profile", profile_id)
+            row = need_row(session.get(ProfileRow, profile_id), "profile", profile_id)
             return self._parse(Profile, row.body, f"profile {profile_id}")
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
@@ -210,7 +210,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Return one job. Raises NotFoundError."""
         with self._read() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
-            return with_facts(self._parse(Job, found(row, "job", job_id).body, f"job {job_id}"))
+            return with_facts(self._parse(Job, need_row(row, "job", job_id).body, f"job {job_id}"))
 
     def jobs(self, limit: int | None = 100) -> Sequence[Job]:
         """Return jobs, newest first; all if `limit` is None."""
@@ -328,11 +328,11 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 def _found_model(session: Session, name: str) -> ModelRow:
     """Return the model's row. Raises NotFoundError, which names one that may be meant."""
     row = session.get(ModelRow, name)
-    return found(row, "model", name, lambda: session.exec(select(ModelRow.name)))
+    return need_row(row, "model", name, lambda: session.exec(select(ModelRow.name)))
 
 
 def _key_row(session: Session, key_id: str) -> KeyRow:
-    return found(session.exec(select(KeyRow).where(KeyRow.id == key_id)).first(), "key", key_id)
+    return need_row(session.exec(select(KeyRow).where(KeyRow.id == key_id)).first(), "key", key_id)
 
 
 def _drop_ended(session: Session, keep: int) -> None:

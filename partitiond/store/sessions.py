@@ -153,7 +153,7 @@ class Sessions:
             self._engine.dispose()
 
 
-def found(row: T | None, what: str, key: str, names: Callable[[], Iterable[str]] = tuple) -> T:
+def need_row(row: T | None, what: str, key: str, names: Callable[[], Iterable[str]] = tuple) -> T:
     """Return the row. Raises NotFoundError if there is none.
 
     Args:
