@@ -90,12 +90,12 @@ class ModelTable(ModelBody):
     def _one_source(self) -> "ModelTable":
         return self  # `found` looks, also where another field is wrong
 
-    def found(self, hub: bool) -> tuple[ModelSource, str]:
+    def source_and_name(self, hub: bool) -> tuple[ModelSource, str]:
         """Return the source, and the name that it suggests. Raises SpecError."""
         if self.model is not None and self.source is not None:
             raise SpecError("give either model or source.", hint="Leave one of them out.")
         if self.model is not None or self.source is not None:
-            return super().found(hub)
+            return super().source_and_name(hub)
         if self.architecture is None or self.name is None:
             what = "a model needs `model`, or both `name` and `architecture`."
             raise SpecError(what, hint='As model = "opt-125m".')

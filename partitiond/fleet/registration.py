@@ -185,7 +185,7 @@ class ModelBody(ChangeableBody, NamedBody):
         Raises:
             SpecError: no such model, a folder or flag is refused, or a value is out of range.
         """
-        source, name = self.found(rules.hub if self.hub is None else self.hub)
+        source, name = self.source_and_name(rules.hub if self.hub is None else self.hub)
         check_folder(source, rules.allow_folders)
         check_sampling(self.request_defaults)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSpec)}
@@ -209,7 +209,7 @@ class ModelBody(ChangeableBody, NamedBody):
         The place is the field's name, and the name within a part where the message has it.
         """
         attempts: dict[str, Callable[[], object]] = {
-            "model": lambda: self.found(rules.hub if self.hub is None else self.hub),
+            "model": lambda: self.source_and_name(rules.hub if self.hub is None else self.hub),
             "request_defaults": lambda: check_sampling(self.request_defaults),
             "workload": self.workload.to_workload,
             "aliases": lambda: check_aliases(self.name or self.model or "the model", self.aliases),
@@ -235,7 +235,7 @@ class ModelBody(ChangeableBody, NamedBody):
         """Convert one part to the core's type. Raises SpecError."""
         return _PARTS[name](**getattr(self, name).model_dump())
 
-    def found(self, hub: bool) -> tuple[ModelSource, str]:
+    def source_and_name(self, hub: bool) -> tuple[ModelSource, str]:
         """Return the source, and the name that it suggests. Raises SpecError."""
         if self.source is not None:
             full = self.source.to_source()
