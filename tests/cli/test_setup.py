@@ -380,10 +380,10 @@ def test_an_installation_that_the_user_cannot_enter_or_others_could_change_is_re
 ) -> None:
     played.facts.bin_dir.chmod(0o700)
     (enable,) = (step for step in played.steps() if step.key == "enable")
-    standing = enable.look(played.host)
-    assert standing.state is StepProgress.CANNOT
-    assert "may not enter" in standing.detail
-    assert "/opt/partitiond" in standing.detail
+    seen = enable.read_state(played.host)
+    assert seen.state is StepProgress.CANNOT
+    assert "may not enter" in seen.detail
+    assert "/opt/partitiond" in seen.detail
     assert plan._unsafe_for_root(played.facts) == "" or os.geteuid() != 0
     played.facts.bin_dir.chmod(0o777)
     assert "can be changed by others" in plan._unsafe_for_root(played.facts)
@@ -405,7 +405,7 @@ def test_the_planners_loops_are_compiled_as_the_daemons_user(played: Played) -> 
     assert "planner" not in [step.key for step in played.steps()]
     played.host.file("/etc/passwd").write_text("partitiond:x:990:990::/:/bin/false\n")
     (step,) = (step for step in played.steps(engine=True) if step.key == "planner")
-    assert step.look(played.host).state is StepProgress.TODO
+    assert step.read_state(played.host).state is StepProgress.TODO
     step.apply(played.host)
     asked = played.asked()[-1]
     assert asked.startswith("runuser -u partitiond -- env ")

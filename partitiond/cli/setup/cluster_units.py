@@ -141,7 +141,7 @@ class BundleStep:
     what: str
     bundle: Path
 
-    def look(self, host: SetupHost) -> StepState:
+    def read_state(self, host: SetupHost) -> StepState:
         """Done if the state folder has what the bundle has."""
         try:
             bundle = read_bundle(self.bundle)

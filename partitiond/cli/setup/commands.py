@@ -153,7 +153,7 @@ def _place(
 
 def _set_up(host: SetupHost, steps: tuple[SetupStep, ...], *, apply: bool, as_json: bool) -> None:
     if not apply:
-        outcomes = [record.standing_of(host, step) for step in steps]
+        outcomes = [record.outcome_of(host, step) for step in steps]
         _show(outcomes, as_json=as_json)
         if not as_json:
             say("Nothing was changed. `partitiond setup --apply` does what is to do.")

@@ -100,9 +100,9 @@ def apply(host: SetupHost, steps: tuple[SetupStep, ...]) -> Iterator[StepOutcome
         DeviceError: a step failed; the steps before it stay done, and are in the record.
     """
     for step in steps:
-        standing = step.look(host)
-        if standing.state is not StepProgress.TODO:
-            yield StepOutcome(step.key, step.what, standing.state, standing.detail)
+        seen = step.read_state(host)
+        if seen.state is not StepProgress.TODO:
+            yield StepOutcome(step.key, step.what, seen.state, seen.detail)
             continue
         _note(host, step)
         try:
@@ -112,7 +112,7 @@ def apply(host: SetupHost, steps: tuple[SetupStep, ...]) -> Iterator[StepOutcome
                 raise
             yield StepOutcome(step.key, step.what, StepProgress.CANNOT, error.message)
             continue
-        yield StepOutcome(step.key, step.what, StepProgress.DONE, standing.detail)
+        yield StepOutcome(step.key, step.what, StepProgress.DONE, seen.detail)
 
 
 def _note(host: SetupHost, step: SetupStep) -> None:
@@ -173,7 +173,7 @@ def _without_user(host: SetupHost, user: str) -> StepOutcome:
     return StepOutcome("purge", f"user {user}", StepProgress.DONE)
 
 
-def standing_of(host: SetupHost, step: SetupStep) -> StepOutcome:
+def outcome_of(host: SetupHost, step: SetupStep) -> StepOutcome:
     """The state of a step, to be shown."""
-    standing: StepState = step.look(host)
-    return StepOutcome(step.key, step.what, standing.state, standing.detail)
+    seen: StepState = step.read_state(host)
+    return StepOutcome(step.key, step.what, seen.state, seen.detail)

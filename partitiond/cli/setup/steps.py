@@ -55,7 +55,7 @@ class SetupStep(Protocol):
         """What the step does, for people."""
         ...
 
-    def look(self, host: SetupHost) -> StepState:
+    def read_state(self, host: SetupHost) -> StepState:
         """The state of the step. Changes nothing."""
         ...
 
@@ -88,7 +88,7 @@ class FileStep:
         """The content that the file should have."""
         return (self.text if isinstance(self.text, str) else self.text(host)).encode()
 
-    def look(self, host: SetupHost) -> StepState:
+    def read_state(self, host: SetupHost) -> StepState:
         """Done if the file has the content that it should have."""
         found = _read(host.file(self.path))
         if found is None:
@@ -141,7 +141,7 @@ class CommandStep:
     seconds: float | None = 120.0
     optional: bool = False
 
-    def look(self, host: SetupHost) -> StepState:
+    def read_state(self, host: SetupHost) -> StepState:
         """The state of the step, by asking the host."""
         if self.live and not host.live:
             return StepState(StepProgress.ELSEWHERE, self.command)
