@@ -121,7 +121,7 @@ class RoomMaker:
         """Look periodically, until cancelled, for models that were woken and have no place."""
         while True:
             try:
-                self.look()
+                self.make_more_room()
             except PartitiondError as error:
                 log.warning("cannot see who waits for room: %s", error)
             except Exception:
@@ -189,7 +189,7 @@ class RoomMaker:
             self._told.add(model)
             self._journal.note("model-waits", model, why)
 
-    def look(self) -> None:
+    def make_more_room(self) -> None:
         """Make more room for woken models without a place; those without requests go to zero."""
         specs = {name: spec for name, spec in self._specs().items() if scales_to_zero(spec)}
         placed = {p.model for p in self._placements()}
