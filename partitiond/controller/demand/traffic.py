@@ -59,10 +59,10 @@ class TrafficWatch:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await self.look()
+            await self.take_sample()
             await asyncio.sleep(self._look_seconds)
 
-    async def look(self) -> None:
+    async def take_sample(self) -> None:
         """Take one sample. A proxy that does not answer leaves a gap."""
         try:
             sample = await self._proxy.sample()

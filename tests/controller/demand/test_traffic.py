@@ -15,7 +15,7 @@ async def looked_at(*samples: TrafficSample) -> TrafficWatch:
     await proxy.ensure_running()
     watch = TrafficWatch(proxy, after_look=())
     for proxy.sampled in samples:
-        await watch.look()
+        await watch.take_sample()
     return watch
 
 
