@@ -116,12 +116,12 @@ class UsageUseCases:
         """Look at the counts until cancelled; then book what was counted last."""
         try:
             while True:
-                self.look()
+                self.collect()
                 await asyncio.sleep(BOOK_SECONDS / 5)
         finally:
             self.book()
 
-    def look(self) -> None:
+    def collect(self) -> None:
         """Add what was used since the last look; book it if that is due."""
         sample = self._latest()
         if sample is None:

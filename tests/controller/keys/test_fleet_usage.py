@@ -58,7 +58,7 @@ class Fleet:
     def look(self, answering: set[str]) -> None:
         read = {name: self.proxies[name].sample() for name in answering}
         self.seen = FleetSample(0.0, "sum", hosts=read, own=self.own)
-        self.desk.look()
+        self.desk.collect()
 
     def booked(self) -> int:
         self.desk.book()
@@ -87,7 +87,7 @@ def test_everything_is_booked_exactly_once(
     if began_alone:
         fleet.proxies["one"].count = total = 4
         fleet.seen = fleet.proxies["one"].sample()  # the head was the only host
-        fleet.desk.look()
+        fleet.desk.collect()
     for kind, which, number in steps:
         match kind:
             case "count":

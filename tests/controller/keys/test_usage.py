@@ -69,7 +69,7 @@ class Books:
             usage={**old, key: {**old.get(key, {}), model: use}},
         )
         self.wall.now += later
-        self.desk.look()
+        self.desk.collect()
 
     def report(
         self, since: str | None = None, until: str | None = None, by: Sequence[UsageBy] = BY_BOTH

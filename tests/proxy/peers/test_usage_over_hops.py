@@ -33,7 +33,7 @@ async def reported(hosts: list[Host], *, looks: int = 1) -> tuple[UsageLine, ...
         latest=lambda: FleetSample(0.0, "sum", hosts=read, own="a"), keep_days=0,
     )  # fmt: skip
     for _ in range(looks):
-        desk.look()
+        desk.collect()
     return (await desk.report()).lines
 
 
