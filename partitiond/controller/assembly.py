@@ -244,7 +244,7 @@ class Parts:
     def _after_pass(self) -> None:
         """Look at what follows from a pass of the loop; the order matters."""
         self.journal.save()
-        self.releases.look()
+        self.releases.settle()
         self.obstacles.look()
         self._look_for_cut_off()
         self.registry.measure_stale()

@@ -114,7 +114,7 @@ class ReleaseUseCases:
         if self._known.pop(model, None):
             self._store.forget_releases(model)
 
-    def look(self) -> None:
+    def settle(self) -> None:
         """Find which releases have come, and which will not; called after each pass of the loop."""
         if not self._resumed:
             self._resumed = True
