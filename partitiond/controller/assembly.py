@@ -245,7 +245,7 @@ class Parts:
         """Look at what follows from a pass of the loop; the order matters."""
         self.journal.save()
         self.releases.settle()
-        self.obstacles.look()
+        self.obstacles.find()
         self._look_for_cut_off()
         self.registry.measure_stale()
         self.jobs.poke()

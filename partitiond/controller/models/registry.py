@@ -190,7 +190,7 @@ class Registry:
         figures: Figures,
         targets: Sequence[ProfileTarget],
     ) -> None:
-        self._obstacles.look()
+        self._obstacles.find()
         now = self._clock.utc_iso()
         for profile in form_estimates(spec, architectures, targets, now, figures):
             self._store.add_profile(profile)

@@ -152,11 +152,11 @@ class ObstacleUseCases:
         self._started_at[model] = self._clock.monotonic()
 
     def now(self) -> Mapping[str, Obstacle]:
-        """Look now, and return `present`."""
-        self.look()
+        """Find them now, and return `present`."""
+        self.find()
         return self.present
 
-    def look(self) -> None:
+    def find(self) -> None:
         """Find what keeps each model from running now; called after each pass of the loop."""
         specs = {record.spec.name: record.spec for record in self._store.models()}
 
