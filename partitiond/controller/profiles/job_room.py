@@ -229,11 +229,11 @@ class _Room:
         key = needs, device_id
         if key not in self._answers:
             assert isinstance(needs, PartitionRequest)
-            self._answers[key] = self._look(needs, device_id)
+            self._answers[key] = self._find_lease(needs, device_id)
         found = self._answers[key]
         return found.reason if isinstance(found, LeaseDenied) else found
 
-    def _look(self, wish: PartitionRequest, device_id: str) -> Lease | LeaseDenied:
+    def _find_lease(self, wish: PartitionRequest, device_id: str) -> Lease | LeaseDenied:
         device, room = self._devices.get(device_id), self._host.room.get(device_id)
         if device is None or room is None or isinstance(room, Unknown):
             reason = room.reason if isinstance(room, Unknown) else "it is not there"

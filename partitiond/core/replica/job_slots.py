@@ -156,10 +156,10 @@ class _Search(Generic[L]):
         # always to wait, as the first job that begins ends the turn.
         key = job.needs, job.devices, job.first
         if key not in self._known:
-            self._known[key] = self._look(job)
+            self._known[key] = self._find_lease(job)
         return self._known[key]
 
-    def _look(self, job: WaitingJob) -> _Found[L] | str:
+    def _find_lease(self, job: WaitingJob) -> _Found[L] | str:
         reasons = []
         for device_id in sorted(job.devices, key=lambda d: (d != job.first, self._jobs[d])):
             if device_id in self._full or self._host_of.get(device_id, "") in self._full_hosts:
