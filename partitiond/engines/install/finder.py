@@ -41,7 +41,7 @@ class EngineFinder:
         with self._lock:
             if self._found is not None and self._found.python.exists():
                 return self._found
-            return self._look()
+            return self._find_and_keep()
 
     def problem(self) -> EngineUnavailableError | None:
         """Explain why no engine can start; None if one can. Looks at most every few seconds."""
@@ -51,7 +51,7 @@ class EngineFinder:
             fresh = time.monotonic() - self._looked_at < LOOK_AGAIN_SECONDS
             if self._found is None and not fresh:
                 with contextlib.suppress(EngineUnavailableError):  # `_error` keeps it
-                    self._look()
+                    self._find_and_keep()
             return self._error
 
     def version(self) -> str:
@@ -70,7 +70,7 @@ class EngineFinder:
         except EngineUnavailableError:
             return None
 
-    def _look(self) -> EngineEnvironment:
+    def _find_and_keep(self) -> EngineEnvironment:
         self._looked_at = time.monotonic()
         engine = self._settings.engine
         try:
