@@ -71,7 +71,7 @@ class Search:
         """Return the next trial, or `SearchDone`."""
         wanted = self._scout()
         if wanted is None and self._known.rates:
-            wanted = self._look() or self._settle()
+            wanted = self._propose_unseen() or self._settle()
         if wanted is None:
             return SearchDone(self._known.capped_by, complete=not self._skipped)
         batch, purpose, share = wanted
@@ -112,7 +112,7 @@ class Search:
         promised = math.fsum(self._costs.least(b) for b in sorted(self._seen)[-2:])
         return 2 * self._costs.least(batch) + promised <= self._left
 
-    def _look(self) -> Wanted | None:
+    def _propose_unseen(self) -> Wanted | None:
         """Return a batch not seen yet in which the answer may lie, if there is time for it."""
         promised = math.fsum(self._costs.least(b) for b in self._known.owed())
         steps = (self._lower, self._edge, self._doubling, self._around, self._inside)
