@@ -56,7 +56,7 @@ class PlainEngine:
 
     def _begin(self) -> None:
         if self.costs.schedules_ahead:
-            self._look()
+            self._queue_arrivals()
         self._step = step = self._batch.next_step()
         if step is None:
             self._device.rested(self)
@@ -68,7 +68,7 @@ class PlainEngine:
         self._owed = 0.0
         self._clock.at(self._clock.now + seconds, self._end)
 
-    def _look(self) -> None:
+    def _queue_arrivals(self) -> None:
         waiting, self._unseen, self._arrived = self._unseen, self._arrived, []
         for sequence in waiting:
             self._batch.add(sequence)

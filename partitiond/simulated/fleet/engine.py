@@ -250,7 +250,7 @@ class FleetEngine(EventTarget):
             self._preempt(next(reversed(running)))
         decoding, context = self._decoding, self._context
         if self._unseen or self._arrived:
-            self._look()
+            self._queue_arrivals()
         before = self._admitted
         if self._waiting:
             self._admit()
@@ -277,7 +277,7 @@ class FleetEngine(EventTarget):
             self._owed = 0.0
         self._plan_end(count)
 
-    def _look(self) -> None:
+    def _queue_arrivals(self) -> None:
         """Queue requests that arrived before the ended step; all of them if the engine is idle."""
         self._waiting.extend(self._unseen)
         self._unseen, self._arrived = self._arrived, []
