@@ -77,7 +77,7 @@ async def watch(
             await sleep(max(0.0, began + look * every_seconds - clock()))
             # One time for all: answers come within a fraction of the time between two looks.
             at = clock() - began
-            await asyncio.gather(*(_look(a, c, at, into) for a, c in clients.items()))
+            await asyncio.gather(*(_scrape(a, c, at, into) for a, c in clients.items()))
             if look == 0:
                 _check_first(into, addresses)
                 await asyncio.gather(*(_models(a, c, into) for a, c in clients.items()))
@@ -102,7 +102,7 @@ def _client(address: str) -> httpx.AsyncClient:
         ) from error
 
 
-async def _look(address: str, client: httpx.AsyncClient, at: float, into: ScrapedEngines) -> None:
+async def _scrape(address: str, client: httpx.AsyncClient, at: float, into: ScrapedEngines) -> None:
     try:
         text = await _get(client, "/metrics")
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:

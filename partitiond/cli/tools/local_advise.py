@@ -135,7 +135,7 @@ def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) 
         if not devices:
             raise SpecError("this host has no NVIDIA GPU.", hint=NAME_THE_GPUS)
         said = resolved(addresses, devices)
-        seen = _look(urls, asked)
+        seen = _watch(urls, asked)
     finally:
         found = Deployment(devices) if given else gpus.close(urls)
     today = Deployment(
@@ -152,7 +152,7 @@ def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
+def _watch(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
     """Watch the engines; Ctrl-C ends the watch early and keeps what was seen."""
     watched = ScrapedEngines()
     length = format_duration(asked.seconds)
