@@ -231,7 +231,7 @@ class Explanations:
     obstacles: Mapping[str, Obstacle] = dataclasses.field(default_factory=lambda: _NO_OBSTACLES)
 
 
-NOTHING_TOLD: Final = Explanations()
+NO_FACTS: Final = Explanations()
 
 
 def convergence(
@@ -239,7 +239,7 @@ def convergence(
     seen: Observation,
     policy: ReconcilePolicy,
     asleep: Mapping[str, int] = _AWAKE,
-    told: Explanations = NOTHING_TOLD,
+    facts: Explanations = NO_FACTS,
 ) -> Convergence:
     """Compute how far the applied plan has converged.
 
@@ -248,16 +248,16 @@ def convergence(
         seen: the host.
         policy: the reconciler's bounds.
         asleep: level of sleep of the models that are to sleep, by name.
-        told: further facts, for the explanations.
+        facts: further facts, for the explanations.
     """
     wanted = plan.wanted if plan is not None else ()
     current = current_engines(wanted, seen.replicas, asleep)
-    here = _Look(
+    given = _Inputs(
         wanted=wanted,
         seen=seen,
         policy=policy,
         asleep=asleep,
-        told=told,
+        facts=facts,
         current=current,
         kept=frozenset(key_of(replica) for replica in current.values()),
         room=dict(seen.devices),
@@ -266,17 +266,17 @@ def convergence(
         without_files=frozenset(seen.without_files),
         withheld=frozenset(seen.withheld),
     )
-    found = [_standing(p, current.get(p.replica_id), here) for p in wanted]
+    found = [_standing(p, current.get(p.replica_id), given) for p in wanted]
     failed = {
         p.model for p, at in zip(wanted, found, strict=True) if at.standing is Standing.FAILED
     }
     placed = [
-        _progress(p, _without_hope(p, at, failed, here), here)
+        _progress(p, _without_hope(p, at, failed, given), given)
         for p, at in zip(wanted, found, strict=True)
     ]
     leaving = [
-        (replica, _leaves(replica, here, stays=replica.placement.model in failed))
-        for replica in here.outgoing()
+        (replica, _leaves(replica, given, stays=replica.placement.model in failed))
+        for replica in given.outgoing()
     ]
     open_ = [p for p in placed if p.standing not in (Standing.SERVING, Standing.ASLEEP)]
     rest = sorted([*open_, *(p for _, p in leaving)], key=lambda p: _ORDER.index(p.standing))
@@ -347,7 +347,7 @@ def _why(rest: Sequence[ReplicaProgress], state: PlanState) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _At:
+class _Judged:
     """Standing of one replica of the plan, with the reason.
 
     Attributes:
@@ -361,7 +361,7 @@ class _At:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Look:
+class _Inputs:
     """Inputs of one call.
 
     Attributes:
@@ -376,7 +376,7 @@ class _Look:
     seen: Observation
     policy: ReconcilePolicy
     asleep: Mapping[str, int]
-    told: Explanations
+    facts: Explanations
     current: Mapping[str, ObservedReplica]
     kept: frozenset[tuple[str, str]]
     room: Mapping[str, "int | Unknown"]
@@ -398,66 +398,66 @@ class _Look:
         return max(0, int(self.seen.now - replica.state_since))
 
 
-def _progress(placement: Placement, at: _At, here: _Look) -> ReplicaProgress:
+def _progress(placement: Placement, at: _Judged, given: _Inputs) -> ReplicaProgress:
     """Return the public form of a replica's standing."""
-    engine = here.current.get(placement.replica_id)
+    engine = given.current.get(placement.replica_id)
     return ReplicaProgress(
         placement.replica_id,
         placement.model,
         placement.device_id,
         at.standing,
         at.why,
-        here.age(engine) if engine is not None else None,
+        given.age(engine) if engine is not None else None,
         at.cause,
     )
 
 
-def _standing(placement: Placement, engine: ObservedReplica | None, here: _Look) -> _At:
-    if placement.model in here.asleep:
-        return _At(Standing.ASLEEP, "sleeps")
+def _standing(placement: Placement, engine: ObservedReplica | None, given: _Inputs) -> _Judged:
+    if placement.model in given.asleep:
+        return _Judged(Standing.ASLEEP, "sleeps")
     serves = engine is not None and engine.state is ReplicaState.SERVING
-    if serves and placement.device_id not in here.seen.faulted:  # there it is about to be ended
-        return _At(Standing.SERVING, "serves")
-    failed = _failed(placement, engine, here)
+    if serves and placement.device_id not in given.seen.faulted:  # there it is about to be ended
+        return _Judged(Standing.SERVING, "serves")
+    failed = _failed(placement, engine, given)
     if failed is not None:
-        return _At(Standing.FAILED, *failed)
+        return _Judged(Standing.FAILED, *failed)
     if engine is None:
-        return _waits(placement, here)
+        return _waits(placement, given)
     if engine.state is ReplicaState.FAILING:
-        return _At(Standing.WAITING, "starts again once what is left of it is gone")
+        return _Judged(Standing.WAITING, "starts again once what is left of it is gone")
     if engine.state is ReplicaState.STARTING:
-        line = here.told.progress.get(key_of(engine), "")
-        return _At(Standing.STARTING, f"starts: {line}" if line else "starts")
-    return _At(Standing.STARTING, "wakes")
+        line = given.facts.progress.get(key_of(engine), "")
+        return _Judged(Standing.STARTING, f"starts: {line}" if line else "starts")
+    return _Judged(Standing.STARTING, "wakes")
 
 
 def _failed(
-    placement: Placement, engine: ObservedReplica | None, here: _Look
+    placement: Placement, engine: ObservedReplica | None, given: _Inputs
 ) -> tuple[str, Cause] | None:
     """Return the permanent failure of a replica; None if the replica may still serve."""
     device_id = placement.device_id
-    if device_id in here.seen.faulted:
-        what = here.told.faults.get(device_id, "it is broken")
+    if device_id in given.seen.faulted:
+        what = given.facts.faults.get(device_id, "it is broken")
         return f"cannot run on its device: {what}", Cause.DEVICE
-    if device_id not in here.room:
+    if device_id not in given.room:
         return "cannot run: its device failed, or is not there any more", Cause.DEVICE
-    files = _missing_files(placement, here)
+    files = _missing_files(placement, given)
     if files is not None and files.failures >= HOPELESS_FAILURES:
         return f"has no files: {files.progress}", Cause.FILES
-    last = engine or here.engines.awaiting_restart(placement)
+    last = engine or given.engines.awaiting_restart(placement)
     if last is not None and last.failures >= HOPELESS_FAILURES:
         return f"failed {last.failures} times in a row: {_reason(last)}", Cause.ENGINE
-    if engine is None and placement.replica_id in here.withheld:
-        return _withheld(here.told.obstacles.get(placement.model))
+    if engine is None and placement.replica_id in given.withheld:
+        return _withheld(given.facts.obstacles.get(placement.model))
     return None
 
 
-def _missing_files(placement: Placement, here: _Look) -> Files | None:
+def _missing_files(placement: Placement, given: _Inputs) -> Files | None:
     """Return what is known of the files that a replica waits for; None if it waits for none."""
-    if placement.form in here.not_ready:
-        return here.told.files.get(placement.form, _NO_FILES)
-    if placement.replica_id in here.without_files:
-        return here.told.copies.get(placement.replica_id, _NO_FILES)
+    if placement.form in given.not_ready:
+        return given.facts.files.get(placement.form, _NO_FILES)
+    if placement.replica_id in given.without_files:
+        return given.facts.copies.get(placement.replica_id, _NO_FILES)
     return None
 
 
@@ -478,64 +478,66 @@ def _reason(replica: ObservedReplica) -> str:
     return " ".join(lines) or "the cause is not known"
 
 
-def _waits(placement: Placement, here: _Look) -> _At:
+def _waits(placement: Placement, given: _Inputs) -> _Judged:
     """Explain why a replica has no engine yet."""
     waiting = Standing.WAITING
-    files = _missing_files(placement, here)
+    files = _missing_files(placement, given)
     if files is not None:
-        return _At(
+        return _Judged(
             waiting,
             f"waits for its files: {files.progress}" if files.progress else "waits for its files",
         )
-    free = here.room[placement.device_id]
+    free = given.room[placement.device_id]
     if isinstance(free, Unknown):
-        return _At(waiting, f"waits until its device can be seen: {free.reason}")
-    record = here.engines.awaiting_restart(placement)
+        return _Judged(waiting, f"waits until its device can be seen: {free.reason}")
+    record = given.engines.awaiting_restart(placement)
     if record is not None and record.state is ReplicaState.FAILED:
-        return _At(waiting, f"failed and is started again soon: {_reason(record)}")
-    return _waits_for_room(placement, free, here)
+        return _Judged(waiting, f"failed and is started again soon: {_reason(record)}")
+    return _waits_for_room(placement, free, given)
 
 
-def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> _At:
-    waiting, there = Standing.WAITING, here.engines.live_on(placement.device_id)
-    leases = [lease for lease in here.seen.leases if lease.device_id == placement.device_id]
+def _waits_for_room(placement: Placement, free_bytes: int, given: _Inputs) -> _Judged:
+    waiting, there = Standing.WAITING, given.engines.live_on(placement.device_id)
+    leases = [lease for lease in given.seen.leases if lease.device_id == placement.device_id]
     if not fits(placement.partition, leases, free_bytes):
-        return _At(waiting, "waits until a profile job gives its place back")
+        return _Judged(waiting, "waits until a profile job gives its place back")
     busy = [r.placement for r in there if r.state in ALLOCATING]
-    cores = here.seen.start_cores.get(placement.device_id, 0)
-    if placement.device_id in here.seen.measuring or not has_turn(placement, busy, cores):
+    cores = given.seen.start_cores.get(placement.device_id, 0)
+    if placement.device_id in given.seen.measuring or not has_turn(placement, busy, cores):
         before = ", ".join(p.replica_id for p in busy) or "the engine of a profile job"
-        return _At(waiting, f"starts after {before}")
+        return _Judged(waiting, f"starts after {before}")
     if not fits(placement.partition, [*leases, *(holds(r) for r in there)], free_bytes):
-        old = _names(r.replica_id for r in here.unwanted(there))
+        old = _names(r.replica_id for r in given.unwanted(there))
         if old:
-            return _At(waiting, f"waits for the room of {old}", for_room=True)
-        return _At(waiting, "waits for room on its device")
-    return _At(waiting, "waits for its turn to start")
+            return _Judged(waiting, f"waits for the room of {old}", for_room=True)
+        return _Judged(waiting, "waits for room on its device")
+    return _Judged(waiting, "waits for its turn to start")
 
 
-def _without_hope(placement: Placement, at: _At, failed: Container[str], here: _Look) -> _At:
+def _without_hope(
+    placement: Placement, at: _Judged, failed: Container[str], given: _Inputs
+) -> _Judged:
     """Turn a wait for room that never comes free into a failure: the engines there stay, because
     another replica of their model failed and they are the last ones that serve the model.
     """
     if not at.for_room:
         return at
-    there = here.engines.live_on(placement.device_id)
-    olds = here.unwanted(there)
+    there = given.engines.live_on(placement.device_id)
+    olds = given.unwanted(there)
     if not all(
         r.placement.model in failed and r.state is ReplicaState.SERVING for r in olds
     ) or any(r.state in ENDING | ALLOCATING for r in there):
         return at
     names = _names(r.replica_id for r in olds)
     why = f"has no room: {names} serves on there, because a replica of its model failed"
-    return _At(Standing.FAILED, why, Cause.ENGINE)
+    return _Judged(Standing.FAILED, why, Cause.ENGINE)
 
 
 def _names(replica_ids: Iterable[str]) -> str:
     return ", ".join(sorted(set(replica_ids)))
 
 
-def _leaves(replica: ObservedReplica, here: _Look, *, stays: bool) -> ReplicaProgress:
+def _leaves(replica: ObservedReplica, given: _Inputs, *, stays: bool) -> ReplicaProgress:
     """Describe the standing of an engine that the plan does not want.
 
     Args:
@@ -561,6 +563,6 @@ def _leaves(replica: ObservedReplica, here: _Look, *, stays: bool) -> ReplicaPro
         placement.device_id,
         standing,
         why,
-        here.age(replica),
+        given.age(replica),
         cause,
     )
