@@ -45,7 +45,7 @@ class Checksums:
         self._wanted: dict[Path, _Computing] = {}
         self._works = False
 
-    def known(self, path: Path) -> str:
+    def sum_of(self, path: Path) -> str:
         """Return the checksum of a file as it is now; empty if it was not computed."""
         try:
             identity = _identity(path)
@@ -73,7 +73,7 @@ class Checksums:
             return 1.0
         folder = paths[0].parent
         computing = await look_at(
-            folder, lambda: {path: self._begin(path) for path in paths if not self.known(path)}
+            folder, lambda: {path: self._begin(path) for path in paths if not self.sum_of(path)}
         )
         futures = [asyncio.wrap_future(one.future) for one in computing.values()]
         if futures:
@@ -90,7 +90,7 @@ class Checksums:
         left = sum(
             max(1, sizes[path] - one.done_bytes)
             for path, one in computing.items()
-            if not self.known(path)
+            if not self.sum_of(path)
         )
         return 1 - left / max(1, left, sum(sizes.values()))
 

@@ -73,7 +73,7 @@ class CopiedFolders:
 
     def _listed(self, paths: Mapping[str, Path]) -> list[ModelFile]:
         return [
-            ModelFile(name, path.stat().st_size, self._checksums.known(path))
+            ModelFile(name, path.stat().st_size, self._checksums.sum_of(path))
             for name, path in paths.items()
         ]
 
@@ -223,7 +223,7 @@ class CopiedFolders:
         return damaged
 
     def _wrong(self, folder: Path, files: Sequence[ModelFile]) -> tuple[str, ...]:
-        return tuple(f.name for f in files if self._checksums.known(folder / f.name) != f.sha256)
+        return tuple(f.name for f in files if self._checksums.sum_of(folder / f.name) != f.sha256)
 
 
 class _Growing:
