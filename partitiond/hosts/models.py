@@ -82,7 +82,7 @@ class HostsModels:
         """Return the files of a folder of the own host, with their checksums."""
         while True:
             listing = await self._agents.own.agent.folders.listing(folder)
-            if listing.known:
+            if listing.has_checksums:
                 return listing
             done = sum(file.size_bytes for file in listing.files if file.sha256)
             report("computing checksums of its files", done / max(1, listing.size_bytes))

@@ -73,7 +73,7 @@ class ModelListing:
         return sum(file.size_bytes for file in self.files)
 
     @property
-    def known(self) -> bool:
+    def has_checksums(self) -> bool:
         """Whether all checksums are computed."""
         return all(file.sha256 for file in self.files)
 

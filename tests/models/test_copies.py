@@ -38,7 +38,7 @@ def model_folder(folder: Path, files: dict[str, bytes] | None = None) -> Path:
 async def listed(folders: CopiedFolders, folder: Path) -> ModelListing:
     while True:
         listing = await folders.listing(str(folder))
-        if listing.known:
+        if listing.has_checksums:
             return listing
 
 
@@ -126,7 +126,7 @@ async def test_checksums_are_computed_in_the_background_and_kept(
 
     monkeypatch.setattr(checksums, "_sha256", sha256)
     first = await slow.listing(str(two.model))
-    assert not first.known
+    assert not first.has_checksums
     computes.set()
     whole = await listed(slow, two.model)
     kept = json.loads((two.model.parents[1] / copies.CHECKSUMS).read_text())
