@@ -73,7 +73,7 @@ class EngineSearch:
     answered: int = 0
 
     @property
-    def known(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the engines were looked for since the last reason."""
         return self.answered >= self.reasons
 
@@ -268,7 +268,7 @@ class Agents:
         if record.is_own:
             return overtaken_standing(self.overtaken) if self.overtaken else FINE
         found = self.heard_standing(record)
-        if not found.answers or record.engine_search.known:
+        if not found.answers or record.engine_search.is_done:
             return found
         why = f"the engines on the host {record.name} are being looked for."
         if record.engine_search.after_fall:

@@ -105,7 +105,7 @@ class HostsEngines:
         silent.
         """
         for record in self._agents.all:
-            due = record.judged.answers and not record.engine_search.known
+            due = record.judged.answers and not record.engine_search.is_done
             if due and record.searching is None:
                 search = self._search(record)
                 record.searching = asyncio.create_task(search, name=f"engines of {record.name}")
@@ -121,7 +121,7 @@ class HostsEngines:
     def knows(self, host: str) -> bool:
         """Return whether it is known which engines run on the host: a lost host's count as none."""
         record = self._agents.get(host)
-        return record is None or record.engine_search.known or record.judged.gone
+        return record is None or record.engine_search.is_done or record.judged.gone
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         """Return the peak memory of the engine's processes so far; 0 if its host is gone."""

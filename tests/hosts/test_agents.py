@@ -9,7 +9,7 @@ from partitiond.hosts.agents import EngineSearch
 @given(st.lists(st.sampled_from(["begins", "ends", "doubt", "note_fall"])))
 def test_a_search_tells_nothing_of_what_happened_after_it_began(history: list[str]) -> None:
     searches, news = EngineSearch(), {"any": True, "fall": False}
-    assert not searches.known
+    assert not searches.is_done
     began: list[tuple[int, dict[str, bool]]] = []
     for step in history:
         if step == "begins":
@@ -22,4 +22,4 @@ def test_a_search_tells_nothing_of_what_happened_after_it_began(history: list[st
             getattr(searches, step)()
             for seen in (news, *(missed for _, missed in began)):
                 seen["any"], seen["fall"] = True, seen["fall"] or step == "note_fall"
-        assert (searches.known, searches.after_fall) == (not news["any"], news["fall"])
+        assert (searches.is_done, searches.after_fall) == (not news["any"], news["fall"])
