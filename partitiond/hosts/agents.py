@@ -222,7 +222,7 @@ class Agents:
         """Return the record of a host, without a name of the own one; None if there is none."""
         return self._records.get(host) if host else self.own
 
-    def found(self, host: str) -> HostRecord:
+    def need_record(self, host: str) -> HostRecord:
         """Return the record of a host; without a name, of the own one.
 
         Raises:
@@ -239,7 +239,7 @@ class Agents:
 
     def of(self, host: str) -> HostAgent:
         """Return the agent of a host; without a name, of the own one. Raises HostSilentError."""
-        return self.found(host).agent
+        return self.need_record(host).agent
 
     # -- what holds of a host ------------------------------------------------------------------
 

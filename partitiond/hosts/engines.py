@@ -44,7 +44,7 @@ class HostsEngines:
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn on the launch's host. Raises HostSilentError: the engine may have been started."""
-        record = self._agents.found(launch.host)
+        record = self._agents.need_record(launch.host)
         try:
             handle = await record.agent.engines.start(launch)
         except HostSilentError:

@@ -69,7 +69,7 @@ class HostsModels:
         self, model: ResolvedModel, host: str, progress: Report | None = None
     ) -> ResolvedModel:
         """Return the model with its folder on that host; copy files there that it lacks."""
-        record, report = self._agents.found(host), progress or _silent
+        record, report = self._agents.need_record(host), progress or _silent
         if record.is_own:
             return model
         listing = await self._listed(str(model.folder), report)

@@ -121,7 +121,7 @@ async def test_a_head_that_starts_again_leaves_each_proxy_its_table_until_it_has
     fleet = await Fleet().begin(table(57))
     one, two = fleet.one, fleet.two
     two.counts = {"a-2": 3}
-    first = fleet.agents.found("two")
+    first = fleet.agents.need_record("two")
     first.proxy, first.judged = ProxyRecord(), HostStanding(HostState.SILENT, answers=False)
     proxies = fleet.daemons()
     assert not await proxies.ensure_running()
@@ -150,7 +150,7 @@ async def test_a_table_that_arrives_late_takes_no_newer_one_back() -> None:
     await proxies.publish(table(2))
     newest = table(3, keys_required=True)
     proxies._table, proxies._parts = newest, TablesOfHosts(newest)
-    host = fleet.agents.found("two")
+    host = fleet.agents.need_record("two")
     await proxies._tell(host)
     late.set()
     assert host.proxy.telling is not None
