@@ -49,7 +49,7 @@ from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile
 from partitiond.proxy.dispatch.worker_queue import ANSWER_SECONDS, HOLD_SECONDS, WorkerQueue
 from partitiond.proxy.keys.accounts import Accounts, Receipt
-from partitiond.proxy.keys.meters import Budgets, PeerMeters
+from partitiond.proxy.keys.meters import Budgets, SiblingMeters
 from tests.proxy.virtual import VirtualLoop
 
 TICK = 0.010
@@ -488,7 +488,7 @@ def test_more_keys_than_columns_do_not_stop_the_table(tmp_path: Path) -> None:
     ledger = ledger_of(dataclasses.replace(table("a"), keys=keys))
     held = set(ledger.keys.directory)
     (without,) = [key.id for key in keys if key_hash(key.id) not in held]
-    assert PeerMeters(ledger, 0).others(without) == Usage()
+    assert SiblingMeters(ledger, 0).others(without) == Usage()
     path = tmp_path / "budgets.json"
     path.write_text(json.dumps({without: {"period": "day", "start": 86400.0, "tokens": 7}}))
     budgets = Budgets(path, ledger)
@@ -509,17 +509,17 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
         return ledger, budgets
 
     ledger, budgets = parent()
-    first, second = PeerMeters(ledger, 0), PeerMeters(ledger, 1)
+    first, second = SiblingMeters(ledger, 0), SiblingMeters(ledger, 1)
     used = Usage(3, 40.0, 2, 3600.0, 40.0)
     second.others("k")  # what it does not know from before
-    first.tell("k", used)
+    first.publish("k", used)
     assert second.others("k") == used
     ledger.clear(0)
     assert second.others("k") == dataclasses.replace(used, in_flight=0), "used is used"
     meter = ledger.keys.find(key_hash("k"))
     assert ledger.usage_of_others(-1, meter).tokens == 40.0
-    assert PeerMeters(ledger, 0).others("k").requests == 0, "a full bucket owes nothing"
-    second.tell("k", Usage(1, 10, 0, 3600.0, 10.0))
+    assert SiblingMeters(ledger, 0).others("k").requests == 0, "a full bucket owes nothing"
+    second.publish("k", Usage(1, 10, 0, 3600.0, 10.0))
     assert budgets.used()["k"].tokens == 50.0
     budgets.save()
     assert parent()[1].used()["k"].tokens == 50.0
@@ -528,8 +528,8 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
 def workers_of(ledger: SlotLedger, rates: KeyRates, shares: HostShares) -> list[Accounts]:
     found = []
     for row in range(2):
-        accounts, meters = Accounts(None), PeerMeters(ledger, row)
-        accounts.others, accounts.tell = meters.others, meters.tell
+        accounts, meters = Accounts(None), SiblingMeters(ledger, row)
+        accounts.others, accounts.publish = meters.others, meters.publish
         accounts.apply([KeyRoute("k", "0" * 64, rates=rates)], shares)
         found.append(accounts)
     return found

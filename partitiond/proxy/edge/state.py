@@ -23,7 +23,7 @@ from partitiond.proxy.keys.accounts import Accounts
 from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import LastWord
-from partitiond.proxy.keys.meters import PeerMeters
+from partitiond.proxy.keys.meters import SiblingMeters
 from partitiond.proxy.peers.known import Peers
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
@@ -115,8 +115,8 @@ class ProxyState:
         # With several workers, the parent keeps the budgets, which count all workers together.
         self.accounts = Accounts(state_dir / BUDGETS_FILE if siblings is None else None)
         if siblings is not None:
-            meters = PeerMeters(siblings.ledger, siblings.row)
-            self.accounts.others, self.accounts.tell = meters.others, meters.tell
+            meters = SiblingMeters(siblings.ledger, siblings.row)
+            self.accounts.others, self.accounts.publish = meters.others, meters.publish
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None
         self._all_ended: asyncio.Event | None = None

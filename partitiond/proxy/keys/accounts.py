@@ -62,7 +62,7 @@ class Accounts:
 
     Attributes:
         others: returns what the other workers have counted of a key; set if there are any.
-        tell: publishes this worker's counts to the others, whenever they change.
+        publish: publishes this worker's counts to the others, whenever they change.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -75,7 +75,7 @@ class Accounts:
         """Of requests without a key, and of keys of no table, which nobody asks for."""
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
-        self.tell: Callable[[str, Usage], object] | None = None
+        self.publish: Callable[[str, Usage], object] | None = None
 
     def apply(self, keys: Iterable[KeyRoute], shares: HostShares = WHOLE_SHARES) -> None:
         """Take over a table's keys; use that was counted before stays counted.
@@ -119,8 +119,8 @@ class Accounts:
                 account.refused_tokens += tokens
                 return verdict
             allowed = verdict
-            if self.tell is not None:
-                self.tell(key_id, meter.usage)
+            if self.publish is not None:
+                self.publish(key_id, meter.usage)
         account.requests += 1
         account.in_flight += 1
         return Receipt(key_id, account, allowed, meter)
@@ -134,8 +134,8 @@ class Accounts:
         # A different meter has not debited this request, so it must not refund the debit.
         if meter is not None and meter is receipt.meter and receipt.allowed is not None:
             meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
-            if self.tell is not None:
-                self.tell(receipt.key_id, meter.usage)
+            if self.publish is not None:
+                self.publish(receipt.key_id, meter.usage)
 
     def uses(self) -> dict[str, dict[str, float]]:
         """Return what each key has used, for queries to the proxy."""

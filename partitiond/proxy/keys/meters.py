@@ -28,7 +28,7 @@ class Meters:
         return index
 
 
-class PeerMeters:
+class SiblingMeters:
     """One worker's side: publishes its counts of each key, and reads the other workers' counts."""
 
     def __init__(self, ledger: SlotLedger, row: int) -> None:
@@ -37,7 +37,7 @@ class PeerMeters:
         self._row = row
         self._before: dict[str, Usage] = {}
 
-    def tell(self, key_id: str, usage: Usage) -> None:
+    def publish(self, key_id: str, usage: Usage) -> None:
         """Publish this worker's counts of a key."""
         meter = self._meters.find(key_id)
         if meter >= 0:
