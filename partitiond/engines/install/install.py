@@ -29,9 +29,9 @@ from partitiond.engines.install.uv_run import (
     UvFinished,
     UvProgress,
     UvWatch,
-    attempt,
     explain,
     name_packages,
+    run_uv,
 )
 
 VERSION: Final = "0.32.0"
@@ -201,14 +201,14 @@ class EnvironmentMaker:
             uv_program(), *words, *sources.arguments(), "--python", self.python,
             "--cache-dir", str(self.cache), "--color", "never",
         ]  # fmt: skip
-        return attempt(
+        return run_uv(
             argv, purpose, watch, folder=self.folder, inherited=(self.lock,),
             environment=sources.environment() | (environment or {}),
             deadline_seconds=deadline_seconds,
         )  # fmt: skip
 
     def _run(self, argv: Sequence[str], purpose: str, watch: UvWatch, folder: Path) -> None:
-        finished = attempt(
+        finished = run_uv(
             argv, purpose, watch, folder=folder, environment={}, inherited=(self.lock,)
         )
         if finished.code != 0:

@@ -142,7 +142,7 @@ def _written_bytes(pid: int) -> int:
     return 0
 
 
-def attempt(
+def run_uv(
     argv: Sequence[str],
     purpose: str,
     watch: UvWatch,

@@ -19,7 +19,7 @@ from partitiond.engines.install import install as installing
 from partitiond.engines.install.environment import MARKER, find_environment
 from partitiond.engines.install.install import VERSION, environment_folder, install
 from partitiond.engines.install.package_sources import PackageSources
-from partitiond.engines.install.uv_run import UvProgress, UvWatch, attempt, explain, name_packages
+from partitiond.engines.install.uv_run import UvProgress, UvWatch, explain, name_packages, run_uv
 
 
 def wheel(folder: Path, name: str, version: str, needs: str = "", **files: str) -> None:
@@ -366,6 +366,6 @@ def test_progress_names_the_largest_packages_under_way_and_moves_with_the_bytes(
             ticks.append(pid)
 
     limits = {"folder": tmp_path, "environment": {}, "deadline_seconds": 1.0}
-    ended = attempt(["sleep", "600"], "wait", Counting(), **limits)  # type: ignore[arg-type]
+    ended = run_uv(["sleep", "600"], "wait", Counting(), **limits)  # type: ignore[arg-type]
     assert ended.code is None
     assert ticks
