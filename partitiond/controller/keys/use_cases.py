@@ -211,7 +211,7 @@ class Keys:
             Whether the own host's proxy does as the store says.
         """
         self._controller.wake()
-        told = await self._endpoint.told(lambda table: self._is_told(key_id, table), TELL_SECONDS)
+        told = await self._endpoint.await_table(lambda t: self._is_told(key_id, t), TELL_SECONDS)
         if not told:
             why = self._endpoint.problem or "it has not taken the new table in time."
             self._journal.note(

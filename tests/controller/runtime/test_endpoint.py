@@ -49,7 +49,7 @@ async def test_a_change_that_was_not_confirmed_and_is_taken_back_is_told_again(
     await endpoint.publish(table("b"))
     assert [route.name for route in proxy.table.models] == ["b"]
     assert "could not be written" in endpoint.problem
-    assert not await endpoint.told(lambda t: [m.name for m in t.models] == ["a"], 0.01)
+    assert not await endpoint.await_table(lambda t: [m.name for m in t.models] == ["a"], 0.01)
     assert endpoint.may_take("any")
     proxy.full = False
     await endpoint.publish(table("a"))
