@@ -135,7 +135,7 @@ class HostsProxies:
                 await asyncio.sleep(self._ask_again_seconds)
 
     async def publish(self, table: RoutingTable) -> None:
-        """Hand each proxy its part of a snapshot. Hosts that do not take it in time: `told`.
+        """Hand each proxy its part of a snapshot; `known_tables` says which take it late.
 
         Raises:
             ConflictError: the own host's proxy has a newer one.
@@ -280,7 +280,7 @@ class HostsProxies:
     def _lacks(self, host: HostRecord) -> bool:
         return host.proxy.table is not self._table or bool(host.proxy.problem)
 
-    def told(self) -> Mapping[str, HostTable]:
+    def known_tables(self) -> Mapping[str, HostTable]:
         """Return what each host's proxy is known to have been told, by host. Returns at once."""
         own = self._agents.own.name
         found = {own: HostTable(self._own_table, "")}

@@ -139,7 +139,7 @@ class HostTable:
 class FleetProxies(Protocol):
     """Optional abilities of a `ProxyControl` that controls the proxies of several hosts."""
 
-    def told(self) -> Mapping[str, HostTable]:
+    def known_tables(self) -> Mapping[str, HostTable]:
         """Return what each host's proxy is known to have been told, by host. Returns at once."""
         ...
 

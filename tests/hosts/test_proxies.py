@@ -88,7 +88,7 @@ class Fleet:
         return self
 
     def problem(self) -> str:
-        return self.proxies.told()["two"].problem
+        return self.proxies.known_tables()["two"].problem
 
 
 async def test_each_is_told_of_its_own_replicas_and_asked_about_them() -> None:
@@ -178,13 +178,13 @@ async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_l
     later = table(2, without=1, keys_required=True)
     await proxies.publish(later)
     assert (one.table.version, two.table.version) == (2, 1)
-    told = proxies.told()
+    told = proxies.known_tables()
     assert (told["one"].table, told["two"].table) == (later, TABLE)
     assert "cut" in fleet.problem()
     fleet.pipe.mend()
     two.newest = 70  # of an earlier life of the store
     assert await proxies.in_flight("two") == {"a-2": 2}
-    assert proxies.told()["two"] == HostTable(later, "")
+    assert proxies.known_tables()["two"] == HostTable(later, "")
     assert (two.table.version, routed(two)) == (71, [])
     count = len(two.tables)
     await proxies.in_flight("two")
@@ -203,7 +203,7 @@ async def test_other_hosts_proxies_are_kept_running_and_told_beside_the_own_one(
     assert one.table.version == 2
     two.refuse_start = None
     await until(lambda: two.alive and two.table.version == 2)
-    await until(lambda: proxies.told()["two"] == HostTable(later, ""))
+    await until(lambda: proxies.known_tables()["two"] == HostTable(later, ""))
     fleet.pipe.cut()
     await until(lambda: bool(fleet.problem()))
     two.die()
@@ -220,7 +220,7 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     gone = dataclasses.replace(TABLE, version=2, replicas=TABLE.replicas[1:])
     await proxies.publish(gone)
     assert (routed(one), len(two.tables)) == ([], 1)
-    assert proxies.told() == {"one": HostTable(gone, ""), "two": HostTable(gone, "")}
+    assert proxies.known_tables() == {"one": HostTable(gone, ""), "two": HostTable(gone, "")}
     assert await proxies.in_flight("two") == {}
     assert len(two.tables) == 1
     await proxies.publish(gone)  # a word
@@ -278,7 +278,7 @@ async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> N
 
     setattr(two, "publish", refuse)  # noqa: B010 - types forbid it
     await proxies.publish(table(2, without=1))
-    assert proxies.told()["two"] == HostTable(TABLE, "its disk is full.")
+    assert proxies.known_tables()["two"] == HostTable(TABLE, "its disk is full.")
     assert await proxies.in_flight("two") is None
     setattr(two, "publish", take)  # noqa: B010
     await proxies.publish(table(3))  # as it was before

@@ -217,7 +217,7 @@ class Endpoint:
             log.warning("the routing table is numbered without the store: %s", error)
             return 0
 
-    async def told(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
+    async def await_table(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
         """Wait until the proxy has a table for which `holds` is true; False after `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -239,7 +239,7 @@ class Endpoint:
     def unconfirmed(self, holds: Callable[[RoutingTable], bool]) -> Mapping[str, str]:
         """Return hosts whose proxy is not known to have a table for which `holds` is true, and why.
 
-        Empty with one host: `told` speaks for its proxy.
+        Empty with one host: `await_table` speaks for its proxy.
         """
         if not isinstance(self._proxy, FleetProxies):
             return {}
@@ -252,7 +252,7 @@ class Endpoint:
 
         return {
             host: told.problem or "it has not taken the new table yet."
-            for host, told in self._proxy.told().items()
+            for host, told in self._proxy.known_tables().items()
             if lacks(told.table)
         }
 
@@ -260,7 +260,7 @@ class Endpoint:
         """Note hosts whose proxy may lack the newest table, and those that have it again."""
         if not isinstance(self._proxy, FleetProxies):
             return
-        told = self._proxy.told()
+        told = self._proxy.known_tables()
         behind = {host: one.problem for host, one in told.items() if one.problem}
         for host in sorted(behind.keys() - self._behind):
             self._journal.note(
