@@ -87,6 +87,6 @@ def _estimated(
             yield estimate(spec, architecture, device, size, now)
 
 
-def told(step: Solving, on_progress: OnProgress) -> OnProgress:
+def step_progress(step: Solving, on_progress: OnProgress) -> OnProgress:
     """Return a callback that reports the solver's progress as part of the whole answer's."""
     return lambda progress: on_progress(progress_of(step, progress))

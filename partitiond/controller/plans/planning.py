@@ -10,7 +10,7 @@ from partitiond.controller.plans.changed_worlds import (
     ArchitectureOf,
     OnProgress,
     demands_of,
-    told,
+    step_progress,
 )
 from partitiond.controller.plans.demands import KnownDemands
 from partitiond.controller.plans.derived import Derivations
@@ -355,7 +355,7 @@ class PlanMaker:
             outcome = await self._solve(step.request)
         else:
             on_progress(PlanProgress(step.title, step.step, step.steps))
-            outcome = await self._solve(step.request, on_progress=told(step, on_progress))
+            outcome = await self._solve(step.request, on_progress=step_progress(step, on_progress))
         if isinstance(outcome, Infeasible):
             return outcome
         request = step.request
