@@ -118,9 +118,9 @@ class SolveMonitor:
         for one in members:
             packing, cost = one.packing, self.objective.is_cost
             if not (packing.lacking() if cost else packing.short_replicas()):
-                self.found(packing.cost() if cost else packing.goodput(), one.name)
+                self.record_best(packing.cost() if cost else packing.goodput(), one.name)
 
-    def found(self, value: float, method: str) -> None:
+    def record_best(self, value: float, method: str) -> None:
         """Record a plan with this value, if it is better than the best so far."""
         # A sum of floats in another order is not a better plan.
         known = self.value

@@ -223,7 +223,7 @@ class Raising:
         if value <= self.value * (1 + SLACK) or mine.short_replicas():
             return False
         self.best, self.value, self.name = mine, value, name
-        self.watch.found(value, name)
+        self.watch.record_best(value, name)
         return True
 
     def alone(self) -> float:

@@ -33,7 +33,7 @@ def search(
         # A plan that misses least numbers may be worth more than any that has them, so it would
         # end the solve at a bound that no answer meets.
         if improver.meets_least():
-            watch.found(value, NAME)
+            watch.record_best(value, NAME)
 
     def halt() -> bool:
         late = improver.share > HOPE_SHARE or watch.impossible

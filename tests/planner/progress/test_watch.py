@@ -27,7 +27,7 @@ def test_the_best_value_stays_the_best() -> None:
     for objective, best in ((Objective.MIN_DEVICES, 3), (Objective.MAX_GOODPUT, 5)):
         seen = watch(objective, deterministic=True, time_limit_seconds=7.0)
         for value in (5.0, 3.0, 4.0):
-            seen.found(value, f"a plan of {value:g}")
+            seen.record_best(value, f"a plan of {value:g}")
         assert (seen.now().value, seen.now().method) == (best, f"a plan of {best}")
         assert seen.left() == 7, "a deterministic solve has no clock"
 
@@ -37,11 +37,11 @@ def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
     assert seen.now().gap is None
     assert seen.proved(2.0)
     assert not seen.proved(1.0)
-    seen.found(4.0, "")
+    seen.record_best(4.0, "")
     assert seen.now().bound == 2
     assert seen.now().gap == pytest.approx(0.5)
     assert (seen.done, seen.impossible) == (False, False)
-    seen.found(2.0, "")
+    seen.record_best(2.0, "")
     assert (seen.done, seen.impossible) == (True, False)
     seen.proved(math.inf)
     assert seen.now().bound == 2
@@ -56,10 +56,10 @@ def test_reports_are_not_told_more_often_than_anyone_can_read(
     monkeypatch.setattr("partitiond.planner.progress.watch.time", clock)
     seen = watch(Objective.MAX_GOODPUT, told)
     for value in range(1000):
-        seen.found(float(value), "")
+        seen.record_best(float(value), "")
     assert len(told) == 1
     now[0] += TELL_SECONDS
-    seen.found(1000.0, "")
+    seen.record_best(1000.0, "")
     assert len(told) == 2
 
 
