@@ -87,7 +87,7 @@ class Improver:
         self._slice = FIRST_STEPS
 
     @property
-    def found(self) -> bool:
+    def has_answer(self) -> bool:
         """Whether `best` is an answer; by cost it must lack nothing."""
         return self.search.found
 
@@ -162,10 +162,10 @@ class Improver:
     def meets_least(self) -> bool:
         """Return whether an answer was found and the best one has all least numbers of replicas."""
         least = [need.min_replicas for need in self.sites.instance.needs]
-        return self.found and all(map(operator.ge, self.search.best.number, least))
+        return self.has_answer and all(map(operator.ge, self.search.best.number, least))
 
     def best(self) -> Packing:
-        """Return the best answer; in a search by cost only valid if `found`."""
+        """Return the best answer; in a search by cost only valid if `has_answer`."""
         return to_packing(self.sites, self.search.best)
 
     def _unit(self) -> float:

@@ -166,5 +166,5 @@ def improved(
     )
     improver.start(start)
     improver.run(seconds, halt=lambda: watch.done or watch.left() <= 0)
-    found = improver.best() if improver.found else start
+    found = improver.best() if improver.has_answer else start
     return min(start, found, key=lambda p: rank(p, by_cost))

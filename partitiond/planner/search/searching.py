@@ -37,7 +37,7 @@ def search(
 
     def halt() -> bool:
         late = improver.share > HOPE_SHARE or watch.impossible
-        hopeless = not improver.found and late
+        hopeless = not improver.has_answer and late
         return watch.done or hopeless or watch.left() <= 0
 
     improver.start(None)
@@ -46,7 +46,7 @@ def search(
     tell(improver.value())
     if not watch.done:
         improver.run(watch.left(), halt=halt, tell=tell)
-    return [member(NAME, improver.best())] if improver.found else []
+    return [member(NAME, improver.best())] if improver.has_answer else []
 
 
 def serve_everything(
@@ -71,5 +71,5 @@ def serve_everything(
     request = sites.instance.request
     improver = Improver(sites, worth, by_cost=True, seed=request.seed + number)
     improver.start(start)
-    improver.run(seconds, halt=lambda: improver.found or stop())
-    return improver.best() if improver.found else None
+    improver.run(seconds, halt=lambda: improver.has_answer or stop())
+    return improver.best() if improver.has_answer else None

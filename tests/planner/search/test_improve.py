@@ -87,9 +87,9 @@ def test_whatever_it_holds_fits_by_the_packings_own_rules(seed: int, objective: 
         return
     by_cost = objective.is_cost
     improver = searched(instance, by_cost=by_cost, steps=0, seed=seed)
-    first = improver.best() if improver.found else None
+    first = improver.best() if improver.has_answer else None
     run(improver, 300)
-    if not improver.found:
+    if not improver.has_answer:
         return
     packing = improver.best()
     again = rebuilt(packing)
@@ -113,7 +113,7 @@ def test_it_finds_the_packing_that_a_greedy_one_misses_and_the_same_with_the_sam
     models = tuple(want(f"m{i}", point(f"m{i}", 5, g, sm=5), rate=5) for i, g in enumerate(gibs))
     instance = build_instance(PlanRequest(gpus(6), models, interference=FREE))
     one, other = (searched(instance, by_cost=True, steps=5000, seed=7) for _ in range(2))
-    assert one.found
+    assert one.has_answer
     assert len(one.best().used()) == 3
     assert [*one.search.best.items] == [*other.search.best.items]
 
