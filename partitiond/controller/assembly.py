@@ -248,7 +248,7 @@ class Parts:
         self.obstacles.find()
         self._look_for_cut_off()
         self.registry.measure_stale()
-        self.jobs.poke()
+        self.jobs.begin_due()
         if self.devices.looked:  # a plan without devices would end what is only not seen yet
             self.plans.chain.consider()
 

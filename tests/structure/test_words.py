@@ -16,12 +16,7 @@ PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 COINED = frozenset(
     {
-        "desk",
-        "lanes",
         "lonely",
-        "poke",
-        "seat",
-        "shelf",
         "shunned",
         "stakes",
         "world",

@@ -191,7 +191,7 @@ class JobQueue:
                 drift_of=drift_of,
             )
         )
-        self.poke()
+        self.begin_due()
         return self.job(job.id)
 
     def go_on(self, interrupted: Sequence[Job]) -> None:
@@ -205,7 +205,7 @@ class JobQueue:
             error = f"{CUT_SHORT} {new.id} was queued in its place."
             self._store.put_job(dataclasses.replace(old, error=error))
             self._watchers.changed(old.id)
-        self.poke()
+        self.begin_due()
 
     def _queue_up(self, asked: Job) -> Job:
         """Queue a job as a new one: what was asked for, without what came of it before."""
@@ -288,7 +288,7 @@ class JobQueue:
             await self._stop(running)
         return self.job(job_id)
 
-    def poke(self) -> None:
+    def begin_due(self) -> None:
         """Start the jobs that may begin; say of each other job what it waits for."""
         if self._closed:
             return
@@ -437,7 +437,7 @@ class JobQueue:
             for job in ended:
                 self._repeat(job)
                 self._ended(job)
-            self.poke()
+            self.begin_due()
 
     def _repeat(self, ended: Job) -> None:
         """Queue a job again whose host was lost, for any device like the one that it was on."""

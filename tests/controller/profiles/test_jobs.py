@@ -193,7 +193,7 @@ async def test_a_first_look_comes_before_what_others_left_open(desk: Desk) -> No
     await desk.submit("runs")
     for subject, reason in (("open", IN_FULL), ("look", "not measured")):
         desk.queue.submit("profile", subject, (), reason=reason)
-        desk.queue.poke()
+        desk.queue.begin_due()
     assert desk.queues[-1] == ["look", "open"]
 
 
@@ -202,7 +202,7 @@ async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: D
     jobs = [await desk.submit(name) for name in ("a", "b")]
     assert [(job.state, job.progress.message) for job in jobs] == [(QUEUED, desk.paused)] * 2
     desk.paused = ""
-    desk.queue.poke()
+    desk.queue.begin_due()
     await a_moment()
     assert list(desk.running) == ["a"]
 
@@ -222,7 +222,7 @@ async def test_a_job_that_waits_is_known_however_many_came_after_it(
     assert desk.queue.submit("profile", "long", [("cores", "2")]).id != waiting.id
     assert desk.queue.submit("drift", "long", [("cores", "1")]).id != waiting.id
     after = desk.again()
-    after.queue.poke()
+    after.queue.begin_due()
     await a_moment()
     assert after.state(waiting) is RUNNING
     await after.queue.close()
