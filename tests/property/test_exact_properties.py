@@ -11,7 +11,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete
-from partitiond.planner.pack.packing import Packing, lonely, shunned
+from partitiond.planner.pack.packing import Packing, is_avoided, lacks_near
 from tests.oracle.judge import SLACK
 from tests.oracle.questions import question_of
 from tests.planner.problems import optimum, question, request_of, seeds
@@ -69,5 +69,5 @@ def _assert_hard_rules(packing: Packing) -> None:
     items = packing.instance.items
     for index, load in enumerate(packing.loads):
         for item in load.items:
-            assert not shunned(packing.instance, load, items[item].model)
-            assert not lonely(packing, index, items[item].model)
+            assert not is_avoided(packing.instance, load, items[item].model)
+            assert not lacks_near(packing, index, items[item].model)

@@ -16,8 +16,6 @@ PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 COINED = frozenset(
     {
-        "lonely",
-        "shunned",
         "stakes",
         "world",
         "worlds",

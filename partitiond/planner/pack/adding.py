@@ -17,7 +17,7 @@ from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.sites import Floats, Sites, build_sites
 from partitiond.planner.model.types import Need
-from partitiond.planner.pack.packing import Missing, Packing, helps, lonely, missing, on_host
+from partitiond.planner.pack.packing import Missing, Packing, helps, lacks_near, missing, on_host
 from partitiond.planner.stop import Stop, never
 
 Spot = tuple[int, int, int]
@@ -232,7 +232,7 @@ def spot_on(packing: Packing, index: int, item: int) -> Spot | None:
     option = packing.best_option(index, [*packing.loads[index].items, item])
     if option is None or not packing.pools_allow(index, item):
         return None
-    if lonely(packing, index, packing.instance.items[item].model):
+    if lacks_near(packing, index, packing.instance.items[item].model):
         return None
     return index, item, option
 

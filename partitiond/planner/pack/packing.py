@@ -87,7 +87,7 @@ class Packing:
         load = self.loads[index]
         if load.option is not None and load.option != option:
             return False
-        if company and lonely(self, index, self.instance.items[item].model):
+        if company and lacks_near(self, index, self.instance.items[item].model):
             return False
         group = self.group(index)
         how = group.options[option]
@@ -101,7 +101,7 @@ class Packing:
             count > how.max_items
             or load.busy + it.busy > how.busy_limit[count]
             or (group.cores and load.cores + it.cores > group.cores)
-            or shunned(self.instance, load, it.model)
+            or is_avoided(self.instance, load, it.model)
         ):
             return False
         if how.geometry is not None:
@@ -234,13 +234,13 @@ class Packing:
 # --- what may be added and taken away --------------------------------------------------------
 
 
-def shunned(instance: Instance, load: DeviceLoad, model: int) -> bool:
+def is_avoided(instance: Instance, load: DeviceLoad, model: int) -> bool:
     """Return whether a model on the device and this model avoid each other."""
     others = instance.ties.avoided.get(model)
     return others is not None and any(instance.items[i].model in others for i in load.items)
 
 
-def lonely(packing: Packing, index: int, model: int) -> bool:
+def lacks_near(packing: Packing, index: int, model: int) -> bool:
     """Return whether the device's host lacks a model that this model has to be near to."""
     others = packing.instance.ties.near.get(model)
     if others is None:

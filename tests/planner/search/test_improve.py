@@ -12,7 +12,7 @@ from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
-from partitiond.planner.pack.packing import Packing, lonely
+from partitiond.planner.pack.packing import Packing, lacks_near
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import searching
 from partitiond.planner.search.improve import Improver
@@ -62,7 +62,7 @@ def rebuilt(packing: Packing) -> Packing:
         fresh.add(*place)
         left.remove(place)
     for index, load in enumerate(fresh.loads):
-        assert not any(lonely(fresh, index, fresh.instance.items[i].model) for i in load.items)
+        assert not any(lacks_near(fresh, index, fresh.instance.items[i].model) for i in load.items)
     return fresh
 
 
