@@ -16,7 +16,6 @@ PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
 COINED = frozenset(
     {
-        "stakes",
         "world",
         "worlds",
     }

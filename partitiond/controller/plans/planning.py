@@ -19,7 +19,7 @@ from partitiond.controller.plans.sleepers import beside_sleepers
 from partitiond.controller.profiles.capacity_beside_jobs import host_memory_beside_jobs
 from partitiond.controller.profiles.targets import BestProfiles
 from partitiond.controller.runtime.engines import Engine
-from partitiond.controller.runtime.expectations import stakes_of
+from partitiond.controller.runtime.expectations import gains_of
 from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware.hosts import memory_by_host, on_each_host
@@ -335,7 +335,7 @@ class PlanMaker:
         outcome = self._numbered(outcome, applied)
         diff = diff_plans(running, placements)
         takes = diff_cost(
-            diff, devices, self._start_times.seconds(), stakes_of(situation.records, {})
+            diff, devices, self._start_times.seconds(), gains_of(situation.records, {})
         )
         preview = PlanPreview(outcome, diff, answers=dataclasses.replace(answers, diff=takes))
         if not remember:

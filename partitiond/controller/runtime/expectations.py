@@ -8,7 +8,7 @@ from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.diff import start_seconds
 from partitiond.core.plan.record import Placement, same_engine
-from partitiond.core.plan.start_order import NO_STAKES, StartGains
+from partitiond.core.plan.start_order import NO_GAINS, StartGains
 from partitiond.core.profile.jobs import AwaitedLook
 from partitiond.core.replica.observation import Observation, ObservedReplica, ReconcilePolicy
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
@@ -24,7 +24,7 @@ class Expectations:
         self._times = StartTimes(store)
         self._ready_at: dict[str, float] = {}
 
-    def stakes(
+    def gains(
         self,
         records: Sequence[ModelRecord],
         desired: Sequence[Placement],
@@ -34,10 +34,10 @@ class Expectations:
         """Return what is gained by starting the engines that do not serve."""
         missing = _missing(desired, replicas)
         if not missing:
-            return NO_STAKES
+            return NO_GAINS
         kinds = {device.id: device.kind for device in devices}
         measured = self._times.seconds()
-        return stakes_of(
+        return gains_of(
             records,
             {
                 p.replica_id: start_seconds(p, kinds[p.device_id], measured)[0]
@@ -77,7 +77,7 @@ class Expectations:
         return self._ready_at
 
 
-def stakes_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> StartGains:
+def gains_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> StartGains:
     """Return demands and weights as the planner has them.
 
     Args:

@@ -503,8 +503,8 @@ class Controller:
         observed = self.observe()
         desired, policy = self.desired, self.reconcile_policy
         devices = self._devices.devices
-        stakes = self._expected.stakes(records, desired, observed.replicas, devices)
-        decided = reconcile(desired, observed, policy, levels, stakes)
+        gains = self._expected.gains(records, desired, observed.replicas, devices)
+        decided = reconcile(desired, observed, policy, levels, gains)
         actions = of_one_pass(decided)
         if len(actions) < len(decided):
             self.wake()  # the others follow at once, after tasks that wait for the event loop

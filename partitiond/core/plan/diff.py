@@ -19,7 +19,7 @@ from partitiond.core.hardware.room import fits, overlap
 from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.plan.outage import Outage, outages
 from partitiond.core.plan.record import Placement, PlanDiff, weights_of
-from partitiond.core.plan.start_order import NO_STAKES, StartGains, start_order
+from partitiond.core.plan.start_order import NO_GAINS, StartGains, start_order
 
 START_SECONDS: Final = {DeviceKind.GPU: 40.0, DeviceKind.CPU: 20.0}
 """Time to start an engine without its weights: imports, context, warm-up, CUDA graphs on a GPU. An
@@ -123,7 +123,7 @@ def diff_cost(
     diff: PlanDiff,
     devices: Sequence[Device],
     measured: Mapping[str, float] | None = None,
-    stakes: StartGains = NO_STAKES,
+    gains: StartGains = NO_GAINS,
 ) -> DiffCost:
     """Estimate what it takes to go from what runs to a plan.
 
@@ -131,13 +131,13 @@ def diff_cost(
         diff: the changes.
         devices: of the plan; the device of a running replica that is not among them is gone.
         measured: as in `start_seconds`.
-        stakes: what starts are worth; their durations are found here.
+        gains: what starts are worth; their durations are found here.
     """
     kinds = {device.id: device.kind for device in devices}
     olds = {new.replica_id: old for old, new in diff.move}
     new_ones = [p for p in (*diff.start, *(new for _, new in diff.move)) if p.device_id in kinds]
     took = {p.replica_id: start_seconds(p, kinds[p.device_id], measured or {})[0] for p in new_ones}
-    order = _order(diff, new_ones, dataclasses.replace(stakes, seconds=took))
+    order = _order(diff, new_ones, dataclasses.replace(gains, seconds=took))
     gone = [*diff.stop, *(old for old, _ in diff.move)]
     steps: list[DiffStep] = []
     changes: list[DeviceChange] = []
@@ -166,14 +166,14 @@ def diff_cost(
 
 
 def _order(
-    diff: PlanDiff, new_ones: Sequence[Placement], stakes: StartGains
+    diff: PlanDiff, new_ones: Sequence[Placement], gains: StartGains
 ) -> tuple[Placement, ...]:
     serving: dict[str, float] = {}
     for placement in (*diff.keep, *diff.stop, *(old for old, _ in diff.move)):
         capacity = placement.candidate.capacity_req_per_s
         serving[placement.model] = serving.get(placement.model, 0.0) + capacity
     replaced = {new.replica_id: old.candidate.capacity_req_per_s for old, new in diff.move}
-    return start_order(new_ones, stakes, serving, replaced)
+    return start_order(new_ones, gains, serving, replaced)
 
 
 def _room(device: Device) -> int:

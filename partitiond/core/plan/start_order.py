@@ -45,12 +45,12 @@ class StartGains:
         return max(1e-3, self.seconds.get(placement.replica_id, USUAL_SECONDS))
 
 
-NO_STAKES: Final = StartGains()
+NO_GAINS: Final = StartGains()
 
 
 def start_order(
     missing: Sequence[Placement],
-    stakes: StartGains = NO_STAKES,
+    gains: StartGains = NO_GAINS,
     serving: Mapping[str, float] = _NOTHING,
     replaced: Mapping[str, float] = _NOTHING,
 ) -> tuple[Placement, ...]:
@@ -60,7 +60,7 @@ def start_order(
 
     Args:
         missing: placements that have to start.
-        stakes: gains and durations of starts.
+        gains: gains and durations of starts.
         serving: requests/s that models can serve already, or will from starts under way; by model.
         replaced: the part of these that ends once a replica serves in its new place; by replica id.
     """
@@ -72,23 +72,23 @@ def start_order(
     order: list[Placement] = []
     while free:
         at, number, mine = free[0]  # the device that is free first
-        ranks = [_rank(p, stakes, coming, replaced.get(p.replica_id, 0.0)) for p in mine]
+        ranks = [_rank(p, gains, coming, replaced.get(p.replica_id, 0.0)) for p in mine]
         chosen = mine.pop(ranks.index(min(ranks)))
         order.append(chosen)
         had = coming.get(chosen.model, 0.0) - replaced.get(chosen.replica_id, 0.0)
         coming[chosen.model] = had + chosen.candidate.capacity_req_per_s
         if mine:
-            heapq.heapreplace(free, (at + stakes.takes(chosen), number, mine))
+            heapq.heapreplace(free, (at + gains.takes(chosen), number, mine))
         else:
             heapq.heappop(free)
     return tuple(order)
 
 
 def _rank(
-    placement: Placement, stakes: StartGains, coming: Mapping[str, float], replaced: float
+    placement: Placement, gains: StartGains, coming: Mapping[str, float], replaced: float
 ) -> tuple[float, bool]:
     model = placement.model
     had = coming.get(model, 0.0)
-    more = stakes.served(model, had - replaced + placement.candidate.capacity_req_per_s)
-    gain = more - stakes.served(model, had)
-    return -gain / stakes.takes(placement), model in coming
+    more = gains.served(model, had - replaced + placement.candidate.capacity_req_per_s)
+    gain = more - gains.served(model, had)
+    return -gain / gains.takes(placement), model in coming

@@ -44,7 +44,7 @@ from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import fits
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, same_engine
-from partitiond.core.plan.start_order import NO_STAKES, StartGains, start_order
+from partitiond.core.plan.start_order import NO_GAINS, StartGains, start_order
 from partitiond.core.replica.device_room import DeviceRoom, holds, key_of
 from partitiond.core.replica.observation import (
     HOPELESS_FAILURES,
@@ -131,7 +131,7 @@ class _Pass:
         current: the engine that fulfils each wanted placement, by replica id.
         kept: the keys of these engines.
         outgoing: engines that are not wanted and not yet on their way out.
-        stakes: what starting an engine is worth.
+        gains: what starting an engine is worth.
         engines: those of the observation, by their places.
         held_back: replicas that are withheld or lack their files.
         not_ready: as `Observation.not_ready`.
@@ -144,7 +144,7 @@ class _Pass:
     current: Mapping[str, ObservedReplica]
     kept: frozenset[tuple[str, str]]
     outgoing: tuple[ObservedReplica, ...]
-    stakes: StartGains
+    gains: StartGains
     engines: SeenEngines
     held_back: frozenset[str]
     not_ready: frozenset[str]
@@ -155,7 +155,7 @@ def reconcile(
     observation: Observation,
     policy: ReconcilePolicy,
     asleep: Mapping[str, int] = _NOBODY,
-    stakes: StartGains = NO_STAKES,
+    gains: StartGains = NO_GAINS,
 ) -> tuple[Action, ...]:
     """Return the next actions, so that the host comes to run `desired` and nothing else.
 
@@ -166,7 +166,7 @@ def reconcile(
         observation: the host.
         policy: bounds.
         asleep: level of sleep of the models that are to sleep, by name.
-        stakes: what starting an engine is worth, and how long it takes.
+        gains: what starting an engine is worth, and how long it takes.
     """
     current = current_engines(desired, observation.replicas, asleep)
     kept = frozenset(key_of(replica) for replica in current.values())
@@ -183,7 +183,7 @@ def reconcile(
         current=current,
         kept=kept,
         outgoing=outgoing,
-        stakes=stakes,
+        gains=gains,
         engines=SeenEngines.of(observation.replicas),
         held_back=frozenset((*observation.withheld, *observation.without_files)),
         not_ready=frozenset(observation.not_ready),
@@ -456,7 +456,7 @@ def _missing(here: _Pass) -> tuple[Placement, ...]:
             serving[model] = serving.get(model, 0.0) + capacity
             if old:
                 replaced[replica.replica_id] = replaced.get(replica.replica_id, 0.0) + capacity
-    order = start_order(missing, here.stakes, serving, replaced)
+    order = start_order(missing, here.gains, serving, replaced)
     return tuple(sorted(order, key=lambda placement: _failed_starts(placement, here)))
 
 

@@ -142,12 +142,12 @@ def check_changes(
     allowed = {demand.model for demand in demands.values() if demand.allow_outage}
     placements = beside_what_runs(plan.placements, before.running, plan.devices)
     planned = {name: d.demand.planned_req_per_s for name, d in demands.items()}
-    stakes = StartGains(
+    gains = StartGains(
         demands={name: rate for name, rate in planned.items() if rate is not None},
         weights={name: d.planned_weight for name, d in demands.items()},
     )
     diff = diff_plans(before.running, placements)
-    takes = diff_cost(diff, plan.devices, dict(before.start_seconds), stakes)
+    takes = diff_cost(diff, plan.devices, dict(before.start_seconds), gains)
     found = [outage for outage in takes.outages if outage.model not in allowed]
     gone = set[str]()
     if found:

@@ -76,11 +76,11 @@ def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> i
 
 def _takes(request: PlanRequest, diff: PlanDiff) -> DiffCost:
     planned = {m.model: m.demand.planned_req_per_s for m in request.models}
-    stakes = StartGains(
+    gains = StartGains(
         demands={name: rate for name, rate in planned.items() if rate is not None},
         weights={m.model: m.planned_weight for m in request.models},
     )
-    return diff_cost(diff, request.devices, dict(request.start_seconds), stakes)
+    return diff_cost(diff, request.devices, dict(request.start_seconds), gains)
 
 
 def with_old_ones(request: PlanRequest, models: Collection[str], *, for_good: bool) -> PlanRequest:

@@ -25,11 +25,11 @@ def names(order: tuple[Placement, ...]) -> list[str]:
 
 
 def test_the_order_is_by_what_is_wanted_still_and_not_served_yet() -> None:
-    stakes = StartGains(demands={"a": 4.0, "b": 3.0})
-    order = start_order((of("a-1", 4.0), of("a-2", 4.0), of("b-1", 3.0)), stakes)
+    gains = StartGains(demands={"a": 4.0, "b": 3.0})
+    order = start_order((of("a-1", 4.0), of("a-2", 4.0), of("b-1", 3.0)), gains)
     assert names(order) == ["a-1", "b-1", "a-2"]
-    stakes = StartGains(demands={"a": 4.0, "b": 2.0})
-    order = start_order((of("a-2", 4.0), of("b-1", 2.0)), stakes, serving={"a": 3.5})
+    gains = StartGains(demands={"a": 4.0, "b": 2.0})
+    order = start_order((of("a-2", 4.0), of("b-1", 2.0)), gains, serving={"a": 3.5})
     assert names(order) == ["b-1", "a-2"]
     order = start_order((of("a-2", 1.0), of("b-1", 1.0), of("c-1", 1.0)), serving={"a": 1.0})
     assert names(order) == ["b-1", "c-1", "a-2"]
@@ -38,27 +38,27 @@ def test_the_order_is_by_what_is_wanted_still_and_not_served_yet() -> None:
     assert names(order) == ["b-1", "a-1"]
 
 
-def lost_requests(order: Iterable[Placement], stakes: StartGains) -> float:
+def lost_requests(order: Iterable[Placement], gains: StartGains) -> float:
     """The weighted requests that are not served until all of these have started in this order: the
     rate served in the end, minus the rate served on the way, summed over that time.
     """
     clocks: dict[str, float] = {}
     ready: list[tuple[float, Placement]] = []
     for one in order:
-        clocks[one.device_id] = clocks.get(one.device_id, 0.0) + stakes.takes(one)
+        clocks[one.device_id] = clocks.get(one.device_id, 0.0) + gains.takes(one)
         ready.append((clocks[one.device_id], one))
     capacities = dict.fromkeys((p.model for _, p in ready), 0.0)
     final = dict(capacities)
     for _, one in ready:
         final[one.model] += one.candidate.capacity_req_per_s
-    missing = sum(stakes.served(m, c) - stakes.served(m, capacities[m]) for m, c in final.items())
+    missing = sum(gains.served(m, c) - gains.served(m, capacities[m]) for m, c in final.items())
     lost, before = 0.0, 0.0
     for at, one in sorted(ready, key=lambda pair: pair[0]):
         lost += missing * (at - before)
         before, model = at, one.model
         had = capacities[model]
         capacities[model] = had + one.candidate.capacity_req_per_s
-        missing -= stakes.served(model, capacities[model]) - stakes.served(model, had)
+        missing -= gains.served(model, capacities[model]) - gains.served(model, had)
     return lost
 
 
@@ -74,14 +74,14 @@ def test_on_one_device_no_order_of_independent_models_loses_less(
     rows: list[tuple[float, float, float]],
 ) -> None:
     wanted = tuple(of(f"m{n}-1", row[0]) for n, row in enumerate(rows))
-    stakes = StartGains(
+    gains = StartGains(
         seconds={f"m{n}-1": row[1] for n, row in enumerate(rows)},
         weights={f"m{n}": row[2] for n, row in enumerate(rows)},
     )
-    best = min(lost_requests(order, stakes) for order in itertools.permutations(wanted))
-    order = start_order(wanted, stakes)
+    best = min(lost_requests(order, gains) for order in itertools.permutations(wanted))
+    order = start_order(wanted, gains)
     assert sorted(names(order)) == sorted(names(wanted))
-    assert lost_requests(order, stakes) == pytest.approx(best, rel=1e-9)
+    assert lost_requests(order, gains) == pytest.approx(best, rel=1e-9)
 
 
 def test_where_replicas_share_a_demand_little_more_than_the_least_is_lost() -> None:
@@ -93,12 +93,12 @@ def test_where_replicas_share_a_demand_little_more_than_the_least_is_lost() -> N
             of(f"{draw.choice('abc')}-{n}", draw.uniform(1, 10), draw.choice(["g0", "g1"]))
             for n in range(6)
         )
-        stakes = StartGains(
+        gains = StartGains(
             demands={model: draw.uniform(1, 20) for model in "abc"},
             seconds={p.replica_id: draw.uniform(5, 60) for p in wanted},
         )
-        all_orders = [lost_requests(order, stakes) for order in itertools.permutations(wanted)]
-        ours += lost_requests(start_order(wanted, stakes), stakes)
+        all_orders = [lost_requests(order, gains) for order in itertools.permutations(wanted)]
+        ours += lost_requests(start_order(wanted, gains), gains)
         best += min(all_orders)
         chance += sum(all_orders) / len(all_orders)
     assert ours <= 1.03 * best

@@ -343,8 +343,8 @@ def test_of_two_engines_of_one_replica_the_serving_one_stays() -> None:
 
 
 def test_the_engine_that_brings_most_back_by_the_second_starts_first() -> None:
-    stakes = StartGains(seconds={"a-1": 60.0, "b-1": 20.0})
-    (action,) = reconcile((A1, B1), host().observe(), POLICY, {}, stakes)
+    gains = StartGains(seconds={"a-1": 60.0, "b-1": 20.0})
+    (action,) = reconcile((A1, B1), host().observe(), POLICY, {}, gains)
     assert in_words(action) == "start b-1"
 
 
