@@ -160,8 +160,8 @@ class Parts:
         self.traffic = TrafficWatch(
             adapters.proxy,
             after_look=(
-                lambda seen: self.drift.looked(seen),
-                lambda seen: self.scaling.looked(seen),
+                lambda seen: self.drift.take_sample(seen),
+                lambda seen: self.scaling.take_sample(seen),
             ),
         )
         self.jobs = self._make_jobs()

@@ -96,7 +96,7 @@ class Scaling:
 
     # -- demand ----------------------------------------------------------------------------
 
-    def looked(self, sample: TrafficSample) -> None:
+    def take_sample(self, sample: TrafficSample) -> None:
         """Take a sample of the proxy's counts; a step may be over with it."""
         self._count(sample)
         if self._begun is None:

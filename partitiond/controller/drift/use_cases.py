@@ -182,7 +182,7 @@ class DriftUseCases:
 
     # -- looking -----------------------------------------------------------------------------
 
-    def looked(self, sample: TrafficSample) -> None:
+    def take_sample(self, sample: TrafficSample) -> None:
         """Take one more sample of the proxy's counts."""
         if not self._options.enabled:
             return

@@ -69,11 +69,11 @@ class ScalingHost(Host):
         scaling = self.service.scaling
         assert isinstance(scaling, Scaling)
         if not self.at:
-            scaling.looked(self._sample())
+            scaling.take_sample(self._sample())
         self.at += 10.0
         for name, rate in req_per_s.items():
             self.arrived[name] = self.arrived.get(name, 0) + round(rate * 10)
-        scaling.looked(self._sample())
+        scaling.take_sample(self._sample())
 
     def _sample(self) -> TrafficSample:
         counts = {name: ModelCount(arrived=count) for name, count in self.arrived.items()}

@@ -45,7 +45,7 @@ class Traffic:
                 old = self.counts.get(name, ReplicaCount("a", "g1"))
                 factor = slower if self.slow in ("", name) else 1.0
                 self.counts[name] = _later(old, factor, **what)
-            self.desk.looked(TrafficSample(self.at, self.epoch, replicas=dict(self.counts)))
+            self.desk.take_sample(TrafficSample(self.at, self.epoch, replicas=dict(self.counts)))
 
 
 def _later(
