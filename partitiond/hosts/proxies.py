@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-from partitiond.core.demand.fleet import FleetSample, HostCounts, grown, together
+from partitiond.core.demand.fleet import FleetSample, HostCounts, add_reading, sum_hosts
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import (
     EMPTY_ROUTING_TABLE,
@@ -339,11 +339,11 @@ class HostsProxies:
         if all(sample is None for sample in told.values()):
             return None
         for name in self._counts.keys() - told.keys():  # no part of the fleet any more
-            self._counts[name] = grown(self._counts[name], None)
+            self._counts[name] = add_reading(self._counts[name], None)
         await self._divide(told)
         for name, sample in told.items():
-            self._counts[name] = grown(self._counts.get(name, HostCounts()), sample)
-        return together(self._counts, self._agents.own.name, self._epoch, time.monotonic())
+            self._counts[name] = add_reading(self._counts.get(name, HostCounts()), sample)
+        return sum_hosts(self._counts, self._agents.own.name, self._epoch, time.monotonic())
 
     def unreached(self) -> Mapping[str, tuple[str, ...]]:
         """Return the hosts whose proxies a host's proxy does not reach, by its last word of now; by

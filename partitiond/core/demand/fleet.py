@@ -47,7 +47,7 @@ class HostCounts:
     replicas: Mapping[str, ReplicaCount] = dataclasses.field(default_factory=dict)
 
 
-def grown(before: HostCounts, sample: TrafficSample | None) -> HostCounts:
+def add_reading(before: HostCounts, sample: TrafficSample | None) -> HostCounts:
     """Return the counts of a host after another reading.
 
     Args:
@@ -65,7 +65,7 @@ def grown(before: HostCounts, sample: TrafficSample | None) -> HostCounts:
         old = last.models.get(name) if last is not None and same else None
         known = models.get(name, ModelCount())
         # After a silence nobody knows when the counts grew.
-        models[name] = _added(known, count, count if last is None else old or ModelCount())
+        models[name] = _add_growth(known, count, count if last is None else old or ModelCount())
     replicas: dict[str, ReplicaCount] = {}
     for name, one in sample.replicas.items():
         fresh = ReplicaCount(one.model, one.generation)
@@ -74,11 +74,11 @@ def grown(before: HostCounts, sample: TrafficSample | None) -> HostCounts:
             was = one if last is None else fresh
         mine = before.replicas.get(name, fresh)
         mine = mine if mine.generation == one.generation else fresh
-        replicas[name] = _added(mine, one, was)
+        replicas[name] = _add_growth(mine, one, was)
     return HostCounts(sample, models, replicas)
 
 
-def together(counts: Mapping[str, HostCounts], own: str, epoch: str, now: float) -> FleetSample:
+def sum_hosts(counts: Mapping[str, HostCounts], own: str, epoch: str, now: float) -> FleetSample:
     """Return the sum over the hosts.
 
     Args:
@@ -99,7 +99,7 @@ def together(counts: Mapping[str, HostCounts], own: str, epoch: str, now: float)
     return FleetSample(now, epoch, models, replicas, hosts=read, own=own)
 
 
-def _added(known: CountT, new: CountT, old: CountT) -> CountT:
+def _add_growth(known: CountT, new: CountT, old: CountT) -> CountT:
     """Return `known` and the growth from `old` to `new`; a count that fell adds nothing."""
 
     def value(name: str) -> Any:

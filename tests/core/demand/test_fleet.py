@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.demand.fleet import HostCounts, grown, together
+from partitiond.core.demand.fleet import HostCounts, add_reading, sum_hosts
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
 
 
@@ -22,7 +22,7 @@ def reading(
 def after(*readings: TrafficSample | None) -> HostCounts:
     found = HostCounts()
     for one in readings:
-        found = grown(found, one)
+        found = add_reading(found, one)
     return found
 
 
@@ -32,9 +32,9 @@ def test_only_growth_between_two_readings_of_one_proxy_counts() -> None:
     assert (found.models["a"].arrived, found.models["a"].waiting) == (7, 3)
     assert found.models["a"].ttft_buckets == (7, 14)
     assert found.replicas["a-1"].busy_seconds == pytest.approx(1.0)
-    again = grown(found, reading(2, epoch="f"))
+    again = add_reading(found, reading(2, epoch="f"))
     assert again.models["a"].arrived == 9
-    fresh = grown(again, reading(6, epoch="f", generation="h"))
+    fresh = add_reading(again, reading(6, epoch="f", generation="h"))
     assert fresh.models["a"].arrived == 13
     assert (fresh.replicas["a-1"].ok, fresh.replicas["a-1"].generation) == (6, "h")
 
@@ -43,10 +43,10 @@ def test_a_silent_host_stands_still_and_its_return_is_no_burst() -> None:
     silent = after(reading(0), reading(4, waiting=2), None)
     assert (silent.models["a"].arrived, silent.models["a"].waiting) == (4, 0)
     assert silent.last is None
-    back = grown(silent, reading(1000))
+    back = add_reading(silent, reading(1000))
     assert back.models["a"].arrived == 4
     assert back.replicas["a-1"].ok == 4
-    assert grown(back, reading(1001)).models["a"].arrived == 5
+    assert add_reading(back, reading(1001)).models["a"].arrived == 5
 
 
 HOSTS = ("one", "two")
@@ -59,7 +59,7 @@ def test_no_rate_is_ever_negative(history: list[tuple[str, int, bool]]) -> None:
     counts: dict[str, HostCounts] = {}
     totals, epochs = dict.fromkeys(HOSTS, 0), dict.fromkeys(HOSTS, 0)
     heard: set[str] = set()
-    expected, former = 0, together(counts, "one", "sum", 0.0)
+    expected, former = 0, sum_hosts(counts, "one", "sum", 0.0)
     for step, (host, more, again) in enumerate(history, 1):
         if again:
             epochs[host], totals[host] = epochs[host] + 1, 0
@@ -72,8 +72,8 @@ def test_no_rate_is_ever_negative(history: list[tuple[str, int, bool]]) -> None:
             sample = reading(totals[host], epoch=epoch, name=f"a-{host}")
             if last is not None:
                 expected += totals[host] - (last.models["a"].arrived if last.epoch == epoch else 0)
-        counts[host] = grown(counts.get(host, HostCounts()), sample)
-        found = together(counts, "one", "sum", float(step))
+        counts[host] = add_reading(counts.get(host, HostCounts()), sample)
+        found = sum_hosts(counts, "one", "sum", float(step))
         assert (found.models["a"].arrived if found.models else 0) == expected
         assert found.hosts.keys() == heard
         window = TrafficWindow.between(former, found)
@@ -87,7 +87,7 @@ def test_hosts_are_added_up() -> None:
         "one": after(reading(0), reading(3)),
         "two": after(reading(10), dataclasses.replace(reading(15, waiting=4), replicas={})),
     }
-    found = together(counts, "one", "sum", 7.0)
+    found = sum_hosts(counts, "one", "sum", 7.0)
     assert (found.models["a"].arrived, found.models["a"].waiting) == (8, 4)
     assert found.models["a"].ttft_buckets == (8, 16)
     assert (found.at, found.epoch, found.own) == (7.0, "sum", "one")
