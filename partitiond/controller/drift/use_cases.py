@@ -16,18 +16,18 @@ from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample
-from partitiond.core.drift.correction import Correction, correction_of, pooled
+from partitiond.core.drift.correction import Correction, correction_of, pool_verdicts
 from partitiond.core.drift.detection import (
     RECENT,
     Figure,
     LedgerEntry,
     Tracks,
     Verdict,
-    compared,
-    replayed,
+    add_window,
+    rebuild_tracks,
     verdict_of,
 )
-from partitiond.core.drift.load import expected, sharing_factor, tolerated
+from partitiond.core.drift.load import expected, sharing_factor, tolerance
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.drift.window import LONGEST_LOOKS, FullWindow, OpenWindow
 from partitiond.core.errors import NotFoundError, PartitiondError
@@ -170,7 +170,7 @@ class DriftUseCases:
             return ""
         here = self._on_profile(entry.profile_id)
         fine = sum(1 for other in here if other.verdict is Verdict.HOLDS)
-        if fine and pooled(here) is Verdict.HOLDS:
+        if fine and pool_verdicts(here) is Verdict.HOLDS:
             whose = f"; {fine} others on this profile hold: look at {short_device(entry.device_id)}"
             return entry.sentence + whose
         return entry.sentence
@@ -241,7 +241,7 @@ class DriftUseCases:
         return _Watched(
             placement,
             engine.generation,
-            tracks=replayed(reversed(own)),
+            tracks=rebuild_tracks(reversed(own)),
             last=own[0] if own else None,
             judged=next((e for e in own if e.findings), None),
             alike=next((n for n, e in enumerate(own) if e.other_lengths), RECENT),
@@ -329,8 +329,8 @@ class DriftUseCases:
         if wanted is None:
             return None
         placement = watched.placement
-        seen = () if wanted.other_lengths else full.comparisons(wanted, tolerated(profile))
-        watched.tracks, findings = compared(watched.tracks, seen)
+        seen = () if wanted.other_lengths else full.comparisons(wanted, tolerance(profile))
+        watched.tracks, findings = add_window(watched.tracks, seen)
         entry = LedgerEntry(
             at=self._clock.utc_iso(),
             model=placement.model,
@@ -432,7 +432,7 @@ class DriftUseCases:
             if watched.judged is not None:
                 judged.setdefault(watched.judged.profile_id, []).append(watched.judged)
         for profile_id, entries in judged.items():
-            together = pooled(entries)
+            together = pool_verdicts(entries)
             if together in _OFF:
                 pace = [f for e in entries if (f := e.finding(Figure.PACE))]
                 off = [f for f in pace if f.verdict is together]

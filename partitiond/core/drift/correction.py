@@ -43,7 +43,7 @@ class Correction:
     since: str
 
 
-def pooled(entries: Sequence[LedgerEntry]) -> Verdict:
+def pool_verdicts(entries: Sequence[LedgerEntry]) -> Verdict:
     """Return the joint verdict on one profile, from the last entry of each of its replicas.
 
     The verdict is slower (or faster) if at least `MOST` of the replicas with a verdict are.
@@ -74,7 +74,7 @@ def correction_of(
         before: the present correction.
         now: ISO 8601 UTC.
     """
-    together = pooled(entries)
+    together = pool_verdicts(entries)
     if together is Verdict.LEARNING:
         return before
     if together is not Verdict.SLOWER:

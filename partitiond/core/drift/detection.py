@@ -112,7 +112,7 @@ class Track:
         return self.verdict in (Verdict.SLOWER, Verdict.FASTER)
 
     @property
-    def meant(self) -> tuple[float, ...]:
+    def verdict_windows(self) -> tuple[float, ...]:
         """The windows that the verdict rests on."""
         if self.verdict is Verdict.SLOWER:
             return self.recent[-max(self.slower_for, LEAST_WINDOWS) :]
@@ -122,13 +122,13 @@ class Track:
 
     @property
     def ratio(self) -> float:
-        """Measured / predicted over the windows of `meant`; 1 without any."""
-        return math.exp(statistics.fmean(self.meant)) if self.recent else 1.0
+        """Measured / predicted over `verdict_windows`; 1 without any."""
+        return math.exp(statistics.fmean(self.verdict_windows)) if self.recent else 1.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the ratio (Student's t over the windows); None below two windows."""
-        values = self.meant
+        values = self.verdict_windows
         if len(values) < 2:
             return None
         spread = max(statistics.stdev(values), LEAST_SCATTER)
@@ -306,7 +306,7 @@ def verdict_of(tracks: Tracks) -> Verdict:
     return _worst(track.verdict for track in tracks.values())
 
 
-def compared(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[Finding, ...]]:
+def add_window(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[Finding, ...]]:
     """Add one window of a replica; return its tracks after the window, and their findings."""
     after = dict(tracks)
     findings = []
@@ -325,13 +325,13 @@ def compared(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[
                 track.ratio,
                 low,
                 high,
-                len(track.meant),
+                len(track.verdict_windows),
             )
         )
     return after, tuple(findings)
 
 
-def replayed(entries: Iterable[LedgerEntry]) -> dict[Figure, Track]:
+def rebuild_tracks(entries: Iterable[LedgerEntry]) -> dict[Figure, Track]:
     """Rebuild the tracks of a replica from its stored windows, after a restart of the daemon.
 
     Args:
@@ -344,7 +344,7 @@ def replayed(entries: Iterable[LedgerEntry]) -> dict[Figure, Track]:
         begun = {f.figure for f in entry.findings if f.windows == 1}
         tracks = {name: track for name, track in tracks.items() if name not in begun}
         seen = [Comparison(f.figure, f.predicted, f.measured, f.tolerance) for f in entry.findings]
-        tracks, _ = compared(tracks, seen)
+        tracks, _ = add_window(tracks, seen)
         said = {finding.figure: finding for finding in entry.findings}
         tracks = {name: _as_told(track, said.get(name)) for name, track in tracks.items()}
     return dict(tracks)

@@ -111,7 +111,7 @@ def sharing_factor(
     return max(1.0, load) * (1 + kappa * math.fsum(share for _, share in beside))
 
 
-def tolerated(profile: Profile) -> float:
+def tolerance(profile: Profile) -> float:
     """Return the share by which the profile itself may be off: the plan's margin plus its
     half-width.
     """

@@ -142,17 +142,17 @@ def test_a_restart_goes_on_where_the_ledger_ends(lifted: int | None) -> None:
     for number, ratio in enumerate((*(1.4,) * 10, *(1.0,) * 5)):
         if number == lifted:
             tracks = {}
-        after_it, findings = detection.compared(
+        after_it, findings = detection.add_window(
             tracks, [seen(ratio * math.exp(chance.gauss(0, 0.03)))]
         )
         tracks = dict(after_it)
         entries.append(entry("a-1", Verdict.SLOWER, 1.3, *findings))
-    assert detection.replayed(entries) == tracks
+    assert detection.rebuild_tracks(entries) == tracks
 
 
 def test_a_restart_believes_the_last_entry_where_older_ones_are_gone() -> None:
     kept = [entry(ratio=1.2) for _ in range(2)]
-    assert detection.replayed(kept)[Figure.PACE].verdict is Verdict.SLOWER
+    assert detection.rebuild_tracks(kept)[Figure.PACE].verdict is Verdict.SLOWER
 
 
 def test_counts_of_which_a_part_is_lost_do_not_go_on() -> None:
@@ -171,7 +171,7 @@ BEFORE = correction_of([entry()], None, NOW)
 
 def test_a_correction_is_of_the_replicas_together() -> None:
     slow, (fine, *_) = entry("a-1"), FINE
-    assert correction.pooled([slow, slow, fine]) is Verdict.SLOWER
+    assert correction.pool_verdicts([slow, slow, fine]) is Verdict.SLOWER
     found = correction_of([slow, entry("a-7", ratio=1.5), fine], None, NOW)
     assert found is not None
     assert (found.factor, found.ratio, found.replicas) == (0.75, 1.3, 2)

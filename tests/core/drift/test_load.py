@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from partitiond.core.drift.load import Expected, LoadSample, expected, sharing_factor, tolerated
+from partitiond.core.drift.load import Expected, LoadSample, expected, sharing_factor, tolerance
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.profile.points import Latency
 from partitiond.core.profile.record import Profile, ProfileKind
@@ -197,6 +197,6 @@ def test_what_others_do_beside_it_slows_it_as_predicted() -> None:
 
 
 def test_guesses_are_given_more_room_than_measurements() -> None:
-    measured = tolerated(measured_profile())
+    measured = tolerance(measured_profile())
     assert measured == pytest.approx(0.05 + 0.01)
-    assert tolerated(measured_profile(kind=ProfileKind.ESTIMATED)) > 0.3
+    assert tolerance(measured_profile(kind=ProfileKind.ESTIMATED)) > 0.3
