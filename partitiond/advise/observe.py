@@ -87,7 +87,7 @@ def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
         output_tokens=grown("output_tokens"),
         restarts=sum(_restarted(a, b) for a, b in pairs),
         histograms={
-            kind: merged([_grown_histogram(readings, kind)])
+            kind: merge([_grown_histogram(readings, kind)])
             for kind in dict.fromkeys(kind for r in readings for kind in r.histograms)
         },
     )
@@ -114,7 +114,7 @@ def _arrivals(before: Reading, after: Reading) -> float:
 
 def _grown_histogram(readings: Iterable[Reading], kind: str) -> ScrapedHistogram:
     told = [r.histograms[kind] for r in readings if kind in r.histograms]
-    return merged(_histogram_increase(a, b) for a, b in itertools.pairwise(told))
+    return merge(_histogram_increase(a, b) for a, b in itertools.pairwise(told))
 
 
 def _histogram_increase(before: ScrapedHistogram, after: ScrapedHistogram) -> ScrapedHistogram:
@@ -124,7 +124,7 @@ def _histogram_increase(before: ScrapedHistogram, after: ScrapedHistogram) -> Sc
     return ScrapedHistogram(after.bounds, counts, max(0.0, after.total - before.total))
 
 
-def merged(histograms: Iterable[ScrapedHistogram]) -> ScrapedHistogram:
+def merge(histograms: Iterable[ScrapedHistogram]) -> ScrapedHistogram:
     """Return one histogram with the values of several.
 
     Engines of one model may have different bounds (they end at the context length). A value below a

@@ -70,7 +70,7 @@ def parse_address(text: str) -> Address:
     return Address(url, devices)
 
 
-def described(texts: Sequence[str]) -> tuple[Device, ...]:
+def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
     """Return devices for texts like "4 a100-80gb", as a fleet file's. Raises SpecError."""
     tables: list[DeviceTable] = []
     for text in texts:
@@ -88,7 +88,7 @@ def described(texts: Sequence[str]) -> tuple[Device, ...]:
     return devices_of(tuple(tables))
 
 
-def emptied(
+def without_engines(
     devices: Sequence[Device], foreign: Mapping[str, int] | None = None
 ) -> tuple[Device, ...]:
     """Return the devices as they would be without the engines: only foreign memory is in use.
@@ -106,7 +106,9 @@ def emptied(
     )
 
 
-def resolved(addresses: Sequence[Address], devices: Sequence[Device]) -> dict[str, tuple[str, ...]]:
+def resolve_devices(
+    addresses: Sequence[Address], devices: Sequence[Device]
+) -> dict[str, tuple[str, ...]]:
     """Return device ids by address, for addresses with devices that the user named.
 
     Raises:

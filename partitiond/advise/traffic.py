@@ -20,7 +20,7 @@ from typing import Final
 
 from loadgen.results.intervals import BATCHES, ratio_half_width
 from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile
-from partitiond.advise.observe import EngineWindow, Interval, merged
+from partitiond.advise.observe import EngineWindow, Interval, merge
 
 _Z95: Final = 1.96
 """Standard normal quantile of 95 %, two-sided."""
@@ -114,7 +114,7 @@ def _traffic(
 ) -> ObservedTraffic:
     cells = cells_of(stretch for engine in engines for stretch in engine.stretches)
     histograms = {
-        kind: merged(e.histograms[kind] for e in engines if kind in e.histograms)
+        kind: merge(e.histograms[kind] for e in engines if kind in e.histograms)
         for kind in dict.fromkeys(kind for e in engines for kind in e.histograms)
     }
     ended = math.fsum(e.ended for e in engines)

@@ -8,7 +8,7 @@ import pytest
 from partitiond.advise.advice import Advice, Choices, advise, notes_on
 from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
-from partitiond.advise.today import Deployment, described
+from partitiond.advise.today import Deployment, parse_devices
 from partitiond.advise.traffic import traffic_of
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource
@@ -47,7 +47,7 @@ def advised(*models: tuple[str, float], **today: Any) -> Advice:
 
 def four(*models: tuple[str, float]) -> tuple[Deployment, list[Known], list[UnidentifiedModel]]:
     """Four A100s, an engine on each."""
-    devices = described(["4 a100-80gb"])
+    devices = parse_devices(["4 a100-80gb"])
     known, strangers = seen(*((f"e{n}", model, rate) for n, (model, rate) in enumerate(models)))
     on = {f"e{n}": (device.id,) for n, device in enumerate(devices)}
     return Deployment(devices, on), known, strangers

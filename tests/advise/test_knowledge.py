@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.advise.identify import Known, ServedName, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
-from partitiond.advise.today import described
+from partitiond.advise.today import parse_devices
 from partitiond.advise.traffic import traffic_of
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
@@ -57,7 +57,7 @@ def host_of(profile: Profile) -> Device:
 
 
 def test_estimates_for_every_partition_of_a_gpu(known: Known) -> None:
-    found = profiles_for(known, described(["l4"]), (), NOW)
+    found = profiles_for(known, parse_devices(["l4"]), (), NOW)
     assert {p.kind for p in found.profiles} == {ProfileKind.ESTIMATED}
     demand = candidates_for(known.spec, found.profiles, ["l4-24gb"])
     assert demand.candidates

@@ -25,28 +25,28 @@ def test_addresses() -> None:
 
 def test_described_gpus_and_which_an_engine_has() -> None:
     """By index, id or its beginning."""
-    devices = today.described(["2 a100-80gb", "l4", "2xa100"])
+    devices = today.parse_devices(["2 a100-80gb", "l4", "2xa100"])
     assert [d.id for d in devices] == ["a100-80gb-0", "a100-80gb-1", "l4-24gb-0", "a100-40gb-0",
                                        "a100-40gb-1"]  # fmt: skip
     assert devices[0].free_bytes == devices[0].memory_bytes
     assert not set(devices[0].cores) & set(devices[1].cores)
     for text in ("", "0 l4", "9999 l4", "4 gtx-9", "-1 l4", "a100-40gb:1g.5gb"):
         with pytest.raises(SpecError):
-            today.described([text])
-    devices = today.described(["3 l4"])
-    said = today.resolved(
+            today.parse_devices([text])
+    devices = today.parse_devices(["3 l4"])
+    said = today.resolve_devices(
         [today.Address("a", ("2",)), today.Address("b", ("l4-24gb-0", "1")), today.Address("c")],
         devices,
     )
     assert said == {"a": ("l4-24gb-2",), "b": ("l4-24gb-0", "l4-24gb-1")}
     for name in ("7", "h100", "l4"):
         with pytest.raises(SpecError) as refused:
-            today.resolved([today.Address("a", (name,))], devices)
+            today.resolve_devices([today.Address("a", (name,))], devices)
         assert "0 (l4-24gb-0)" in refused.value.hint
 
 
 def test_devices_as_if_engines_were_gone() -> None:
-    one, two = today.emptied(today.described(["2 l4"]), {"l4-24gb-1": 5 * GIB})
+    one, two = today.without_engines(today.parse_devices(["2 l4"]), {"l4-24gb-1": 5 * GIB})
     assert one.free_bytes == one.memory_bytes
     assert two.free_bytes == two.memory_bytes - 5 * GIB
     assert "l4-24gb-1" in today.foreign_note({"l4-24gb-1": 5 * GIB, "x": 0})[0]

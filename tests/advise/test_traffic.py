@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.advise import traffic
-from partitiond.advise.observe import EngineWindow, Interval, increase, keep, merged, observe
+from partitiond.advise.observe import EngineWindow, Interval, increase, keep, merge, observe
 from partitiond.advise.readings import Reading
 from tests.advise.looks import Look, captured, histogram, readings_in, scrape, stretches, window
 
@@ -149,7 +149,7 @@ def test_what_is_forgotten_of_looks_in_between_changes_nothing() -> None:
 def test_histograms_of_different_ends_are_put_together() -> None:
     short = histogram([3, 30], [5, 50])
     longer = histogram([4, 400], [5, 50, 500])
-    both = merged([short, longer])
+    both = merge([short, longer])
     assert both.count == 4
     assert both.total == 437
     assert dict(zip(both.bounds, both.counts, strict=True)) == {5: 2, 50: 3, 500: 4, math.inf: 4}

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from partitiond.advise.today import Deployment, emptied, foreign_note
+from partitiond.advise.today import Deployment, foreign_note, without_engines
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.core.hardware.kinds import Device
@@ -59,8 +59,8 @@ class GpuWatch:
                 busy[device] = share
         self._samplers.clear()
         on_gpu = {device.id: processes_on(device.id, self._looks) for device in self._devices}
-        on, foreign = placed(on_gpu, tuple(addresses), self._listeners(), self._parents)
-        devices = emptied(self._devices, foreign)
+        on, foreign = gpus_of(on_gpu, tuple(addresses), self._listeners(), self._parents)
+        devices = without_engines(self._devices, foreign)
         return Deployment(devices, on, busy, foreign_note(foreign))
 
 
@@ -76,7 +76,7 @@ def processes_on(uuid: str, looks: DeadlineCalls) -> tuple[GpuProcess, ...]:
     return ()
 
 
-def placed(
+def gpus_of(
     on_gpu: Mapping[str, Sequence[GpuProcess]],
     addresses: Sequence[str],
     listeners: Mapping[int, int],

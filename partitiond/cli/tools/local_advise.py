@@ -20,9 +20,9 @@ from partitiond.advise.sources.scraper import ScrapedEngines, watch
 from partitiond.advise.today import (
     Address,
     Deployment,
-    described,
     parse_address,
-    resolved,
+    parse_devices,
+    resolve_devices,
 )
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
 from partitiond.cli.options import client_of, settings_of
@@ -84,7 +84,7 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
         else UserChoices()
     )
     measured = _measured(ctx, asked)
-    given = (*(fleet.devices if fleet else ()), *described(asked.gpus))
+    given = (*(fleet.devices if fleet else ()), *parse_devices(asked.gpus))
     return plan_seen(asked, wishes, measured, _watched(asked, given, settings), settings)
 
 
@@ -134,7 +134,7 @@ def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) 
     try:
         if not devices:
             raise SpecError("this host has no NVIDIA GPU.", hint=NAME_THE_GPUS)
-        said = resolved(addresses, devices)
+        said = resolve_devices(addresses, devices)
         seen = _watch(urls, asked)
     finally:
         found = Deployment(devices) if given else gpus.close(urls)

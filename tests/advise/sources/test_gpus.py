@@ -3,7 +3,7 @@
 import pynvml
 import pytest
 
-from partitiond.advise.sources.gpus import GpuWatch, placed, processes_on
+from partitiond.advise.sources.gpus import GpuWatch, gpus_of, processes_on
 from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.core.units import GIB
 from partitiond.platform.deadline_calls import DeadlineCalls
@@ -34,16 +34,16 @@ def test_an_engine_is_where_the_children_of_its_server_are() -> None:
         "g2": [GpuProcess(22, 20 * GIB), GpuProcess(22, 20 * GIB)],
         "g3": [],
     }
-    on, foreign = placed(on_gpu, URLS, LISTENING, parents)
+    on, foreign = gpus_of(on_gpu, URLS, LISTENING, parents)
     assert on == {URLS[0]: ("g0",), URLS[1]: ("g1", "g2")}
     assert foreign == {"g1": 5 * GIB}
-    on, _ = placed({"g0": [GpuProcess(10, None)]}, URLS[:1], LISTENING, parents)
+    on, _ = gpus_of({"g0": [GpuProcess(10, None)]}, URLS[:1], LISTENING, parents)
     assert on == {URLS[0]: ("g0",)}, "the server itself"
 
 
 def test_memory_is_nobodys_only_when_every_engine_was_found() -> None:
     on_gpu = {"g0": [GpuProcess(11, 30 * GIB)], "g1": [GpuProcess(99, 20 * GIB)]}
-    on, foreign = placed(on_gpu, (*URLS, "http://far:8000"), LISTENING, parents)
+    on, foreign = gpus_of(on_gpu, (*URLS, "http://far:8000"), LISTENING, parents)
     assert on == {URLS[0]: ("g0",)}
     assert foreign == {}
 
