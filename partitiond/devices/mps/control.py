@@ -66,9 +66,9 @@ class MpsControl:
 
     def running(self) -> list[MpsDaemon]:
         """Return our living daemons, including those that an earlier process of ours started."""
-        return [daemon for daemon in self.recorded() if daemon.alive()]
+        return [daemon for daemon in self.own_daemons() if daemon.alive()]
 
-    def recorded(self) -> list[MpsDaemon]:
+    def own_daemons(self) -> list[MpsDaemon]:
         """Return daemons that we started and did not end: running ones, and leftovers of others."""
         found: list[MpsDaemon] = []
         for folder, known in record.records(self._run_dir):
@@ -88,7 +88,7 @@ class MpsControl:
 
     def _kept_pids(self) -> frozenset[int]:
         """Return pids of daemons of other users: their environment, which tells, is closed."""
-        kept = [daemon for daemon in self.recorded() if daemon.kept]
+        kept = [daemon for daemon in self.own_daemons() if daemon.kept]
         return frozenset(pid for daemon in kept for pid in daemon.pids())
 
     def foreign(self) -> tuple[ForeignMps, ...]:

@@ -140,7 +140,7 @@ def serve(listener: socket.socket, program: str, log: str) -> None:
     """Answer questions, some at a time, for as long as the process lives."""
     free = threading.Semaphore(MOST_QUESTIONS)
 
-    def one(connection: socket.socket) -> None:
+    def answer(connection: socket.socket) -> None:
         try:
             converse(connection, program, log)
         finally:
@@ -149,7 +149,7 @@ def serve(listener: socket.socket, program: str, log: str) -> None:
     while True:
         free.acquire()  # further ones wait in the listener's queue
         connection, _ = listener.accept()
-        threading.Thread(target=one, args=(connection,), daemon=True).start()
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
 
 def main() -> int:

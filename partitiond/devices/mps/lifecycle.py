@@ -140,7 +140,7 @@ async def ask_to_quit(ask: Ask, process: ProcessId, seconds: float) -> bool:
     for command in (f"quit -t {SERVER_GRACE_SECONDS}", "quit"):
         with contextlib.suppress(DeviceError):  # a daemon that does not listen is ended anyway
             await ask((command,), QUIT_SECONDS)
-        if await gone((process,), seconds):
+        if await all_end((process,), seconds):
             return True
     return False
 
@@ -172,7 +172,7 @@ async def end(processes: Sequence[ProcessId]) -> None:
             if is_alive(process):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, number)
-        if await gone(processes, KILL_SECONDS):
+        if await all_end(processes, KILL_SECONDS):
             return
     raise unkillable([process.pid for process in processes if is_alive(process)])
 
@@ -187,7 +187,7 @@ def unkillable(pids: Sequence[int]) -> DeviceError:
     )
 
 
-async def gone(processes: Sequence[Identified], seconds: float) -> bool:
+async def all_end(processes: Sequence[Identified], seconds: float) -> bool:
     """Whether all processes end within the time."""
     deadline = time.monotonic() + seconds
     while any(is_alive(process) for process in processes):

@@ -88,7 +88,7 @@ def write(folder: Path, record: MpsRecord) -> None:
     Raises:
         DeviceError: the folder cannot be written.
     """
-    with translated(folder):
+    with translate_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(folder / RECORD, to_stored_json(record, indent=1).encode())
 
@@ -99,7 +99,7 @@ def make(folder: Path) -> None:
     Raises:
         DeviceError: the folder cannot be written.
     """
-    with translated(folder):
+    with translate_errors(folder):
         make_folders(str(folder / "pipe"), str(folder / "log"))
 
 
@@ -119,7 +119,7 @@ def records(run_dir: Path) -> Iterator[tuple[Path, MpsRecord]]:
 
 
 @contextlib.contextmanager
-def translated(folder: Path) -> Iterator[None]:
+def translate_errors(folder: Path) -> Iterator[None]:
     """Translate errors of the file system to DeviceError."""
     try:
         yield

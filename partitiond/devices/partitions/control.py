@@ -292,7 +292,7 @@ class HostPartitions:
 
     def _journal_daemons(self) -> None:
         """Journal our MPS daemons missing from the journal (if it was lost, say) as left over."""
-        for daemon in self._daemons.recorded():
+        for daemon in self._daemons.own_daemons():
             if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
                 self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
 

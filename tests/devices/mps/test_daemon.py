@@ -30,7 +30,7 @@ async def control(tmp_path: Path, program: str) -> AsyncIterator[MpsControl]:
     """Of a host whose daemons are all gone after the test."""
     control = control_in(tmp_path, program)
     yield control
-    for daemon in control_in(tmp_path, program).recorded():
+    for daemon in control_in(tmp_path, program).own_daemons():
         signal_all(daemon.pids())
 
 
@@ -182,7 +182,7 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
         os.kill(control_pid, signal.SIGKILL)
         await until(lambda: dead(control_pid))
         assert daemon.pids() == (server_pid,), "what it left is still ours"
-        assert [left.uuid for left in control.recorded()] == [GPU]
+        assert [left.uuid for left in control.own_daemons()] == [GPU]
         assert "ended" in await daemon.fault()
     await daemon.ensure()
     assert await daemon.fault() == ""
@@ -194,7 +194,7 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
         await until(lambda: dead(control_pid))
     await daemon.quit()
     assert start_ticks(server_pid) is None
-    assert control.recorded() == []
+    assert control.own_daemons() == []
 
 
 @pytest.mark.parametrize("left", ["", "?"], ids=["lost", "damaged"])
@@ -210,7 +210,7 @@ async def test_without_its_record_a_living_daemon_is_asked_and_kept(
     assert await daemon.fault() == ""
     await daemon.ensure()
     assert daemon.pids() == (pid,)
-    assert [known.uuid for known in control.recorded()] == [GPU]
+    assert [known.uuid for known in control.own_daemons()] == [GPU]
     file.write_text(left) if left else file.unlink()
     await daemon.quit()
     assert start_ticks(pid) is None
