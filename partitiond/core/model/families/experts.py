@@ -101,14 +101,14 @@ def read_experts(config: Config, mixture: Mixture) -> Experts:
     shared = whole(config, mixture.shared_key, default=0, least=0) if mixture.shared_key else 0
     return Experts(
         count=count,
-        used=chosen(config, count),
+        used=experts_per_token(config, count),
         inner=whole(config, mixture.inner_key),
         shared=shared,
         shared_gate=mixture.shared_gate and shared > 0,
     )
 
 
-def chosen(config: Config, count: int) -> int:
+def experts_per_token(config: Config, count: int) -> int:
     """Return experts that one token passes through."""
     used = whole(config, "num_experts_per_tok")
     if used > count:

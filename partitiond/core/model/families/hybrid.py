@@ -10,7 +10,7 @@ from typing import Final
 
 from partitiond.core.model.families.blueprint import Blueprint, Matrix, blocks, mlp_matrices
 from partitiond.core.model.families.dense import attention, blueprint, widths
-from partitiond.core.model.families.experts import Experts, chosen, mixture_matrices
+from partitiond.core.model.families.experts import Experts, experts_per_token, mixture_matrices
 from partitiond.core.model.families.reading import (
     Config,
     bad,
@@ -195,7 +195,7 @@ def _granite_experts(config: Config) -> Experts | None:
     count = whole(config, "num_local_experts", default=8, least=0)
     if not count:
         return None
-    return Experts(count, chosen(config, count), whole(config, "intermediate_size"))
+    return Experts(count, experts_per_token(config, count), whole(config, "intermediate_size"))
 
 
 def _falcon_h1(config: Config) -> Blueprint:

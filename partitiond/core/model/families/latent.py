@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from partitiond.core.model.families.blueprint import Blueprint, Matrix, mlp_matrices, output_matrix
-from partitiond.core.model.families.experts import Experts, chosen, mixture_matrices
+from partitiond.core.model.families.experts import Experts, experts_per_token, mixture_matrices
 from partitiond.core.model.families.reading import Config, flag, layer_count, whole
 
 LATENT: Final = ("deepseek_v2", "deepseek_v3")
@@ -91,7 +91,7 @@ def _experts(config: Config) -> Experts | None:
     inner = whole(config, "moe_intermediate_size")
     return Experts(
         count=count,
-        used=chosen(config, count),
+        used=experts_per_token(config, count),
         inner=inner,
         shared=whole(config, "n_shared_experts", default=0, least=0) * inner,
     )
