@@ -48,7 +48,7 @@ class MeasuredTrials:
 
 
 def build_profile(measured: MeasuredTrials) -> Profile:
-    """Build the profile of a finished sweep; `sweep.confirm.completed` adds what comes after it."""
+    """Build a finished sweep's profile; `sweep.confirm.add_confirmation` adds what follows it."""
     request, launch = measured.request, measured.planned.launch
     spec, device = request.model.spec, request.device
     footprint = explain_footprint(

@@ -24,7 +24,7 @@ from partitiond.ports import (
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.search import Prior
 from partitiond.profiler.sweep.bench import STALL_SECONDS, Bench, Tell
-from partitiond.profiler.sweep.confirm import Confirmation, aim_of, completed
+from partitiond.profiler.sweep.confirm import Confirmation, add_confirmation, aim_of
 from partitiond.profiler.sweep.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.sweep.sweep import Sweep, sweep_through
 
@@ -109,7 +109,7 @@ class Profiler:
         ):
             confirmation = Confirmation(bench, request, planned, aim, tell=progress)
             await confirmation.run()
-            profile = completed(profile, confirmation)
+            profile = add_confirmation(profile, confirmation)
         seconds = self._clock.monotonic() - began
         made = dataclasses.replace(profile.provenance, duration_seconds=seconds)
         return dataclasses.replace(profile, provenance=made)

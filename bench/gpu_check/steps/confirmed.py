@@ -14,7 +14,7 @@ from partitiond.core.profile.record import Profile
 from partitiond.core.units import MIB
 from partitiond.platform.clock import SystemClock
 from partitiond.profiler.sweep.bench import Bench
-from partitiond.profiler.sweep.confirm import Confirmation, aim_of, completed
+from partitiond.profiler.sweep.confirm import Confirmation, add_confirmation, aim_of
 from partitiond.profiler.sweep.launch import plan_launch
 
 
@@ -65,7 +65,7 @@ async def confirm(lab: Lab, want: Want) -> Profile:
             "; ".join(confirmation.notes) or "no engine came up at the frontier memory.",
             hint="Run it again; the sweep's profile is untouched.",
         )
-    found = completed(profile, confirmation)
+    found = add_confirmation(profile, confirmation)
     lab.keep(found)
     return found
 

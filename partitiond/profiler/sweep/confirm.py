@@ -339,7 +339,7 @@ class Confirmation:
         self._tell(Progress("confirming", message, None, expected_seconds or None))
 
 
-def completed(profile: Profile, confirmation: Confirmation) -> Profile:
+def add_confirmation(profile: Profile, confirmation: Confirmation) -> Profile:
     """Return the profile with what the confirming starts showed.
 
     The confirmed batch gets the footprint that its start needed.
