@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from partitiond.core import errors as e
 from partitiond.core.replica.states import IllegalTransitionError
-from partitiond.fleet.mistakes import meant
+from partitiond.fleet.mistakes import nearest_key
 from partitiond.serde import words_of
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -162,7 +162,7 @@ def _lines(items: Sequence[Any], schema: Mapping[str, Any], most: int = 8) -> li
         where = ".".join(map(str, place)) or "body"
         said = f"{words_of(item, 'an object')}{_got(item)}"
         if item["type"] == "extra_forbidden":
-            near = meant(str(place[-1]), schema, place[:-1]).rstrip(".")
+            near = nearest_key(str(place[-1]), schema, place[:-1]).rstrip(".")
             said = f"{words_of(item)} ({near})"
         lines.append(f"{where}: {said}")
     return lines

@@ -93,7 +93,7 @@ def of_validation(
         place, what = item["loc"], words_of(dict(item))
         if item["type"] == "extra_forbidden":
             *table, key = place
-            yield place, "there is no such key", meant(str(key), schema, table)
+            yield place, "there is no such key", nearest_key(str(key), schema, table)
             continue
         given = item.get("input")
         if isinstance(given, dict) and place[-1:] in {("models",), ("devices",)}:
@@ -103,7 +103,7 @@ def of_validation(
         yield place, f"{what}{shown}", ""
 
 
-def meant(key: str, schema: Mapping[str, Any], table: Sequence[str | int]) -> str:
+def nearest_key(key: str, schema: Mapping[str, Any], table: Sequence[str | int]) -> str:
     """Return which key of a table was meant by one that there is not. Pure."""
     known = keys_of(schema, table)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

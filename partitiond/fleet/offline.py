@@ -111,7 +111,7 @@ def estimated_demands(
     kinds = list({(d.hardware, d.memory_bytes, d.modes): d for d in devices}.values())
     keys = tuple({d.hardware for d in devices})
     coarse = has_many(fleet) if few_sizes is None else few_sizes
-    places = [(d, size) for d in kinds for size in (few if coarse else sizes)(d)]
+    places = [(d, size) for d in kinds for size in (coarse_sizes if coarse else sizes)(d)]
     made: dict[object, ModelDemand] = {}
     for number, spec in enumerate(fleet.models):
         if on_estimate is not None:
@@ -164,7 +164,7 @@ def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDeman
     return dataclasses.replace(mine, candidates=candidates)
 
 
-def few(device: Device) -> tuple[PartitionSize, ...]:
+def coarse_sizes(device: Device) -> tuple[PartitionSize, ...]:
     """Return fewer partition sizes, for fleets of very many models: each at least twice the one
     before.
     """
