@@ -66,7 +66,7 @@ class Journal:
             self.save()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def one_transaction(self) -> Iterator[None]:
         """Store all events of the block at its end, in one transaction: each takes a millisecond.
 
         Nothing is awaited in the block: what was begun in it goes on once its events are stored.
@@ -99,7 +99,7 @@ class Journal:
         """Note an event for each replica that a plan changes, with the plan's id and the reason."""
         changes = replica_changes(new, old, devices=devices, registered=registered)
         left = len(changes) - MOST_CHANGES_TOLD
-        with self.together():
+        with self.one_transaction():
             for change in changes[:MOST_CHANGES_TOLD]:
                 self.note(
                     change.kind.value,

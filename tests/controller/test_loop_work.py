@@ -104,15 +104,15 @@ def test_what_one_plan_changes_is_written_at_once_and_not_too_much_of_it() -> No
     journal = Journal(store, FakeClock())  # type: ignore[arg-type]
     new = plan(*(placement(f"{name}-1") for name in names()))
     journal.plan_applied(new, None, new.devices, names())
-    with journal.together():
+    with journal.one_transaction():
         journal.note("one", "s", "m")
         journal.note("two", "s", "m")
         assert store.written == [MANY]
     journal.note("three", "s", "m")
-    with contextlib.suppress(ZeroDivisionError), journal.together():
+    with contextlib.suppress(ZeroDivisionError), journal.one_transaction():
         journal.note("four", "s", "m")
         raise ZeroDivisionError
-    with journal.together():
+    with journal.one_transaction():
         for number in range(MOST_AT_ONCE + 1):
             journal.note("k", str(number), "m")
     assert store.written == [MANY, 2, 1, 1, MOST_AT_ONCE, 1]

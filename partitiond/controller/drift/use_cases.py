@@ -308,7 +308,7 @@ class DriftUseCases:
         if not seen:
             return
         self._keep([entry for _, entry, _ in seen])
-        with self._journal.together():
+        with self._journal.one_transaction():
             for name, entry, before in seen:
                 self._tell(name, self._watched[name], entry, before)
         for profile_id in dict.fromkeys(entry.profile_id for _, entry, _ in seen if entry.findings):

@@ -217,7 +217,7 @@ class Keys:
             self._journal.note(
                 "key-not-in-force", key_id, f"the endpoint still serves by the terms before: {why}"
             )
-        with self._journal.together():
+        with self._journal.one_transaction():
             for host, why in self._unconfirmed(key_id).items() if told else ():
                 self._journal.note(
                     "key-not-in-force",

@@ -322,7 +322,7 @@ class Controller:
         counts = await self._endpoint.in_flight(handle.host for handle in handles)
         taken = {engine.name for engine in self.engines}
         wanted = grouped(self.desired, lambda placement: placement.replica_id)
-        with self._journal.together():
+        with self._journal.one_transaction():
             for handle in handles:
                 name, placement = handle.launch.replica_id, handle.launch.placement
                 if handle.unread:
@@ -508,7 +508,7 @@ class Controller:
         actions = of_one_pass(decided)
         if len(actions) < len(decided):
             self.wake()  # the others follow at once, after tasks that wait for the event loop
-        with self._journal.together():
+        with self._journal.one_transaction():
             for action in actions:
                 self._act(action, records)
         now = [engine.observed() for engine in self.engines]
