@@ -23,7 +23,7 @@ from partitiond.simulated.fleet.arrivals import (
     ArrivalKind,
     SyntheticArrivals,
     made_up,
-    replayed,
+    replay_trace,
 )
 from partitiond.simulated.fleet.engine_model import best_known
 from partitiond.simulated.fleet.fitted import read_fitted
@@ -138,7 +138,7 @@ def _arrivals(
             trace = read_trace(asked.trace)
         except TraceError as error:
             raise InputError(str(error), hint="`docs/loadgen.md` lists what is known.") from error
-        return replayed(trace, rates, speed=asked.factor, seed=asked.seed)
+        return replay_trace(trace, rates, speed=asked.factor, seed=asked.seed)
     made = SyntheticArrivals(asked.kind, asked.factor, period_seconds=_seconds(asked))
     return made_up(
         made, {name: (rate, specs[name].workload) for name, rate in rates.items()}, asked.seed

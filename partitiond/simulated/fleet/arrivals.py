@@ -133,7 +133,7 @@ def made_up(
     return found
 
 
-def replayed(
+def replay_trace(
     trace: Trace, shares: Mapping[str, float], *, speed: float = 1.0, seed: int = 0
 ) -> dict[str, Iterator[Arrival]]:
     """Distribute a trace over models: each request goes to one model, drawn by the shares.

@@ -30,7 +30,7 @@ class Resources:
         return None if self.work_joules is None else (self.idle_joules + self.work_joules) / 3.6e6
 
     @classmethod
-    def together(cls, parts: Iterable["Resources"]) -> Self:
+    def sum_of(cls, parts: Iterable["Resources"]) -> Self:
         """Return the sum of the parts."""
         all_of = list(parts)
         known = all(part.work_joules is not None for part in all_of)

@@ -26,7 +26,7 @@ from partitiond.simulated.fleet.host_costs import Host as HostCores
 from partitiond.simulated.fleet.host_costs import cores_of
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.fleet.report import FleetReport, ModelReport, Resources
-from partitiond.simulated.fleet.tally import Tally, together
+from partitiond.simulated.fleet.tally import Tally, sum_of_models
 
 TAIL_SECONDS: Final = 600.0
 """Longest time after the last arrival in which requests may still end."""
@@ -184,8 +184,8 @@ class FleetRun:
             all=ModelReport(
                 "all",
                 None,
-                together(self.tallies.values(), parts.values(), seconds),
-                Resources.together(used.values()),
+                sum_of_models(self.tallies.values(), parts.values(), seconds),
+                Resources.sum_of(used.values()),
             ),
             devices=len(self.plan.devices),
             devices_used=len({placement.device_id for placement in self.plan.placements}),

@@ -103,7 +103,7 @@ class Tally(FinishedRequest):
         )
 
 
-def together(
+def sum_of_models(
     tallies: Iterable[Tally], each: Iterable[ServedCounts], seconds: float
 ) -> ServedCounts:
     """Return the figures of all models together."""

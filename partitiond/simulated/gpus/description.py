@@ -110,10 +110,10 @@ def read_description(path: Path) -> HostDescription:
         raise SpecError(
             f"{path} cannot be read as JSON: {error}.", hint="Correct the file and try again."
         ) from error
-    return checked(from_jsonable(HostDescription, data))
+    return validate(from_jsonable(HostDescription, data))
 
 
-def checked(description: HostDescription) -> HostDescription:
+def validate(description: HostDescription) -> HostDescription:
     """Return the description if a host can be made of it.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Final
 
 from partitiond.core.errors import ConflictError, DeviceError, NotFoundError, SpecError
 from partitiond.serde import to_json
-from partitiond.simulated.gpus.description import HostDescription, checked, find_description
+from partitiond.simulated.gpus.description import HostDescription, find_description, validate
 from partitiond.simulated.gpus.initial_state import write_host
 from partitiond.simulated.gpus.library import install_libraries
 from partitiond.simulated.gpus.mps_program import write_program
@@ -67,7 +67,7 @@ class SimulatedHost(HostReader):
         """
         if isinstance(description, str):
             description = find_description(description)
-        checked(description)
+        validate(description)
         folder = folder.absolute()
         try:
             return cls._make_in(description, folder)

@@ -9,7 +9,7 @@ from partitiond.simulated.fleet.arrivals import (
     ArrivalKind,
     SyntheticArrivals,
     offsets,
-    replayed,
+    replay_trace,
 )
 
 
@@ -46,7 +46,7 @@ def test_a_trace_is_dealt_out_by_shares_and_keeps_its_times_and_lengths() -> Non
     rows = tuple(TraceRow(100.0 + n, 10 + n, 5) for n in range(4000))
     dealt = {
         name: list(found)
-        for name, found in replayed(Trace("t", rows), {"m": 3.0, "n": 1.0}, speed=2.0).items()
+        for name, found in replay_trace(Trace("t", rows), {"m": 3.0, "n": 1.0}, speed=2.0).items()
     }
     assert len(dealt["m"]) == pytest.approx(3000, rel=0.05)
     together = sorted(dealt["m"] + dealt["n"])
@@ -56,6 +56,6 @@ def test_a_trace_is_dealt_out_by_shares_and_keeps_its_times_and_lengths() -> Non
 def test_a_trace_needs_a_speed_and_somebody_to_get_it() -> None:
     trace = Trace("t", (TraceRow(0.0, 1, 1),))
     with pytest.raises(InputError, match="speed"):
-        replayed(trace, {"m": 1.0}, speed=0.0)
+        replay_trace(trace, {"m": 1.0}, speed=0.0)
     with pytest.raises(InputError, match="No model has a rate"):
-        replayed(trace, {"m": 0.0})
+        replay_trace(trace, {"m": 0.0})
