@@ -38,7 +38,7 @@ from partitiond.core.replica.observation import (
     Unknown,
 )
 from partitiond.core.replica.reconcile import reconcile
-from partitiond.core.replica.states import ReplicaEvent, ReplicaState, gone, step
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState, ended_state, step
 from partitiond.core.units import MIB
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
 from tests.core.simulated_host import POLICY, placement
@@ -337,7 +337,7 @@ class Fleet:
         return ObservedReplica(what.replica_id, generation, what, STARTING, None, self.now)
 
     def without_engine(self, seen: ObservedReplica) -> ObservedReplica:
-        return dataclasses.replace(seen, state=gone(seen.state), state_since=self.now)
+        return dataclasses.replace(seen, state=ended_state(seen.state), state_since=self.now)
 
     def stepped(self, seen: ObservedReplica, event: ReplicaEvent) -> ObservedReplica:
         return dataclasses.replace(seen, state=step(seen.state, event), state_since=self.now)

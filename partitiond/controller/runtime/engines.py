@@ -32,7 +32,7 @@ from partitiond.core.replica.engine import (
 )
 from partitiond.core.replica.observation import LIVE, ObservedReplica, StopReason
 from partitiond.core.replica.reconcile import failures_after
-from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState, gone, step
+from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState, ended_state, step
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, EngineRunner
 
@@ -239,7 +239,7 @@ class Engine:
         """
         if not self.live:
             return
-        self._enter(gone(self.state))
+        self._enter(ended_state(self.state))
         self.in_flight, self.failure, self.lingers = 0, why, ""
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()

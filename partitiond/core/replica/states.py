@@ -116,7 +116,7 @@ def step(state: ReplicaState, event: ReplicaEvent) -> ReplicaState:
     return target
 
 
-def gone(state: ReplicaState) -> ReplicaState:
+def ended_state(state: ReplicaState) -> ReplicaState:
     """Return the state of a replica of whose engine nothing is left, whatever it was in before.
 
     Raises:

@@ -9,7 +9,7 @@ from partitiond.core.replica.states import (
     TRANSITIONS,
     ReplicaEvent,
     ReplicaState,
-    gone,
+    ended_state,
     step,
 )
 
@@ -45,7 +45,7 @@ def test_an_exit_is_a_failure_unless_it_was_asked_for(state: ReplicaState) -> No
     """And on the way there it serves nobody."""
     if state not in ENDING:
         assert step(state, ReplicaEvent.BROKE) in ENDING
-    assert gone(state) is (ReplicaState.STOPPED if state in ASKED else ReplicaState.FAILED)
+    assert ended_state(state) is (ReplicaState.STOPPED if state in ASKED else ReplicaState.FAILED)
 
 
 def test_what_rests_serves_again_at_once_and_what_ended_cannot_end() -> None:
