@@ -428,7 +428,7 @@ class KeyShares:
             if host in samples and samples[host].shares_number == self.of(host).number
         }
         if self._parts.keys() - set(self._hosts):
-            self._keep_budgets(unix)
+            self._begin_budget_divisions(unix)
         used = {key_id for keys in heard.values() for key_id in keys} & self._rates.keys()
         changed = False
         for key_id in used | self._divisions.keys():
@@ -439,8 +439,8 @@ class KeyShares:
         self._heard_at |= dict.fromkeys(heard, now)
         return changed and self._note_told()
 
-    def _keep_budgets(self, unix: float) -> None:
-        """Count what hosts hold that have left of budgets of which nothing was told yet."""
+    def _begin_budget_divisions(self, unix: float) -> None:
+        """Divide each undivided budget as its hosts hold it now, those that have left included."""
         for key_id, rates in self._rates.items():
             if rates.token_budget > 0 and key_id not in self._divisions:
                 start = period_start(unix, rates.budget_period)
