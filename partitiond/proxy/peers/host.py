@@ -89,8 +89,8 @@ class PeerHost:
 
     # What it tells
 
-    def told(self, line: bytes) -> None:
-        """Take the peer's word. Raises ValueError if it makes no sense."""
+    def take_news(self, line: bytes) -> None:
+        """Take the host's news. Raises ValueError if it makes no sense."""
         news = read_news(line)
         self.is_heard = True
         self._has_logged = False
@@ -212,7 +212,7 @@ class _NewsReader:
             raise FramingError("a line without an end")
         for line in lines:
             try:
-                self._peer.told(line)
+                self._peer.take_news(line)
             except ValueError as error:
                 self._peer.log_refusal(f"told what makes no sense: {error}")
                 raise FramingError(str(error)) from error
