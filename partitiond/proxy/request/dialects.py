@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from partitiond.proxy.request.errors import DONE_EVENT, REQUEST_REFUSED, ApiError
 from partitiond.proxy.request.reported_usage import (
-    Told,
+    TokenCounts,
     messages_usage,
     openai_usage,
     responses_usage,
@@ -54,7 +54,7 @@ class Dialect:
         """Return the kind of an event, given without its final empty line; parse it if needed."""
         raise NotImplementedError
 
-    def usage_of(self, data: bytes) -> Told | None:
+    def usage_of(self, data: bytes) -> TokenCounts | None:
         """Usage that a whole answer or the data of an event reports."""
         raise NotImplementedError
 
@@ -147,7 +147,7 @@ class ChatDialect(Dialect):
             return EventKind.USAGE
         return EventKind.CONTENT if any(map(_choice_has_content, choices)) else EventKind.FRAME
 
-    def usage_of(self, data: bytes) -> Told | None:
+    def usage_of(self, data: bytes) -> TokenCounts | None:
         """See `Dialect`."""
         return openai_usage(data)
 
@@ -205,7 +205,7 @@ class MessagesDialect(Dialect):
             return EventKind.USAGE
         return EventKind.FRAME if name in self._frames else EventKind.CONTENT
 
-    def usage_of(self, data: bytes) -> Told | None:
+    def usage_of(self, data: bytes) -> TokenCounts | None:
         """See `Dialect`."""
         return messages_usage(data)
 
@@ -241,7 +241,7 @@ class ResponsesDialect(Dialect):
         frame = name in self._begins or name.endswith((b".added", b".done"))
         return EventKind.FRAME if frame else EventKind.CONTENT
 
-    def usage_of(self, data: bytes) -> Told | None:
+    def usage_of(self, data: bytes) -> TokenCounts | None:
         """See `Dialect`."""
         return responses_usage(data)
 

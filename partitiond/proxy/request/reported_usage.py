@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-Told = tuple[int | None, int | None]
+TokenCounts = tuple[int | None, int | None]
 """(prompt tokens, output tokens); None for a number that was not reported."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -23,7 +23,7 @@ class _OpenAIUsage(msgspec.Struct):
     completion_tokens: _Count | None = None
     total_tokens: _Count | None = None
 
-    def told(self) -> Told:
+    def tokens(self) -> TokenCounts:
         """Return the usage. Routes without output report only a total, or no output tokens."""
         prompt = self.prompt_tokens
         if prompt is None:
@@ -41,7 +41,7 @@ class _NamedUsage(msgspec.Struct):
     cache_read_input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
 
-    def told(self) -> Told:
+    def tokens(self) -> TokenCounts:
         """Return the tokens of the whole prompt, and of the output."""
         prompt = self.input_tokens
         if prompt is not None:
@@ -78,16 +78,16 @@ _messages: Final = msgspec.json.Decoder(_MessagesAnswer)
 _responses: Final = msgspec.json.Decoder(_ResponsesAnswer)
 
 
-def openai_usage(data: bytes) -> Told | None:
+def openai_usage(data: bytes) -> TokenCounts | None:
     """Usage in an answer of OpenAI's older shape, or in one event's data; None if there is none."""
     try:
         usage = _openai.decode(data).usage
     except (ValueError, RecursionError):
         return None
-    return None if usage is None else usage.told()
+    return None if usage is None else usage.tokens()
 
 
-def messages_usage(data: bytes) -> Told | None:
+def messages_usage(data: bytes) -> TokenCounts | None:
     """Usage in an answer of Anthropic's shape, or in one event's data; None if there is none."""
     try:
         answer = _messages.decode(data)
@@ -96,10 +96,10 @@ def messages_usage(data: bytes) -> Told | None:
     usage = answer.usage
     if usage is None and answer.message is not None:
         usage = answer.message.usage
-    return None if usage is None else usage.told()
+    return None if usage is None else usage.tokens()
 
 
-def responses_usage(data: bytes) -> Told | None:
+def responses_usage(data: bytes) -> TokenCounts | None:
     """Usage in a response, or in the data of an event that contains one; None if there is none."""
     try:
         answer = _responses.decode(data)
@@ -108,4 +108,4 @@ def responses_usage(data: bytes) -> Told | None:
     usage = answer.usage
     if usage is None and answer.response is not None:
         usage = answer.response.usage
-    return None if usage is None else usage.told()
+    return None if usage is None else usage.tokens()

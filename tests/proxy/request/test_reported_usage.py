@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.proxy.request.reported_usage import (
-    Told,
+    TokenCounts,
     messages_usage,
     openai_usage,
     responses_usage,
@@ -68,7 +68,7 @@ def test_a_messages_prompt_has_its_cached_part() -> None:
     ("tell", "inside"), [(messages_usage, "message"), (responses_usage, "response")]
 )
 def test_usage_at_the_top_comes_before_usage_inside(
-    tell: Callable[[bytes], Told | None], inside: str
+    tell: Callable[[bytes], TokenCounts | None], inside: str
 ) -> None:
     inner = {"usage": {"input_tokens": 0, "output_tokens": 0}}
     told = {"input_tokens": 3, "output_tokens": 4}
