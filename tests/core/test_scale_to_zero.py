@@ -20,7 +20,7 @@ def spec_of(**more: object) -> ModelSpec:
 
 def test_a_model_at_zero_holds_nothing() -> None:
     placed = placement("a-1")
-    assert sleep.held(placed, STOPPED).memory_bytes == 0
+    assert sleep.asleep_partition(placed, STOPPED).memory_bytes == 0
     assert sleep.host_bytes(placed, STOPPED) == 0
     assert [sleep.level_of(text) for text in ("1", "2", "3", "7", "")] == [1, 2, STOPPED, 1, 1]
     assert "next request" in sleep.said_asleep(STOPPED)

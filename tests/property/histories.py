@@ -25,7 +25,7 @@ from partitiond.core.replica.observation import (
     WakeReplica,
 )
 from partitiond.core.replica.reconcile import reconcile, restart_seconds
-from partitiond.core.replica.sleep import STOPPED, held, stays
+from partitiond.core.replica.sleep import STOPPED, asleep_partition, stays
 from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState
 from partitiond.core.units import MIB, Bytes
 from tests.core.simulated_host import POLICY, SimulatedHost, placement
@@ -96,7 +96,7 @@ def a_plan(rng: random.Random) -> tuple[Placement, ...]:
 def holds(engine: ObservedReplica) -> Partition:
     """What a live engine holds; only one that sleeps gave something up."""
     if engine.state is ReplicaState.SLEEPING:
-        return held(engine.placement, max(1, engine.sleep_level))
+        return asleep_partition(engine.placement, max(1, engine.sleep_level))
     return engine.placement.partition
 
 

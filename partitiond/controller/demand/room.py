@@ -17,7 +17,7 @@ from partitiond.core.hardware.partition import (
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.replica.readiness import NO_ROOM, Room, RoomNeed, StepDown
-from partitiond.core.replica.sleep import STOPPED, held, host_bytes
+from partitiond.core.replica.sleep import STOPPED, asleep_partition, host_bytes
 from partitiond.core.replica.states import ReplicaState
 
 SM_UNITS = 100
@@ -53,7 +53,7 @@ def rooms_of(placement: Placement, level: int, places: Mapping[str, str]) -> Roo
     """Return what an engine takes, awake (level 0) or asleep, of its device and of its host."""
     if level == STOPPED:
         return {}
-    partition = held(placement, level) if level else placement.partition
+    partition = asleep_partition(placement, level) if level else placement.partition
     on_host = host_bytes(placement, level) if level else placement.candidate.host_memory_bytes
     return _plus(
         {partition.device_id: room_of(partition)},

@@ -4,7 +4,7 @@ import dataclasses
 
 from partitiond.controller.plans.situation import Situation
 from partitiond.core.plan.record import Plan, Unplaced
-from partitiond.core.replica.sleep import Sleeper, held, host_bytes
+from partitiond.core.replica.sleep import Sleeper, asleep_partition, host_bytes
 from partitiond.core.units import format_bytes
 
 
@@ -39,7 +39,7 @@ def _sentences(here: tuple[Sleeper, ...]) -> tuple[str, ...]:
     found = []
     for model in sorted({sleeper.placement.model for sleeper in here}):
         own = [sleeper for sleeper in here if sleeper.placement.model == model]
-        device = sum(held(s.placement, s.level).memory_bytes for s in own)
+        device = sum(asleep_partition(s.placement, s.level).memory_bytes for s in own)
         host = sum(host_bytes(s.placement, s.level) for s in own)
         beside = f" and {format_bytes(host)} of host memory" if host else ""
         found.append(

@@ -8,7 +8,7 @@ from partitiond.core.hardware.room import fits, overlap
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.observation import ALLOCATING, ObservedReplica
-from partitiond.core.replica.sleep import held
+from partitiond.core.replica.sleep import asleep_partition
 from partitiond.core.replica.states import ReplicaState
 
 _LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
@@ -24,7 +24,7 @@ def key_of(replica: ObservedReplica) -> tuple[str, str]:
 def holds(replica: ObservedReplica) -> Partition:
     """Return what a live engine holds: its partition, or the sleeping part of it."""
     if replica.state is ReplicaState.SLEEPING:
-        return held(replica.placement, max(1, replica.sleep_level))
+        return asleep_partition(replica.placement, max(1, replica.sleep_level))
     return replica.placement.partition
 
 

@@ -23,7 +23,7 @@ LIVE: Final = frozenset(
     }
 )
 """States in which an engine has a process and therefore holds its partition
-(`core.replica.sleep.held`)."""
+(`core.replica.sleep.asleep_partition`)."""
 
 ALLOCATING: Final = frozenset(
     {ReplicaState.STARTING, ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING}

@@ -98,7 +98,7 @@ def stays(level: int, can_sleep: bool) -> bool:
     return level == 0 or (can_sleep and level != STOPPED)
 
 
-def held(placement: Placement, level: int) -> Partition:
+def asleep_partition(placement: Placement, level: int) -> Partition:
     """Return the partition as its engine holds it asleep.
 
     The device keeps its sharing mode: the engine's context stays, and no other mode can be set
@@ -168,10 +168,10 @@ def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]
     on_gpus = [s for s in here if device.kind is DeviceKind.CPU and _is_beside(s, device, devices)]
     if not own and not on_gpus:
         return device
-    taken: int = sum(held(s.placement, s.level).memory_bytes for s in own)
+    taken: int = sum(asleep_partition(s.placement, s.level).memory_bytes for s in own)
     taken += sum(host_bytes(s.placement, s.level) for s in on_gpus)
-    slices = {n for s in own for n in _slices(held(s.placement, s.level))}
-    modes = {held(s.placement, s.level).mode for s in own}
+    slices = {n for s in own for n in _slices(asleep_partition(s.placement, s.level))}
+    modes = {asleep_partition(s.placement, s.level).mode for s in own}
     shares = (s.placement.partition for s in own)
     groups = [share.isolation_group for share in shares if isinstance(share, MpsShare)]
     return dataclasses.replace(

@@ -21,7 +21,7 @@ from partitiond.core.hardware.partition import (
 from partitiond.core.hardware.partition_checks import GpuUse, Neighbour
 from partitiond.core.hardware.room import overlap
 from partitiond.core.replica.engine import EngineLaunch
-from partitiond.core.replica.sleep import held
+from partitiond.core.replica.sleep import asleep_partition
 from partitiond.core.units import MIB, format_bytes
 from partitiond.devices.partitions.gpus import NvmlGpus
 
@@ -52,7 +52,7 @@ class Holder:
         placement = self.launch.placement
         if self.sleep_level == 0 or placement is None:
             return self.partition
-        return held(placement, self.sleep_level)
+        return asleep_partition(placement, self.sleep_level)
 
 
 def partition_of(launch: EngineLaunch) -> Partition | None:

@@ -52,14 +52,14 @@ def test_asleep_never_holds_more_than_awake(level: int, asleep_gib: int, gib: in
         MpsShare("gpu-0", memory, 40),
         MigSlice("gpu-0", memory, "1g.10gb", 0, 1),
     ):
-        assert sleep.held(on_gpu(partition, footprint), level).memory_bytes <= memory
+        assert sleep.asleep_partition(on_gpu(partition, footprint), level).memory_bytes <= memory
 
 
 def test_a_sleeper_computes_nothing_and_counts_whole_unless_it_shrinks() -> None:
     share = MemoryShare("gpu-0", Bytes(9 * GIB))
-    assert sleep.held(on_gpu(share, None), 1) == share
+    assert sleep.asleep_partition(on_gpu(share, None), 1) == share
     part = MpsShare("gpu-0", Bytes(9 * GIB), 40)
-    assert sleep.held(on_gpu(part), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
+    assert sleep.asleep_partition(on_gpu(part), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
 
 
 def test_what_a_sleeper_holds_is_not_free_for_others() -> None:
