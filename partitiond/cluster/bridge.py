@@ -234,7 +234,7 @@ class HostLink:
             raise Unreachable(f"{IN_FLIGHT_MOST} messages wait for it")
         self.in_flight += 1
         try:
-            await self._found(until)
+            await self._wait_for_relay(until)
             relay, seconds = self._relay, until - time.monotonic()
             answer: bytes
             why, answer = await self._asked(
@@ -246,7 +246,7 @@ class HostLink:
             raise Unreachable(why)
         return answer
 
-    async def _found(self, until: float) -> None:
+    async def _wait_for_relay(self, until: float) -> None:
         """Wait for the relay, for which one of all messages asks."""
         if self._relay is not None:
             return

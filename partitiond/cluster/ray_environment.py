@@ -71,10 +71,10 @@ def find_ray(settings_python: Path | None, clusters_dir: Path) -> RayEnvironment
                 "install ray`.",
                 facts={"python": str(settings_python)},
             )
-        return _new_enough(RayEnvironment(settings_python.absolute(), version))
+        return _require_tokens(RayEnvironment(settings_python.absolute(), version))
     with contextlib.suppress(metadata.PackageNotFoundError):
         own = Path(sys.executable).absolute()
-        return _new_enough(RayEnvironment(own, metadata.version("ray")))
+        return _require_tokens(RayEnvironment(own, metadata.version("ray")))
     managed = managed_ray(clusters_dir)
     if managed is not None:
         return managed
@@ -113,7 +113,7 @@ def _version_of(python: Path) -> str | None:
     return answer.stdout.strip()
 
 
-def _new_enough(environment: RayEnvironment) -> RayEnvironment:
+def _require_tokens(environment: RayEnvironment) -> RayEnvironment:
     parts = environment.version.split(".")[:2]
     if not all(part.isdigit() for part in parts) or tuple(map(int, parts)) < LEAST_VERSION:
         raise SettingsError(

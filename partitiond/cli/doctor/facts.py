@@ -97,7 +97,7 @@ def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> Ho
         environment: variables of this process.
         user: name of this process's user.
     """
-    gpus, switches = _pci(root)
+    gpus, switches = _nvidia_pci(root)
     return HostFacts(
         pci_gpus=gpus,
         pci_switches=switches,
@@ -133,7 +133,7 @@ def _number(text: str) -> int | None:
 # -- the driver ------------------------------------------------------------------------------
 
 
-def _pci(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _nvidia_pci(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     gpus, switches = [], []
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
         if _text(device / "vendor") != NVIDIA_VENDOR:

@@ -100,7 +100,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
             self.turned_away += int(self._holds)
             return self._without_replica(now)
         cost = self._cost_of(request)
-        if again or not (self.queue or self._must_wait(request, cost)):
+        if again or not (self.queue or self._must_leave_a_replica(request, cost)):
             chosen = self.places.start(request, cost, again=again)
             if chosen is not None:
                 if not again:
@@ -307,7 +307,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
             return cost
         return cost.at_once(max([load.batch for load in self.places.loads()], default=0))
 
-    def _must_wait(self, request: RequestT, cost: Cost) -> bool:
+    def _must_leave_a_replica(self, request: RequestT, cost: Cost) -> bool:
         """Return whether the request waits although nobody does, to leave others a replica."""
         return cost.sequences > 1 and self.queue.leaves_none(
             request.share.key, cost, self.places.loads()

@@ -122,7 +122,7 @@ class RequestConnection(ClientSide):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if not self._go_on(data, upgrade):
+            if not self._ignore_upgrade(data, upgrade):
                 return
         except httptools.HttpParserError:
             self.refuse_rest(self._refusal or NO_HTTP)
@@ -145,7 +145,7 @@ class RequestConnection(ClientSide):
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
-    def _go_on(self, data: bytes, upgrade: Any) -> bool:
+    def _ignore_upgrade(self, data: bytes, upgrade: Any) -> bool:
         """Serve a request that asks to upgrade (to HTTP/2, to WebSocket) as if it had not asked.
 
         The parser takes the head of such a request for the end of HTTP: it calls the request
@@ -224,7 +224,7 @@ class RequestConnection(ClientSide):
     def on_message_complete(self) -> None:
         """End a request that has been read completely."""
         if self._framing:
-            return  # the parser stops before the body of an upgrade request: see `_go_on`
+            return  # the parser stops before the body of an upgrade request: see `_ignore_upgrade`
         self._between = self._ended = True
         if self.request is None:
             self.complete_refused()
