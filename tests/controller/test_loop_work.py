@@ -21,7 +21,7 @@ from partitiond.api.replies import ANSWERS
 from partitiond.controller.journal import MOST_AT_ONCE, Journal
 from partitiond.controller.plans import demands
 from partitiond.controller.profiles import staleness, targets
-from partitiond.controller.runtime.loop import STARTS_PER_PASS, of_one_pass
+from partitiond.controller.runtime.loop import STARTS_PER_PASS, limit_starts
 from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.events import Event
 from partitiond.core.keys.usage import UsagePosition, Used
@@ -81,9 +81,9 @@ def test_a_pass_starts_so_many_engines_and_does_all_else() -> None:
     starts: list[Action] = [StartEngine(placement(f"{name}-1")) for name in names()]
     stop = StopEngine("z-1", "g", StopReason.NOT_WANTED, 1.0)
     decided = (stop, *starts, stop)
-    done = of_one_pass(decided)
+    done = limit_starts(decided)
     assert done == (stop, *starts[:STARTS_PER_PASS], stop)
-    assert of_one_pass(done) == done
+    assert limit_starts(done) == done
     assert STARTS_PER_PASS < MANY
 
 

@@ -93,7 +93,7 @@ STARTS_PER_PASS: Final = 8
 """Engines begun in one pass. Each takes a millisecond of CPU, in which no request is answered."""
 
 
-def of_one_pass(actions: Sequence[Action]) -> tuple[Action, ...]:
+def limit_starts(actions: Sequence[Action]) -> tuple[Action, ...]:
     """Return what is done in one pass: all but the starts beyond the first `STARTS_PER_PASS`.
 
     The next pass decides again and finds the remaining starts: a start that was not begun changes
@@ -505,7 +505,7 @@ class Controller:
         devices = self._devices.devices
         gains = self._expected.gains(records, desired, observed.replicas, devices)
         decided = reconcile(desired, observed, policy, levels, gains)
-        actions = of_one_pass(decided)
+        actions = limit_starts(decided)
         if len(actions) < len(decided):
             self.wake()  # the others follow at once, after tasks that wait for the event loop
         with self._journal.one_transaction():
