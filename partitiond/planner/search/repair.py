@@ -87,7 +87,7 @@ def kept(watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool) -
     for most in limits:
         if watch.done or watch.stop():
             break
-        better = improved(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
+        better = improve(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
         members.append(member(f"{KEPT}, improved", better))
         watch.take(members[-1:])
     return members
@@ -132,7 +132,7 @@ def _limits(watch: SolveMonitor, start: Packing, there: int, *, by_cost: bool) -
     return [*dict.fromkeys(there + n for n in tried)]
 
 
-def improved(
+def improve(
     watch: SolveMonitor,
     start: Packing,
     worth: Floats,
