@@ -63,7 +63,7 @@ class Adding:
         self.opens_last, self._stop = opens_last, stop
         self.devices = range(len(packing.loads))
 
-    def one(self, need: Need) -> bool:
+    def add_one(self, need: Need) -> bool:
         """Add one more replica of a model, with the models it must be near; False if none fits."""
         lack = missing(self.packing, need) or Missing(0, need.rate)
         return any(self._add_with_company(spot) for spot in self._spots(need, lack, self.devices))

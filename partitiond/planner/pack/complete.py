@@ -26,7 +26,7 @@ def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
     for _ in range(PASSES):
         changed, packing = False, adding.packing
         for need in [n for n in needs if missing(packing, n) is not None]:
-            while missing(packing, need) is not None and not stop() and adding.one(need):
+            while missing(packing, need) is not None and not stop() and adding.add_one(need):
                 changed = True
         packing.settle()  # a device may have been opened at a higher level than it needs
         if not changed:
@@ -38,7 +38,7 @@ def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> N
     packing, needs = adding.packing, [*order]
     for need in needs:
         while packing.counts[need.model] < need.min_replicas and not stop():
-            if not adding.one(need):
+            if not adding.add_one(need):
                 break
     rated = any(need.rated for need in needs)
     open_needs = {need.model: need for need in needs if need.rated == rated}
@@ -46,7 +46,7 @@ def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> N
     while merits and not stop():
         model = max(merits, key=lambda m: (merits[m], -m))
         need = open_needs[model]
-        if merits[model] <= 0 or not adding.one(need):
+        if merits[model] <= 0 or not adding.add_one(need):
             del merits[model]
         else:
             merits[model] = adding.merit(need)

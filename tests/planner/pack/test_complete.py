@@ -75,7 +75,7 @@ def test_nobody_is_slowed_down_below_what_it_wants(rate: float, fits: bool) -> N
     adding = Adding(Packing(instance), usual_prices(build_sites(instance)))
     adding.packing.add(0, 0, 0)
     adding.packing.settle()
-    assert adding.one(instance.needs[1]) is fits
+    assert adding.add_one(instance.needs[1]) is fits
 
 
 def lowest_by_definition(packing: Packing, index: int, items: list[int]) -> int | None:
@@ -119,6 +119,6 @@ def test_a_place_is_looked_for_no_longer_once_it_is_to_stop() -> None:
     _, sites = shipped("slack")
     looks = iter([False] * 3)
     adding = Adding(Packing(sites.instance), usual_prices(sites), stop=lambda: next(looks, True))
-    added = [adding.one(need) for need in sites.instance.needs]
+    added = [adding.add_one(need) for need in sites.instance.needs]
     assert sum(added) == 3
     assert added[:3] == [True] * 3

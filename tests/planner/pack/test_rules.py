@@ -154,7 +154,7 @@ def test_company_of_company_comes_along_or_nobody_does(size: int, fits: bool) ->
     packing = Packing(instance)
     assert not packing.fits(0, 0, 0)
     adding = Adding(packing, usual_prices(build_sites(instance)))
-    assert adding.one(instance.needs[0]) is fits
+    assert adding.add_one(instance.needs[0]) is fits
     assert [*packing.counts.values()] == [int(fits)] * 3
     assert packing.used() == ([0] if fits else [])
     if fits:
