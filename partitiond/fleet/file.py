@@ -88,7 +88,7 @@ class ModelTable(ModelBody):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelTable":
-        return self  # `found` looks, also where another field is wrong
+        return self  # `source_and_name` checks it, also where another field is wrong
 
     def source_and_name(self, hub: bool) -> tuple[ModelSource, str]:
         """Return the source, and the name that it suggests. Raises SpecError."""
