@@ -95,7 +95,7 @@ format: $(STAMP) ## put the code into its format
 kernels: $(STAMP) ## compile the planner's loops, once for these sources on this machine
 	@$(BIN)/python -m partitiond.native planner
 
-native: $(STAMP) ## compile the proxy's hot path and the planner's loops, where there is a C compiler (done by demo and check)
+native: $(STAMP) ## compile the proxy's hot path and the planner's loops, where there is a C compiler (done by check)
 	@$(BIN)/python -m partitiond.native
 
 prepared: $(STAMP)

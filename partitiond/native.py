@@ -92,7 +92,7 @@ _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
 """Removes slots: a compiled class has them anyway, and mypyc's dataclasses refuse the option."""
 _BUILD_SECONDS: Final = 1800
-"""Limit for hangs: half a minute on an idle machine, over ten minutes with both cores in use."""
+"""Limit for hangs: a minute or two on an idle machine, over ten minutes with both cores in use."""
 UNCOMPILED: Final = "Proxy and planner will run uncompiled, at about 2 and 50 times the CPU time"
 _UNUSED_SECONDS: Final = 30 * 86_400
 """Age of results, and of what an ended build left, at which they are removed. Chosen."""
@@ -230,7 +230,7 @@ def main() -> int:
     if reason is not None:
         print(f"{UNCOMPILED}: {reason}.")
         return 0
-    print("Compiling the proxy's hot path and the planner's loops (about half a minute)")
+    print("Compiling the proxy's hot path and the planner's loops (a minute or two)")
     try:
         for part in left:
             build(part)

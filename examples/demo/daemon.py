@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,6 @@ import psutil
 from partitiond.cli.options import read_token
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
-from partitiond.native import UNCOMPILED
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -33,8 +32,6 @@ HURRIED_SECONDS: Final = (2.0, 5.0, 2.0)
 prompt back within ten seconds. Guessed: an idle daemon ends in one to two seconds."""
 ANSWER_SECONDS: Final = 30.0
 """For the API's answer to the shutdown request; the daemon ends only after it."""
-REPORT_SECONDS: Final = 1.0
-COMPILER_STOP_SECONDS: Final = 2.0
 GONE_SECONDS: Final = 10.0
 """Processes that were told to end may take a moment to vanish from the process table."""
 
@@ -55,8 +52,6 @@ def free_port(preferred: int) -> int:
 HEADER: Final = "# Settings of `partitiond demo`; written anew by each run."
 """First line of the demo's settings file: it marks the folder as one that the demo may change. As
 earlier releases wrote it, whose folders `make demo` uses again."""
-COMPILER: Final = (sys.executable, "-m", "partitiond.native", "proxy")
-"""The demo plans two models, which takes no compiled planner."""
 MARKER: Final = ".partitiond-demo"
 """File in a run folder that the demo made, and may therefore delete."""
 
@@ -116,45 +111,6 @@ def _toml_value(value: object) -> str:
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
-
-
-class ProxyCompiler:
-    """Compiles the proxy's hot path in its own process, during the steps before the daemon starts.
-
-    Downloading and unpacking an engine leaves a core idle. A proxy that starts before the compiler
-    has ended would run the sources uncompiled.
-    """
-
-    def __init__(self, argv: Sequence[str] = COMPILER) -> None:
-        # Its own session, so that processes which the compiler starts end with it.
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def wait(self, report: Callable[[str], None]) -> str:
-        """Wait until the compiler has ended; return its words if the proxy will run uncompiled."""
-        while True:
-            try:
-                said, _ = self._process.communicate(timeout=REPORT_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                report("compiling the proxy's hot path")
-        status = self._process.returncode
-        ended = f"{UNCOMPILED}: the compiler ended with status {status}." if status else ""
-        return next((line for line in said.splitlines() if line.startswith(UNCOMPILED)), ended)
-
-    def stop(self) -> None:
-        """End the compiler, if it still runs, with all that it started."""
-        for number in (signal.SIGINT, signal.SIGKILL):  # on SIGINT it removes what it made
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.communicate(timeout=COMPILER_STOP_SECONDS)
 
 
 class DemoDaemon:

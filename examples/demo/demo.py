@@ -17,7 +17,6 @@ from examples.demo.daemon import (
     HURRIED_SECONDS,
     STOP_SECONDS,
     DemoDaemon,
-    ProxyCompiler,
     check_folder,
     free_port,
     is_own_run_folder,
@@ -25,7 +24,6 @@ from examples.demo.daemon import (
     toml_text,
 )
 from examples.demo.story import Story
-from partitiond import native
 from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.options import connect, parse_overrides
 from partitiond.cli.output import err, out
@@ -170,21 +168,12 @@ def _tell(
     daemon: DemoDaemon,
 ) -> dict[str, Any]:
     specs = demo_specs(options, settings)
-    compiler = ProxyCompiler()
-    try:
-        with story.step("An engine: vLLM, in an environment of its own"):
-            if not native.is_built(native.PROXY):
-                story.say("meanwhile the proxy's hot path is compiled")
-            environment = demo_steps.engine(story, settings)
-        with story.step("Two models"):
-            asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
-        with story.step("The daemon"), reporting(story.console) as report:
-            uncompiled = compiler.wait(report.update)
-            daemon.start(client, report.update)
-    finally:
-        compiler.stop()
-    if uncompiled:
-        story.say(uncompiled)
+    with story.step("An engine: vLLM, in an environment of its own"):
+        environment = demo_steps.engine(story, settings)
+    with story.step("Two models"):
+        asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
+    with story.step("The daemon"), reporting(story.console) as report:
+        daemon.start(client, report.update)
     story.say(f"control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
     with story.step("Register and measure both, one core each"):
         profiles = demo_steps.measure_all(story, client, specs, environment.version)

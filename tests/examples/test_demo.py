@@ -13,7 +13,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -31,7 +30,6 @@ from partitiond.core.model.spec import Slo, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Latency
 from partitiond.core.profile.record import Profile, operating_point
-from partitiond.native import UNCOMPILED
 from partitiond.settings.schema import Settings
 from partitiond.store import StateLock
 from tests.cli.conftest import text_of, widest
@@ -174,39 +172,6 @@ def test_engines_of_a_killed_daemon_are_ended(
         for process in (engine, pager):
             process.kill()
             process.wait(60)
-
-
-def compiler(program: str) -> demo_daemon.ProxyCompiler:
-    return demo_daemon.ProxyCompiler([sys.executable, "-c", program])
-
-
-@pytest.mark.parametrize(
-    ("program", "said"),
-    [
-        ("print('Compiling')", ""),
-        (f"print('error'); print('{UNCOMPILED}.'); raise SystemExit(1)", f"{UNCOMPILED}."),
-        ("import os; os.kill(os.getpid(), 9)", f"{UNCOMPILED}: the compiler ended with status -9."),
-    ],
-    ids=["compiled", "refused", "killed"],
-)
-def test_why_the_proxy_runs_uncompiled_is_said(program: str, said: str) -> None:
-    reports: list[str] = []
-    assert compiler(program).wait(reports.append) == said
-
-
-def test_a_compiler_that_is_stopped_takes_along_what_it_started() -> None:
-    """The C compiler is the child of a child, and would run on for half a minute."""
-    compiling = compiler(
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
-        "print(child.pid, flush=True)\n"
-        "time.sleep(3600)"
-    )
-    assert compiling._process.stdout is not None
-    child = psutil.Process(int(compiling._process.stdout.readline()))
-    compiling.stop()
-    assert compiling._process.returncode is not None
-    child.wait(60)
 
 
 def test_nothing_interrupts_the_shutdown() -> None:

@@ -445,7 +445,7 @@ def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
         ),
         CommandStep(
             "planner",
-            "the planner's loops and the proxy's hot path, compiled: half a minute",
+            "the planner's loops and the proxy's hot path, compiled: a minute or two",
             compiler,
             done=lambda h: h.user_id() is not None and h.run((*compiler, "--check")).code == 0,
             optional=True,
