@@ -1,16 +1,14 @@
 """Streams the progress of a solve, and then the plan, as server-sent events."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final
 
 from partitiond.api.errors import problem, status_of
-from partitiond.api.streams import HEARTBEAT, HEARTBEAT_SECONDS, MEDIA_TYPE
+from partitiond.api.streams import HEARTBEAT, HEARTBEAT_SECONDS, MEDIA_TYPE, event
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.views.preview import PlanPreview
-from partitiond.serde import to_jsonable
 
 OnProgress = Callable[[PlanProgress], None]
 Start = Callable[[OnProgress], Awaitable[PlanPreview]]
@@ -60,7 +58,7 @@ async def plan_events(
                 continue
             news.clear()
             if latest:
-                yield _event("progress", to_jsonable(latest.pop()))
+                yield event("progress", latest.pop())
         yield _end(solve, path)
     finally:
         solve.cancel()
@@ -70,13 +68,8 @@ async def plan_events(
 def _end(solve: "asyncio.Future[PlanPreview]", path: str) -> bytes:
     error = solve.exception()
     if error is None:
-        return _event("plan", to_jsonable(solve.result()))
+        return event("plan", solve.result())
     if not isinstance(error, PartitiondError):
         raise error
     body = problem(status_of(error), error.code, error.message, error.hint, error.facts)
-    return _event("problem", body | {"instance": path})
-
-
-def _event(name: str, value: object) -> bytes:
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return f"event: {name}\ndata: {data}\n\n".encode()
+    return event("problem", body | {"instance": path})

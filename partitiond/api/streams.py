@@ -1,10 +1,10 @@
-"""Streams changes of a job, or of a plan's convergence, as server-sent events."""
+"""Streams changes of a plan's convergence as server-sent events."""
 
 import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -17,8 +17,6 @@ HEARTBEAT_SECONDS: Final = 10.0
 """Interval of comments while nothing changes: proxies close connections that are silent for a
 minute, and a client that misses several comments knows that the daemon is gone."""
 HEARTBEAT: Final = b": nothing new\n\n"
-_ID_DIGITS: Final = 15
-"""Maximum number of digits; longer ids are not ours."""
 
 
 class Watched(Protocol):
@@ -28,35 +26,6 @@ class Watched(Protocol):
     def state(self) -> str:
         """The current state."""
         ...
-
-
-def documented(what: str, last: str, example: str) -> dict[int | str, dict[str, Any]]:
-    """Describe a stream of changes, for OpenAPI.
-
-    Args:
-        what: word for the watched value.
-        last: describes the last state.
-        example: JSON of the watched value.
-    """
-    return {
-        200: {
-            "description": f"Events `state` and `progress`, each with the whole {what} in `data`. "
-            f"The first one is the {what} as it is; the stream ends after the state in which "
-            f"{last}, or when the daemon ends.",
-            "content": {
-                MEDIA_TYPE: {
-                    "schema": {"type": "string"},
-                    "example": f"id: 1\nevent: state\ndata: {example}\n\n"
-                    f"id: 2\nevent: progress\ndata: {example}\n\n",
-                }
-            },
-        }
-    }
-
-
-JOB_DOCUMENTED: Final = documented(
-    "job", "the job has ended", '{"id": "job-7", "state": "running", ...}'
-)
 
 
 def wants_stream(accept: str) -> bool:
@@ -79,21 +48,21 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
+def event(name: str, value: object) -> bytes:
+    """One event; JSON escapes line breaks, so one data line holds the whole value."""
+    data = json.dumps(to_jsonable(value), ensure_ascii=False, separators=(",", ":"))
+    return f"event: {name}\ndata: {data}\n\n".encode()
+
+
 async def changes(
-    states: AsyncGenerator[Watched, None],
-    *,
-    last_event_id: str | None = None,
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    states: AsyncGenerator[Watched, None], *, heartbeat_seconds: float = HEARTBEAT_SECONDS
 ) -> AsyncGenerator[bytes, None]:
     """Yield the changes of a watched value as server-sent events.
 
     Args:
         states: yields the value now, and each time it changes.
-        last_event_id: the last id that a reconnecting client has seen. No event is repeated,
-            because the first event holds the whole current value; only the ids continue.
         heartbeat_seconds: longest silence.
     """
-    number = _number(last_event_id)
     before: str | None = None
     step: asyncio.Task[Watched | None] | None = None
     async with contextlib.aclosing(states):
@@ -108,8 +77,7 @@ async def changes(
                 now, step = step.result(), None
                 if now is None:
                     return
-                number += 1
-                yield _event(number, "progress" if now.state == before else "state", now)
+                yield event("progress" if now.state == before else "state", now)
                 before = now.state
         finally:
             if step is not None:
@@ -119,15 +87,3 @@ async def changes(
 
 async def _next(states: AsyncGenerator[Watched, None]) -> Watched | None:
     return await anext(states, None)
-
-
-def _number(last_event_id: str | None) -> int:
-    text = last_event_id or ""
-    known = text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS
-    return int(text) if known else 0
-
-
-def _event(number: int, name: str, now: Watched) -> bytes:
-    # JSON escapes line breaks, so one data line holds the whole value.
-    data = json.dumps(to_jsonable(now), ensure_ascii=False, separators=(",", ":"))
-    return f"id: {number}\nevent: {name}\ndata: {data}\n\n".encode()

@@ -8,40 +8,38 @@ T = TypeVar("T")
 
 
 class Watchers:
-    """Watchers, by the key of what they watch. A slow watcher skips states, and holds one flag."""
+    """Watchers of one thing. A slow watcher skips states, and holds one flag."""
 
     def __init__(self) -> None:
-        self._wakes: dict[str, set[asyncio.Event]] = {}
+        self._wakes: set[asyncio.Event] = set()
         self._closed = False
 
     @property
     def count(self) -> int:
         """How many watch now."""
-        return sum(len(wakes) for wakes in self._wakes.values())
+        return len(self._wakes)
 
-    def changed(self, key: str) -> None:
-        """Wake the watchers of this key."""
-        for wake in self._wakes.get(key, ()):
+    def changed(self) -> None:
+        """Wake all watchers."""
+        for wake in self._wakes:
             wake.set()
 
     def close(self) -> None:
         """End all watches because the daemon ends: each watcher gets the last state first."""
         self._closed = True
-        for key in tuple(self._wakes):
-            self.changed(key)
+        self.changed()
 
     async def watch(
-        self, key: str, latest: Callable[[], T], over: Callable[[T], bool]
+        self, latest: Callable[[], T], over: Callable[[T], bool]
     ) -> AsyncGenerator[T, None]:
         """Yield the state now and each time it changed, until it is over or `close` was called.
 
         Args:
-            key: what is watched.
             latest: reads the state as it is.
             over: whether a state is the last one.
         """
         wake = asyncio.Event()
-        self._wakes.setdefault(key, set()).add(wake)
+        self._wakes.add(wake)
         told: T | None = None
         try:
             while True:
@@ -55,6 +53,4 @@ class Watchers:
                     return
                 await wake.wait()
         finally:
-            self._wakes[key].discard(wake)
-            if not self._wakes[key]:
-                del self._wakes[key]
+            self._wakes.discard(wake)

@@ -3,14 +3,13 @@
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.controller.runtime.cordons import with_cordons
 from partitiond.controller.service import Service
 from partitiond.controller.views.overview import OverviewUseCases, Sources
-from partitiond.controller.watchers import Watchers
 from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
 from partitiond.core.errors import ConflictError
 from partitiond.core.events import EVERY_EVENT, Event, EventFilter
@@ -22,7 +21,7 @@ from partitiond.core.keys.record import KeyRecord, KeyTerms, KeyUse
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan import answers
 from partitiond.core.plan.record import Certificate, Infeasible, Objective, Plan, PlanDiff, Status
-from partitiond.core.profile.jobs import ENDED, Job, JobState
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes
 from partitiond.core.views.fit import Fit
@@ -46,7 +45,6 @@ class FakeJobs:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.watchers = Watchers()
 
     def jobs(self) -> Sequence[Job]:
         return self.store.jobs()
@@ -55,20 +53,9 @@ class FakeJobs:
         return self.store.job(job_id)
 
     async def cancel(self, job_id: str) -> Job:
-        return self.change(job_id, state=JobState.CANCELLED)
-
-    def change(self, job_id: str, **changes: Any) -> Job:
-        """Change a job, as the daemon would while it works, and wake its watchers."""
-        job = dataclasses.replace(self.store.job(job_id), **changes)
+        job = dataclasses.replace(self.store.job(job_id), state=JobState.CANCELLED)
         self.store.put_job(job)
-        self.watchers.changed(job_id)
         return job
-
-    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
-        self.store.job(job_id)
-        return self.watchers.watch(
-            job_id, lambda: self.store.job(job_id), lambda job: job.state in ENDED
-        )
 
 
 class FakeProfiles:

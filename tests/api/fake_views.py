@@ -24,7 +24,7 @@ class FakeConvergence:
 
     def tell(self, told: Convergence) -> None:
         self.told = told
-        self.watchers.changed("")
+        self.watchers.changed()
 
     def now(self, plan_id: str | None = None) -> Convergence:
         if plan_id not in (None, "plan-1"):
@@ -34,7 +34,7 @@ class FakeConvergence:
     def watch(self, plan_id: str | None = None) -> AsyncGenerator[Convergence, None]:
         self.now(plan_id)
         return self.watchers.watch(
-            "", lambda: self.told, lambda now: now.state is not PlanState.CONVERGING
+            lambda: self.told, lambda now: now.state is not PlanState.CONVERGING
         )
 
 

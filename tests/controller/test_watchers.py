@@ -5,62 +5,24 @@ import asyncio
 import pytest
 
 from partitiond.controller.watchers import Watchers
-from partitiond.core.profile.jobs import ENDED, Job, JobState, Progress
-from partitiond.ports import Store
 from tests.controller.fakes import a_moment
-from tests.controller.profiles.test_jobs import Desk
+
+LAST = 1000
 
 
-def has_ended(job: Job) -> bool:
-    return job.state in ENDED
-
-
-def watched(desk: Desk, job_id: str) -> tuple[list[Job], "asyncio.Task[None]"]:
-    """What a watcher sees, and the task that watches."""
-    seen: list[Job] = []
-
-    async def watch() -> None:
-        async for job in desk.queue.watch(job_id):
-            seen.append(job)
-
-    return seen, asyncio.create_task(watch())
-
-
-async def test_a_watcher_sees_a_job_from_the_queue_to_its_end_or_that_of_the_daemon(
-    store: Store,
-) -> None:
-    desk = Desk(store)
-    await desk.submit("a")
-    second, third = await desk.submit("b"), await desk.submit("c")
-    seen, watching = watched(desk, second.id)
-    waited, waiting = watched(desk, third.id)
-    await a_moment()
-    await desk.ends("a")
-    await desk.ends("b", "profile-b")
-    await asyncio.wait_for(watching, 60)
-    states = [job.state for job in seen]
-    assert (states[0], states.count(JobState.SUCCEEDED)) == (JobState.QUEUED, 1)
-    assert JobState.RUNNING in states
-    assert (seen[-1].state, seen[-1].result) == (JobState.SUCCEEDED, "profile-b")
-    fourth = await desk.submit("d")
-    ended, ending = watched(desk, fourth.id)
-    await a_moment()
-    await desk.queue.close()
-    await asyncio.wait_for(asyncio.gather(waiting, ending), 60)
-    assert waited[-1].state is JobState.FAILED, "it ran"
-    assert ended[-1].state is JobState.QUEUED
+def is_last(now: int) -> bool:
+    return now == LAST
 
 
 async def test_a_slow_watcher_gets_the_newest_state_and_no_backlog() -> None:
     watchers = Watchers()
-    job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("x", "0"))
-    now = [job]
-    steps = watchers.watch("job-1", lambda: now[0], has_ended)
-    assert (await anext(steps)).progress.message == "0"
-    for number in range(1000):
-        now[0] = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("x", str(number)))
-        watchers.changed("job-1")
-    assert (await anext(steps)).progress.message == "999"
+    now = [0]
+    steps = watchers.watch(lambda: now[0], is_last)
+    assert await anext(steps) == 0
+    for number in range(LAST):
+        now[0] = number
+        watchers.changed()
+    assert await anext(steps) == LAST - 1
     pending = asyncio.ensure_future(anext(steps))
     await a_moment()
     assert not pending.done()
@@ -71,13 +33,18 @@ async def test_a_slow_watcher_gets_the_newest_state_and_no_backlog() -> None:
 
 async def test_a_change_that_says_nothing_new_is_not_told() -> None:
     watchers = Watchers()
-    job = Job("job-1", "profile", "a", JobState.QUEUED, "", "", Progress("x", ""))
-    steps = watchers.watch("job-1", lambda: job, has_ended)
+    steps = watchers.watch(lambda: 0, is_last)
     await anext(steps)
-    watchers.changed("job-1")
+    watchers.changed()
     pending = asyncio.ensure_future(anext(steps))
     await a_moment()
     assert not pending.done()
     watchers.close()
     with pytest.raises(StopAsyncIteration):
         await pending
+
+
+async def test_the_last_state_ends_a_watch() -> None:
+    watchers = Watchers()
+    assert [now async for now in watchers.watch(lambda: LAST, is_last)] == [LAST]
+    assert watchers.count == 0

@@ -1,12 +1,9 @@
 """Serves /jobs: long-running work, with progress."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 
 from partitiond.api.given import JobControl
 from partitiond.api.replies import problems, reply
-from partitiond.api.streams import JOB_DOCUMENTED, EventStream, changes
 from partitiond.core.profile.jobs import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -33,25 +30,6 @@ async def list_jobs(jobs: JobControl) -> Response:
 async def get_job(job_id: str, jobs: JobControl) -> Response:
     """One job: its state, progress (a fraction where it can be known), result or error."""
     return reply(jobs.job(job_id))
-
-
-@router.get(
-    "/{job_id}/events",
-    operation_id="watchJob",
-    summary="Watch a job",
-    response_class=Response,
-    responses={**JOB_DOCUMENTED, **problems(404)},
-)
-async def watch_job(
-    job_id: str,
-    jobs: JobControl,
-    last_event_id: Annotated[
-        str | None,
-        Header(description="Sent by clients that come back; they get the job as it is now."),
-    ] = None,
-) -> Response:
-    """A job's progress and states as server-sent events, until it has ended."""
-    return EventStream(changes(jobs.watch(job_id), last_event_id=last_event_id))
 
 
 @router.delete(

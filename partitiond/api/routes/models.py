@@ -147,7 +147,7 @@ def _as_precondition(
 async def profile_model(
     name: str, models: ModelControl, body: ProfileBody | None = None
 ) -> Response:
-    """Queue a profile job. `Location` is the job; watch its `/events`, or poll it."""
+    """Queue a profile job. `Location` is the job; poll it."""
     options = (body or ProfileBody()).to_options()
     # Refuse a variant that is not listed now, rather than let the job fail.
     models.model(name).record.spec.as_variant(options.variant)

@@ -1,6 +1,6 @@
 """Serves /plan: previews, the applied and the waiting plan, and convergence."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -9,7 +9,7 @@ from partitiond.api.plan_schemas import PlanBody
 from partitiond.api.plan_stream import OPENAPI, plan_events
 from partitiond.api.replies import problems, reply
 from partitiond.api.schemas import ApplyBody
-from partitiond.api.streams import EventStream, changes, documented, wants_stream
+from partitiond.api.streams import MEDIA_TYPE, EventStream, changes, wants_stream
 from partitiond.core.errors import NotFoundError
 from partitiond.core.plan.record import Plan
 from partitiond.core.replica.convergence import Convergence
@@ -17,11 +17,20 @@ from partitiond.core.views.preview import PlanPreview
 
 router = APIRouter(prefix="/plan", tags=["plan"])
 
-CONVERGENCE_DOCUMENTED: Final = documented(
-    "convergence",
-    "it is `converging` no more",
-    '{"plan_id": "plan-12", "state": "converging", "serving": 7, "wanted": 11, ...}',
-)
+CONVERGENCE_DOCUMENTED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Events `state` and `progress`, each with the whole convergence in `data`. "
+        "The first one is the convergence as it is; the stream ends after the state in which it is "
+        "`converging` no more, or when the daemon ends.",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"type": "string"},
+                "example": 'event: state\ndata: {"plan_id": "plan-12", "state": "converging", '
+                '"serving": 7, "wanted": 11, ...}\n\n',
+            }
+        },
+    }
+}
 
 
 @router.get(

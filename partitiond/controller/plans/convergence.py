@@ -29,7 +29,6 @@ from partitiond.ports.actor import current_actor
 
 PLANS_KEPT: Final = 50
 """Number of replaced plans whose successors are remembered; older ones are forgotten."""
-_KEY: Final = "convergence"
 
 
 class ConvergenceUseCases:
@@ -63,7 +62,7 @@ class ConvergenceUseCases:
 
     def looked(self) -> None:
         """Wake the watchers; called after each pass of the loop."""
-        self._watchers.changed(_KEY)
+        self._watchers.changed()
 
     def replaced(self, old: Plan, new: Plan) -> None:
         """Remember which plan replaces another one."""
@@ -106,7 +105,7 @@ class ConvergenceUseCases:
         """
         self.now(plan_id)
         return self._watchers.watch(
-            _KEY, lambda: self.now(plan_id), lambda now: now.state is not PlanState.CONVERGING
+            lambda: self.now(plan_id), lambda now: now.state is not PlanState.CONVERGING
         )
 
     def _applied(self, plan: Plan | None) -> Convergence:

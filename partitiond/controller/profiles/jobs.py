@@ -8,14 +8,13 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent, same_request
 from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.controller.runtime.interrupted_jobs import repeats_elsewhere
-from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
@@ -114,7 +113,6 @@ class JobQueue:
         self._host_of = host_of
         self._queued: dict[str, Job] = {}
         self._running: dict[str, _Running] = {}
-        self._watchers = Watchers()
         self._closed = False
         self._paused = paused
 
@@ -204,7 +202,6 @@ class JobQueue:
             new = self._queue_up(old)
             error = f"{CUT_SHORT} {new.id} was queued in its place."
             self._store.put_job(dataclasses.replace(old, error=error))
-            self._watchers.changed(old.id)
         self.begin_due()
 
     def _queue_up(self, asked: Job) -> Job:
@@ -245,17 +242,6 @@ class JobQueue:
     def job(self, job_id: str) -> Job:
         """Raises NotFoundError."""
         return self._latest(self._store.job(job_id))
-
-    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
-        """The job now and each time it changes, until it has ended or the daemon ends.
-
-        Raises:
-            NotFoundError: there is no such job; raised here, not at the first step.
-        """
-        self.job(job_id)
-        return self._watchers.watch(
-            job_id, lambda: self.job(job_id), lambda job: job.state in ENDED
-        )
 
     def withdraw(self, job: Job, reason: str) -> None:
         """Take a waiting job out of the queue because nothing needs it any more."""
@@ -315,7 +301,6 @@ class JobQueue:
         self._closed = True
         for running in tuple(self._running.values()):
             await self._stop(running)
-        self._watchers.close()
 
     def _take_out(self, job_id: str, error: str = "", cause: JobCause = JobCause.NONE) -> None:
         """End a queued job; if the store refuses its end, the job stays queued."""
@@ -351,7 +336,6 @@ class JobQueue:
                 job = dataclasses.replace(job, progress=Progress("queued", reason))
                 self._queued[name] = job
                 self._keep_progress(job)
-                self._watchers.changed(name)
 
     def _keep_progress(self, job: Job) -> None:
         """Store how far a job is; a failing store must end neither the job nor the loop's pass."""
@@ -380,7 +364,6 @@ class JobQueue:
         self._journal.note("job-started", job.id, f"{_what(job)}.")
         # What the job leads to belongs to no request, even if one is being served at this moment.
         running.task = asyncio.create_task(self._run(running), name=job.id, context=alone())
-        self._watchers.changed(job.id)
 
     async def _run(self, running: _Running) -> None:
         def tell(progress: Progress) -> None:
@@ -464,7 +447,6 @@ class JobQueue:
         if now - running.kept_at >= KEEP_PROGRESS_SECONDS:
             running.kept_at = now
             self._keep_progress(running.job)
-        self._watchers.changed(running.job.id)
 
     def _finish(
         self,
@@ -492,7 +474,6 @@ class JobQueue:
         self._journal.note(
             f"job-{state.value}", job.id, f"{what}: {first_line(error)}" if error else what
         )
-        self._watchers.changed(job.id)
         return job
 
 
