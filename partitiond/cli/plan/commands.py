@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,12 +37,6 @@ from partitiond.planner.answers.changes import parse_changes
 if TYPE_CHECKING:
     from partitiond.cli.plan.offline import OnProgress
     from partitiond.client.client import ControlClient
-
-PLANS_PER_APPLY: Final = 10
-"""Plans that are tried if the situation changes while a plan is solved: as many as the daemon's
-own. Chosen.
-"""
-
 
 WHAT_IF_HELP = (
     "Plan a change as well and show both; may be repeated. "
@@ -191,25 +185,22 @@ def plan_and_apply(client: "ControlClient", *, allow_outage: bool = False) -> Pl
     """Make a plan of the current situation, with its progress shown, and apply it.
 
     Raises:
-        ConflictError: no plan serves what was asked, or the situation changed during each of
-            `PLANS_PER_APPLY` solves.
+        ConflictError: no plan serves what was asked, or the situation changed during each solve.
     """
-    question = PlanQuestion(allow_outage=allow_outage)
-    tries = PLANS_PER_APPLY
-    while True:
-        with progress_shown(None) as show:
-            preview = client.plan(question, show)
-        if preview.infeasible is not None:
-            raise ConflictError(
-                f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
-                hint=" ".join(preview.infeasible.remedies),
-            )
-        try:
-            return client.apply(preview.plan.id, allow_outage=allow_outage)
-        except ConflictError as error:
-            tries -= 1
-            if not tries or "changed" not in error.facts:
-                raise
+    with progress_shown(None) as show:
+        preview = client.plan(PlanQuestion(allow_outage=allow_outage), show)
+    if preview.infeasible is not None:
+        raise ConflictError(
+            f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
+            hint=" ".join(preview.infeasible.remedies),
+        )
+    try:
+        return client.apply(preview.plan.id, allow_outage=allow_outage)
+    except ConflictError as error:
+        if "changed" not in error.facts:
+            raise
+        # The daemon solves again, until nothing changes meanwhile.
+        return client.apply(allow_outage=allow_outage)
 
 
 def apply_named(client: "ControlClient", given: str, *, allow_outage: bool) -> PlanPreview:
