@@ -133,6 +133,17 @@ def test_what_cannot_be_undone_stays_in_the_record(tmp_path: Path) -> None:
     assert [done.key for done in record.read_record(host)] == ["c"]
 
 
+def test_a_record_of_a_release_with_other_commands_is_undone_by_those_of_this_one(
+    tmp_path: Path,
+) -> None:
+    host = SetupHost(tmp_path, live=True, path="/usr/bin:/bin")
+    undo = (("false", "host", "leave"),)
+    step = CommandStep("c", "a command", ("true",), done=lambda _: False, undo=undo)
+    list(record.apply(host, (step,)))
+    (outcome,) = record.undo(host, purge=False)
+    assert "`false down` ended with 1" in outcome.note
+
+
 # --- a running host, played by small programs ----------------------------------------------------
 
 FAKE = """#!/bin/sh

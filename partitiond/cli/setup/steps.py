@@ -182,7 +182,10 @@ def undo_step(host: SetupHost, undo: Undo) -> str:
     if undo["kind"] == "file":
         return _undo_file(host, undo)
     failed = []
-    for words in undo["commands"]:
+    for recorded in undo["commands"]:
+        # Releases that had `host leave` recorded it for hosts that obey a head.
+        left = recorded[-2:] == ["host", "leave"]
+        words = [*recorded[:-2], "down"] if left else recorded
         ran = host.run(words, seconds=UNDO_SECONDS)
         if ran.code != 0:
             said = ran.output.splitlines()[-1:] or ["no word"]
