@@ -139,7 +139,7 @@ def profiles_table(
 
     Args:
         now: the time that ages count to; the present if absent.
-        wide: with variant, partition and workload.
+        wide: with variant, kind of figures, partition and workload.
     """
     if not views:
         return "No profiles yet. Measure one: partitiond profile smollm2-135m"
@@ -151,6 +151,7 @@ def profiles_table(
         Column("profile", lambda p: short[p.id], right=False, whole=True, shown=wide),
         Column("model", lambda p: p.model, right=False, shown=not wide),
         Column("variant", lambda p: p.variant or "-", right=False, whole=True, shown=variants),
+        Column("figures", lambda p: p.kind.value, right=False, whole=True, shown=wide),
         Column("on", lambda p: p.size.key, right=False, whole=True, shown=wide),
         Column("workload", lambda p: p.workload.key, whole=True, shown=wide),
         Column("knee", _knee, whole=True),
@@ -170,7 +171,7 @@ def profiles_table(
 
 
 def _with_hardware(profile: Profile) -> str:
-    """The id up to its hardware: it names kind, model and hardware, so the table does not."""
+    """The id up to its hardware: it names model and hardware, so the table does not."""
     before, named, _ = profile.id.partition(profile.hardware)
     return before + named if named else profile.model
 

@@ -23,6 +23,7 @@ def test_the_list_says_what_is_confirmed_how_old_and_what_is_stale() -> None:
         for words in (" 3.25 ", "~", "not confirmed", "2 d", stale):
             assert words in drawn
         assert ("fp8" in drawn) == (width > 80)
+        assert ("measured" in drawn) == (width > 80), "an imported profile's id may not say"
     ages = {
         "2026-01-02T23:59:30Z": "30 s",
         "2026-01-02T23:00:00": "1 h",
