@@ -26,11 +26,12 @@ _CONFIG_SECONDS: Final = 60.0
 _DOWNLOAD_SECONDS: Final = 6 * 3600.0
 _PROGRESS_SECONDS: Final = 1.0
 
+_OR_DUMMY: Final = "use --weights dummy if the catalog has it."
 _HINTS: Final = {
-    "gated": "Accept its licence on the hub and set HF_TOKEN, or use --weights dummy.",
+    "gated": f"Accept its licence on the hub and set HF_TOKEN, or {_OR_DUMMY}",
     "not-found": "Check the id; a private model needs HF_TOKEN.",
     "no-revision": "Check the revision, or leave it out for the newest.",
-    "offline": "Unset HF_HUB_OFFLINE, use a local folder, or use --weights dummy.",
+    "offline": f"Unset HF_HUB_OFFLINE, use a local folder, or {_OR_DUMMY}",
     "disk": "Free disk space, or move the cache folder.",
 }
 _MESSAGES: Final = {
@@ -42,7 +43,7 @@ _MESSAGES: Final = {
     "refused": "the hub refused {repo}",
     "disk": "{repo} cannot be written to disk",
 }
-_NO_HUB_HINT: Final = "Check the network, use a local folder, or use --weights dummy."
+_NO_HUB_HINT: Final = f"Check the network, use a local folder, or {_OR_DUMMY}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Hub:
         if self._offline:
             raise ModelSourceError(
                 f"{repo} is not on disk, and offline is set.",
-                hint="Unset models.offline, use a local folder, or use --weights dummy.",
+                hint=f"Unset models.offline, use a local folder, or {_OR_DUMMY}",
                 facts={"repo": repo},
             )
         return await self._fetch(repo, revision, with_weights=with_weights, report=report)
