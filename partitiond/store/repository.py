@@ -18,7 +18,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import ENDED, Job
-from partitiond.core.profile.record import Profile
+from partitiond.core.profile.record import Profile, with_source_of_notes
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
 from partitiond.store.old_jobs import with_facts
@@ -161,7 +161,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             if not rows:  # names without profiles are not kept
                 return ()
             bodies = ((row.body, f"profile {row.id}") for row in rows)
-            found = tuple(self._readable(Profile, bodies))
+            found = tuple(map(with_source_of_notes, self._readable(Profile, bodies)))
             self._profiles = (
                 {**self._profiles, model: found} if model is not None else _by_model(found)
             )
@@ -176,7 +176,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return known
         with self._read() as session:
             row = need_row(session.get(ProfileRow, profile_id), "profile", profile_id)
-            return self._parse(Profile, row.body, f"profile {profile_id}")
+            return with_source_of_notes(self._parse(Profile, row.body, f"profile {profile_id}"))
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
         """Delete those of these profiles that exist."""

@@ -9,9 +9,10 @@ MESSAGES = frozenset(
     {"diagnosis", "error", "last_error", "message", "note", "problem", "reason", "what", "words"}
 )
 """Attributes that hold sentences for people."""
-WORDING = {"core/errors.py", "core/hardware/host_state.py", "store/old_jobs.py"}
-"""The looks of the first two decide how two sentences are joined, and nothing else. The third reads
-rows of a release that stored these facts in sentences only; it goes with release 0.2."""
+OLD_PROFILES = "core/profile/record.py"
+WORDING = {"core/errors.py", "core/hardware/host_state.py", "store/old_jobs.py", OLD_PROFILES}
+"""The looks of the first two decide how two sentences are joined, and nothing else. The others read
+bodies of a release that stored these facts in sentences only; they go with release 0.2."""
 PARTS = frozenset({"endswith", "find", "index", "partition", "rpartition", "split", "startswith"})
 
 
@@ -21,6 +22,8 @@ def sentences_read(text: str) -> list[int]:
     def is_message(node: ast.expr) -> bool:
         if isinstance(node, ast.Call):
             return isinstance(node.func, ast.Name) and node.func.id == "str"
+        if isinstance(node, ast.Name):
+            return node.id in MESSAGES - {"what"}
         return isinstance(node, ast.Attribute) and node.attr in MESSAGES
 
     found = []
@@ -47,5 +50,6 @@ def test_no_decision_looks_into_a_message() -> None:
 def test_a_look_into_a_message_is_seen_and_one_into_a_name_is_not() -> None:
     assert sentences_read("job.error.startswith(GONE)") == [1]
     assert sentences_read("if 'withdrawn' in job.error: pass") == [1]
+    assert sentences_read("[note for note in notes if note.startswith(SOURCE)]") == [1]
     assert sentences_read("str(error).partition(':')") == [1]
     assert sentences_read("device.id.startswith(text) or job.error == other.error") == []

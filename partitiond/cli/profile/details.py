@@ -128,6 +128,7 @@ def _provenance(profile: Profile) -> list[Pair]:
         ("flags", " ".join(made.engine_args)),
         ("tokens of a step", str(budget) if budget else ""),
         ("KV cache dtype", profile.kv_cache_dtype),
+        ("source", made.source),
         ("weights", made.weights),
         ("model revision", made.model_revision or ""),
         ("device", f"{made.device_name or made.hardware}, driver {made.driver or 'unknown'}"),

@@ -12,7 +12,7 @@ from partitiond.controller.profiles.params import (
     params_of,
     profile_request,
 )
-from partitiond.controller.profiles.targets import ProfileTarget, source_note
+from partitiond.controller.profiles.targets import ProfileTarget, source_of
 from partitiond.core.errors import NotFoundError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, short_device
 from partitiond.core.hardware.partition import MigSlice
@@ -116,10 +116,10 @@ def _beside(lease: Lease, jobs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:
-    """Return the profile with further notes, and one on its model's source."""
-    provenance = profile.provenance
-    notes = (*provenance.notes, *more, source_note(spec))
-    return dataclasses.replace(profile, provenance=dataclasses.replace(provenance, notes=notes))
+    """Return the profile with further notes, and its model's source."""
+    made = profile.provenance
+    made = dataclasses.replace(made, notes=(*made.notes, *more), source=source_of(spec))
+    return dataclasses.replace(profile, provenance=made)
 
 
 def estimates(

@@ -16,8 +16,6 @@ _RANK: Final = {
     ProfileKind.TRANSFERRED: 1,
     ProfileKind.ESTIMATED: 2,
 }
-_SOURCE_NOTE: Final = "source: "
-"""Profiles outlive their model's registration; a name may come back with another source."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,9 +73,11 @@ def _core_counts(device: Device, wanted: Sequence[int]) -> list[int]:
     return sorted({min(count, available) for count in (wanted or (1, available)) if available})
 
 
-def source_note(spec: ModelSpec) -> str:
-    """Return the note that ties a profile to its model's source."""
-    return f"{_SOURCE_NOTE}{spec.source.kind.value} {spec.source.ref}"
+def source_of(spec: ModelSpec) -> str:
+    """Return what ties a profile to its model's source: profiles outlive their model's
+    registration, and a name may come back with another source.
+    """
+    return f"{spec.source.kind.value} {spec.source.ref}"
 
 
 def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
@@ -89,7 +89,6 @@ def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
     if any(variant.name == profile.variant for variant in spec.variants):
         spec = spec.as_variant(profile.variant)
     provenance = profile.provenance
-    sources = [note for note in provenance.notes if note.startswith(_SOURCE_NOTE)]
     simulated = provenance.engine == "simulated"
     return (
         profile.model == spec.name
@@ -101,7 +100,7 @@ def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
         and (
             profile.kind is ProfileKind.ESTIMATED or simulated == (spec.engine_kind == "simulated")
         )
-        and (not sources or source_note(spec) in sources)
+        and provenance.source in ("", source_of(spec))
     )
 
 

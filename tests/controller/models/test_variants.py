@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from partitiond.controller.models.variants import form_estimates, other_form
-from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_note
+from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_of
 from partitiond.controller.runtime.launches import form_of
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
@@ -101,8 +101,8 @@ def test_each_form_has_an_estimate_of_its_own() -> None:
     assert all(p.model == "a" and p.kind is ProfileKind.ESTIMATED for p in made)
     base, fp8 = (next(p for p in made if p.variant == v) for v in ("", "fp8"))
     assert fp8.footprint.kv_cache_bytes < base.footprint.kv_cache_bytes
-    (awq,) = {p.provenance.notes[-1] for p in made if p.variant == "awq"}
-    assert awq == source_note(one.as_variant("awq"))
+    (awq,) = {p.provenance.source for p in made if p.variant == "awq"}
+    assert awq == source_of(one.as_variant("awq"))
     assert set(best_profiles(one, made)) == set(made)
 
 
