@@ -84,11 +84,16 @@ class FakePartitions:
     broken: list[DeviceFault] = dataclasses.field(default_factory=list)
     held: list[ShareUse] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
+    breaks_with: Exception | None = None
 
     async def faults(self) -> list[DeviceFault]:
+        if self.breaks_with is not None:
+            raise self.breaks_with
         return self.broken
 
     async def shares(self) -> list[ShareUse]:
+        if self.breaks_with is not None:
+            raise self.breaks_with
         return self.held
 
     async def clear(self) -> list[str]:

@@ -235,14 +235,3 @@ def _entries_of(raw: bytes) -> tuple[tuple[Entry, ...], str]:
         for entry in entries
         if entry.kind is not EntryKind.MIG_INSTANCE or entry.boot_id in ("", now) or not now
     ), " ".join(problems)
-
-
-__all__ = [
-    "DeviceJournal",
-    "Entry",
-    "EntryKind",
-    "EntryState",
-    "place_of",
-    "place_text",
-    "read_entries",
-]

@@ -1,8 +1,5 @@
 """Engines on broken devices are ended and come back; other engines are left alone."""
 
-import asyncio
-from collections.abc import Sequence
-
 import pytest
 
 from partitiond.controller.journal import Journal
@@ -13,41 +10,26 @@ from partitiond.core.replica.states import ReplicaState
 from tests.controller.fakes import POLICY
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement
-from tests.machine import until
-
-
-class Faulty:
-    """Says what it is told to say about devices; all else of partitions is not asked for."""
-
-    def __init__(self) -> None:
-        self.found: list[DeviceFault] = []
-        self.breaks_with: Exception | None = None
-        self.asked = 0
-
-    async def faults(self) -> Sequence[DeviceFault]:
-        self.asked += 1
-        if self.breaks_with is not None:
-            raise self.breaks_with
-        return self.found
+from tests.hosts.pipes import FakePartitions
 
 
 @pytest.fixture
-def partitions(bench: Bench) -> Faulty:
-    found = Faulty()
+def partitions(bench: Bench) -> FakePartitions:
+    found = FakePartitions()
     journal, wake = Journal(bench.store, bench.clock), bench.controller.wake
-    bench.controller.faults = FaultWatch(found, journal=journal, policy=POLICY, wake=wake)  # type: ignore[arg-type]
+    bench.controller.faults = FaultWatch(found, journal=journal, policy=POLICY, wake=wake)
     return found
 
 
 async def test_all_engines_of_a_faulted_device_end_and_come_back(
-    bench: Bench, partitions: Faulty
+    bench: Bench, partitions: FakePartitions
 ) -> None:
     await bench.run(placement("a-1", [0]), placement("b-1", [1]))
-    partitions.found = [DeviceFault("gpu-7", "fell off the bus.")]
+    partitions.broken = [DeviceFault("gpu-7", "fell off the bus.")]
     await bench.controller.faults.look()
     await bench.passes()
     assert set(bench.states().values()) == {ReplicaState.SERVING}, "it is another device's"
-    partitions.found = [DeviceFault("cpu", "the MPS server died.")]
+    partitions.broken = [DeviceFault("cpu", "the MPS server died.")]
     await bench.controller.faults.look()
     await bench.controller.one_pass()
     assert bench.routed() == {}  # in the very pass: no request goes there any more
@@ -62,17 +44,10 @@ async def test_all_engines_of_a_faulted_device_end_and_come_back(
     bench.clock.now += 10.0
     await bench.passes()
     assert len(bench.runner.launches) == 2  # nothing starts while the device is named
-    partitions.found, partitions.breaks_with = [], None
+    partitions.broken, partitions.breaks_with = [], None
     await bench.controller.faults.look()
     await bench.passes(8)
     assert set(bench.states().values()) == {ReplicaState.SERVING}
     assert [e.starts for e in bench.controller.engines] == [2, 2]
     kinds = ("device-faulted", "faults-unknown", "device-recovered")
     assert [bench.kinds().count(kind) for kind in kinds] == [2, 2, 2]
-
-
-async def test_the_loop_looks_in_the_background(bench: Bench, partitions: Faulty) -> None:
-    running = asyncio.create_task(bench.controller.run())
-    await until(lambda: partitions.asked > 0)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)

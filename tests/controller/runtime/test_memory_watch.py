@@ -1,6 +1,6 @@
 """Engines that outgrow their share of a device while they serve are detected."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import pytest
 
@@ -14,29 +14,21 @@ from partitiond.core.units import GIB
 from tests.controller.fakes import POLICY
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement
+from tests.hosts.pipes import FakePartitions
 
 BUDGET = 10 * GIB
 MOST = BUDGET + tolerance_bytes(BUDGET)
 
 
-class Growing:
-    """Tells what it is told that engines hold; all else of partitions is not asked for."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, int] = {}
-        self.breaks_with: Exception | None = None
-
-    async def shares(self) -> Sequence[ShareUse]:
-        if self.breaks_with is not None:
-            raise self.breaks_with
-        return [ShareUse(name, BUDGET, held) for name, held in self.held.items()]
+def held(sizes: Mapping[str, int]) -> list[ShareUse]:
+    return [ShareUse(name, BUDGET, size) for name, size in sizes.items()]
 
 
 @pytest.fixture
-def growing(bench: Bench) -> Growing:
-    found = Growing()
+def growing(bench: Bench) -> FakePartitions:
+    found = FakePartitions()
     bench.controller.memory = MemoryWatch(
-        found,  # type: ignore[arg-type]
+        found,
         engines=lambda: bench.controller.engines,
         journal=Journal(bench.store, bench.clock),
         policy=POLICY,
@@ -51,11 +43,11 @@ async def look(bench: Bench, times: int = OUTGROWN_LOOKS) -> None:
 
 
 async def test_an_engine_that_outgrew_its_share_is_told_of_drained_and_started_again(
-    bench: Bench, growing: Growing
+    bench: Bench, growing: FakePartitions
 ) -> None:
     await bench.run(placement("a-1", [0]), placement("b-1", [1]))
     bench.proxy.counts = {"a-1": 1}
-    growing.held = {"a-1": MOST + 1, "b-1": MOST, "another-daemons": 2 * MOST}
+    growing.held = held({"a-1": MOST + 1, "b-1": MOST, "another-daemons": 2 * MOST})
     await look(bench, OUTGROWN_LOOKS - 1)
     await bench.passes()
     assert set(bench.states().values()) == {ReplicaState.SERVING}, "it may give it back"
@@ -69,21 +61,23 @@ async def test_an_engine_that_outgrew_its_share_is_told_of_drained_and_started_a
     assert bench.runner.stopped == ["a-1"]
     assert [launch.replica_id for launch in bench.runner.launches] == ["a-1", "b-1", "a-1"]
     assert bench.kinds().count("engine-outgrew") == 1
-    growing.held["a-1"] = BUDGET
+    growing.held = held({"a-1": BUDGET, "b-1": MOST})
     await look(bench)
     await bench.passes()
     assert bench.runner.stopped == ["a-1"], "the new process is another one"
     assert bench.controller.memory.outgrown == frozenset()
 
 
-async def test_only_looks_in_a_row_at_one_process_count(bench: Bench, growing: Growing) -> None:
+async def test_only_looks_in_a_row_at_one_process_count(
+    bench: Bench, growing: FakePartitions
+) -> None:
     await bench.run(placement("a-1"))
-    growing.held = {"a-1": 2 * MOST}
+    growing.held = held({"a-1": 2 * MOST})
     await look(bench, OUTGROWN_LOOKS - 1)
     for error in (DeviceError("the driver does not answer."), ValueError("bug")):
         growing.breaks_with = error
         await look(bench, 3 * OUTGROWN_LOOKS)
-    growing.breaks_with, growing.held = None, {}  # of this one the driver tells nothing
+    growing.breaks_with, growing.held = None, []  # of this one the driver tells nothing
     await look(bench, 3 * OUTGROWN_LOOKS)
     await bench.passes()
     assert bench.states() == {"a-1": ReplicaState.SERVING}
@@ -92,7 +86,7 @@ async def test_only_looks_in_a_row_at_one_process_count(bench: Bench, growing: G
     bench.clock.now += 10.0
     await bench.passes(8)
     assert bench.states() == {"a-1": ReplicaState.SERVING}
-    growing.held = {"a-1": 2 * MOST}
+    growing.held = held({"a-1": 2 * MOST})
     await look(bench, 1)
     assert bench.controller.memory.outgrown == frozenset(), "the former process is another one"
     await look(bench, OUTGROWN_LOOKS - 1)
