@@ -1,5 +1,7 @@
 """Engines on broken devices are ended and come back; other engines are left alone."""
 
+import asyncio
+
 import pytest
 
 from partitiond.controller.journal import Journal
@@ -11,6 +13,7 @@ from tests.controller.fakes import POLICY
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement
 from tests.hosts.pipes import FakePartitions
+from tests.machine import until
 
 
 @pytest.fixture
@@ -51,3 +54,11 @@ async def test_all_engines_of_a_faulted_device_end_and_come_back(
     assert [e.starts for e in bench.controller.engines] == [2, 2]
     kinds = ("device-faulted", "faults-unknown", "device-recovered")
     assert [bench.kinds().count(kind) for kind in kinds] == [2, 2, 2]
+
+
+async def test_the_loop_looks_in_the_background(bench: Bench, partitions: FakePartitions) -> None:
+    partitions.broken = [DeviceFault("cpu", "the MPS server died.")]
+    running = asyncio.create_task(bench.controller.run())
+    await until(lambda: bench.controller.faults.reasons)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
