@@ -64,12 +64,12 @@ def sites_of(asked: Question) -> Sites:
 
 
 @functools.cache
-def optimum(asked: Question) -> float | None:
+def optimum(asked: Question, *, full: bool = False) -> float | None:
     """The best value of any plan; None where none does what the objective asks for.
 
-    Least numbers aside under max-goodput, since its bounds do not know them.
+    Least numbers aside under max-goodput, unless `full`: most of its bounds do not know them.
     """
-    if asked.objective is Objective.MAX_GOODPUT:
+    if asked.objective is Objective.MAX_GOODPUT and not full:
         asked = dataclasses.replace(asked, short=ANY)
     loads = all_loads(asked)
     assert loads is not None
@@ -77,9 +77,12 @@ def optimum(asked: Question) -> float | None:
     return None if value is None else float(value[0])
 
 
-def is_bound(asked: Question, value: float | None) -> bool:
-    """Whether no plan is better than this; None says that nothing serves everything."""
-    most = optimum(asked)
+def is_bound(asked: Question, value: float | None, *, full: bool = False) -> bool:
+    """Whether no plan is better than this, or none with all least numbers; None says that nothing
+    serves everything."""
+    most = optimum(asked, full=full)
+    if full and most is None:
+        return True
     assert most is not None
     if not asked.objective.is_cost:
         return value is not None and value >= most * (1 - 1e-9) - 1e-9

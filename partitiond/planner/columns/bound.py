@@ -1,10 +1,11 @@
 """Proves from prices what no plan exceeds.
 
-For any prices that are not negative a plan's goodput is at most
+For any prices that are not negative the goodput of a plan that has all least numbers is at most
 
     sum over models of max(0, worth of the demand - price of the demand)
     + sum over classes of devices * most valuable column at the prices
-    + prices of all pools, and of the largest numbers of replicas.
+    + prices of all pools, and of the largest numbers of replicas
+    - prices of the least numbers of replicas.
 
 The value of a column is bounded by the pricing, whose search may be cut short. So neither the
 linear program nor any search has to be optimal, and prices may be rounded freely.
@@ -26,10 +27,12 @@ STEPS: Final = 6
 
 
 def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
-    """Return an upper bound on weighted requests/s; None if `stop` returned True meanwhile."""
+    """Return an upper bound on weighted requests/s of plans that have all least numbers, if these
+    have prices; None if `stop` returned True meanwhile."""
     largest = np.where(duals.most > 0, fleet.sites.need_max, 0)
     total = float(np.maximum(0.0, fleet.worth - duals.served).sum())
     total += float(duals.pool.sum()) + float((duals.most * largest).sum())
+    total -= float((duals.least * fleet.least).sum())
     known = dict[tuple[int, tuple[float, float]], float]()
     for cls, held in enumerate(fleet.classes.site_class.tolist()):
         pools = fleet.pool_prices(duals.pool, cls)
@@ -51,8 +54,9 @@ def _most(
 ) -> float | None:
     """Return an upper bound on the value of any column of a class of `Sites`."""
     open_part = np.where(fleet.worth > 0, 1.0, 0.0).tolist()
-    none = [0.0] * len(open_part)
-    prices = ReplicaPrices(duals.served.tolist(), (-duals.most).tolist(), open_part, none, *pools)
+    lacks = np.where(duals.least > 0, fleet.least, 0).astype(np.float64).tolist()
+    each = (duals.least - duals.most).tolist()
+    prices = ReplicaPrices(duals.served.tolist(), each, open_part, lacks, *pools)
     best = most = 0.0
     for way in sorted(fleet.ways[held], key=lambda way: -way.bound):
         if stop():

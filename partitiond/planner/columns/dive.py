@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, Rest
-from partitiond.planner.columns.master import Effort, Master, RowPrices
+from partitiond.planner.columns.master import BESIDE, Master, RowPrices
 
 WHOLE: Final = 0.75
 """Part of a device from which on a column is fixed. Chosen."""
@@ -13,9 +13,9 @@ PART: Final = 0.02
 USED: Final = 1e-6
 KEPT: Final = 600
 """Columns that the next linear program begins with, beside those in use. Chosen."""
-FIRST: Final = Effort(30, beside=8)
-THEN: Final = Effort(3)
-"""Effort of the first linear program and of those after it. Chosen."""
+FIRST: Final = (30, 8)
+THEN: Final = (3, BESIDE)
+"""Rounds of the first linear program and of those after it, and columns beside the best. Chosen."""
 
 
 def dive(
@@ -37,7 +37,7 @@ def dive(
     """
     fixed, known, effort = list[DeviceColumn](), list[DeviceColumn](), FIRST
     while rest.free.any() and (rest.open.any() or (rest.count < fleet.least).any()):
-        master = Master(fleet, rest, effort)
+        master = Master(fleet, rest, *effort)
         for column in known:
             master.add(column, [column.cls])
         priced(*master.converge(late))

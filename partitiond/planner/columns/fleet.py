@@ -8,6 +8,7 @@ import numpy as np
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.planner.bounds.placements_lp import make_classes
+from partitiond.planner.bounds.prices import MANY
 from partitiond.planner.columns.pricing import Pricer, Way
 from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites
 from partitiond.planner.model.types import RATE_SCALE
@@ -15,9 +16,6 @@ from partitiond.planner.model.types import Way as Mode
 
 STEPS: Final = 48
 """Cells into which memory is cut, where nothing else makes a grid. Chosen."""
-UNLIMITED: Final = 1e30
-MANY: Final = 1_000_000
-"""`need_max` values from this number on do not limit."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -279,4 +277,4 @@ def pricing_work(sites: Sites) -> int:
 
 
 def _float(limit: int) -> float:
-    return float(limit) if limit < NO_LIMIT // 2 else UNLIMITED
+    return float(limit) if limit < NO_LIMIT // 2 else 1e30

@@ -71,29 +71,17 @@ class RowPrices:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Effort:
-    """How much one linear program may cost.
-
-    Attributes:
-        rounds: of pricing.
-        beside: columns beside the best one.
-    """
-
-    rounds: int
-    beside: int = BESIDE
-
-
 class Master:
     """The linear program of what is left.
 
     Attributes:
         columns, amount: the columns, and how many devices hold each.
         value: of the optimum, in weighted requests/s less penalties.
+        rounds, beside: at most so many of pricing, and of columns beside the best one.
     """
 
-    def __init__(self, fleet: ColumnProblem, rest: Rest, effort: Effort) -> None:
-        self.fleet, self.rest, self.effort = fleet, rest, effort
+    def __init__(self, fleet: ColumnProblem, rest: Rest, rounds: int, beside: int = BESIDE) -> None:
+        self.fleet, self.rest, self.rounds, self.beside = fleet, rest, rounds, beside
         self.columns = list[DeviceColumn]()
         self.amount: Floats = np.zeros(0)
         self.value = 0.0
@@ -206,7 +194,7 @@ class Master:
         """
         raw = self.solve()
         prices = raw
-        for number in range(self.effort.rounds):
+        for number in range(self.rounds):
             prices = prices.mean(raw)
             thorough = number % THOROUGH == THOROUGH - 1
             # Once no column pays at the smoothed prices, the duals decide.
@@ -257,7 +245,7 @@ class Master:
         # What a column serves no longer counts for the next devices beside it.
         _, way, entries = found[0]
         left = np.ones(len(worth))
-        for _ in range(self.effort.beside):
+        for _ in range(self.beside):
             model = self.fleet.sites.entry_model[entries]
             served = self.fleet.part[entries, way.level] * self._scale[model]
             np.subtract.at(left, model, served)

@@ -3,8 +3,12 @@
 The compiled search goes on from the plan (`planner.search.searching`).
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.columns import pricing
@@ -65,16 +69,21 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
         The plan, and whether the columns gave a better bound than was known.
     """
     fleet, better = ColumnProblem(build_sites(watch.instance)), False
+    of_full = math.inf
 
     def enough() -> bool:
         return watch.done or watch.left() <= 0
 
     def prove(*prices: RowPrices) -> None:
-        nonlocal better
+        nonlocal better, of_full
         stop = watch.within(PROVE_SHARE)
         for each in prices:
-            bound = bound_at(fleet, each, stop)
+            of_all = dataclasses.replace(each, least=np.zeros_like(each.least))
+            bound = bound_at(fleet, of_all, stop)
             better |= bound is not None and watch.proved(bound)
+        for each in prices if fleet.least.any() else ():
+            bound = bound_at(fleet, each, stop)
+            of_full = of_full if bound is None else min(of_full, bound)
 
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
     columns = dive(fleet, fleet.all(), priced=prove, late=late, hurry=hurry, stop=enough)
@@ -84,6 +93,9 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
     most_goodput(adding, in_order(adding), stop)
     made = member(NAME, packing)
     watch.take([made])
+    if watch.value is not None and of_full < math.inf:
+        # Least numbers come before goodput, and a plan has them all.
+        better |= watch.proved(of_full)
     return made, better
 
 

@@ -14,7 +14,7 @@ from partitiond.planner.check import check_plan
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
-from partitiond.planner.columns.master import Effort, Master, RowPrices
+from partitiond.planner.columns.master import Master, RowPrices
 from partitiond.planner.columns.search import expresses, packed, plan_by_columns
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
@@ -55,12 +55,14 @@ def test_no_plan_exceeds_the_bound_at_any_prices(seed: int) -> None:
         worth = float(fleet.worth.max())
         prices = RowPrices(
             served=fleet.worth * rng.uniform(0, scale, models),
-            least=np.zeros(models),
+            least=rng.choice([0.0, 0.1 * scale * worth], models),
             most=rng.choice([0.0, 0.1 * scale * worth], models),
             device=np.zeros(classes),
             pool=rng.choice([0.0, 0.3 * scale * worth], fleet.classes.pools),
         )
-        assert is_bound(asked, bound_at(fleet, prices, _never))
+        assert is_bound(asked, bound_at(fleet, prices, _never), full=True)
+        of_all = dataclasses.replace(prices, least=np.zeros(models))
+        assert is_bound(asked, bound_at(fleet, of_all, _never))
 
 
 @pytest.mark.parametrize("seed", seeds(100, 12))
@@ -69,7 +71,7 @@ def test_the_program_is_no_worse_than_any_plan_once_no_column_pays(seed: int) ->
     fleet = ColumnProblem(sites_of(asked))
     if not fleet.worth.any() or fleet.least.any():
         return
-    master = Master(fleet, fleet.all(), Effort(200))
+    master = Master(fleet, fleet.all(), 200)
     master.converge(_never)
     assert is_bound(asked, master.value * (1 + 1e-5))
 
@@ -84,7 +86,7 @@ def test_columns_yield_a_plan_and_no_better_one_than_its_bound(seed: int) -> Non
     watch = SolveMonitor(instance)
     made, _ = plan_by_columns(watch, np.ones(len(sites_of(asked).entry_item)))
     assert watch.bound is not None
-    assert is_bound(asked, watch.bound)
+    assert is_bound(asked, watch.bound, full=watch.value is not None)
     assert made.packing.goodput() <= watch.bound * (1 + 1e-9)
     plan = solve(request)
     if isinstance(plan, Plan):
