@@ -14,11 +14,11 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 126_600,
-    "tests": 94_200,
+    "partitiond": 126_300,
+    "tests": 94_000,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
-MOST_WORDS = 64_300
+MOST_WORDS = 60_000
 """Words of all pages below docs/, as `wc -w` counts, rounded up to hundreds. They only fall."""
 MOST_WORDS_OF_A_DECISION = 250
 ROUNDING = 100
