@@ -16,7 +16,7 @@ from partitiond.core.errors import (
     PartitiondError,
     SettingsError,
 )
-from partitiond.platform.process_identity import boot_id, raise_if_out_of_files, start_ticks
+from partitiond.platform.process_identity import boot_id, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_stored_json, read_stored, to_json
 
@@ -57,18 +57,6 @@ def read_identity(state_dir: Path) -> ProxyIdentity | None:
     with contextlib.suppress(InputError, OSError):
         return read_stored(ProxyIdentity, state_dir / PID_FILE)
     return None
-
-
-def has_socket(pid: int, control_socket: Path) -> bool:
-    """Whether a living process was started as the proxy of this control socket, by its command: a
-    record may name another process. Raises OSError: a shortage.
-    """
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError as error:
-        raise_if_out_of_files(error)
-        return False
-    return str(control_socket).encode() in words
 
 
 def listening_pid(control_socket: Path) -> int | None:

@@ -33,7 +33,6 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
-    has_socket,
     listening_pid,
     read_identity,
     same_arguments,
@@ -153,7 +152,7 @@ class ProxyProcess:
     def _running(self) -> ProxyIdentity | None:
         """Return the living process, by what it left on disk or else by who listens; or None."""
         found = read_identity(self._state_dir)
-        if found is not None and is_alive(found) and has_socket(found.pid, self._control_socket):
+        if found is not None and is_alive(found):
             return found
         pid = listening_pid(self._control_socket)
         ticks = None if pid is None else start_ticks(pid)

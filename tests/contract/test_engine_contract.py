@@ -144,7 +144,7 @@ def identity(handle: EngineHandle) -> ProcessId:
 
 
 def processes(handle: EngineHandle) -> list[int]:
-    return process.processes_of(Path(handle.run_dir))
+    return process.processes_of(Path(handle.run_dir), identity(handle))
 
 
 async def test_a_ready_engine_says_what_it_has_and_another_daemon_can_use_it(

@@ -320,7 +320,7 @@ class MpsDaemon:
         self._remember_broken(servers)
         if not await PROC.look(f"MPS daemon of {self.uuid}", self.alive):
             self._unanswered = None
-            return self._fault_without_daemon(len(servers))
+            return self._fault_without_daemon(record.read(self.folder), len(servers))
         if not servers:
             await self._checked("get_server_list")
         for server in servers.values():
@@ -343,8 +343,11 @@ class MpsDaemon:
                 orphans |= self._served.pop(server)
         self._broken = frozenset(orphan for orphan in orphans if is_alive(orphan))
 
-    def _fault_without_daemon(self, servers: int) -> str:
-        """Return a dead daemon's fault; it lasts while servers or clients live."""
+    def _fault_without_daemon(self, known: record.MpsRecord | None, servers: int) -> str:
+        """Return a dead daemon's fault; it lasts while servers or clients of this boot live."""
+        process = None if known is None else known.process
+        if process is not None and process.boot_id != boot_id():
+            return ""
         clients = frozenset().union(*self._served.values()) | self._broken
         left = frozenset(client for client in clients if is_alive(client))
         if not servers and not left:

@@ -13,7 +13,7 @@ from partitiond.devices.mps import lifecycle, record
 from partitiond.devices.mps.environment import daemon_env
 from partitiond.devices.mps.processes import MpsProcess, control_of, servers_of
 from partitiond.devices.mps.queries import ask
-from partitiond.platform.process_identity import ProcessId
+from partitiond.platform.process_identity import ProcessId, is_alive
 
 
 class MpsAccess(Protocol):
@@ -77,10 +77,12 @@ class DirectMps:
         """Return the daemon's process; None if the daemon does not run.
 
         The process is found by the record, or by its pipe folder if the record was not completed,
-        is lost, cannot be read or names another process.
+        is lost or cannot be read.
         """
         known = record.read(self._folder)
-        found = control_of(self.pipe_dir, None if known is None else known.process)
+        if known is not None and known.process is not None:
+            return known.process if is_alive(known.process) else None
+        found = control_of(self.pipe_dir)
         return found.identity if found is not None else None
 
     def servers(self) -> tuple[MpsProcess, ...]:

@@ -125,18 +125,12 @@ def _environment(folder: Path) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def control_of(pipe_dir: Path, noted: ProcessId | None = None) -> MpsProcess | None:
+def control_of(pipe_dir: Path) -> MpsProcess | None:
     """Return the control daemon of a pipe folder of ours.
-
-    The process that a record notes is asked first, and then all: a record may name any process.
 
     The pid file decides if there is one: while a daemon goes to the background there are two
     processes for a moment, and the environment of a non-dumpable process may not be read.
     """
-    for process in described(() if noted is None else (noted.pid,)):
-        mine = process.pipe_dir == pipe_dir or not process.readable
-        if mine and process.program is Program.CONTROL and process.identity == noted:
-            return process
     written = _written_pid(pipe_dir)
     ours = [
         process

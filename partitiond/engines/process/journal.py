@@ -149,20 +149,34 @@ class RunFolder:
             return serde.read_stored(EngineLaunch, self.path / "launch.json")
         return None
 
-    def leader(self) -> ProcessId | None:
-        """Return the shim's identity, gone or not; None if it never became a process. Reads /proc.
+    def process(self) -> ProcessId | None:
+        """Return the shim's identity; None if none was written.
 
-        Raises OSError: a shortage.
+        An identity that cannot be read is looked for among the living processes. Raises OSError: a
+        shortage.
         """
-        return process.leader_of(self.path)
+        try:
+            return self._recorded()
+        except InputError:
+            return process.leader_of(self.path)
+
+    def leader(self) -> ProcessId | None:
+        """Return the shim's identity; None if it never became a process. Reads /proc.
+
+        Without a record a living process is asked: an engine is not gone because a file is. Raises
+        OSError: a shortage.
+        """
+        return self.process() or process.leader_of(self.path)
 
     def is_replaced(self, leader: ProcessId) -> bool:
-        """Return whether the folder is a newer engine's, which runs. Reads /proc.
+        """Return whether the folder is a newer engine's. Raises OSError: a shortage."""
+        try:
+            return self._recorded() not in (None, leader)
+        except InputError:  # which a newer one would have written anew
+            return False
 
-        Raises OSError: a shortage.
-        """
-        found = self.leader()
-        return found is not None and found != leader and process.is_alive(found)
+    def _recorded(self) -> ProcessId | None:
+        return serde.read_stored(ProcessId, self.path / "process.json")
 
     def handle(self) -> EngineHandle | None:
         """Return the engine of this folder, alive or not; None if it never became a process.

@@ -81,7 +81,7 @@ class KeptPrograms:
 
     def process(self, folder: Path) -> ProcessId | None:
         """Return the supervisor of the folder's program, alive or not; None if it never ran."""
-        return RunFolder(folder).leader()
+        return RunFolder(folder).process()
 
     def pids(self, folder: Path) -> Collection[int]:
         """Return the living processes of the folder's program: those of its cgroup.
@@ -91,7 +91,7 @@ class KeptPrograms:
         cgroup = process.cgroup_of(folder)
         if cgroup:
             return shim.cgroup_pids(cgroup)
-        return process.processes_of(folder)
+        return process.processes_of(folder, self.process(folder))
 
     async def end(self, folder: Path) -> Collection[int]:
         """Kill all of the folder's processes; return the pids of those that outlive it.
@@ -99,7 +99,7 @@ class KeptPrograms:
         Raises:
             SilentError: /proc does not answer.
         """
-        left = await process.kill_all(folder)
+        left = await process.kill_all(folder, self.process(folder))
         self._cgroups.tidy(f"mps-{folder.name}")
         return left
 

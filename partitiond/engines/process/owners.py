@@ -1,17 +1,12 @@
 """Maps processes to engines, by one scan of /proc for all engines of a run folder."""
 
-import functools
+import os
 from pathlib import Path
 
 from partitiond.engines.process import shim
 from partitiond.engines.process.journal import run_folders
-from partitiond.engines.process.signals import (
-    all_pids,
-    cgroup_of,
-    folder_of_mark,
-    folder_of_shim,
-)
-from partitiond.platform.process_identity import stat_fields
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, cgroup_of
+from partitiond.platform.process_identity import is_alive, raise_if_out_of_files, stat_fields
 
 
 def owners(run_dir: Path) -> dict[int, str]:
@@ -19,24 +14,40 @@ def owners(run_dir: Path) -> dict[int, str]:
 
     A process is an engine's if it is in the session of the engine's shim, or if its environment
     names the engine's run folder, or if it is in the cgroup of an engine of another user.
-
-    Raises OSError: a shortage.
+    `process.processes_of` applies this rule to one engine. Raises OSError: a shortage.
     """
     found: dict[int, str] = {}
-    folders: dict[str, str] = {}
+    sessions: dict[int, str] = {}
+    folders: dict[bytes, str] = {}
     for folder in run_folders(run_dir):
-        launch = folder.launch()
+        launch, leader = folder.launch(), folder.process()
         if launch is None:
             continue
-        folders[str(folder.path)] = launch.replica_id
+        folders[f"{REPLICA_DIR_VARIABLE}={folder.path}".encode()] = launch.replica_id
         found |= dict.fromkeys(shim.cgroup_pids(cgroup_of(folder.path)), launch.replica_id)
+        if leader is not None and is_alive(leader):
+            sessions[leader.pid] = launch.replica_id
     if not folders:
         return {}
-    of_session = functools.cache(folder_of_shim)
-    for pid in all_pids():
-        fields = stat_fields(pid)
-        owner = folders.get(of_session(int(fields[3]))) if fields else None
-        owner = owner or folders.get(folder_of_mark(pid))
-        if fields and owner:
-            found[pid] = owner
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                owner = _owner(int(entry.name), sessions, folders)
+                if owner:
+                    found[int(entry.name)] = owner
     return found
+
+
+def _owner(pid: int, sessions: dict[int, str], folders: dict[bytes, str]) -> str:
+    fields = stat_fields(pid)
+    if not fields:
+        return ""
+    owner = sessions.get(int(fields[3]))
+    if owner is not None:
+        return owner
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError as error:
+        raise_if_out_of_files(error)
+        return ""  # the process is gone, or another user's
+    return next((folders[v] for v in variables if v in folders), "")

@@ -365,7 +365,8 @@ class ProcessEngineRunner:
                 if handle is not None and process.is_alive(_identity(handle)):
                     found.append(handle)
                     continue
-                if not await self._kill_all(folder):
+                leader = None if handle is None else _identity(handle)
+                if not await self._kill_all(folder, leader):
                     self._cgroups.tidy(folder.path.name)
                     await asyncio.to_thread(folder.clear)
             except (SilentError, OSError) as error:
@@ -377,10 +378,8 @@ class ProcessEngineRunner:
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, log included; a living one's stays."""
         folder = RunFolder(Path(handle.run_dir))
-        with contextlib.suppress(SilentError):
-            leader = await process.PROC.look(f"/proc for {folder.path.name}", folder.leader)
-            if leader == _identity(handle) and not process.is_alive(leader):
-                await asyncio.to_thread(folder.remove)
+        if folder.process() == _identity(handle) and not process.is_alive(_identity(handle)):
+            await asyncio.to_thread(folder.remove)
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         """Return the peak proportional set size of the engine and its shim, in bytes.
@@ -397,8 +396,8 @@ class ProcessEngineRunner:
             self._peaks.get(handle.generation, 0),
         )
         if handle.launch.placement is None:
-            run_dir = Path(handle.run_dir)
-            weigh = functools.partial(process.pss_bytes, run_dir)
+            run_dir, leader = Path(handle.run_dir), _identity(handle)
+            weigh = functools.partial(process.pss_bytes, run_dir, leader)
             peak = max(peak, process.PROC.ask(f"memory of {run_dir.name}", weigh))
         self._peaks[handle.generation] = peak
         return peak
@@ -452,7 +451,7 @@ class ProcessEngineRunner:
                 hint="Stop it first, or adopt it.",
                 facts={"pid": leader.pid},
             )
-        process.require_gone(replica_id, await self._kill_all(folder))
+        process.require_gone(replica_id, await self._kill_all(folder, leader))
 
     def _clear_failed_profiles(self) -> None:
         """Clear the folders of profiles that failed a while ago; their logs become last logs."""
@@ -463,16 +462,17 @@ class ProcessEngineRunner:
             if handle.launch.placement is None and not process.is_alive(_identity(handle)):
                 folder.clear()
 
-    async def _kill_all(self, folder: RunFolder) -> tuple[int, ...]:
-        return await process.kill_all(folder.path, self._reap_seconds)
+    async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
+        return await process.kill_all(folder.path, leader, self._reap_seconds)
 
     async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
         """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""
         folder = RunFolder(Path(handle.run_dir))
-        replaced = functools.partial(folder.is_replaced, _identity(handle))
-        if await process.PROC.look(f"/proc for {folder.path.name}", replaced):
+        if folder.is_replaced(_identity(handle)):
             return EngineExit(None, "it was replaced by a newer engine of the same name.")
-        process.require_gone(handle.launch.replica_id, await self._kill_all(folder))
+        process.require_gone(
+            handle.launch.replica_id, await self._kill_all(folder, _identity(handle))
+        )
         reached(FaultPoint.ENGINE_GONE)
         self._lifelines.close(folder)
         self._cgroups.tidy(folder.path.name)

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
-import itertools
+import json
 import os
 import signal
 from pathlib import Path
 
-from partitiond import serde
-from partitiond.core.errors import EngineError, InputError
+from partitiond.core.errors import EngineError
 from partitiond.engines.process import shim
 from partitiond.platform import process_exit
 from partitiond.platform.deadline_calls import DeadlineCalls
@@ -23,8 +21,21 @@ from partitiond.platform.process_identity import (
     stat_fields,
 )
 
-__all__ = ["ProcessId", "boot_id", "is_alive", "start_ticks"]
-"""Named here as well, of what this module imports."""
+__all__ = [
+    "REPLICA_DIR_VARIABLE",
+    "ProcessId",
+    "StillAliveError",
+    "boot_id",
+    "is_alive",
+    "kill_all",
+    "leader_of",
+    "processes_of",
+    "pss_bytes",
+    "require_gone",
+    "send_signal",
+    "start_ticks",
+    "wait_gone",
+]
 
 REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
 """Variable in the environment of every process of a replica; it names the run folder."""
@@ -70,71 +81,7 @@ def send_signal(process: ProcessId, number: int) -> bool:
     return True
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ShimRecord:
-    """process.json, as a shim wrote it; see `ProcessId`.
-
-    Attributes:
-        cgroup: folder of the cgroup of an engine that runs as another user; "" for any other.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-    cgroup: str = ""
-
-    @property
-    def process(self) -> ProcessId:
-        """The shim."""
-        return ProcessId(self.pid, self.start_ticks, self.boot_id)
-
-
-def _recorded(run_dir: Path) -> ShimRecord | None:
-    """Return the record of a run folder; None if it cannot be read.
-
-    It may be lost, damaged or another folder's, so it says nothing of what runs. Raises OSError: a
-    shortage.
-    """
-    with contextlib.suppress(InputError):
-        return serde.read_stored(ShimRecord, run_dir / "process.json")
-    return None
-
-
-def folder_of_shim(pid: int) -> str:
-    """Return the run folder of a living shim, by its command; "" if the process is none.
-
-    Raises OSError: a shortage.
-    """
-    fields = stat_fields(pid)
-    if not fields or int(fields[3]) != pid:  # a shim leads a session
-        return ""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError as error:
-        raise_if_out_of_files(error)
-        return ""
-    pairs = itertools.pairwise(map(os.fsdecode, words))
-    name = f"/{Path(shim.__file__).name}"
-    return next((folder for program, folder in pairs if program.endswith(name)), "")
-
-
-def leader_of(run_dir: Path) -> ProcessId | None:
-    """Return the shim of a run folder: the living one, or, by its record, the one that is gone;
-    None if there was none. Raises OSError: a shortage.
-
-    The living process is asked for its folder; the record only says where to look first.
-    """
-    record, folder = _recorded(run_dir), str(run_dir)
-    if record is not None and is_alive(record) and folder_of_shim(record.pid) == folder:
-        return record.process
-    for pid in all_pids():
-        ticks = start_ticks(pid) if folder_of_shim(pid) == folder else None
-        if ticks is not None:
-            return ProcessId(pid, ticks, boot_id())
-    return None if record is None or is_alive(record) else record.process
-
-
-def processes_of(run_dir: Path) -> list[int]:
+def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
     """Return the living processes of one replica, including the shim and those that left the group.
 
     A process is the replica's if its environment names the run folder. Processes that set their
@@ -146,55 +93,57 @@ def processes_of(run_dir: Path) -> list[int]:
     Raises:
         OSError: this process can open nothing, so it does not know.
     """
-    shims = (_recorded(run_dir), leader_of(run_dir))
-    sessions = {one.pid for one in shims if one is not None and one.boot_id == boot_id()}
-    found = [pid for pid in all_pids() if _belongs(pid, run_dir, sessions)]
+    mark = f"{REPLICA_DIR_VARIABLE}={run_dir}".encode()
+    session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _belongs(int(entry.name), mark, run_dir, session):
+            found.append(int(entry.name))
+    if leader is not None and is_alive(leader) and leader.pid not in found:
+        found.append(leader.pid)
     return [*found, *(pid for pid in shim.cgroup_pids(cgroup_of(run_dir)) if pid not in found)]
-
-
-def all_pids() -> list[int]:
-    """Return the pids of this host. Raises OSError: a shortage."""
-    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
-
-
-def folder_of_mark(pid: int) -> str:
-    """Return the run folder that a process's environment names; "" for none, or if the process is
-    another user's. Raises OSError: a shortage.
-    """
-    mark = f"{REPLICA_DIR_VARIABLE}=".encode()
-    try:
-        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError as error:
-        raise_if_out_of_files(error)
-        return ""
-    return next((os.fsdecode(w.removeprefix(mark)) for w in words if w.startswith(mark)), "")
 
 
 def cgroup_of(run_dir: Path) -> str:
     """Return the folder of the cgroup of an engine that runs as another user; "" for any other.
 
-    The record's cgroup may be another engine's after a restart of the host, or where the record
-    names a living process that is not this folder's shim.
+    A cgroup of that name may be another engine's after a restart of the host.
     """
-    record = _recorded(run_dir)
-    if record is None or record.boot_id != boot_id():
+    try:
+        record = json.loads(shim.read_text(str(run_dir / "process.json")))
+        return str(record["cgroup"]) if record["boot_id"] == boot_id() else ""
+    except (ValueError, KeyError, TypeError):
         return ""
-    others = is_alive(record) and folder_of_shim(record.pid) != str(run_dir)
-    return "" if others else record.cgroup
 
 
-def _belongs(pid: int, folder: Path, sessions: set[int]) -> bool:
-    fields = stat_fields(pid)
-    if not fields:
+def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
+    try:
+        fields = stat_fields(pid)
+        if not fields:
+            return False
+        same_session = session is not None and int(fields[3]) == session
+        if same_session and Path(f"/proc/{pid}/cwd").readlink() == folder:
+            return True
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError as error:
+        # The process is gone, or another user's: it is not ours either way.
+        raise_if_out_of_files(error)
         return False
-    if int(fields[3]) in sessions:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            if Path(f"/proc/{pid}/cwd").readlink() == folder:
-                return True
-    return folder_of_mark(pid) == str(folder)
 
 
-async def kill_all(run_dir: Path, seconds: float = REAP_SECONDS) -> tuple[int, ...]:
+def leader_of(run_dir: Path) -> ProcessId | None:
+    """Find the shim of a replica by its mark: the oldest of its processes that lead a session."""
+    leaders = []
+    for pid in processes_of(run_dir, None):
+        fields = stat_fields(pid)
+        if fields and int(fields[3]) == pid:
+            leaders.append(ProcessId(pid, int(fields[19]), boot_id()))
+    return min(leaders, key=lambda found: found.start_ticks, default=None)
+
+
+async def kill_all(
+    run_dir: Path, leader: ProcessId | None, seconds: float = REAP_SECONDS
+) -> tuple[int, ...]:
     """SIGKILL every process of the replica, once at least, until none is left or the time is over.
 
     Returns:
@@ -203,7 +152,7 @@ async def kill_all(run_dir: Path, seconds: float = REAP_SECONDS) -> tuple[int, .
     Raises:
         SilentError: /proc does not answer, for example for a process stuck in the kernel.
     """
-    look = functools.partial(processes_of, run_dir)
+    look = functools.partial(processes_of, run_dir, leader)
     deadline = None  # from the first signal on: a look may take long on a busy host
     while left := await PROC.look(f"/proc for {run_dir.name}", look):
         now = asyncio.get_running_loop().time()
@@ -234,7 +183,7 @@ def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
         )
 
 
-def pss_bytes(run_dir: Path) -> int:
+def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
     """Return the proportional set size of all the replica's processes now, in bytes.
 
     Shared pages are divided among their users, so the figures of several replicas add up. Processes
@@ -242,7 +191,7 @@ def pss_bytes(run_dir: Path) -> int:
     """
     cgroup = cgroup_of(run_dir)
     theirs = set(shim.cgroup_pids(cgroup))
-    ours = (pid for pid in processes_of(run_dir) if pid not in theirs)
+    ours = (pid for pid in processes_of(run_dir, leader) if pid not in theirs)
     return sum(map(shim.pss_bytes, ours)) + max(
         shim.charged_bytes(cgroup), sum(map(shim.pss_bytes, theirs))
     )

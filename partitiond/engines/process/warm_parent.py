@@ -82,7 +82,6 @@ def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
         os.umask(0o077)
         shim.prctl(shim.PR_SET_CHILD_SUBREAPER, 1)
         run_dir = asked["run_dir"]
-        os.chdir(run_dir)  # by its session and folder it is found before it is the shim
         command = json.loads(shim.read_text(os.path.join(run_dir, "command.json")))
         shim.write_identity(run_dir, 0)
         os.sched_setaffinity(0, command["cores"])

@@ -86,7 +86,7 @@ class Script:
 
     @property
     def leader(self) -> ProcessId:
-        found = self.folder.leader()
+        found = self.folder.process()
         assert found is not None
         return found
 

@@ -62,7 +62,7 @@ async def test_one_with_a_lifeline_ends_with_its_parent_in_a_cgroup_too(short_di
     assert os.getsid(handle.pid) == handle.pid
     runner._lifelines.close(RunFolder(Path(handle.run_dir)))  # as the kernel does at our end
     await runner.wait_exit(handle)
-    assert not process.processes_of(Path(handle.run_dir))
+    assert not process.processes_of(Path(handle.run_dir), None)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_an_engine_lives_in_a_real_cgroup_which_goes_with_it(
     folder = cgroup / f"engine-{Path(handle.run_dir).name}"
     assert handle.pid in inside(folder)
     # A process that is just becoming the engine shows no environment for a moment.
-    await until(lambda: inside(folder) == set(process.processes_of(Path(handle.run_dir))))
+    await until(lambda: inside(folder) == set(process.processes_of(Path(handle.run_dir), None)))
     assert not limits or int((folder / "memory.max").read_text()) == 2**30 * 5 // 4
     await runner.stop(handle, 5.0)
     assert not folder.exists()

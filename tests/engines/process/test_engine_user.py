@@ -24,7 +24,7 @@ from partitiond.engines.process.engine_user import EngineUser, open_model, requi
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.platform.process_identity import boot_id
+from partitiond.platform.process_identity import ProcessId, boot_id
 from tests.engine_fixtures import simulated_launch, vllm_launch
 
 
@@ -253,11 +253,14 @@ def test_processes_of_its_cgroup_are_an_engine_s_unless_it_is_of_another_boot(
     (cgroup / "cgroup.procs").rename(cgroup / "below/cgroup.procs")
     (cgroup / "cgroup.procs").write_text("")
     record_of(folder, cgroup)
-    assert process.processes_of(folder.path) == [sleeper.pid]
+    assert process.processes_of(folder.path, None) == [sleeper.pid]
     assert owners(folder.path.parent) == {sleeper.pid: "one-1"}
     record_of(folder, cgroup, boot_id="another")
-    assert process.processes_of(folder.path) == []
+    assert process.processes_of(folder.path, None) == []
     assert owners(folder.path.parent) == {}
+    for body in ("", "[]", "{}", '{"cgroup": 7}', "not json"):
+        (folder.path / "process.json").write_text(body)
+        assert process.cgroup_of(folder.path) == ""
 
 
 async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
@@ -268,7 +271,7 @@ async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
     """
     (cgroup / "cgroup.kill").write_text("")
     record_of(folder, cgroup)
-    assert await process.kill_all(folder.path, 0.0) == (sleeper.pid,)
+    assert await process.kill_all(folder.path, None, 0.0) == (sleeper.pid,)
     assert (cgroup / "cgroup.kill").read_text() == "1", "also where the time is over before"
     handle = folder.handle()
     assert handle is not None
@@ -284,7 +287,7 @@ async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
         assert not waiting.done()
     (cgroup / "cgroup.procs").write_text("")
     assert (await asyncio.wait_for(waiting, 60)).code == -signal.SIGKILL
-    assert await process.kill_all(folder.path, 0.2) == ()
+    assert await process.kill_all(folder.path, None, 0.2) == ()
 
 
 def test_a_cgroup_is_limited_again_weighed_and_never_killed_without_its_name(
@@ -310,7 +313,7 @@ def test_a_cgroup_is_limited_again_weighed_and_never_killed_without_its_name(
     folder = RunFolder.of(tmp_path / "run", "one-1")
     record_of(folder, tmp_path)
     (tmp_path / "cgroup.procs").write_text(f"{sleeper.pid}\n")
-    assert process.pss_bytes(folder.path) == 500_000_000
+    assert process.pss_bytes(folder.path, ProcessId(2**22 - 1, 1, boot_id())) == 500_000_000
     # Not even a file of that name in the working folder, where an empty name would lead.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cgroup.kill").write_text("")

@@ -6,22 +6,21 @@ from collections.abc import Sequence
 import pytest
 
 from partitiond.core.errors import DeviceError, EngineError, StartFailedError
-from partitiond.core.hardware.partition import MpsShare
+from partitiond.core.hardware.health import DeviceFault
+from partitiond.core.hardware.partition import MpsShare, ShareUse
 from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.partitioned import PartitionedRunner
 from tests.controller.fakes import FakeRunner
 from tests.devices.partitions.world import launch
-from tests.hosts.pipes import FakePartitions
 
 SHARE = MpsShare("GPU-0", Bytes(GIB), 30)
 
 
-class Diary(FakePartitions):
+class Diary:
     """Partitions that write down what is asked of them."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.asked: list[str] = []
         self.refuses: dict[str, Exception] = {}
 
@@ -29,6 +28,9 @@ class Diary(FakePartitions):
         self.asked.append(f"{what} {name}")
         if what in self.refuses:
             raise self.refuses[what]
+
+    async def shares(self) -> Sequence[ShareUse]:
+        return ()
 
     async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
         self._note("prepare", launch.replica_id)
@@ -52,6 +54,12 @@ class Diary(FakePartitions):
     async def settle(self, alive: Sequence[EngineHandle]) -> Sequence[str]:
         self._note("settle", ",".join(h.launch.replica_id for h in alive))
         return ["done"]
+
+    async def faults(self) -> Sequence[DeviceFault]:
+        return ()
+
+    async def clear(self) -> Sequence[str]:
+        return ()
 
 
 class Engines:

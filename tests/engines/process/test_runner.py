@@ -5,9 +5,7 @@ import dataclasses
 import errno
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,11 @@ from partitiond.core.errors import (
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
-from partitiond.engines.process import commands, shim
+from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
 from partitiond.engines.process.owners import owners
-from partitiond.engines.process.runner import ProcessEngineRunner, _identity
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.shim import write_json
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.process_identity import own_identity
@@ -171,7 +169,7 @@ async def test_a_start_without_a_record_or_that_is_cancelled_leaves_no_engine(
         (folder.path / "launch.json").write_text("{")
         with pytest.raises(StartFailedError, match="left no record"):
             await starting
-    assert process.processes_of(folder.path) == []
+    assert process.processes_of(folder.path, folder.process()) == []
     await runner.stop(await runner.start(simulated_launch()), 0)
 
 
@@ -180,9 +178,11 @@ class Counting(ProcessEngineRunner):
 
     kills = 0
 
-    async def _kill_all(self, folder: RunFolder) -> tuple[int, ...]:
+    async def _kill_all(
+        self, folder: RunFolder, leader: process.ProcessId | None
+    ) -> tuple[int, ...]:
         self.kills += 1
-        return await super()._kill_all(folder)
+        return await super()._kill_all(folder, leader)
 
 
 async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
@@ -236,13 +236,13 @@ async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> Non
     assert starter.stdout is not None
     assert await asyncio.wait_for(starter.stdout.readline(), 60) == b"ready\n"
     folder = RunFolder.of(short_dir, "sim-0")
-    leader = folder.leader()
+    leader = folder.process()
     assert leader is not None
     assert process.is_alive(leader)
     starter.kill()
     await starter.wait()
     await asyncio.wait_for(process.wait_gone(leader), 60)
-    assert process.processes_of(folder.path) == []
+    assert process.processes_of(folder.path, leader) == []
 
 
 async def test_folders_of_profiles_that_failed_long_ago_are_cleared(
@@ -259,28 +259,24 @@ async def test_folders_of_profiles_that_failed_long_ago_are_cleared(
     assert (short_dir / LAST_LOGS / "profile-1.log").exists()
 
 
-@pytest.fixture
-def placed(short_dir: Path) -> Iterator[EngineHandle]:
-    """A placed engine of which there is only a process with the command of a shim."""
-    folder = RunFolder.of(short_dir, "sim-0")
+def placed_handle(run_dir: Path) -> EngineHandle:
+    """Of a placed engine whose process is this very one."""
+    folder = RunFolder.of(run_dir, "sim-0")
     folder.prepare(dataclasses.replace(simulated_launch(), placement=placement("sim-0")), {})
-    words = ["sh", "-c", "read ended", shim.__file__, str(folder.path)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as supervisor:
-        handle = folder.handle()
-        assert handle is not None
-        assert handle.pid == supervisor.pid
-        write_json(str(folder.path / "process.json"), dataclasses.asdict(_identity(handle)))
-        yield handle
-        supervisor.kill()
+    write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
+    handle = folder.handle()
+    assert handle is not None
+    return handle
 
 
 def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(
-    runner: ProcessEngineRunner, placed: EngineHandle
+    runner: ProcessEngineRunner, short_dir: Path
 ) -> None:
     """It is asked on the daemon's loop, which must not look through /proc: that may hang."""
-    assert runner.peak_memory_bytes(placed) == 0
-    write_json(str(Path(placed.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
-    assert runner.peak_memory_bytes(placed) == 5
+    handle = placed_handle(short_dir)
+    assert runner.peak_memory_bytes(handle) == 0
+    write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
+    assert runner.peak_memory_bytes(handle) == 5
 
 
 def cannot_open(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
@@ -296,34 +292,36 @@ def cannot_open(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["launch.json", "process.json"])
 async def test_an_engine_is_neither_unread_nor_left_out_for_want_of_files(
-    runner: ProcessEngineRunner, placed: EngineHandle, monkeypatch: pytest.MonkeyPatch, name: str
+    runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """One that is left out would have its devices taken for free."""
+    handle = placed_handle(short_dir)
     with monkeypatch.context() as short:
-        cannot_open(short, Path(placed.run_dir) / name)
+        cannot_open(short, Path(handle.run_dir) / name)
         with pytest.raises(SilentError, match="Too many open files"):
             await runner.find()
-    assert list(await runner.find()) == [placed]
+    assert list(await runner.find()) == [handle]
 
 
-@pytest.mark.parametrize("name", ["stat", "environ", "cmdline"])
+@pytest.mark.parametrize("name", ["stat", "environ"])
 def test_who_can_open_nothing_does_not_say_that_a_process_is_no_engine_s(
-    short_dir: Path, placed: EngineHandle, monkeypatch: pytest.MonkeyPatch, name: str
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    own = os.getpid() if name == "environ" else placed.pid
-    cannot_open(monkeypatch, Path(f"/proc/{own}/{name}"))
+    placed_handle(short_dir)
+    cannot_open(monkeypatch, Path(f"/proc/{os.getpid()}/{name}"))
     with pytest.raises(OSError, match="Too many open files"):
         owners(short_dir)
 
 
 async def test_what_is_left_of_one_engine_and_cannot_be_cleared_hides_no_other(
-    runner: ProcessEngineRunner, short_dir: Path, placed: EngineHandle
+    runner: ProcessEngineRunner, short_dir: Path
 ) -> None:
     left = RunFolder.of(short_dir, "left-0")
     left.prepare(simulated_launch("left-0"), {})
     left.log.touch()
     (short_dir / LAST_LOGS).touch()  # where a folder should be
-    assert list(await runner.find()) == [placed]
+    handle = placed_handle(short_dir)
+    assert list(await runner.find()) == [handle]
     assert left.path.exists()
 
 
@@ -336,10 +334,10 @@ async def test_an_engine_that_starts_during_a_search_keeps_its_run_folder(
     clears, may_clear = asyncio.Event(), asyncio.Event()
     kill_all = runner._kill_all
 
-    async def slowly(folder: RunFolder) -> tuple[int, ...]:
+    async def slowly(folder: RunFolder, leader: process.ProcessId | None) -> tuple[int, ...]:
         clears.set()
         await may_clear.wait()
-        return await kill_all(folder)
+        return await kill_all(folder, leader)
 
     monkeypatch.setattr(runner, "_kill_all", slowly)
     search = asyncio.ensure_future(runner.find())
@@ -377,15 +375,27 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     handle = await runner.start(launch)
     rewrite(handle, body_version=7, colour="red")
     assert list(await runner.find()) == [handle], "one of a later release is found as any other"
-    file = Path(handle.run_dir) / "launch.json"
-    text = file.read_text()
-    for content in ("", "{", "[]", '{"leader": 1}', None):
-        file.unlink() if content is None else file.write_text(content)
+    text = (Path(handle.run_dir) / "launch.json").read_text()
+    process_file = Path(handle.run_dir) / "process.json"
+    sound = process_file.read_text()
+    for content in ("", "{", "[]", '{"leader": 1}'):
+        process_file.write_text(content)
+        assert list(await runner.find()) == [handle], "its supervisor is found by its mark"
+        with pytest.raises(StartFailedError, match="runs already"):
+            await runner.start(launch)
+        (Path(handle.run_dir) / "launch.json").write_text(content)
         (found,) = await runner.find()
-        assert "launch.json cannot be read: it is gone" in found.unread or content is not None
         assert found.unread
         assert found.generation == handle.generation
-    file.write_text(text)
+        (Path(handle.run_dir) / "launch.json").write_text(text)
+    (Path(handle.run_dir) / "launch.json").unlink()
+    (found,) = await runner.find()
+    assert "launch.json cannot be read" in found.unread
+    (Path(handle.run_dir) / "launch.json").write_text(text)
+    process_file.unlink()
+    with pytest.raises(StartFailedError, match="runs already"):
+        await runner.start(launch)
+    process_file.write_text(sound)
     rewrite(handle, max_num_seqs=None, placement=None)
     for _ in range(2):
         (found,) = await runner.find()
@@ -409,36 +419,9 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     handle = await runner.start(launch)
     rewrite(handle, dtype=None)
     os.kill(handle.pid, 9)
-    await process.wait_gone(_identity(handle))
+    await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
-
-
-async def test_whatever_a_record_says_it_ends_no_engine_and_starts_none_beside_it(
-    runner: ProcessEngineRunner, short_dir: Path
-) -> None:
-    names = ("sim-0", "sim-1")
-    launches = [
-        dataclasses.replace(simulated_launch(name), placement=placement(name)) for name in names
-    ]
-    one, other = [await runner.start(launch) for launch in launches]
-    record = Path(one.run_dir) / "process.json"
-    own = json.loads(record.read_text())
-    others = json.loads((Path(other.run_dir) / "process.json").read_text())
-    wrong = [{"pid": 2**22 - 1}, {"start_ticks": 1}, {"boot_id": "another"}]
-    wrong += [dataclasses.asdict(own_identity()), others | {"cgroup": str(short_dir)}]
-    for text in ("", "{", "[]", '{"leader": 1}', *(json.dumps(own | body) for body in wrong)):
-        record.write_text(text)
-        assert list(await runner.find()) == [one, other], text
-        with pytest.raises(StartFailedError, match="runs already"):
-            await runner.start(launches[0])
-        assert owners(short_dir)[one.pid] == "sim-0"
-        assert process.cgroup_of(record.parent) == ""
-    await runner.stop(one, 5.0)
-    assert not process.is_alive(one)
-    assert list(await runner.find()) == [other]
-    assert not record.parent.exists()
-    await runner.stop(other, 5.0)
 
 
 def test_an_engine_without_flashinfer_is_told_not_to_import_its_sampler(short_dir: Path) -> None:

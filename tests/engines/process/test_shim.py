@@ -101,7 +101,7 @@ async def test_children_do_not_outlive_the_main_process(ours: Script) -> None:
         """
     )
     assert (record["code"], record["signal"]) == (None, 11), "told apart from a code"
-    assert process.processes_of(ours.folder.path) == []
+    assert process.processes_of(ours.folder.path, ours.folder.process()) == []
     launch = simulated_launch()
     ours.folder.prepare(launch, shim_command(["/nowhere/python"], {}, launch, ours.folder))
     await spawn_shim(ours.folder)
@@ -131,7 +131,7 @@ async def test_sigterm_reaches_the_main_process_and_sigquit_needs_no_consent(
     await script.said("asked to end")
     assert process.is_alive(leader)
     await script.quit()
-    assert process.processes_of(script.folder.path) == []
+    assert process.processes_of(script.folder.path, leader) == []
     exited = script.folder.exit()
     assert exited is not None
     assert (exited.code, exited.signal) == (None, signal.SIGKILL)
@@ -151,8 +151,8 @@ async def test_the_engine_dies_with_whatever_supervises_it(
     os.kill(pid, signal.SIGKILL)
     await script.gone()
     if keeper is None:
-        await process.kill_all(script.folder.path)
-        assert process.processes_of(script.folder.path) == []
+        await process.kill_all(script.folder.path, leader)
+        assert process.processes_of(script.folder.path, leader) == []
     await until(lambda: (shim.stat_fields(main) or "Z")[0] in "ZX")
 
 
@@ -164,7 +164,7 @@ async def test_the_supervisor_is_small_and_no_child_of_ours_and_tells_memory_of_
     await until(lambda: script.folder.peak_pss_bytes() > size)
     assert size < script.folder.peak_pss_bytes() < 3 * size
     if keeper is None:
-        assert process.pss_bytes(script.folder.path) > size
+        assert process.pss_bytes(script.folder.path, leader) > size
         assert shim.pss_bytes(leader.pid) < 16 * 1024 * 1024
         assert int(shim.stat_fields(leader.pid)[1]) != os.getpid()
     await script.quit()
@@ -201,7 +201,7 @@ async def test_the_engine_ends_when_nobody_holds_its_lifeline(ours: Script) -> N
     assert process.is_alive(ours.leader)
     os.close(held)
     await ours.gone()
-    assert process.processes_of(folder.path) == []
+    assert process.processes_of(folder.path, ours.leader) == []
 
 
 async def test_a_supervisor_that_is_late_does_not_start_the_engine_after_all(
@@ -215,7 +215,7 @@ async def test_a_supervisor_that_is_late_does_not_start_the_engine_after_all(
         await spawn_or_undo(folder, seconds=0.2)
     with pytest.raises(OSError, match="No such device"):  # Nobody reads any more.
         os.close(os.open(command, os.O_WRONLY | os.O_NONBLOCK))
-    assert process.processes_of(folder.path) == []
+    assert process.processes_of(folder.path, folder.process()) == []
 
 
 def test_the_shim_needs_only_the_standard_library() -> None:

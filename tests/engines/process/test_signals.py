@@ -1,6 +1,5 @@
 """The processes of an engine are found whatever became of their environments."""
 
-import dataclasses
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.engines.process.shim import write_json
 from partitiond.engines.process.signals import ProcessId, boot_id, processes_of, start_ticks
 from tests.machine import no_files_left
 
@@ -25,9 +23,7 @@ def unmarked(tmp_path: Path) -> Iterator[tuple[ProcessId, int]]:
     )
     assert leader.stdout is not None
     child = int(leader.stdout.readline())
-    known = ProcessId(leader.pid, start_ticks(leader.pid) or 0, boot_id())
-    write_json(str(tmp_path / "process.json"), dataclasses.asdict(known))
-    yield known, child
+    yield ProcessId(leader.pid, start_ticks(leader.pid) or 0, boot_id()), child
     os.killpg(leader.pid, 9)
     leader.wait()
     leader.stdout.close()
@@ -37,23 +33,20 @@ def test_a_process_without_its_mark_is_known_by_session_and_folder(
     tmp_path: Path, unmarked: tuple[ProcessId, int]
 ) -> None:
     leader, child = unmarked
-    assert set(processes_of(tmp_path)) == {leader.pid, child}
-    record, other = tmp_path / "process.json", tmp_path / "other"
-    other.mkdir()
-    (other / record.name).write_text(record.read_text())
-    assert processes_of(other) == [], "another run folder"
-    write_json(str(record), dataclasses.asdict(leader) | {"boot_id": "another"})
-    assert processes_of(tmp_path) == []
+    assert set(processes_of(tmp_path, leader)) == {leader.pid, child}
+    assert processes_of(tmp_path, None) == []
+    assert processes_of(tmp_path / "other", leader) == [leader.pid], "another run folder"
 
 
 def test_who_can_open_nothing_does_not_say_that_no_process_is_left(
     tmp_path: Path, unmarked: tuple[ProcessId, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor where the list of all processes was read before."""
+    leader, _ = unmarked
     with os.scandir("/proc") as listing:
         entries = list(listing)
     with no_files_left(), pytest.raises(OSError, match="Too many open files"):
-        processes_of(tmp_path)
+        processes_of(tmp_path, leader)
     monkeypatch.setattr(os, "scandir", lambda _: entries)
     with no_files_left(), pytest.raises(OSError, match="Too many open files"):
-        processes_of(tmp_path)
+        processes_of(tmp_path, leader)

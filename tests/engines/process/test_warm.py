@@ -111,7 +111,8 @@ def bench(short_dir: Path) -> Iterator[Bench]:
     yield bench
     asyncio.run(bench.starts.close())
     for place in short_dir.glob("e-*/process.json"):
-        for pid in process.processes_of(place.parent):
+        identity = RunFolder(place.parent).process()
+        for pid in process.processes_of(place.parent, identity):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -123,7 +124,7 @@ async def told(folder: RunFolder) -> dict[str, Any]:
 
 
 async def gone(folder: RunFolder) -> None:
-    identity = folder.leader()
+    identity = folder.process()
     assert identity is not None
     await asyncio.wait_for(process.wait_gone(identity), 60)
 
@@ -160,14 +161,14 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     until then."""
     folder, parent = await bench.forked("stay")
     await told(folder)
-    identity, child = folder.leader(), parent.pid
+    identity, child = folder.process(), parent.pid
     os.kill(child, signal.SIGKILL)
     assert identity is not None
     assert is_alive(identity)
     other, launch, command = bench.prepared("0")
     with pytest.raises(StartFailedError):
         await spawn_or_undo(other, begun=parent.fork(other, ()))
-    assert process.processes_of(other.path) == []
+    assert process.processes_of(other.path, None) == []
     await bench.starts.failed(parent, StartFailedError("gone."))
     assert await bench.parent(launch, command) is None
     bench.now += AGAIN_SECONDS
@@ -177,7 +178,7 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     assert is_alive(identity)
     os.kill(identity.pid, signal.SIGKILL)
     await gone(folder)
-    await until(lambda: process.processes_of(folder.path) == [])
+    await until(lambda: process.processes_of(folder.path, identity) == [])
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
