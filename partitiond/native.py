@@ -41,6 +41,7 @@ PROXY: Final = (
     "core/dispatch/fair_keys",
     "core/dispatch/fair_queue",
     "core/dispatch/fleet",
+    "core/dispatch/host_moves",
     "core/dispatch/pace",
     "core/dispatch/peer_loads",
     "core/dispatch/places",

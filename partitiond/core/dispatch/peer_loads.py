@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
-from partitiond.core.dispatch.balance import LoadView, ReplicaLoad
+from partitiond.core.dispatch.balance import LoadView, ReplicaLoad, is_eligible
 
 TELL_SECONDS: Final = 0.1
 """Counts are told at most so often, and as a heartbeat at least so often. Chosen."""
@@ -99,7 +99,7 @@ class PeerLoads:
             counts: as told; of one connection, in the order of sending.
             now: when they came, monotonic seconds.
         """
-        self.replicas = {told.replica_id: _copied(told) for told in counts.replicas}
+        self.replicas = {told.replica_id: copied(told) for told in counts.replicas}
         self.waiting = _count(counts.waiting)
         self.waiting_sequences = _count(counts.waiting_sequences)
         seconds = counts.service_seconds
@@ -150,6 +150,15 @@ class PeerLoads:
         """Return sequences in flight on the replicas that admit requests or drain."""
         return sum([replica.sequences for replica in self.replicas.values()])
 
+    def free_sequences(self) -> int:
+        """Return the free places for single sequences, KV tokens aside."""
+        free = 0
+        for replica in self.replicas.values():
+            if is_eligible(replica):
+                empty = 1 if replica.sequences == 0 else 0
+                free += max(replica.max_sequences - replica.sequences, empty)
+        return free
+
     def _add(self, sent: _Sent, sign: int) -> None:
         """Add the request to the counts, or take it out again."""
         sequences = sign * sent.cost.sequences
@@ -162,7 +171,7 @@ class PeerLoads:
             self.waiting_sequences += sequences
 
 
-def _copied(load: LoadView) -> ReplicaLoad:
+def copied(load: LoadView) -> ReplicaLoad:
     """Return a replica's load with its counts within bounds, to add to what was sent since."""
     return ReplicaLoad(
         load.replica_id,

@@ -1,7 +1,7 @@
 """Finds a place for a client's request among this host and the others.
 
-`core.dispatch.fleet` chooses the host, `peers.known` keeps the connections. A request at another
-host has an attempt only once it has a place there.
+`core.dispatch.fleet` chooses the host, `peers.known` keeps the connections and moves requests that
+wait. A request at another host has an attempt only once it has a place there.
 """
 
 import time
@@ -102,6 +102,17 @@ class HostSearch(RemoteRequest):
 
     # Calls of the peers
 
+    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
+        """Leave the place where the request waits, and go to a peer, or to this host (None)."""
+        if self._exchange.phase is not Phase.WAITING:
+            return
+        self._exchange.leave()
+        self._again = False
+        if peer is None:
+            self._place_here(again=True)
+        else:
+            self._send(peer, replica_id)
+
     def look_again(self) -> None:
         """Look for a host again: the request waits at none."""
         if self._exchange.phase is Phase.WAITING:
@@ -187,7 +198,7 @@ class HostSearch(RemoteRequest):
             exchange.fail_waiting(_as_error(self.told))
         else:
             # It has waited before: what it finds now does not refuse it for the wait to come.
-            self.place(again=self.request.attempts > 0)
+            self.place(again=self.request.attempts > 0 or self.moves > 0)
 
     def _failed_there(self, failed: Failed) -> None:
         """Note what the owner tells of an attempt that failed; the attempt itself fails next."""

@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from partitiond.core.dispatch.fleet import OWN_HOST
+from partitiond.core.dispatch.host_moves import MovableRequest
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS, AnyReplica, LiveRequest
@@ -49,13 +50,10 @@ _KIND: Final = "upstream_"
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class RemoteRequest:
+class RemoteRequest(MovableRequest[LiveRequest]):
     """A request of this host's client that another host may serve; `HostSearch` is the only kind.
 
     Attributes:
-        request: as the dispatcher sees it.
-        host: where it waits (`peers.known`).
-        refused: hosts that refused it.
         model: that it asks for.
         route: that its client asked.
         longest: that it may wait for a place, in seconds.
@@ -66,17 +64,12 @@ class RemoteRequest:
         told: the last refusal of a host.
     """
 
-    __slots__ = (
-        "host", "latest", "longest", "lost", "model", "refused", "request", "route", "told",
-        "until",
-    )  # fmt: skip
+    __slots__ = ("latest", "longest", "lost", "model", "route", "told", "until")
 
     def __init__(
         self, live: LiveRequest, model: LiveModel, route: DataRoute, longest: float
     ) -> None:
-        self.request = live
-        self.host = OWN_HOST
-        self.refused: frozenset[str] = frozenset()
+        super().__init__(live, time.monotonic(), OWN_HOST)
         self.model = model
         self.route = route
         self.longest = longest
@@ -111,6 +104,10 @@ class RemoteRequest:
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what to send, with the replica where it should start (or empty)."""
+        raise NotImplementedError
+
+    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
+        """Leave the place where it waits, and go to a peer, or to this host (None)."""
         raise NotImplementedError
 
     def look_again(self) -> None:

@@ -1,10 +1,11 @@
-"""Knows the proxies of the other hosts, and sends requests to them.
+"""Knows the proxies of the other hosts, sends requests to them, and moves those that wait.
 
-`core.dispatch.fleet` chooses the host of a request. This module keeps the connections, and the
-requests of this host's clients that wait here, or at no host until one says that it serves.
+`core.dispatch.fleet` chooses the host of a request, `core.dispatch.host_moves` what is moved. This
+module keeps the connections, and the requests of this host's clients that wait anywhere.
 """
 
 import asyncio
+import functools
 import random
 import ssl
 import time
@@ -13,7 +14,8 @@ from typing import Final
 
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
-from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
+from partitiond.core.dispatch.host_moves import choose_moves
+from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import LiveRequest
@@ -119,19 +121,21 @@ class Peers:
         hop = Hop(wait, client.pool, loads, request, client.running, proved=asked.proved)
         loads.sent(hop, wait.request.cost, now, replica_id)
         wait.model.busy_at = now
-        self.waits_no_more(wait)
+        self.waits(wait, loads.host)
+        wait.known_at = now + SETTLE_SECONDS
         return hop
 
     def waits(self, wait: RemoteRequest, host: str) -> None:
-        """Note that a request waits in this host's queue (`OWN_HOST`), or `NOWHERE`."""
+        """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
         wait.host = host
+        wait.known_at = 0.0
         self._waits.setdefault(wait.model.route.name, {})[wait] = None
         if self._tick_timer is None:
             loop = asyncio.get_running_loop()
             self._tick_timer = loop.call_later(TELL_SECONDS, self._tick)
 
     def waits_no_more(self, wait: RemoteRequest) -> None:
-        """Note that a request waits at a peer, has a place or has ended; harmless if known."""
+        """Note that a request has a place, or has ended; harmless if that is known."""
         name = wait.model.route.name
         waiting = self._waits.get(name)
         if waiting is not None:
@@ -188,8 +192,11 @@ class Peers:
     def _told(self, client: PeerHost) -> None:
         if self._listed.get(client.route.host) != [*client.loads.values()]:
             self._list()
-        for name in client.loads.keys() & self._waits.keys():
-            self._look_again(name)
+        for name, loads in client.loads.items():
+            model = self._models.get(name)
+            if model is not None and name in self._waits:
+                self._look_again(name)
+                self._move(model, loads)
 
     def _list(self) -> None:
         """List the loads by model, each with the bound of its queue by the table."""
@@ -203,10 +210,13 @@ class Peers:
         self._by_model = found
 
     def _tick(self) -> None:
-        """End what waited long enough at no host."""
+        """Use places that came free at this host, and end what waited long enough at none."""
         self._tick_timer = None
         for name in list(self._waits):
             self._look_again(name)
+            model = self._models.get(name)
+            if model is not None and model.replicas:
+                self._move(model, None)
         if self._waits and self._tick_timer is None:
             loop = asyncio.get_running_loop()
             self._tick_timer = loop.call_later(TELL_SECONDS, self._tick)
@@ -214,7 +224,28 @@ class Peers:
     def _look_again(self, name: str) -> None:
         for wait in [wait for wait in self._waits.get(name, ()) if wait.host == NOWHERE]:
             if not self.may_learn(wait):
-                try:
-                    wait.look_again()
-                except Exception:  # noqa: BLE001 -- the request logs it; others go on
-                    wait.on_bug()
+                self._call(wait, wait.look_again)
+
+    def _move(self, model: LiveModel, target: PeerLoads | None) -> None:
+        waiting = self._waits.get(model.route.name)
+        if not waiting:
+            return
+        model.refresh()
+        moves = choose_moves(
+            model.slots,
+            self._by_model.get(model.route.name, ()),
+            [wait for wait in waiting if wait.request.cost.sequences],
+            target,
+            now=time.monotonic(),
+            draw=self._draw(),
+        )
+        for movable, replica_id in moves:
+            assert isinstance(movable, RemoteRequest)
+            movable.moves += 1
+            self._call(movable, functools.partial(movable.go, target, replica_id))
+
+    def _call(self, remote: RemoteRequest, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception:  # noqa: BLE001 -- the request logs it; others go on
+            remote.on_bug()

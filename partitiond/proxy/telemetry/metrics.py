@@ -31,7 +31,8 @@ class ProxyMetrics:
         refusals: requests that the proxy itself refused, by the error's code.
         upstream_failures: failed attempts by replica and kind.
         hops: requests sent to other hosts' proxies, by peer and outcome: placed; refused (no
-            place); failed; withdrawn (its client is gone).
+            place); failed; withdrawn (taken back: its client is gone, it waited too long, or
+            another place is free).
     """
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch import peer_loads
-from partitiond.core.dispatch.admission import Cost, admits
+from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.peer_loads import MOST, SETTLE_SECONDS, PeerCounts, PeerLoads
 from tests.core.dispatch.fleet_hosts import load
@@ -58,7 +58,7 @@ def test_counts_grow_old() -> None:
     assert loads.is_silent(math.nan)
 
 
-def test_what_runs_is_counted_on_all_replicas() -> None:
+def test_free_places_are_those_of_replicas_that_take_requests() -> None:
     loads = PeerLoads("h")
     loads.take_over(
         PeerCounts(
@@ -72,6 +72,7 @@ def test_what_runs_is_counted_on_all_replicas() -> None:
         ),
         0.0,
     )
+    assert loads.free_sequences() == 5 + 1
     assert loads.sequences_in_flight() == 12
 
 
@@ -80,7 +81,7 @@ def test_whatever_is_told_is_within_bounds(counts: PeerCounts) -> None:
     loads = PeerLoads("h")
     loads.take_over(counts, 0.0)
     assert loads.service_seconds > 0
-    for count in (loads.waiting, loads.waiting_sequences):
+    for count in (loads.waiting, loads.waiting_sequences, loads.free_sequences()):
         assert isinstance(count, int)
         assert 0 <= count <= 3 * MOST
     for told in loads.replicas.values():
@@ -96,7 +97,7 @@ def test_what_is_no_count_is_full_and_what_is_no_limit_gives_no_room(nonsense: f
     told = ReplicaLoad("a", nonsense, 8)  # type: ignore[arg-type]
     limit = ReplicaLoad("b", 5, math.nan)  # type: ignore[arg-type]
     loads.take_over(PeerCounts((told, limit), nonsense, nonsense, math.nan), 0.0)  # type: ignore[arg-type]
-    assert not any(admits(one, Cost(1, 1)) for one in loads.replicas.values())
+    assert loads.free_sequences() == 0
     assert loads.waiting == loads.waiting_sequences == MOST
     assert loads.service_seconds == math.inf
 

@@ -81,6 +81,53 @@ async def test_the_entry_shows_life_while_a_start_at_another_host_is_waited_for(
     await until_idle([a, b])
 
 
+@pytest.mark.parametrize("cold", [True, False])
+async def test_a_backlog_is_shared_with_a_replica_that_starts_at_another_host(
+    make: Make, cold: bool
+) -> None:
+    """Without moves the entry refused half of the requests beside an idle host."""
+    engines = [await make.engine(plays(10.0, *answer(completion())), f"e{n}") for n in range(2)]
+    routes = [replica(one, f"m-{n}", max_sequences=1) for n, one in enumerate(engines)]
+    more: dict[str, Any] = {"max_wait_seconds": 45.0, "holds": cold}
+    starting = table(availability=ModelAvailability.STARTING, **more)
+    first = starting if cold else table(routes[0], **more)
+    hosts = a, _ = await make.hosts(first, {"a": [] if cold else ["m-0"], "b": []})
+    asked = [a.proxy.ask(prompt=str(number)) for number in range(8)]
+    await asyncio.sleep(5.0)
+    parts(table(*routes, version=2, **more), [*hosts], {"m-0": "a", "m-1": "b"})
+    assert [one.status_code for one in await asyncio.gather(*asked)] == [200] * 8
+    assert [len(engine.received) for engine in engines] == [4, 4]
+
+
+async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:
+    """The room was gone when it came. It has waited before, so no queue refuses it as too late."""
+    go = asyncio.Event()
+    engines = [await make.engine(holding(go), f"e{n}") for n in range(2)]
+    routes = [replica(one, f"m-{n}", max_sequences=1) for n, one in enumerate(engines)]
+    owners = {"a": [], "b": ["m-0"], "c": ["m-1"]}
+    hosts = a, b, c = await make.hosts(table(*routes, max_wait_seconds=30.0), owners)
+    busy = [ask(one) for one in (b, c)]
+    for engine in engines:
+        await engine.got(1)
+    waits = ask(a)
+    await a.proxy.until(lambda: any(one.proxy.state.queues()["m"] for one in (b, c)))
+    for one in (b, c):
+        one.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
+    peers = a.proxy.state.peers
+    (wait,) = peers._waits["m"]
+    (target,) = [one for one in a.listed("m") if one.host != wait.host]
+    before = wait.host
+    wait.moves += 1
+    wait.go(target, "")
+    await a.proxy.until(lambda: a.proxy.state.metrics.hops[target.host, "refused"] == 1)
+    assert wait.host == before
+    assert not waits.done()
+    go.set()
+    assert (await waits).status_code == 200
+    await asyncio.gather(*busy)
+    await until_idle(hosts)
+
+
 @pytest.mark.parametrize("good", ["b", "c", "nowhere"])
 async def test_replicas_that_are_not_reached_cost_no_attempt(
     good: str, make: Make, folder: Path
@@ -192,8 +239,7 @@ async def test_who_waited_as_long_as_it_may_is_told_so(
         waits = ask(a)
         await a.proxy.until(lambda: liar.asked == 1)
         a.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
-        (wait,) = [one.elsewhere for one in a.proxy.exchanges() if one.attempt is None]
-        assert wait is not None
+        (wait,) = a.proxy.state.peers._waits["m"]
         wait.latest = time.monotonic() + left
         (owner,) = liar.askers
         owner.write(failed(code="queue_timeout", refused=True))
