@@ -6,9 +6,10 @@ from typing import Final
 
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import IDLE_SHARE, Device, DeviceKind, SharingMode
+from partitiond.core.hardware.lookup import sm_share
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.points import OperatingPoint
-from partitiond.core.profile.record import Profile
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB, ZERO_BYTES, Bytes
 
 ENGINE_HOST_BYTES: Final = Bytes(3 * GIB)
@@ -28,7 +29,8 @@ def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
     """Return the draw at the operating point beyond the idle device, in watts; None if unknown.
 
     It is the energy of an output token times tokens/s, or else the mean power of the windows, less
-    the device's draw without load. Both are of the device, on which the replica was alone.
+    the device's draw without load. Both are of the device, on which the replica was alone. Of an
+    estimate that tells neither it is what its share of the SMs could draw, while they work.
     """
     spec = HARDWARE.get(profile.hardware)
     if spec is None or spec.tdp_watts is None:
@@ -36,7 +38,11 @@ def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
     told = point.telemetry.power_watts if point.telemetry is not None else None
     if point.joules_per_output_token is not None:
         told = point.joules_per_output_token * point.output_tokens_per_s
-    return None if told is None else max(0.0, told - spec.tdp_watts * IDLE_SHARE)
+    idle = spec.tdp_watts * IDLE_SHARE
+    if told is None and profile.kind is ProfileKind.ESTIMATED:  # by a release that told no power
+        works = 1.0 if point.telemetry is None else point.telemetry.gpu_util or 1.0
+        return (spec.tdp_watts - idle) * sm_share(spec, profile.size) * works
+    return None if told is None else max(0.0, told - idle)
 
 
 def most_host_cores(devices: Iterable[Device]) -> dict[str, int]:

@@ -72,6 +72,8 @@ def test_an_estimate_draws_by_its_share_of_the_sms_for_the_time_in_which_they_wo
         assert active is not None
         assert 0 < active < share
         assert planned_watts(of, point) == pytest.approx((400 - IDLE) * active)
+    before = told(of, gpu_util=0.5)  # by a release that told no power
+    assert planned_watts(of, before) == pytest.approx((400 - IDLE) * share * 0.5)
 
 
 @pytest.mark.parametrize(("used", "cores"), [(0.4, 1), (1.03, 1), (1.4, 2), (2.0, 2)])
