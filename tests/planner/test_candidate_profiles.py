@@ -168,6 +168,14 @@ def test_the_surest_then_the_newest_profile_of_a_size_counts() -> None:
     assert {c.profile_id for c in candidates(SPEC, mps(), old, new)} == {"new"}
 
 
+UNMETERED = dataclasses.replace(
+    profile(),
+    points=tuple(
+        dataclasses.replace(point, joules_per_output_token=None) for point in profile().points
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "profiles", "on", "says"),
     [
@@ -175,7 +183,7 @@ def test_the_surest_then_the_newest_profile_of_a_size_counts() -> None:
         ({"workload": Workload(9, 9)}, [mps()], A100, "no profile for 9/9"),
         ({"slo": Slo(1e-6, 1e-6)}, [mps()], A100, "holds its SLO"),
         ({}, [mps()], H100, "on h100-80gb"),
-        ({"operating_point": PointName.ENERGY}, [profile()], A100, "no energy was exposed"),
+        ({"operating_point": PointName.ENERGY}, [UNMETERED], A100, "no energy was exposed"),
         ({}, [mps(hardware="t4-16gb")], "t4-16gb", "bfloat16, which t4-16gb does not compute"),
     ],
 )

@@ -106,7 +106,7 @@ class World:
     def daemon(self, uuid: str) -> "Daemon":
         return Daemon(self, uuid)
 
-    def recorded(self) -> "Sequence[Daemon]":
+    def own_daemons(self) -> "Sequence[Daemon]":
         left = [uuid for uuid, gpu in self.gpus.items() if gpu.daemon or gpu.servers]
         return [Daemon(self, uuid) for uuid in left]
 
