@@ -147,7 +147,7 @@ async def test_a_removal_lists_the_hosts_that_have_not_confirmed_it(host: Host) 
     before, problem = host.proxy.table, "the host does not answer."
     told = {"two": HostTable(before, problem)}
     fleet: Any = host.proxy
-    fleet.told, fleet.last_samples = lambda: told, dict
+    fleet.known_tables, fleet.last_samples = lambda: told, dict
     for _ in range(2):
         with pytest.raises(NotReadyError, match="not confirmed by two") as late:
             await host.service.keys.remove(record.id)
