@@ -16,6 +16,7 @@ from partitiond.planner.model.types import Way as Mode
 
 STEPS: Final = 48
 """Cells into which memory is cut, where nothing else makes a grid. Chosen."""
+UNLIMITED: Final = 1e30
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -277,4 +278,4 @@ def pricing_work(sites: Sites) -> int:
 
 
 def _float(limit: int) -> float:
-    return float(limit) if limit < NO_LIMIT // 2 else 1e30
+    return float(limit) if limit < NO_LIMIT // 2 else UNLIMITED
