@@ -1,6 +1,7 @@
 """A replica that fails takes no requests from those that serve, and comes back by itself."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,12 @@ LOAD_SECONDS = 6.0
 
 def fails(status: int = 500) -> Script:
     return plays(*answer({"error": "x"}, status, "no"))
+
+
+def fails_often() -> Script:
+    """Fails at once, but each third request is answered: never three in a row."""
+    turns = itertools.cycle([fails(), fails(), plays(0.1, *answer(completion()))])
+    return lambda request: next(turns)(request)  # noqa: PLW0108 -- one script a request
 
 
 def members(proxy: Proxy) -> dict[str, LiveReplica]:
@@ -88,6 +95,15 @@ async def test_one_that_fails_at_once_does_not_swallow_what_others_could_serve(
     verdicts = [one.reputation.proofs > 0 for one in members(proxy).values()]
     assert verdicts == [True] * len(bad) + [False] * good
     assert proxy.idle()
+
+
+async def test_one_that_answers_each_third_request_costs_no_client_its_answer(make: Make) -> None:
+    """It is never doubtful, and fails at once what is then answered elsewhere."""
+    proxy = await behind(make, 2, fails_often(), limit=4)
+    clients = [statuses(proxy, lambda n: f"{n}") for _ in range(CLIENTS)]
+    answered = Counter(status for found in await asyncio.gather(*clients) for _, status in found)
+    assert answered.total() > 100
+    assert answered[200] >= 0.95 * answered.total(), answered
 
 
 async def test_failures_of_one_key_alone_take_no_replica_from_the_others(make: Make) -> None:

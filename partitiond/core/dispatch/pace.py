@@ -14,7 +14,8 @@ the spread of what was seen over what was expected. Three rules follow (`Pace.mo
 1. A prompt waits here, where it has its turn and its deadline, rather than in the engine: one is
    sent when what is unread there takes a small share of the TTFT bound. The engine loses nothing,
    as it reads prompts one after the other anyway.
-2. A request waits no longer than the bound less the time to its first token.
+2. A request waits no longer than the bound less the time to its first token, behind as much as
+   others were sent behind of late.
 3. The limit is the batch whose steps meet the TPOT bound: sequences now x bound / TPOT now. A step
    has a part that does not grow with the batch, so this is on the safe side either way, and is
    approached without swinging. The planned batch is the most; an engine alone always has a request.
@@ -82,6 +83,7 @@ class Pace:
         self.unread_tokens = 0
         self._unread_elsewhere = 0
         self._least_elsewhere = 0
+        self._ahead_when_sent = 0.0  # the most of late: one that waits may be sent behind as much
         # Sums of the least squares: weight, tokens, their squares, seconds, their products.
         self._sums = [0.0] * 5
         self._late = 0
@@ -145,11 +147,13 @@ class Pace:
         """
         if len(self._ratios) < ENOUGH_RATIOS:
             return None
-        ahead = min(self._per_token * self._ahead_tokens, READING_SHARE * self._ttft_seconds)
+        tokens = max(self._ahead_tokens, self._ahead_when_sent)
+        ahead = min(self._per_token * tokens, READING_SHARE * self._ttft_seconds)
         return (self._expected(prompt_tokens) + ahead) * self._spread
 
     def sent(self, request: object, prompt_tokens: int, now: float) -> None:
         """Note a stream whose request is sent now (monotonic seconds)."""
+        self._ahead_when_sent = max(FADE * self._ahead_when_sent, self._ahead_tokens)
         self._tokens[request] = prompt_tokens
         self.unread_tokens += prompt_tokens
         self._unread[request] = self._ahead_tokens, now

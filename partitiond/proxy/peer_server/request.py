@@ -16,7 +16,7 @@ from partitiond.proxy.edge.answer import STATUS_LINES, Answer, ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
 from partitiond.proxy.engine.framing import HOP
-from partitiond.proxy.peers.messages import Failed, Open, PlacedAt, encode
+from partitiond.proxy.peers.messages import MOST, Failed, Open, PlacedAt, encode
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError
@@ -148,13 +148,16 @@ class PeerRequest(Sender):
         # Only what needs no place is free, whatever the entry says.
         least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
         sequences = max(least, min(asked.sequences, state.options.max_sequences))
+        # No more than the model can hold, or a lie would close the replica and spoil its pace.
+        most = max(1, sequences) * model.max_model_len or MOST
+        limit = asked.output_limit
         cost = Cost(
             sequences,
-            asked.kv_tokens,
+            min(asked.kv_tokens, most),
             prompts=max(1, sequences),
-            prompt_tokens=asked.prompt_tokens,
-            output_tokens=asked.output_tokens,
-            output_limit=asked.output_limit,
+            prompt_tokens=min(asked.prompt_tokens, most),
+            output_tokens=min(asked.output_tokens, most),
+            output_limit=None if limit is None else min(limit, most),
             context=model.max_model_len,
         )
         exchange = self.exchange = Exchange(

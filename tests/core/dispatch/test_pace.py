@@ -64,7 +64,11 @@ def test_two_prompts_at_once_are_read_one_after_the_other() -> None:
         pace.sent("b", second, 0.0)
         pace.first_token("a", BASE + PER_TOKEN * first)
         pace.first_token("b", BASE + PER_TOKEN * (first + second))
-    assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.1)
+    assert first == 1050
+    behind = BASE + PER_TOKEN * (first + second)  # the next one may be sent behind another, too
+    assert pace.first_token_seconds(second) == pytest.approx(behind)
+    reads(pace, *[100, 1000] * 100)
+    assert pace.first_token_seconds(second) == pytest.approx(BASE + 0.1, rel=1e-3), "not of late"
 
 
 def test_little_is_expected_of_an_engine_that_was_hardly_seen() -> None:
@@ -237,7 +241,7 @@ def test_what_other_processes_sent_and_found_counts_as_well() -> None:
     pace.first_token("b", PER_TOKEN * 1501)
     pace.learn_from_others(0, 0, 0.0)
     pace.left("a", 0.0)
-    assert pace.first_token_seconds(1000) == pytest.approx(0.1), "it waited for theirs"
+    assert pace.first_token_seconds(1000) == pytest.approx(0.15, rel=1e-2), "it waited for theirs"
     steps(pace, 2 * TPOT, 16, 5.0)
     small = pace.limit
     pace.learn_from_others(0, 12, 5.0 + FORGET_SECONDS - 1)

@@ -341,6 +341,25 @@ async def test_numbers_beyond_bounds_are_brought_into_them(
     await until_idle([a, b])
 
 
+async def test_a_prompt_is_believed_as_far_as_the_model_can_hold_it(make: Make) -> None:
+    """Else one lie closed the replica until its first token, and made it look fast for hours."""
+    go = asyncio.Event()
+    route = {"ttft_seconds": 1.0, "tpot_seconds": 0.1}
+    _, b, engine = await make.pair(holding(go), route=route, max_model_len=1024)
+    lie: dict[str, Any] = {"stream": True, "sequences": 2} | dict.fromkeys(
+        ("prompt_tokens", "kv_tokens", "output_tokens", "output_limit"), 2**39
+    )
+    caller = await LyingEntry.call(b)
+    caller.writer.write(opened(**lie))
+    await engine.got(1)
+    [live] = b.proxy.state.models["m"].replicas["m-1"].requests
+    cost = live.cost
+    assert [cost.prompt_tokens, cost.kv_tokens, cost.output_tokens, cost.output_limit] == [2048] * 4
+    go.set()
+    caller.writer.close()
+    await until_idle([b])
+
+
 async def test_a_peer_that_never_sends_the_rest_of_its_request_is_left(make: Make) -> None:
     _, b, _ = await make.pair(options={"client_timeout_seconds": 10})
     caller = await LyingEntry.call(b)
