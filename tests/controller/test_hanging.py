@@ -10,6 +10,7 @@ from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
 from partitiond.core.keys.record import KeyTerms
 from partitiond.core.model.spec import Demand
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from tests.controller.fakes import POLICY
 from tests.controller.host import Host
 from tests.controller.samples import cpu, spec
@@ -184,6 +185,25 @@ async def test_a_call_that_hangs_holds_up_nothing_else(
     await asyncio.gather(asked, return_exceptions=True)
     await host.passes(lambda: routed(host) >= {"a", "b"}, 5.0)
     await until(lambda: "left" not in host.runner.running())
+
+
+async def test_a_job_whose_files_hang_keeps_no_engine_of_its_device_from_starting(
+    host: Host, request: pytest.FixtureRequest
+) -> None:
+    await serve(host, "a")
+    await host.service.models.register(spec("c", demand=Demand(req_per_s=0.1), auto=False))
+    answers = hangs_in(host.resolver, "resolve", "name='c'")
+    request.addfinalizer(answers.set)
+    await host.service.models.profile("c", ProfileOptions(cores=1))
+    assert [job.progress.phase for job in host.jobs(JobState.RUNNING)] == ["fetching"]
+    assert host.service.jobs.starting() == ()
+    dead = engine_of(host, "a")
+    host.runner.die(dead)
+    await until(lambda: dead not in host.runner.running())
+    await host.passes(lambda: "a" in routed(host), 5.0)
+    assert host.profiler.requests == []
+    answers.set()
+    await host.passes(lambda: host.profiler.requests != [])
 
 
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(

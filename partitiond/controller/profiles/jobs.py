@@ -349,7 +349,7 @@ class JobQueue:
             job,
             state=JobState.RUNNING,
             updated_at=self._clock.utc_iso(),
-            progress=Progress("starting", "starts"),
+            progress=Progress("fetching", "looks for its files"),
             device_id=lease.partition.device_id,
             host=self._host_of(lease.partition.device_id),
         )

@@ -99,6 +99,8 @@ class ProfileWork:
             memory_bytes=lease.memory_bytes,
             partition=lease.partition,
         )
+        # Not before its files are there: other engines may start on its device until then.
+        tell(Progress("starting", "starts"))
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec, *_beside(lease, neighbours()))
         # A locked store must not lose what took minutes to measure.
