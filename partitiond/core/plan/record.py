@@ -205,7 +205,7 @@ class Certificate:
         objective: the level the certificate speaks of.
         value: the plan's value (devices used or their cost; weighted requests/s), the price of its
             moves included.
-        bound: no plan can be better than this.
+        bound: no plan, or none of those that `among` describes, can be better than this.
         gap: |bound - value| / max(|value|, 1e-9). At 0 the plan is proven optimal, unless it lacks
             least replicas: `status` says whether any plan may lack fewer.
         status: optimal, feasible, infeasible, out-of-time.
@@ -223,9 +223,9 @@ class Certificate:
         by_priority: under max-goodput, where models of other priorities than 0 count: each of
             them, the highest first. `value` and `bound` are their sums, each counting a hundred
             times the one below; optimal means that every one of them is.
-        among: of which plans alone `bound` speaks and the plan may be optimal, as "with a replica
-            of every model that fits a device" where the plan fell back from an objective that
-            serves everything to max-goodput; empty for all plans.
+        among: of which plans alone `bound` speaks and the plan may be optimal, as "with the least
+            number of replicas of every model that fits a device" under max-goodput where a model
+            has one; empty for all plans.
         partial: the plan does not serve all that is wanted, so it is at best the most that can be.
     """
 

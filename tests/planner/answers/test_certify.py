@@ -1,10 +1,13 @@
 """A certificate claims no more than is proven."""
 
+import dataclasses
+
 import pytest
 
-from partitiond.core.plan.record import Objective, Status
+from partitiond.core.plan.record import Objective, Plan, Status
 from partitiond.planner.answers.certify import certify
 from partitiond.planner.answers.explain import explain
+from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.assign import assign
@@ -37,3 +40,23 @@ def test_goodput_at_its_bound_is_no_best_plan_while_fewer_of_the_least_replicas_
     assert proof.status is status
     summary = explain(instance, found, placements, proof)[0]
     assert ("not proven optimal" in summary) == (status is Status.FEASIBLE)
+
+
+@pytest.mark.parametrize(
+    ("least", "objective", "said"),
+    [
+        (0, Objective.MAX_GOODPUT, ""),
+        (0, Objective.MIN_DEVICES, "with a replica of every model that fits"),
+        (1, Objective.MAX_GOODPUT, "with the least number of replicas of every model that fits"),
+        (2, Objective.MIN_DEVICES, "least number of replicas, at least one, of every model"),
+    ],
+)
+def test_a_bound_among_plans_with_least_numbers_is_said_to_be_one(
+    least: int, objective: Objective, said: str
+) -> None:
+    models = (want("a", point("a", 5, 30), rate=500, min_replicas=least),)
+    plan = solve(dataclasses.replace(ONE, models=models, objective=objective))
+    assert isinstance(plan, Plan)
+    assert plan.certificate.objective is Objective.MAX_GOODPUT
+    assert plan.certificate.among == said if not said else said in plan.certificate.among
+    assert plan.certificate.among in plan.explanation[0]
