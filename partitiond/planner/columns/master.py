@@ -23,6 +23,8 @@ from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, Priced
 from partitiond.planner.columns.pricing import ReplicaPrices
 from partitiond.planner.model.sites import Floats, Ints
 
+WITHOUT_PRESOLVE: Final = pywraplp.MPSolverParameters()
+WITHOUT_PRESOLVE.SetIntegerParam(WITHOUT_PRESOLVE.PRESOLVE, WITHOUT_PRESOLVE.PRESOLVE_OFF)
 LEAST_GAIN: Final = 1e-6
 """Least relative gain of a column that is worth adding."""
 NEARLY: Final = 0.4
@@ -93,6 +95,8 @@ class Master:
         self._lacks = np.maximum(0, fleet.least - rest.count)
         self._open_part = rest.open.tolist()
         self._lacking = self._lacks.astype(np.float64).tolist()
+        none = np.zeros(len(rest.open))
+        self._raw = RowPrices(none, none, none, np.zeros(len(rest.free)), np.zeros(len(rest.pool)))
         self._program()
 
     def _program(self) -> None:
@@ -169,8 +173,14 @@ class Master:
         return found
 
     def solve(self) -> RowPrices:
-        """Solve; return the duals, which are also the prices if there are none yet."""
-        self._solver.Solve()
+        """Solve; return the duals, which are also the prices if there are none yet.
+
+        Where GLOP finds no optimum the last ones stay, as its own would be 0.
+        """
+        optimal = self._solver.OPTIMAL
+        # It goes on from the last basis, which may be none of the program that presolving makes now.
+        if self._solver.Solve() != optimal and self._solver.Solve(WITHOUT_PRESOLVE) != optimal:
+            return self._raw
         self.value = float(self._objective.Value())
         self.amount = np.array([held.solution_value() for held in self._held])
 
@@ -180,7 +190,8 @@ class Master:
         least, most = np.zeros(len(self._served)), np.zeros(len(self._served))
         least[[*self._least]] = of(self._least.values())
         most[[*self._most]] = of(self._most.values())
-        return RowPrices(of(self._served), least, most, of(self._free), of(self._pool))
+        self._raw = RowPrices(of(self._served), least, most, of(self._free), of(self._pool))
+        return self._raw
 
     def converge(self, stop: Callable[[], bool]) -> tuple[RowPrices, RowPrices]:
         """Solve and price until no column pays, the rounds are over, or `stop` returns True.

@@ -222,6 +222,19 @@ def test_a_bound_is_proven_once_by_the_prices_that_the_first_program_ends_with()
     assert bound_at(fleet, raw, _never) == pytest.approx(14 * 4.0)
 
 
+def test_a_program_that_ends_without_an_optimum_keeps_its_last_prices() -> None:
+    """The solver's own are 0 then, and prove nothing."""
+    fleet = _many()
+    whole, part = (Master(fleet, fleet.all(), 3) for _ in range(2))
+    whole.converge(_never)
+    part.add(whole.columns[0], [0])
+    before = part.solve()
+    part._solver.SetSolverSpecificParametersAsString("max_number_of_iterations:0")
+    part.add(whole.columns[1], [0])
+    assert part.solve() is before
+    assert (part.value, len(part.amount)) == (4.0, 1)
+
+
 def test_the_search_goes_on_from_the_plan_by_columns_whatever_it_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
