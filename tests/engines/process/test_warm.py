@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +200,38 @@ async def test_a_hung_parent_starts_nothing_later(bench: Bench, *, cancelled: bo
     assert not (folder.path / "process.json").exists()
     await bench.starts.failed(parent, StartFailedError("hung."))
     assert await bench.parent(launch, command) is None
+
+
+async def test_a_parent_that_is_killed_for_memory_with_a_start_before_it_starts_nothing(
+    bench: Bench,
+) -> None:
+    folder, launch, command = bench.prepared("stay")
+    parent = await bench.parent(launch, command)
+    assert parent is not None
+    os.kill(parent.pid, signal.SIGSTOP)
+    starting = asyncio.ensure_future(spawn_or_undo(folder, begun=parent.fork(folder, ())))
+    await asyncio.sleep(0)
+    os.kill(parent.pid, signal.SIGKILL)
+    with pytest.raises(StartFailedError, match="died at once"):
+        await starting
+    assert process.processes_of(folder.path, None) == []
+
+
+@pytest.mark.parametrize("forged", [b"no JSON", b"[]", b'{"run_dir": "/nowhere"}'])
+async def test_what_is_no_start_starts_nothing_and_costs_no_parent(
+    bench: Bench, forged: bytes
+) -> None:
+    folder, launch, command = bench.prepared("7")
+    parent = await bench.parent(launch, command)
+    assert parent is not None
+    for descriptors in ([], [0]):
+        socket.send_fds(parent._ours, [forged], descriptors)
+    await parent.fork(folder, ())
+    await gone(folder)
+    ended = folder.exit()
+    assert ended is not None
+    assert ended.code == 7
+    assert await bench.parent(launch, command) is parent
 
 
 async def test_a_start_that_fails_by_itself_costs_no_parent(bench: Bench) -> None:
