@@ -7,7 +7,6 @@ engines and streams.
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import signal
 import socket
@@ -22,7 +21,6 @@ from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import HostSilentError, SilentError
 from tests.cluster import ray_fixtures as rays
 from tests.contract.test_cluster import *  # noqa: F403 - its tests have Ray here
-from tests.machine import until
 
 pytestmark = [
     pytest.mark.full,
@@ -105,35 +103,6 @@ async def test_a_stopped_relay_is_silent_until_it_goes_on(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
     await rays.answers(cluster, "a")
-
-
-async def test_a_second_host_with_a_name_is_told_and_not_asked(
-    cluster: RayCluster, ray_hosts: rays.RayHosts
-) -> None:
-    (_, a, _), (port,) = ray_hosts.nodes, rays.free_ports(1)
-    place, address = ray_hosts.folder / "9", "127.0.0.49"
-    twin = dataclasses.replace(
-        a, address=address, port=port, folder=place, agent_socket=place.with_suffix(".sock"),
-        tls_dir=ray_hosts.new_certificate(address),
-    )  # fmt: skip
-    ray_hosts.start_agent(twin)
-    keeper = rays.start_keeper(twin)
-    try:
-        found: dict[str, str] = {}
-
-        async def is_member() -> bool:
-            for member in await cluster.members():
-                found[f"{member.host} {member.address}"] = member.problem
-            return f"a {address}" in found
-
-        await until(is_member, "the second a")
-        assert f"{a.address} has the name a already" in found[f"a {address}"]
-        assert found[f"a {a.address}"] == ""
-        await rays.answers(cluster, "a")
-        assert not ray_hosts.done(twin).exists()
-    finally:
-        keeper.terminate()
-        keeper.wait()
 
 
 def is_admitted(node: RayNode, *, tls: bool, certificate: bool) -> bool:

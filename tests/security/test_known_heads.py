@@ -19,7 +19,6 @@ from tests.security.target import KEY, OTHER_MODEL, StrictEngine, Target, key
 from tests.security.wire import Wire, exchange, post, status_of
 
 NO_KEY = post(BODY)
-OTHER_ROUTE = good(target=b"/tokenize")
 REFUSED = {
     401: (post(BODY, b"authorization: Bearer wrong"), NO_KEY),
     415: (good(b"content-type: text/plain", json_type=False), good(b"content-encoding: gzip")),

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from partitiond.devices.mps.processes import PID_FILE
 from partitiond.simulated.gpus.mps_program import write_program
 from tests.devices.mps.clients import scripted
 from tests.engine_fixtures import short_dir
+from tests.machine import wait_for
 
 __all__ = ["short_dir"]
 
@@ -59,14 +59,6 @@ class Keeper:
             return False
 
 
-def until(true: Callable[[], object]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came")
-
-
 @contextlib.contextmanager
 def kept(folder: Path, program: Path) -> Iterator[Keeper]:
     made = Keeper(folder, program)
@@ -81,7 +73,7 @@ def kept(folder: Path, program: Path) -> Iterator[Keeper]:
 @pytest.fixture
 def simulated(short_dir: Path) -> Iterator[Keeper]:
     with kept(short_dir, write_program(short_dir / "bin/nvidia-cuda-mps-control")) as made:
-        until(made.answers)
+        wait_for("the keeper", made.answers)
         yield made
 
 

@@ -94,7 +94,6 @@ def test_a_mode_allows_so_many_replicas() -> None:
         assert wrong(device(), *many(candidate, most + 1)) == (says,)
 
 
-BESIDE_OTHERS = "gives away 90 % of its SMs beside the 11 % of others"
 NO_MEMORY = "cannot be used in mode memory"
 
 
