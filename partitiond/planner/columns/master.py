@@ -178,7 +178,7 @@ class Master:
         Where GLOP finds no optimum the last ones stay, as its own would be 0.
         """
         optimal = self._solver.OPTIMAL
-        # It goes on from the last basis, which may be none of the program that presolving makes now.
+        # It goes on from the last basis, which may be none of the program that presolving makes.
         if self._solver.Solve() != optimal and self._solver.Solve(WITHOUT_PRESOLVE) != optimal:
             return self._raw
         self.value = float(self._objective.Value())

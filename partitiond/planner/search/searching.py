@@ -14,6 +14,11 @@ HOPE_SHARE: Final = 0.5
 """Share of the time after which a search that found no plan serving all demand gives up, because
 the fallback to the most goodput needs time as well. Chosen."""
 
+SMALL: Final = 200
+RUNS: Final = 12
+"""Models times devices up to which the search by cost begins anew so often, with other seeds. There
+a run is at its end within a second, and how good a plan is, is up to its first steps."""
+
 
 def search(
     watch: SolveMonitor, start: Member | None, worth: Floats, *, by_cost: bool
@@ -26,27 +31,34 @@ def search(
         worth: (E,) what one replica of each entry takes.
         by_cost: True to serve all demand at the least cost; False to maximise goodput.
     """
-    seed = watch.instance.request.seed
-    improver = Improver(build_sites(watch.instance), worth, by_cost=by_cost, seed=seed)
+    instance, sites = watch.instance, build_sites(watch.instance)
+    small = by_cost and len(instance.needs) * len(instance.group_of) <= SMALL
+    runs, seconds, found = RUNS if small else 1, watch.left(), list[Member]()
+    for number in range(runs):
+        improver = Improver(sites, worth, by_cost=by_cost, seed=instance.request.seed + number)
 
-    def tell(value: float) -> None:
-        # A plan that misses least numbers may be worth more than any that has them, so it would
-        # end the solve at a bound that no answer meets.
-        if improver.meets_least():
-            watch.record_best(value, NAME)
+        def tell(value: float, improver: Improver = improver) -> None:
+            # A plan that misses least numbers may be worth more than any that has them, so it would
+            # end the solve at a bound that no answer meets.
+            if improver.meets_least():
+                watch.record_best(value, NAME)
 
-    def halt() -> bool:
-        late = improver.share > HOPE_SHARE or watch.impossible
-        hopeless = not improver.has_answer and late
-        return watch.done or hopeless or watch.left() <= 0
+        def halt(improver: Improver = improver, before: int = number) -> bool:
+            late = before + improver.share > HOPE_SHARE * runs or watch.impossible
+            hopeless = not (found or improver.has_answer) and late
+            return watch.done or hopeless or watch.left() <= 0
 
-    improver.start(None)
-    if start is not None:
-        improver.start(start.packing)
-    tell(improver.value())
-    if not watch.done:
-        improver.run(watch.left(), halt=halt, tell=tell)
-    return [member(NAME, improver.best())] if improver.has_answer else []
+        improver.start(None)
+        if start is not None and not number:
+            improver.start(start.packing)
+        tell(improver.value())
+        if not watch.done:
+            improver.run(seconds / runs, halt=halt, tell=tell)
+        if improver.has_answer:
+            found.append(member(NAME, improver.best()))
+        if halt():
+            break
+    return found
 
 
 def serve_everything(

@@ -78,6 +78,20 @@ def test_a_plan_that_misses_least_numbers_is_told_to_nobody(least: int, told: fl
     assert watch.value == told
 
 
+@pytest.mark.parametrize(("devices", "runs"), [(2, searching.RUNS), (201, 1)])
+def test_the_least_cost_of_a_small_fleet_is_sought_from_several_beginnings(
+    devices: int, runs: int
+) -> None:
+    """However long one search went on, it stayed near its first packing."""
+    all_gpus = tuple(gpu(f"g{n}") for n in range(devices))
+    model = want("a", point("a", 5, 60), rate=5)
+    request = PlanRequest(all_gpus, (model,), time_limit_seconds=0.1, deterministic=True)
+    instance = build_instance(request)
+    watch, prices = SolveMonitor(instance), usual_prices(build_sites(instance))
+    found = searching.search(watch, None, prices, by_cost=True)
+    assert len(found) == runs
+
+
 @pytest.mark.parametrize("objective", [Objective.MAX_GOODPUT, Objective.MIN_DEVICES])
 @pytest.mark.parametrize("seed", seeds(120, 30))
 def test_whatever_it_holds_fits_by_the_packings_own_rules(seed: int, objective: Objective) -> None:
