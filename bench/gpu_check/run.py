@@ -85,7 +85,7 @@ class Check:
     async def run(self) -> None:
         """Make trials until nothing fits. Cancelling leaves no engine running."""
         try:
-            while isinstance(decision := self._decide(self._left), Next):
+            while isinstance(decision := self._decide(self._budget.left), Next):
                 step = self._steps[decision.trial.step]
                 self._say(
                     f"{decision.trial.id}: {step.title} (about {decision.expected_seconds:.0f} s, "
@@ -105,7 +105,7 @@ class Check:
         """Say which trials the budget should be enough for, and when each should have ended."""
         ledger, at = self._lab.ledger, self._budget.used
         for found in foreseen(
-            self._trials, ledger.standings, self._costs, self._left, only=self._only
+            self._trials, ledger.standings, self._costs, self._budget.left, only=self._only
         ):
             at += found.expected_seconds
             self._say(f"planned: {found.trial.id} by {at:.0f} s")
@@ -116,7 +116,7 @@ class Check:
 
     @property
     def _left(self) -> float:
-        return self._budget.left - self._lab.scale.reserve_seconds
+        return self._budget.left - self._costs.reserve_seconds
 
     def _decide(self, seconds_left: float) -> Next | Stop:
         return next_trial(

@@ -71,10 +71,15 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds that engine starts and windows take; a start includes the stop."""
+    """Seconds that engine starts and windows take; a start includes the stop.
+
+    Attributes:
+        reserve_seconds: kept of every budget for stopping and the report.
+    """
 
     start_seconds: float
     window_seconds: float
+    reserve_seconds: float = 0.0
 
     def learned(self, starts: Sequence[float]) -> "Costs":
         """The costs with the measured starts: the median of the last five."""
@@ -121,10 +126,11 @@ def next_trial(
         trials: all trials, by value.
         standings: trials tried in this run or before.
         costs: see `Costs`.
-        seconds_left: seconds left of the budget.
+        seconds_left: seconds left of the budget, with the reserve.
         only: steps that may run, together with the trials that they need; empty for all.
         tried_now: trials that did not succeed in this run; they are not tried again in it.
     """
+    seconds_left -= costs.reserve_seconds
     wanted = _wanted(trials, only)
     reasons: dict[str, str] = {}
     for trial in trials:

@@ -96,11 +96,11 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
 @pytest.mark.full
 async def test_the_budget_cuts_a_trial_that_takes_too_long(short_dir: Path, tmp_path: Path) -> None:
     lab = lab_of(short_dir, tmp_path, "--load-seconds", "60")
-    made = await check(lab, FAKE.reserve_seconds + 8, 2)
+    made = await check(lab, FAKE.costs.reserve_seconds + 8, 2)
     assert lab.ledger.entries["2.opt-125m"].state.value == "cut"
     assert made.not_reached["2.opt-125m"] == "was cut by the budget"
     assert not living(short_dir)
-    later = await check(lab, FAKE.reserve_seconds + 8, 2)
+    later = await check(lab, FAKE.costs.reserve_seconds + 8, 2)
     assert later.tried == [], "nor is it tried with as little again"
 
 

@@ -1,5 +1,7 @@
 """The schedule picks the next trial by rules that hold for every list, and in known cases."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from bench.gpu_check.schedule import (
     in_order,
     next_trial,
 )
+from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps import all_steps
 
 COSTS = Costs(start_seconds=10.0, window_seconds=2.0)
@@ -154,10 +157,21 @@ def test_nothing_relies_on_mps_before_it_is_proved() -> None:
     assert all("1.mps" in trial.needs for trial in under if trial.id != "1.mps")
 
 
-def test_what_is_worth_most_comes_first_mps_in_four_minutes_all_in_six() -> None:
-    trials = [trial for step in all_steps() for trial in step.trials(REAL)]
-    quick = [trial.id for trial in in_order(trials, QUICK)]
-    assert quick == [trial.id for trial in in_order(trials, FULL)][: len(quick)]
-    for minutes, names in ((4, quick[:-1]), (6, quick)):
-        found = foreseen(in_order(trials, QUICK), {}, REAL.costs, 60.0 * minutes)
-        assert [decision.trial.id for decision in found] == names
+def test_a_budget_reaches_what_the_page_says_and_nothing_reaches_it_much_sooner() -> None:
+    every = [trial for step in all_steps() for trial in step.trials(REAL)]
+    page = (ROOT / "docs/how-to/gpu-check.md").read_text()
+    told: dict[tuple[str, str], float] = {}
+    for plan, budgets in re.findall(r"^\| `(\w+)`.* \| (\d.*: all) \|$", page, re.MULTILINE):
+        trials = in_order(every, PLANS[plan])
+        for seconds, name in re.findall(r"([\d,]+): `?([\w.-]+)", budgets):
+            budget = float(seconds.replace(",", ""))
+            names = [trial.id for trial in trials]
+            upto = names if name == "all" else names[: names.index(name) + 1]
+            for by in (budget - 6.0, 0.95 * budget):  # a run begins seconds before its first trial
+                reached = {d.trial.id for d in foreseen(trials, {}, REAL.costs, by)}
+                assert (reached >= set(upto)) == (by > 0.95 * budget), (plan, name, by)
+            told[plan, name] = budget
+    assert {plan for plan, _name in told} == set(PLANS)
+    assert told["quick", "4.mps-few"] == 240.0
+    assert told["full", "11.mps"] <= 900.0
+    assert FULL[: len(QUICK)] == QUICK
