@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import shlex
 import signal
 import sys
 import tempfile
@@ -78,6 +79,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     instead.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
     instead.add_argument("--cpu", action="store_true", help="measure on the host's CPU")
     arguments = parser.parse_args(argv)
+    arguments.command = shlex.join(["python", "-m", "bench.gpu_check", *argv])
     arguments.scale = arguments.scale or ("quick" if arguments.cpu else "full")
     if arguments.cpu and arguments.scale != "quick":
         parser.error(f"--cpu runs --scale quick alone: those of {arguments.scale} need a GPU")
@@ -150,6 +152,7 @@ def prepared(
         else:
             environment, engine, args = None, "simulated", ("--token-seconds", "0.004")
         ledger = Ledger.load(arguments.out, Subject(device.hardware, engine, scale.name))
+        ledger.ran(arguments.command)
         kept = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
         cache = kept.absolute() if host is None else Path(short) / "cache"
         runner = CheckRunner(

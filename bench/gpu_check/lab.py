@@ -186,7 +186,7 @@ class Lab:
             confirm_memory=False,
             confirm_capacity=False,
             paper_requests=self.scale.paper_requests,
-            command="python -m bench.gpu_check --only 2,6",
+            command=" && ".join(self.ledger.commands),
         )
 
     async def profile(self, want: Want) -> Profile:

@@ -56,6 +56,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self.starts: list[float] = []
         self.spent_seconds = 0.0
+        self.commands: list[str] = []
 
     @classmethod
     def load(cls, folder: Path, subject: Subject) -> "Ledger":
@@ -89,6 +90,7 @@ class Ledger:
             ledger = cls(path, Subject(**held["subject"]))
             ledger.starts = [float(seconds) for seconds in held["starts"]]
             ledger.spent_seconds = float(held["spent_seconds"])
+            ledger.commands = [str(command) for command in held.get("commands", ())]
             for name, entry in held["trials"].items():
                 ledger.entries[name] = Entry(**{**entry, "state": State(entry["state"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,6 +130,10 @@ class Ledger:
         error = f"cut by the budget after {seconds:.0f} s"
         self._keep(trial, Entry(State.CUT, seconds, self._attempts(trial), error=error))
 
+    def ran(self, command: str) -> None:
+        """Note the command of this run; it is kept with the next result."""
+        self.commands = list(dict.fromkeys((*self.commands, command)))
+
     def _attempts(self, trial: str) -> int:
         entry = self.entries.get(trial)
         return entry.attempts if entry is not None else 0
@@ -143,6 +149,7 @@ class Ledger:
             "schema": SCHEMA,
             "subject": dataclasses.asdict(self.subject),
             "spent_seconds": round(self.spent_seconds, 1),
+            "commands": self.commands,
             "starts": [round(seconds, 2) for seconds in self.starts],
             "trials": {name: dataclasses.asdict(entry) for name, entry in self.entries.items()},
         }

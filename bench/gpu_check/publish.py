@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.gpu_check import report
-from bench.gpu_check.ledger import Ledger, Subject, replace_file
+from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.scale import REAL
 from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps import all_steps
@@ -57,9 +57,7 @@ def published(out: Path, root: Path) -> list[str]:
     for profile in sorted((out / "profiles").glob("*.json")):
         said.append(str(shutil.copy(profile, folder / profile.name)))
     page = root / "docs" / "benchmarks.md"
-    replace_file(
-        page, with_tables(page.read_text(encoding="utf-8"), tables(ledger), title(ledger), subject)
-    )
+    replace_file(page, with_tables(page.read_text(encoding="utf-8"), ledger))
     return [*said, str(page)]
 
 
@@ -83,15 +81,18 @@ def title(ledger: Ledger) -> str:
     return f"{ledger.subject.hardware}, {ledger.subject.engine}{driver}"
 
 
-def with_tables(page: str, made: str, heading: str, subject: Subject) -> str:
+def with_tables(page: str, ledger: Ledger) -> str:
     """The page with this GPU's tables in place of its earlier ones, or after the heading's text.
 
     Raises:
         InputError: the page has no such heading.
     """
-    begin, end = (mark.format(subject.hardware) for mark in (BEGIN, END))
-    command = "python -m bench.gpu_check, then python -m bench.gpu_check.publish OUT"
-    block = f"{begin}\n### {heading}\n\n`{command}`\n\n{made.strip()}\n{end}"
+    begin, end = (mark.format(ledger.subject.hardware) for mark in (BEGIN, END))
+    commands = "\n".join(f"$ {command}" for command in ledger.commands)
+    block = (
+        f"{begin}\n### {title(ledger)}\n\n```console\n{commands}\n```\n\n"
+        f"{tables(ledger).strip()}\n{end}"
+    )
     if begin in page and end in page:
         before, _, rest = page.partition(begin)
         return before + block + rest.partition(end)[2]

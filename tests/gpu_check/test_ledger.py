@@ -20,6 +20,8 @@ SUBJECT = Subject("h200-141gb", "vllm 0.22.0", "gpu")
 def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
     ledger = Ledger.load(tmp_path, SUBJECT)
     ledger.starts.append(31.5)
+    for command in ("check --scale quick", "check", "check --scale quick"):
+        ledger.ran(command)
     ledger.done("1.facts", 2.0, {"rows": [{"fact": "GPU", "value": "H200"}]})
     ledger.impossible("4.mps-2", 1.0, "no MPS")
     ledger.failed("3.eager", 5.0, "out of memory")
@@ -27,6 +29,7 @@ def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
     again = Ledger.load(tmp_path, SUBJECT)
     assert again.entries == ledger.entries
     assert again.starts == [31.5]
+    assert again.commands == ["check --scale quick", "check"]
     assert again.spent_seconds == 68.0
     assert again.data("1.facts")["rows"][0]["value"] == "H200"
     assert again.data("3.eager") == {}
@@ -107,6 +110,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
     page.write_text("# Pages\n\n## On a GPU\n\nHow to.\n\n## Next\n\nMore.\n")
     (out / "profiles" / "opt-125m.json").write_text("{}")
     ledger = Ledger.load(out, SUBJECT)
+    ledger.ran("check --scale quick --budget 360")
     ledger.done("1.facts", 1.0, {"rows": [{"fact": "driver", "value": "580.1"}]})
     for rate in (11.0, 22.0):
         ledger.done("2.opt-125m", 1.0, {"rows": [{"batch": 8, "output tokens/s": rate}]})
@@ -118,6 +122,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
         assert f"| 8 | {rate:g} |" in text
         assert text.index("How to.") < text.index("### h200-141gb") < text.index("## Next")
     assert "| 8 | 11 |" not in text
+    assert "\n$ check --scale quick --budget 360\n" in text
     assert text.count("### h200-141gb, vllm 0.22.0, driver 580.1\n") == 1
     page.write_text("# Pages\n")
     with pytest.raises(InputError, match="no heading"):

@@ -62,6 +62,12 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
 
     profile = serde.from_json(Profile, (out / "profiles" / "opt-125m.json").read_bytes())
     assert profile.provenance.engine == "simulated"
+    assert "check --fake --only 4 --budget 90" in profile.provenance.command
+    moved = out.rename(tmp_path / "another machine")
+    third = check("--fake", "--only", "5", "--budget", 30, "--out", moved)
+    assert third.returncode == 0, third.stderr
+    assert trials(moved)["5.opt-125m"] == "done"
+    assert "2.opt-125m" not in third.stderr, "the profile came along"
     assert "simulated" in profile.provenance.device_name
     assert {sharing.mode for sharing in profile.sharing} == {"mps", "memory"}
 
