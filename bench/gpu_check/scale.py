@@ -102,7 +102,7 @@ FAKE: Final = dataclasses.replace(
     open_shares=(0.5,),
     paper_requests=0,
     planned_replicas=2,
-    contract=("-m", "not gpu", "tests/contract/test_device_provider.py"),
+    contract=("-m", "not gpu", "tests/contract/test_nvml_contract.py"),
     costs=Costs(start_seconds=2.5, window_seconds=1.5, reserve_seconds=4.0),
 )
 """For the automated test: runs every step, but gives no usable figures."""

@@ -15,7 +15,7 @@ from bench.gpu_check.steps.differs import differences
 from bench.gpu_check.steps.discovery import uncapped
 from bench.gpu_check.steps.killed import Seen
 from bench.gpu_check.steps.plans import compared
-from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.errors import EngineError, EngineUnavailableError
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.engines.install.environment import read_environment
 from partitiond.simulated.gpus.mps_program import write_program
@@ -45,8 +45,9 @@ def test_what_was_seen_becomes_figures_and_tables() -> None:
     assert [row["outcome"] for row in data["rows"]] == ["passed", "failed"]
     assert data["failed"] == 1
     assert "2 tests, 1 failed." in data["notes"]
-    broken = outcome_of("ImportError: no module\n", 2).data
-    assert "ImportError" in broken["notes"][1]
+    for code in (0, 2):
+        with pytest.raises(EngineError, match="ImportError"):
+            outcome_of("ImportError: no module\n", code)
 
 
 def test_several_api_servers_are_started_by_another_command() -> None:

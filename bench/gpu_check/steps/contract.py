@@ -12,6 +12,7 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import ImpossibleError, Trial
 from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps import Outcome
+from partitiond.core.errors import EngineError
 
 _LINE: Final = re.compile(r"^(\S+::\S.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 LAST_LINES: Final = 12
@@ -52,14 +53,14 @@ class Contract:
 
 
 def outcome_of(text: str, code: int) -> Outcome:
-    """The outcomes in pytest's output, as a table. Pure."""
+    """The outcomes in pytest's output, as a table. Raises EngineError: it ran no test. Pure."""
     found = [match.groups() for line in text.splitlines() if (match := _LINE.match(line))]
     rows = [{"test": name, "outcome": state.lower()} for name, state in found]
+    if not found:
+        raise EngineError(f"pytest ran no test and ended with {code}: {' | '.join(_last(text))}")
     failed = sum(state in {"FAILED", "ERROR"} for _, state in found)
     notes = [f"{len(found)} tests, {failed} failed."]
-    if code and not found:
-        notes.append("pytest ended with {}: {}".format(code, " | ".join(_last(text))))
-    elif failed:
+    if failed:
         notes += _last(text)
     return Outcome({"rows": rows, "notes": notes, "failed": failed})
 

@@ -77,7 +77,8 @@ async def _applied(lab: Lab, mode: SharingMode) -> Outcome:
     if not left.nothing:
         notes.append(f"{mode}: {left.journal} journal entries and {left.processes} processes left!")
     notes.append(f"{mode}: {compared(arrived)}")
-    return Outcome({"rows": [row, *arrived], "notes": notes})
+    rows = [row, *({**one, "sharing": mode.value} for one in arrived)]
+    return Outcome({"rows": rows, "notes": notes})
 
 
 async def _arrivals(

@@ -64,4 +64,4 @@ def _notes(profile: Profile) -> list[str]:
             f"Paper's mode, {paper.requests} requests at once: {paper.output_tokens_per_s:.0f} "
             f"output tokens/s, mean E2EL {paper.mean_e2el_seconds:.2f} s."
         )
-    return [*notes, *profile.provenance.notes]
+    return [f"{profile.model}: {note}" for note in (*notes, *profile.provenance.notes)]
