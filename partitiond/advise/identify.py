@@ -17,13 +17,13 @@ from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
 from partitiond.core.model.spec import (
-    DEFAULT_WORKLOAD,
     EngineOptions,
     ModelSource,
     ModelSpec,
     SourceKind,
 )
 from partitiond.core.model.workload import MAX_TOKENS, Workload
+from partitiond.fleet.workloads import default_workload
 from partitiond.models.catalog import entry_of, source_for
 
 LEAST_REQ_PER_S: Final = 0.001
@@ -121,7 +121,8 @@ def identify(
         source, architecture, names = _source(traffic.model, served, wishes, spec, architecture_of)
     except (SpecError, ModelSourceError) as error:
         return UnidentifiedModel(traffic, str(error))
-    workload, notes = _workload(traffic, spec)
+    assumed = spec.workload if spec else default_workload(architecture, EngineOptions())
+    workload, notes = _workload(traffic, assumed)
     base = spec or ModelSpec(
         name=_free_name(slug(traffic.model), taken), source=source, engine=EngineOptions("auto")
     )
@@ -188,10 +189,9 @@ def _architecture(source: ModelSource, architecture_of: ArchitectureOf) -> Archi
     return architecture_of(source)
 
 
-def _workload(traffic: ObservedTraffic, spec: ModelSpec | None) -> tuple[Workload, tuple[str, ...]]:
-    """Return the observed request shape; without requests the spec's, or the default."""
+def _workload(traffic: ObservedTraffic, assumed: Workload) -> tuple[Workload, tuple[str, ...]]:
+    """Return the observed request shape; without requests the assumed one."""
     if traffic.prompt is None or traffic.output is None:
-        assumed = spec.workload if spec is not None else DEFAULT_WORKLOAD
         return assumed, (f"no request ended: planned for {assumed.key} tokens",)
     return workload_of(traffic.prompt, traffic.output), ()
 

@@ -32,7 +32,8 @@ from partitiond.fleet.registration import (
     check_flags,
     to_variants,
 )
-from partitiond.fleet.workloads import changed_workload
+from partitiond.fleet.workloads import changed_workload, default_workload
+from partitiond.models.catalog import entry_of
 from partitiond.serde import from_jsonable, to_jsonable
 from partitiond.settings.types import Size
 
@@ -73,7 +74,7 @@ class ModelPatch(ChangeableBody, Patch):
         if "request_defaults" in self.model_fields_set:
             merged["request_defaults"] = self.request_defaults or {}
             check_sampling(merged["request_defaults"])
-        merged["workload"] = to_jsonable(self._workload(spec.workload))
+        merged["workload"] = to_jsonable(self._workload(spec))
         try:
             changed = from_jsonable(ModelSpec, merged)
         except InputError as error:
@@ -89,15 +90,15 @@ class ModelPatch(ChangeableBody, Patch):
             check_flags(changed, rules)
         return changed
 
-    def _workload(self, old: Workload) -> Workload:
+    def _workload(self, spec: ModelSpec) -> Workload:
         if "workload" not in self.model_fields_set:
-            return old
+            return spec.workload
+        entry = entry_of(spec.source)
+        default = default_workload(entry.architecture if entry else None, spec.engine)
         changes: WorkloadPatch | None = self.workload
-        return (
-            Workload()
-            if changes is None
-            else changed_workload(old, changes.model_dump(exclude_unset=True))
-        )
+        if changes is None:
+            return default
+        return changed_workload(spec.workload, changes.model_dump(exclude_unset=True), default)
 
 
 def merge(target: Any, patch: dict[str, Any]) -> dict[str, Any]:

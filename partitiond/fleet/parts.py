@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from partitiond.core.errors import SpecError
 from partitiond.core.model.demand import DEFAULT_WINDOW_SECONDS
 from partitiond.core.model.spec import (
+    DEFAULT_WORKLOAD,
     EngineOptions,
     FaultDomain,
     ModelSource,
@@ -82,7 +83,9 @@ class WorkloadBody(Body):
     )
 
     prompt_tokens: int | None = Field(None, description="Mean prompt length in tokens [512].")
-    output_tokens: int | None = Field(None, description="Mean output length in tokens [256].")
+    output_tokens: int | None = Field(
+        None, description="Mean output length in tokens [256; pooling:1]."
+    )
     shape: LengthShape | None = Field(
         None,
         description="fixed; lognormal around the means; trace: recorded pairs, equally likely. "
@@ -98,9 +101,9 @@ class WorkloadBody(Body):
         (), description="Trace: [prompt, output] in tokens; the means follow from them."
     )
 
-    def to_workload(self) -> Workload:
-        """Convert to the core's type. Raises SpecError."""
-        return workload_of(**self.model_dump())
+    def to_workload(self, default: Workload = DEFAULT_WORKLOAD) -> Workload:
+        """Convert to the core's type, with the means of `default` if absent. Raises SpecError."""
+        return workload_of(default, **self.model_dump())
 
 
 class SloBody(Body):

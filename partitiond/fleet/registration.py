@@ -46,6 +46,8 @@ from partitiond.fleet.parts import (
     check_folder,
     named_source,
 )
+from partitiond.fleet.workloads import default_workload
+from partitiond.models.catalog import entry_of
 
 Aliases = Annotated[tuple[str, ...], Field(max_length=MAX_ALIASES)]
 Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
@@ -188,6 +190,7 @@ class ModelBody(ChangeableBody, NamedBody):
         source, name = self.source_and_name(rules.hub if self.hub is None else self.hub)
         check_folder(source, rules.allow_folders)
         check_sampling(self.request_defaults)
+        entry = entry_of(source)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSpec)}
         for part in _PARTS:
             if fields[part] is not None:
@@ -195,7 +198,9 @@ class ModelBody(ChangeableBody, NamedBody):
         fields |= {
             "name": self.name or name,
             "source": source,
-            "workload": self.workload.to_workload(),
+            "workload": self.workload.to_workload(
+                default_workload(entry.architecture if entry else None, fields["engine"])
+            ),
             "variants": to_variants(self.variants, fields["engine"], rules),
         }
         spec = ModelSpec(**fields)

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import SpecError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.families.encoders import ENCODERS
+from partitiond.core.model.spec import DEFAULT_WORKLOAD, EngineOptions
 from partitiond.core.model.workload import MAX_TOKENS, MAX_TRACE_PAIRS, LengthShape, Workload
 from partitiond.core.units import format_bytes
 
@@ -16,10 +20,28 @@ PROMPT_COLUMNS: Final = ("prompt_tokens", "contexttokens", "request tokens", "in
 OUTPUT_COLUMNS: Final = ("output_tokens", "generatedtokens", "response tokens", "output_length")
 """Names of partitiond, the Azure LLM traces, BurstGPT and Mooncake, in lower case."""
 
-_DEFAULT: Final = Workload()
+
+def default_workload(architecture: Architecture | None, engine: EngineOptions) -> Workload:
+    """Return the workload of a model for which none is given.
+
+    A model that pools (an encoder, or by the flags of its engine) answers in one step, which counts
+    as an output of 1 token. The prompt is shortened to what the context has room for.
+
+    Args:
+        architecture: of the model; None if only the engine can tell it.
+        engine: options of its engine.
+    """
+    usual = DEFAULT_WORKLOAD
+    encoder = architecture is not None and architecture.family in ENCODERS
+    output = 1 if encoder or engine.task is not EngineTask.GENERATE else usual.output_tokens
+    built_for = architecture.max_position if architecture else MAX_TOKENS
+    room = min(engine.max_model_len or built_for, built_for) - output
+    # Without any room the usual prompt stays, for the error that tells what a context needs.
+    return Workload(min(usual.prompt_tokens, room) if room > 0 else usual.prompt_tokens, output)
 
 
 def workload_of(
+    default: Workload = DEFAULT_WORKLOAD,
     *,
     prompt_tokens: int | None = None,
     output_tokens: int | None = None,
@@ -31,7 +53,7 @@ def workload_of(
     """Make a workload from the given values; a shape that is not given follows from them.
 
     Pairs make a trace, a variation makes a lognormal, anything else is fixed. The means of a trace
-    follow from its pairs.
+    follow from its pairs. Means that are not given are those of `default`.
 
     Raises:
         SpecError: the values contradict each other or are out of range.
@@ -53,8 +75,8 @@ def workload_of(
             )
         return traced
     return Workload(
-        _DEFAULT.prompt_tokens if prompt_tokens is None else prompt_tokens,
-        _DEFAULT.output_tokens if output_tokens is None else output_tokens,
+        default.prompt_tokens if prompt_tokens is None else prompt_tokens,
+        default.output_tokens if output_tokens is None else output_tokens,
         shape,
         *variations,
         pairs=given_pairs,
@@ -67,7 +89,9 @@ def _shape(pairs: tuple[tuple[int, int], ...], variations: tuple[float, float]) 
     return LengthShape.LOGNORMAL if any(variations) else LengthShape.FIXED
 
 
-def changed_workload(old: Workload, changes: Mapping[str, Any]) -> Workload:
+def changed_workload(
+    old: Workload, changes: Mapping[str, Any], default: Workload = DEFAULT_WORKLOAD
+) -> Workload:
     """Return the workload after a merge patch: absent fields stay, None restores the default.
 
     A change of shape keeps only the fields that the new shape has: a trace that becomes lognormal
@@ -75,6 +99,7 @@ def changed_workload(old: Workload, changes: Mapping[str, Any]) -> Workload:
 
     Args:
         changes: fields of `workload_of`.
+        default: the model's `default_workload`.
 
     Raises:
         SpecError: the values contradict each other or are out of range.
@@ -94,7 +119,7 @@ def changed_workload(old: Workload, changes: Mapping[str, Any]) -> Workload:
             "output_variation": old.output_variation,
         }
     merged = {key: value for key, value in kept.items() if key not in changes} | given
-    return workload_of(**{**merged, "shape": shape})
+    return workload_of(default, **{**merged, "shape": shape})
 
 
 def _shape_after(

@@ -42,8 +42,8 @@ function formView() {
       text("demand", "Requests/s", "Empty: as much as there is.", { type: "number", min: 0, step: "any" }),
       text("max_replicas", "At most replicas", "", { type: "number", min: 1, step: 1 })),
     h("div", { class: "row" },
-      text("prompt", "Prompt tokens", "", { type: "number", min: 1, step: 1, value: 512 }),
-      text("output", "Output tokens", "", { type: "number", min: 1, step: 1, value: 256 })),
+      text("prompt", "Prompt tokens", "", { type: "number", min: 1, step: 1, placeholder: "of the model" }),
+      text("output", "Output tokens", "", { type: "number", min: 1, step: 1, placeholder: "of the model" })),
     h("div", { class: "row" },
       text("ttft", "TTFT at most, s", "Both or neither.", { type: "number", min: 0, step: "any" }),
       text("tpot", "TPOT at most, s", "", { type: "number", min: 0, step: "any" })),
@@ -66,7 +66,7 @@ function body(from) {
   const asked = {
     model: value("model"), weights: value("weights"), engine_kind: value("engine_kind"), isolation: value("isolation"),
     auto: from.elements.auto.checked,
-    workload: { prompt_tokens: Number(value("prompt") || 512), output_tokens: Number(value("output") || 256) },
+    workload: { prompt_tokens: Number(value("prompt")) || null, output_tokens: Number(value("output")) || null },
   };
   if (value("name")) asked.name = value("name");
   if (value("demand")) asked.demand = { req_per_s: Number(value("demand")) };

@@ -14,12 +14,12 @@ from partitiond.core.hardware.cpus import measured_cpu
 from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, mig_profile
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.spec import Slo
-from partitiond.core.model.workload import Workload
+from partitiond.core.model.spec import EngineOptions, Slo
 from partitiond.core.performance import comparison
 from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
+from partitiond.fleet.workloads import default_workload, workload_of
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
@@ -39,8 +39,8 @@ def estimate(
         "As a100-40gb, l4, t4, a100-40gb:1g.5gb; 'cpu' measures this host's CPU.", metavar="NAME"
     ),
     compare: str | None = option("Several kinds, side by side.", metavar="A,B,..."),
-    prompt_tokens: int = option("Mean prompt.", default=512),
-    output_tokens: int = option("Mean output.", default=256),
+    prompt_tokens: int | None = option("Mean prompt."),
+    output_tokens: int | None = option("Mean output."),
     prompt_variation: float = option(
         "Lognormal prompts: standard deviation over mean.", default=0.0
     ),
@@ -71,7 +71,13 @@ def estimate(
     question = Question(
         model=name,
         architecture=architecture,
-        workload=_workload(prompt_tokens, output_tokens, prompt_variation, output_variation),
+        workload=workload_of(
+            default_workload(architecture, EngineOptions(max_model_len=max_model_len)),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            prompt_variation=prompt_variation,
+            output_variation=output_variation,
+        ),
         slo=slo_of(slo_ttft, slo_tpot),
         dtype=dtype,
         quantization=quantization,
@@ -96,14 +102,6 @@ def slo_of(ttft: float | None, tpot: float | None) -> Slo | None:
     return Slo(
         NO_BOUND_SECONDS if ttft is None else ttft, NO_BOUND_SECONDS if tpot is None else tpot
     )
-
-
-def _workload(
-    prompt: int, output: int, prompt_variation: float, output_variation: float
-) -> Workload:
-    if prompt_variation == 0 and output_variation == 0:
-        return Workload(prompt, output)
-    return Workload.lognormal(prompt, output, prompt_variation, output_variation)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,10 +18,21 @@ from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 
 
-def workload_of(lengths: str | None = None, **given: float) -> Workload:
+def workload_of(
+    lengths: str | None = None, model: str = "opt-125m", engine: object = None, **given: float
+) -> Workload:
     body = MODEL.body_of({"lengths": lengths, **given})
-    parsed = ModelBody.model_validate({"model": "opt-125m", **body})
+    parsed = ModelBody.model_validate({"model": model, "engine": engine or {}, **body})
     return parsed.to_spec(RegistrationRules()).workload
+
+
+def test_a_model_that_pools_gives_one_token_for_a_prompt_that_fits() -> None:
+    assert workload_of(model="bge-m3") == Workload(512, 1)
+    assert workload_of(model="BAAI/bge-reranker-base") == Workload(511, 1)
+    pooling = {"extra_args": ["--runner=pooling"], "max_model_len": 128}
+    assert workload_of(engine=pooling) == Workload(127, 1)
+    assert workload_of(model="bge-m3", prompt_tokens=64) == Workload(64, 1)
+    assert workload_of(model="bge-m3", output_tokens=8) == Workload(512, 8)
 
 
 def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:

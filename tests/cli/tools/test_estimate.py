@@ -26,6 +26,11 @@ def test_json_has_the_figures_by_name_and_the_largest_batch_of_the_papers_table_
     assert "batch   tok/s" not in none.out
 
 
+def test_a_model_that_pools_is_estimated_by_its_defaults(cli: Cli) -> None:
+    found = cli("tools estimate bge-reranker-base", *A100, "--json").json
+    assert found["workload"] == "511/1"
+
+
 def test_a_model_is_a_folder_or_a_config_file(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "my-model"
     folder.mkdir()
