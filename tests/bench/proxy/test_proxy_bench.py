@@ -1,111 +1,16 @@
-"""The proxy's benchmark reads its client's report, and turns figures into verdicts."""
+"""The proxy's benchmark turns figures into verdicts."""
 
-import contextlib
-import dataclasses
-import re
-import socket
-import socketserver
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.proxy import measure, native, report, tools
+from bench.proxy import measure, report, tools
 from bench.proxy.__main__ import read_arguments
 from bench.proxy.measure import Results
-from bench.proxy.native import Load, Upstream
+from bench.proxy.native import Upstream
 from bench.proxy.proxies import Setting, program, routing_table
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.serde import from_json, to_json
-
-REQUESTS = Load("requests", 8, 0.2)
-STREAMS = Load("streams", 8, 0.3, 30, 100, once=True)
-
-
-@pytest.fixture
-def upstream(tmp_path: Path) -> Iterator[Upstream]:
-    with native.upstream(tmp_path, None) as running:
-        yield running
-
-
-def client(load: Load, port: int) -> dict[str, Any]:
-    return native.read_report(native.start_client(load, port, core=None))
-
-
-Tamper = Callable[[bytes], bytes | None]
-
-
-@contextlib.contextmanager
-def relay(upstream: Upstream, tamper: Tamper, piece: int = 65536) -> Iterator[int]:
-    """A proxy that changes what the engine says; None from `tamper` closes the connection."""
-
-    class Connection(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as engine:
-                engine.connect(upstream.path)
-                pump = threading.Thread(target=pass_on, args=(self.request, engine))
-                pump.start()
-                with contextlib.suppress(OSError):
-                    while (data := engine.recv(65536)) and (changed := tamper(data)) is not None:
-                        for at in range(0, len(changed), piece):
-                            self.request.sendall(changed[at : at + piece])
-                with contextlib.suppress(OSError):
-                    self.request.shutdown(socket.SHUT_RDWR)
-                pump.join()
-
-    class Server(socketserver.ThreadingTCPServer):
-        request_queue_size = 64
-
-    with Server(("127.0.0.1", 0), Connection) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-
-
-def pass_on(client: socket.socket, engine: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := client.recv(65536):
-            engine.sendall(data)
-        engine.shutdown(socket.SHUT_RDWR)
-
-
-def bad(seen: dict[str, Any]) -> dict[str, int]:
-    return {name: seen[name] for name in ("errors", "wrong", "lost", "unfinished") if seen[name]}
-
-
-EVENT_5 = re.compile(rb'[0-9a-f]+\r\ndata: [^\r]*" 00000005 [^\r]*\r\n')
-"""A chunk of the answer, which has this event."""
-
-
-@pytest.mark.soak
-def test_every_chunk_of_a_stream_comes_once_and_no_damage_goes_unseen(upstream: Upstream) -> None:
-    for rate, usage, chunks in ((0, False, 30), (100, True, 30), (-1, True, 2)):
-        load = dataclasses.replace(STREAMS, rate=rate, chunks=chunks, usage=usage, grace=10)
-        with relay(upstream, lambda data: data, piece=7) as port:
-            for at in (upstream.port, port):
-                seen = client(load, at)
-                assert bad(seen) == {}
-                assert (seen["requests"], seen["chunks"]) == (8, 8 * chunks)
-    damages: list[tuple[Tamper, set[str]]] = [
-        (lambda data: EVENT_5.sub(b"", data), {"wrong", "lost"}),
-        (lambda data: data.replace(b'" 00000005 ', b'" 00000015 '), {"wrong"}),
-        (lambda data: data.replace(b"null", b"nulL"), {"wrong"}),
-        (lambda data: data.replace(b"[DONE]", b"[DOME]"), {"wrong"}),
-        (lambda data: None if b"00000009" in data else data, {"lost"}),
-        (lambda data: data.replace(b"200 OK", b"503 No"), {"errors"}),
-    ]
-    for tamper, found in damages:
-        with relay(upstream, tamper) as port:
-            seen = client(STREAMS, port)
-        assert found <= set(bad(seen)), seen
-        assert seen["first_error"]
-    with relay(upstream, lambda data: data.replace(b"cmpl-0", b"cmpl-1")) as port:
-        seen = client(REQUESTS, port)
-    assert (seen["wrong"] > 0, seen["requests"]) == (True, 0), "of another request"
 
 
 def results(**values: list[float]) -> Results:
