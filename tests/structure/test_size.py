@@ -18,7 +18,7 @@ MOST_LINES: Mapping[str, int] = {
     "tests": 94_200,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
-MOST_WORDS = 60_000
+MOST_WORDS = 59_900
 """Words of all pages below docs/, as `wc -w` counts, rounded up to hundreds. They only fall."""
 MOST_WORDS_OF_A_DECISION = 250
 ROUNDING = 100
