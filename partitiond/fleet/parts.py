@@ -84,7 +84,7 @@ class WorkloadBody(Body):
 
     prompt_tokens: int | None = Field(None, description="Mean prompt length in tokens [512].")
     output_tokens: int | None = Field(
-        None, description="Mean output length in tokens [256; pooling:1]."
+        None, description="Mean output length in tokens [256; 1 if it pools]."
     )
     shape: LengthShape | None = Field(
         None,

@@ -25,19 +25,19 @@ def default_workload(architecture: Architecture | None, engine: EngineOptions) -
     """Return the workload of a model for which none is given.
 
     A model that pools (an encoder, or by the flags of its engine) answers in one step, which counts
-    as an output of 1 token. The prompt is shortened to what the context has room for.
+    as an output of 1 token, and its prompt is shortened to what the context has room for. A model
+    that generates has the usual one, also where it does not fit: its user says what is asked of it.
 
     Args:
         architecture: of the model; None if only the engine can tell it.
         engine: options of its engine.
     """
-    usual = DEFAULT_WORKLOAD
     encoder = architecture is not None and architecture.family in ENCODERS
-    output = 1 if encoder or engine.task is not EngineTask.GENERATE else usual.output_tokens
+    if not encoder and engine.task is EngineTask.GENERATE:
+        return DEFAULT_WORKLOAD
     built_for = architecture.max_position if architecture else MAX_TOKENS
-    room = min(engine.max_model_len or built_for, built_for) - output
-    # Without any room the usual prompt stays, for the error that tells what a context needs.
-    return Workload(min(usual.prompt_tokens, room) if room > 0 else usual.prompt_tokens, output)
+    room = min(engine.max_model_len or built_for, built_for) - 1
+    return Workload(min(DEFAULT_WORKLOAD.prompt_tokens, max(1, room)), 1)
 
 
 def workload_of(
