@@ -137,7 +137,8 @@ async def test_an_engine_is_as_if_it_had_imported_by_itself(bench: Bench) -> Non
     found = await told(folder)
     command = json.loads((folder.path / "command.json").read_text())
     assert found["imported"], "nothing was imported before"
-    words = (sys.executable, "-c", f"import json, signal; print(json.dumps({SIGNALS}))")
+    reset = "for n in (1, 3): signal.signal(n, 0)"  # as by nohup the suite may have begun
+    words = (sys.executable, "-c", f"import json, signal\n{reset}\nprint(json.dumps({SIGNALS}))")
     alone = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
     assert found["signals"] == json.loads((await alone.communicate())[0])
     assert found["words"] == ["7", "--word"]
@@ -217,9 +218,7 @@ async def test_what_is_no_start_starts_nothing_and_costs_no_parent(
         socket.send_fds(parent._ours, [forged], descriptors)
     await parent.fork(folder, ())
     await gone(folder)
-    ended = folder.exit()
-    assert ended is not None
-    assert ended.code == 7
+    assert getattr(folder.exit(), "code", None) == 7
     assert await bench.parent(launch, command) is parent
 
 
