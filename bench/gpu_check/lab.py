@@ -186,7 +186,7 @@ class Lab:
             confirm_memory=False,
             confirm_capacity=False,
             paper_requests=self.scale.paper_requests,
-            command=" && ".join(self.ledger.commands),
+            command=self.ledger.command,
         )
 
     async def profile(self, want: Want) -> Profile:

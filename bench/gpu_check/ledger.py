@@ -56,6 +56,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self.starts: list[float] = []
         self.spent_seconds = 0.0
+        self.command = ""
         self.commands: list[str] = []
 
     @classmethod
@@ -132,6 +133,7 @@ class Ledger:
 
     def ran(self, command: str) -> None:
         """Note the command of this run; it is kept with the next result."""
+        self.command = command
         self.commands = list(dict.fromkeys((*self.commands, command)))
 
     def _attempts(self, trial: str) -> int:
