@@ -31,9 +31,9 @@ from partitiond.fleet.registration import (
     check_contexts,
     check_flags,
     to_variants,
+    usual_workload,
 )
-from partitiond.fleet.workloads import changed_workload, default_workload
-from partitiond.models.catalog import entry_of
+from partitiond.fleet.workloads import changed_workload
 from partitiond.serde import from_jsonable, to_jsonable
 from partitiond.settings.types import Size
 
@@ -93,8 +93,7 @@ class ModelPatch(ChangeableBody, Patch):
     def _workload(self, spec: ModelSpec) -> Workload:
         if "workload" not in self.model_fields_set:
             return spec.workload
-        entry = entry_of(spec.source)
-        default = default_workload(entry.architecture if entry else None, spec.engine)
+        default = usual_workload(spec.source, spec.engine)
         changes: WorkloadPatch | None = self.workload
         if changes is None:
             return default

@@ -31,6 +31,7 @@ from partitiond.core.model.spec import (
     Variant,
     Weights,
 )
+from partitiond.core.model.workload import Workload
 from partitiond.fleet.parts import (
     MAX_VARIANTS,
     AutoscaleBody,
@@ -190,7 +191,6 @@ class ModelBody(ChangeableBody, NamedBody):
         source, name = self.source_and_name(rules.hub if self.hub is None else self.hub)
         check_folder(source, rules.allow_folders)
         check_sampling(self.request_defaults)
-        entry = entry_of(source)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSpec)}
         for part in _PARTS:
             if fields[part] is not None:
@@ -198,9 +198,7 @@ class ModelBody(ChangeableBody, NamedBody):
         fields |= {
             "name": self.name or name,
             "source": source,
-            "workload": self.workload.to_workload(
-                default_workload(entry.architecture if entry else None, fields["engine"])
-            ),
+            "workload": self.workload.to_workload(usual_workload(source, fields["engine"])),
             "variants": to_variants(self.variants, fields["engine"], rules),
         }
         spec = ModelSpec(**fields)
@@ -247,6 +245,12 @@ class ModelBody(ChangeableBody, NamedBody):
             return full, suggested_name(full.ref)
         source, entry = named_source(self.model or "", hub=hub)
         return source, entry.name if entry else suggested_name(source.ref)
+
+
+def usual_workload(source: ModelSource, engine: EngineOptions) -> Workload:
+    """Return the workload of a model for which none is given, as far as the catalog knows it."""
+    entry = entry_of(source)
+    return default_workload(entry.architecture if entry else None, engine)
 
 
 def suggested_name(ref: str) -> str:
