@@ -14,7 +14,7 @@ from pathlib import Path
 import bench.proxy
 from bench.command import chosen, options
 from bench.processes import REALTIME_HELP, core_behind, cores, run_first
-from bench.proxy import measure, native, report, tools
+from bench.proxy import damage, measure, native, report, tools
 from bench.proxy.measure import DIRECT, DIRECTLY, SCENARIOS, Results
 from bench.proxy.proxies import STARTERS, Proxy, Setting, StartError, starter
 
@@ -117,6 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pd-bench-") as name, contextlib.ExitStack() as stack:
         upstream = stack.enter_context(native.upstream(Path(name), load_core))
+        damage.check(upstream)
         setting = Setting(Path(name), upstream, proxy_core, core_behind(), given.ours_options)
         proxies, skipped = start_all(given.proxies, setting, given.tree, stack)
         direct = Proxy(DIRECT, os.getpid(), upstream.port)

@@ -5,8 +5,9 @@
 The case of `tests/proxy/dispatch/test_overload.py` with vLLM in place of a simulated engine: one
 SmolLM2-135M-Instruct on one core. A closed loop of `batch` requests gives the capacity, and the
 SLO: twice its p95 of TTFT, 1.5 times its p95 of TPOT. Then the same Poisson arrivals go through the
-proxy, which has these figures for its plan, and straight to the engine; the first ten seconds are
-not counted. Good of answered is told beside what was sent, with the machine's load.
+proxy, which has these figures for its plan: `ours` learns what the engine does now, `planned` keeps
+to the plan's batch and wait. `bare` goes straight to the engine. The first ten seconds are not
+counted. Good of answered is told beside what was sent, with the machine's load.
 """
 
 import asyncio
@@ -67,15 +68,17 @@ def launch(folder: Path, batch: int) -> EngineLaunch:
     )
 
 
-def table(version: int, socket: str, batch: int, ttft_p95: float, slo: Slo) -> RoutingTable:
-    """What the control plane would tell of this engine and this SLO."""
+def table(
+    version: int, socket: str, batch: int, ttft_p95: float, slo: Slo, *, learns: bool
+) -> RoutingTable:
+    """What the control plane would tell of this engine and this SLO; without bounds none learns."""
     route = ModelRoute(
         NAME,
         ModelAvailability.SERVING,
         NAME,
         max_wait_seconds=max(0.0, slo.ttft_seconds - ttft_p95),
-        ttft_seconds=slo.ttft_seconds,
-        tpot_seconds=slo.tpot_seconds,
+        ttft_seconds=slo.ttft_seconds if learns else 0.0,
+        tpot_seconds=slo.tpot_seconds if learns else 0.0,
     )
     replica = ReplicaRoute("r-1", NAME, socket, str(version), batch, KV_TOKENS, 512)
     return RoutingTable(version, (route,), (replica,))
@@ -94,12 +97,14 @@ async def case(
     rate = sum(full.opened <= (one.end or 0.0) <= full.closed for one in ended)
     capacity = rate / full.window_seconds
     slo = Slo(2.0 * ttft.p95, 1.5 * tpot.p95)
-    await proxy.publish(table(number + 1, socket, batch, ttft.p95, slo))
     print(
         f"{kind}: {capacity:.2f} requests/s at {batch}; SLO: TTFT {slo.ttft_seconds:.2f} s, "
         f"TPOT {slo.tpot_seconds:.3f} s; load {os.getloadavg()[0]:.1f}", flush=True,
     )  # fmt: skip
-    for side, target in (("ours", proxy.base_url), ("bare", bare)):
+    sides = (("ours", proxy.base_url), ("planned", proxy.base_url), ("bare", bare))
+    for place, (side, target) in enumerate(sides):
+        version = len(sides) * number + place + 1
+        await proxy.publish(table(version, socket, batch, ttft.p95, slo, learns=side == "ours"))
         found = await open_loop(
             target,
             load,
