@@ -13,10 +13,11 @@ from pathlib import Path
 
 import bench.proxy
 from bench.command import chosen, options
-from bench.processes import REALTIME_HELP, core_behind, cores, run_first
+from bench.processes import REALTIME_HELP, core_behind, cores, memory_bytes, run_first
 from bench.proxy import damage, measure, native, report, tools
 from bench.proxy.measure import DIRECT, DIRECTLY, SCENARIOS, Results
 from bench.proxy.proxies import STARTERS, Proxy, Setting, StartError, starter
+from partitiond.core.units import MIB
 
 QUICK: tuple[str, ...] = ("ours", "nginx", "vllm-router")
 HOP: tuple[str, ...] = ("ours", "hop", "nginx", "nginx-hop")
@@ -102,6 +103,9 @@ def run_rounds(
                 results.add(proxy.name, figures)
                 shown = ", ".join(f"{k.strip()} {report.number(v)}" for k, v in figures.items())
                 print(f"{index + 1}/{rounds} {scenario:9} {proxy.name:12} {shown}", file=sys.stderr)
+        for proxy in proxies:
+            if proxy.name != DIRECT:
+                results.add(proxy.name, {measure.MEMORY: memory_bytes(proxy.pid) / MIB})
     results.add_differences()
     return results, failures
 

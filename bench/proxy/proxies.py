@@ -415,12 +415,22 @@ def ours(
         yield proxy
 
 
-def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
-    """The table that the daemon would publish: one model on one engine, and the client's key."""
+def ours_slo(setting: Setting) -> contextlib.AbstractContextManager[Proxy]:
+    """The same for a model that has an SLO, which the upstream meets."""
+    return ours(setting, name="ours-slo", table=routing_table(setting, slo=60.0))
+
+
+def routing_table(setting: Setting, version: int = 1, *, slo: float = 0.0) -> RoutingTable:
+    """The table that the daemon would publish: one model on one engine, and the client's key.
+
+    With bounds on TTFT and TPOT (seconds) the proxy learns how fast the engine is.
+    """
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     return RoutingTable(
         version=version,
-        models=(ModelRoute("m", ModelAvailability.SERVING, "m"),),
+        models=(
+            ModelRoute("m", ModelAvailability.SERVING, "m", ttft_seconds=slo, tpot_seconds=slo),
+        ),
         replicas=(ReplicaRoute("m-1", "m", setting.upstream.path, "1-1", MAX_STREAMS, 0, LARGE),),
         keys=(KeyRoute("bench", digest),),
         keys_required=True,
@@ -458,6 +468,7 @@ def starter(name: str) -> Start:
 
 STARTERS: Final[dict[str, Start]] = {
     "ours": ours,
+    "ours-slo": ours_slo,
     "hop": ours_hop,
     "nginx": nginx,
     "nginx-hop": nginx_hop,
