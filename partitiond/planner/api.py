@@ -234,12 +234,10 @@ def _serves_as_much(one: _Made, other: _Made) -> bool:
 
 
 def _held_order(made: _Made) -> tuple[int, Any]:
-    """Return a sort key of answers that hold something back: least numbers as they were asked for,
-    without a replica of each model that a cost objective wants, then what each priority gets."""
-    packing, models = made.found.packing, made.instance.request.models
-    least = {n.model: models[n.model].min_replicas or (not n.rated) for n in made.instance.needs}
-    short = sum(max(0, number - packing.counts[model]) for model, number in least.items())
-    return -short, lexicographic(values_of(packing))
+    """Return a sort key of answers that hold something back: least numbers, then what each priority
+    gets."""
+    packing = made.found.packing
+    return -packing.short_replicas(), lexicographic(values_of(packing))
 
 
 def _held(

@@ -165,8 +165,6 @@ def _of_order(question: Question, loads: list[list[Load]], plan: Plan) -> list[s
         there, everything = able(question, loads), dataclasses.replace(question, short=ANY)
         everything = dataclasses.replace(everything, objective=Objective.MAX_GOODPUT)
         ways = (x for x in plans(question, loads) if value_of(everything, x, there) is not None)
-    if plan.held_back:  # then a replica of each model is no least number
-        question = dataclasses.replace(question, objective=Objective.MAX_GOODPUT)
     orders = [order_of(question, loads, way) for way in ways]
     if not orders:
         return []
@@ -191,7 +189,7 @@ def _of_plan(
             found.append(f"{word}: {question.objective} of {_said(asked)}, not {proof.objective}")
         if said != 1 and not plan.held_back:
             found.append(f"fallback: {said} sentences say why it is one")
-        question = _in_its_place(question, proof)
+        question = dataclasses.replace(question, objective=Objective.MAX_GOODPUT)
         asked = best(question, loads)
     elif said:
         found.append("fallback: it is said to be one")
@@ -251,15 +249,6 @@ def _of_plan(
         if most is None or _better(sign, value, most, ROUNDING):
             found.append(f"value: {_said(value)} is better than the best {_said(asked)}")
     return found
-
-
-def _in_its_place(question: Question, proof: Certificate) -> Question:
-    """The most goodput, of plans with a replica of each model where the certificate says so."""
-    least = 1 if question.objective.is_cost and proof.among else 0
-    models = tuple(
-        dataclasses.replace(m, min_replicas=max(least, m.min_replicas)) for m in question.models
-    )
-    return dataclasses.replace(question, objective=Objective.MAX_GOODPUT, models=models)
 
 
 def _claims(question: Question, proof: Certificate) -> tuple[Value, Value]:

@@ -422,8 +422,7 @@ def lacking(question: Question, models: Collection[ModelDemand], chosen: tuple[L
     """Replicas of the least numbers that models lack together."""
     short = 0
     for m in models:
-        rated = m.demand.planned_req_per_s is not None
-        least = max(0 if rated and not question.objective.is_cost else 1, m.min_replicas)
+        least = max(1 if m.demand.planned_req_per_s is None else 0, m.min_replicas)
         short += max(0, least - _count(m, chosen))
     return short
 

@@ -89,16 +89,14 @@ def certify(
 
 def _among(instance: Instance, found: SolveAnswer) -> str:
     """Describe the plans that the bound covers: for the most goodput, those that lack as few of the
-    least replicas as the plan. In a fallback from a cost objective that is one of each model."""
+    least replicas as the plan."""
     if found.objective is not Objective.MAX_GOODPUT:
         return ""
     if found.packing.short_replicas():
         return "with as many of the models' least replicas"
-    fell_back = instance.request.objective.is_cost
-    if not any(need.min_replicas > fell_back for need in instance.needs):
-        return "with a replica of every model that fits a device" if fell_back else ""
-    one = ", at least one," if fell_back else ""
-    return f"with the least number of replicas{one} of every model that fits a device"
+    if not any(need.min_replicas for need in instance.needs):
+        return ""
+    return "with the least number of replicas of every model that fits a device"
 
 
 def plan_value(

@@ -67,6 +67,7 @@ def explain(
         *_of_prices(instance, found.packing, proof),
         *_worst_served(found),
         *_why_partial(instance, found),
+        *_passed_over(instance, proof),
         *_model_lines(found.packing, placements),
         *_device_lines(found.packing),
         *core_notes(instance.request.devices, placements),
@@ -76,6 +77,14 @@ def explain(
         *corrections_told(placements),
         *warnings(instance.request),
     )
+
+
+def _passed_over(instance: Instance, proof: Certificate) -> Iterator[str]:
+    """Yield that a plan that serves more was found, and why it is not this one."""
+    more, request = proof.best_value, instance.request
+    if proof.objective is Objective.MAX_GOODPUT and more is not None and request.running:
+        outage = "" if request.allow_outage else "an outage (--allow-outage), or "
+        yield f"{figure(more, 4)} would take {outage}moves that cost more."
 
 
 def _summary(instance: Instance, found: SolveAnswer, proof: Certificate) -> str:

@@ -13,11 +13,12 @@ from partitiond.core.plan.record import (
     Certificate,
     ModelDemand,
     Objective,
+    Placement,
     Plan,
     Status,
 )
 from partitiond.planner.check.figures import RELATIVE
-from partitiond.planner.check.fits import Fits
+from partitiond.planner.check.fits import Fits, fit_together
 
 
 def check_certificate(
@@ -69,6 +70,8 @@ def check_certificate(
         yield from _check_served(plan, demands, rates)
     if smallest or (proof.objective is Objective.MAX_MIN and own > 0):
         yield from _check_left_out(plan, demands, host_memory, interference)
+    if proof.objective is Objective.MAX_GOODPUT:
+        yield from _check_idle(plan, demands, rates, host_memory, interference)
 
 
 def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
@@ -202,7 +205,8 @@ def _check_left_out(
     host_memory: Mapping[str, int],
     interference: Interference,
 ) -> Iterator[str]:
-    """Check that a model left out of a cost, or of a share, fits no device.
+    """Check that a model left out of a cost, or of a share, fits no device, or no host together
+    with the models that have to be near.
 
     For shares, a model without a rate beside models with rates does not count.
     """
@@ -212,10 +216,50 @@ def _check_left_out(
     for d in demands.values():
         if d.model in placed or (rated and d.demand.planned_req_per_s is None):
             continue
-        company, able = set(d.rules.near) - {d.model} <= placed, d
+        company = [d.model]
+        for name in company:
+            near = demands[name].rules.near if name in demands else ()
+            company += [other for other in near if other not in company]
+        able = [demands[name] for name in company if name in demands]
         if plan.certificate.objective is Objective.MIN_ENERGY:  # else it has no charge
-            known = tuple(c for c in d.candidates if c.watts is not None)
-            able = dataclasses.replace(d, candidates=known)
-        alone = Fits(plan.devices, {d.model: able}, interference, host_memory, near=False)
-        if company and alone.closest(alone.unlike(able), able) is None:
+            able = [
+                dataclasses.replace(
+                    m, candidates=tuple(c for c in m.candidates if c.watts is not None)
+                )
+                for m in able
+            ]
+        named = {m.model: m for m in able}
+        alone = Fits(plan.devices, named, interference, host_memory, near=False)
+        if len(able) < len(company) or any(alone.closest(alone.unlike(m), m) for m in able):
+            continue
+        hosts = by_key((device.host, device) for device in plan.devices) if len(able) > 1 else {}
+        if not hosts or any(
+            fit_together(there, able, interference, host_memory) for there in hosts.values()
+        ):
             yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
+
+
+def _check_idle(
+    plan: Plan,
+    demands: Mapping[str, ModelDemand],
+    rates: Mapping[str, float],
+    host_memory: Mapping[str, int],
+    interference: Interference,
+) -> Iterator[str]:
+    """Check that the bound of the most goodput covers the plan with one replica more, of a model
+    that has none, on a device that holds none."""
+    proof, held = plan.certificate, {p.device_id for p in plan.placements}
+    there, idle = {p.model for p in plan.placements}, [d for d in plan.devices if d.id not in held]
+    fits = Fits(
+        plan.devices, demands, interference, host_memory, placements=plan.placements, rates=rates
+    )
+    for d in _counted(demands):
+        planned, least = d.demand.planned_req_per_s, d.min_replicas
+        if d.model in there or planned is None or least or d.max_replicas == 0:
+            continue  # a replica of the least numbers would be in other plans than the bound's
+        for device, c in ((device, c) for device in idle for c in d.candidates):
+            more = d.planned_weight * min(planned, c.capacity_req_per_s)
+            best = (proof.own_value + more) * (1 - RELATIVE)
+            if best > proof.own_bound and isinstance(fits.place(c, device), Placement):
+                yield f"{d.model} is left out, with it on {device.id} {best:.6g} would be served"
+                break

@@ -165,6 +165,27 @@ class Fits:
         return tuple(sorted(set(device.cores) - taken, key=lambda core: (used[core], core)))
 
 
+def fit_together(
+    devices: Sequence[Device],
+    demands: Sequence[ModelDemand],
+    interference: Interference,
+    host_memory: Mapping[str, int],
+) -> bool:
+    """Return whether a replica of each model was put into empty devices, one after the other.
+
+    True is proof; the models may fit in another order where it is False.
+    """
+    named, held = {d.model: d for d in demands}, list[Placement]()
+    for demand in demands:
+        fits = Fits(devices, named, interference, host_memory, placements=held, near=False)
+        tried = (fits.place(c, device) for device in devices for c in demand.candidates)
+        place = next((one for one in tried if isinstance(one, Placement)), None)
+        if place is None:
+            return False
+        held.append(place)
+    return True
+
+
 def most_alone(
     device: Device,
     demand: ModelDemand,

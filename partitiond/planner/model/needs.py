@@ -35,14 +35,12 @@ def needs_of(request: PlanRequest) -> list[Need]:
     found = []
     for index, demand in enumerate(request.models):
         rate, units, rules = demand.demand.planned_req_per_s, units_of(demand), demand.rules
-        # A model with a rate may be left out completely only if not all demand must be served.
-        optional = rate is not None and not request.objective.is_cost
         kept = None if rate is None or rules.survive is None else rate * rules.survive_share
         need = Need(
             model=index,
             name=demand.model,
             rate=0 if rate is None else max(1, down(rate, units)),
-            min_replicas=max(0 if optional else 1, demand.min_replicas),
+            min_replicas=max(1 if rate is None else 0, demand.min_replicas),
             max_replicas=demand.max_replicas if demand.max_replicas is not None else ANY_NUMBER,
             rated=rate is not None,
             weight=demand.planned_weight,

@@ -187,7 +187,7 @@ class Need:
 
     Attributes:
         rate: requests/s to cover, rounded down; 0 if the model has no rate.
-        min_replicas: at least one, except for a model with a rate under MAX_GOODPUT.
+        min_replicas: of a model without a rate at least one; a rate takes what it takes.
         max_replicas: the limit, or a number that no plan reaches.
         weight: weight of the demand, with priority applied.
         avoid: names of models that never share a device with it, whichever spec says so.

@@ -176,8 +176,8 @@ def test_the_best_that_is_known_lies_between_value_and_bound() -> None:
 
 
 def test_the_gap_of_a_value_of_nothing_is_told_from_next_to_nothing() -> None:
-    assert claims(GOODPUT, 0.0, asking(10.0), (), bound=0.0) == ()
-    assert claims(GOODPUT, 0.0, asking(10.0), (), bound=2e-9, gap=2.0) == ()
+    for bound, gap in ((0.0, 0.0), (2e-9, 2.0)):
+        assert claims(GOODPUT, 0.0, asking(10.0), (), (), bound=bound, gap=gap) == ()
 
 
 # -- moves ----------------------------------------------------------------------------------
@@ -319,7 +319,9 @@ def left_out(objective: Objective = DEVICES, device: Device = FLEET[0], **change
         unplaced=out,
         memory=(("host", GIB),),
     )
-    assert found in ((), (f"a is left out of {objective} and would fit a device",))
+    tells = "with it on g0 5.99999 would be served"
+    tells = f"a is left out{f', {tells}' if objective is GOODPUT else ''}"
+    assert found in ((), (tells,), (f"{tells} of {objective} and would fit a device",))
     return bool(found)
 
 
@@ -341,7 +343,11 @@ def test_what_is_left_out_fits_no_device() -> None:
     for more, fits in (
         ({}, True),
         ({"objective": MAX_MIN}, True),
-        ({"objective": GOODPUT}, False),
+        ({"objective": GOODPUT}, True),
+        # Its bound is of plans that have as many of the least numbers.
+        ({"objective": GOODPUT, "min_replicas": 1}, False),
+        ({"objective": GOODPUT, "max_replicas": 0}, False),
+        ({"objective": GOODPUT, "rules": PlacementRules(near=("c",))}, False),
         ({"objective": ENERGY}, True),
         ({"objective": ENERGY, **size(watts=None)}, False),
         ({"demand": want("a").demand}, True),
@@ -384,6 +390,18 @@ def test_what_is_left_out_fits_no_device() -> None:
         ({"slo": Slo(0.1, 0.009)}, False),
     ):
         assert left_out(**more) == fits, more
+
+
+@pytest.mark.parametrize(("only", "fits"), [("g0", 2), ("g1", 0)])
+def test_models_that_are_near_each_other_are_left_out_only_if_no_host_holds_both(
+    only: str, fits: int
+) -> None:
+    rules = (
+        PlacementRules(near=("b",), only_on=("g0",)),
+        PlacementRules(near=("a",), only_on=(only,)),
+    )
+    models = [dataclasses.replace(m, rules=r) for m, r in zip(MODELS, rules, strict=True)]
+    assert len(claims(DEVICES, 0.0, models, (), FLEET[:2])) == fits
 
 
 def test_what_does_not_serve_all_says_so() -> None:

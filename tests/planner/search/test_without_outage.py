@@ -122,8 +122,10 @@ def test_an_answer_beside_what_runs_is_none_where_it_serves_less(objective: Obje
 
 @pytest.mark.parametrize("more", [0.0, 1.0])
 def test_a_model_that_keeps_another_one_waiting_is_held_back(more: float) -> None:
-    """Its smaller size has no room beside the one that runs, and leaves room for the other model,
-    which has nothing then, or less than it would have."""
+    """Its smaller size has no room beside the one that runs, and leaves room for the other model.
+
+    Where not all can be served anyway, both are plans for the most goodput, one with an outage.
+    """
     large, small, other = point("a", 5, 70), point("a", 5, 15), point("b", 3, 60)
     request = dataclasses.replace(
         fleet(5),
@@ -133,10 +135,22 @@ def test_a_model_that_keeps_another_one_waiting_is_held_back(more: float) -> Non
     )
     made = planned(request)
     assert made.placements == request.running
-    (held,) = made.held_back
-    assert (held.model, held.missing_req_per_s) == ("a", 0.0)
-    assert held.seconds > 0
+    held = [(one.model, one.missing_req_per_s, one.seconds > 0) for one in made.held_back]
+    assert held == ([] if more else [("a", 0.0, True)])
     assert any("--allow-outage" in line for line in made.explanation)
+    assert not more or any("8 would take an outage" in line for line in made.explanation)
+
+
+def test_a_new_model_takes_nothing_from_one_that_serves() -> None:
+    """A first replica is worth what it serves, unless a least number asks for it."""
+    large, small, new = point("a", 10, 70), point("a", 3, 35), point("b", 3, 35)
+    request = dataclasses.replace(
+        fleet(5),
+        devices=A100[:2],
+        models=(want("a", large, small, rate=20), want("b", new, rate=10)),
+        running=(placed(large, 1, "g0"), placed(large, 2, "g1")),
+    )
+    assert served(planned(request)) == {"a": 20.0, "b": 0.0}
 
 
 def test_least_numbers_are_not_met_where_one_leaves_that_has_to_stay() -> None:
