@@ -21,7 +21,7 @@ from partitiond.core.model.spec import (
 )
 from partitiond.core.model.workload import MAX_TRACE_PAIRS, LengthShape, Workload
 from partitiond.fleet.workloads import workload_of
-from partitiond.models.catalog import CATALOG, CatalogEntry, source_for
+from partitiond.models.catalog import CatalogEntry, source_for
 
 MAX_LIST: Final = 256
 """Maximum length of lists in bodies: engine flags, models of a key."""
@@ -308,9 +308,6 @@ def _replaced(engine: EngineOptions, options: dict[str, Any]) -> EngineOptions:
 def named_source(model: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | None]:
     """Return the source that a text names, and its entry in the catalog. Raises SpecError."""
     text = model.strip()
-    packages = {entry.package: entry for entry in CATALOG.values() if entry.package}
-    if text in packages:
-        return ModelSource(SourceKind.PACKAGE, text), packages[text]
     if text.startswith((".", "~")):
         raise SpecError(
             f"the folder {text} is relative: the daemon's folder is not yours.",

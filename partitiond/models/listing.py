@@ -82,7 +82,7 @@ def row_of(entry: CatalogEntry) -> CatalogRow:
         window_tokens=architecture.window_tokens,
         stateless_layers=architecture.stateless_layers,
         max_position=architecture.max_position,
-        note=" ".join(filter(None, (entry.note, architecture.note))),
+        note=architecture.note,
         quantised=tuple(
             Form(
                 name=name,

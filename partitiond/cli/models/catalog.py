@@ -10,7 +10,7 @@ from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import emit, out, say
 from partitiond.core.errors import NotFoundError
 from partitiond.core.units import format_bytes
-from partitiond.models.catalog import CATALOG, QUANTISED
+from partitiond.models.catalog import CATALOG, entry_named, nearest
 from partitiond.models.listing import CatalogRow, count_text, row_of, rows
 
 _WIDE: Final = 110
@@ -50,16 +50,14 @@ def catalog(
 
 
 def _row_named(name: str) -> CatalogRow:
-    key = name.strip().lower()
-    if key in QUANTISED:
-        key = QUANTISED[key].form_of
-    if key not in CATALOG:
+    entry = entry_named(name)
+    if entry is None:
         raise NotFoundError(
             f"the catalog has no model {name!r}.",
-            hint="See partitiond models catalog; any hub id or folder works, too.",
+            hint=f"{nearest(name)}See partitiond models catalog; any hub id or folder works, too.",
             facts={"model": name},
         )
-    return row_of(CATALOG[key])
+    return row_of(CATALOG[entry.form_of or entry.name])
 
 
 def _table(rows: list[CatalogRow], width: int) -> RenderableType:

@@ -14,12 +14,13 @@ from partitiond.core.hardware.cpus import measured_cpu
 from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, mig_profile
 from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.recognised import default_workload
 from partitiond.core.model.spec import EngineOptions, Slo
 from partitiond.core.performance import comparison
 from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
-from partitiond.fleet.workloads import default_workload, workload_of
+from partitiond.fleet.workloads import workload_of
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
@@ -31,7 +32,7 @@ def estimate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A catalog name, a local folder, or a path to a config.json."
+            metavar="MODEL", help="A catalog name or hub id, a folder, or a path to a config.json."
         ),
     ],
     *,

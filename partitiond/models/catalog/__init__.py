@@ -75,8 +75,10 @@ class CatalogEntry:
 
     @property
     def architecture(self) -> Architecture:
-        """The numbers for footprint and roofline."""
-        return architecture_from_config(self.config)
+        """The numbers for footprint and roofline, with what is to be known of the model."""
+        counted = architecture_from_config(self.config)
+        note = " ".join(filter(None, (self.note, counted.note)))
+        return dataclasses.replace(counted, note=note)
 
 
 def entry_from_json(text: str) -> CatalogEntry:
@@ -136,7 +138,7 @@ def _by_source() -> Mapping[tuple[SourceKind, str], CatalogEntry]:
     found: dict[tuple[SourceKind, str], CatalogEntry] = {}
     for entry in (*CATALOG.values(), *QUANTISED.values()):
         found[SourceKind.CONFIG, entry.name] = entry
-        found[SourceKind.HUB, entry.hub_id] = entry
+        found[SourceKind.HUB, entry.hub_id.lower()] = entry
         if entry.package is not None:
             found[SourceKind.PACKAGE, entry.package] = entry
     return found
@@ -144,12 +146,21 @@ def _by_source() -> Mapping[tuple[SourceKind, str], CatalogEntry]:
 
 def entry_of(source: ModelSource) -> CatalogEntry | None:
     """Return the catalog's entry behind a source, or None for a model the catalog does not know."""
-    return _by_source().get((source.kind, source.ref))
+    ref = source.ref.lower() if source.kind is SourceKind.HUB else source.ref
+    return _by_source().get((source.kind, ref))
 
 
-def named(text: str) -> CatalogEntry | None:
-    """Return the model, or quantised form, of that name."""
-    return CATALOG.get(text) or QUANTISED.get(text)
+def entry_named(text: str) -> CatalogEntry | None:
+    """Return the model, or quantised form, that a name, package or hub id means, in any case."""
+    key = text.strip().lower()
+    kinds = (SourceKind.CONFIG, SourceKind.PACKAGE, SourceKind.HUB)
+    return next(filter(None, (_by_source().get((kind, key)) for kind in kinds)), None)
+
+
+def nearest(text: str) -> str:
+    """Return up to three names with a similar spelling, as a question; empty if none is similar."""
+    near = difflib.get_close_matches(text.strip().lower()[:100], [*CATALOG, *QUANTISED], n=3)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | None]:
@@ -166,28 +177,22 @@ def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | Non
         SpecError: the text is none of the three, or the folder does not exist.
     """
     text = text.strip()
-    entry = named(text.lower())
+    entry = entry_named(text)
     if entry is not None:
-        if entry.package is not None and not hub:
+        by_package = text == entry.package or ("/" not in text and not hub)
+        if entry.package is not None and by_package:
             return ModelSource(SourceKind.PACKAGE, entry.package), entry
         return ModelSource(SourceKind.HUB, entry.hub_id, entry.revision), entry
     if text.startswith(("/", "./", "../", "~")) or text in {".", ".."}:
         return _folder_source(text), None
     if _HUB_ID.match(text):
-        known = entry_of(ModelSource(SourceKind.HUB, text))
-        return ModelSource(SourceKind.HUB, text, known.revision if known else None), known
+        return ModelSource(SourceKind.HUB, text), None
     raise SpecError(
         f"{text!r} is no model.",
-        hint=f"{_meant(text)}Use a name of `partitiond models catalog` (as opt-125m), a hub id "
+        hint=f"{nearest(text)}Use a name of `partitiond models catalog` (as opt-125m), a hub id "
         "(as org/name) or a folder's path.",
         facts={"model": text, "catalog": sorted(CATALOG)},
     )
-
-
-def _meant(text: str) -> str:
-    """Return names with a similar spelling, as a question."""
-    near = difflib.get_close_matches(text.lower()[:100], [*CATALOG, *QUANTISED], n=3)
-    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def _folder_source(text: str) -> ModelSource:

