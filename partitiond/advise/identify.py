@@ -16,6 +16,7 @@ from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
+from partitiond.core.model.recognised import default_workload
 from partitiond.core.model.spec import (
     EngineOptions,
     ModelSource,
@@ -23,7 +24,6 @@ from partitiond.core.model.spec import (
     SourceKind,
 )
 from partitiond.core.model.workload import MAX_TOKENS, Workload
-from partitiond.fleet.workloads import default_workload
 from partitiond.models.catalog import entry_of, source_for
 
 LEAST_REQ_PER_S: Final = 0.001

@@ -275,7 +275,7 @@ def positive(architecture: Architecture, given: Mapping[str, Any]) -> Architectu
     """Return the architecture made of these values. Raises SpecError for a number that none can
     have, and for a value that is no number; only a number that defaults to 0 may be 0."""
     for field in dataclasses.fields(Architecture):
-        if isinstance(getattr(architecture, field.name), str):
+        if isinstance(getattr(architecture, field.name), str | bool):
             continue
         value = given.get(field.name, field.default)
         number = isinstance(value, int | float) and not isinstance(value, bool)

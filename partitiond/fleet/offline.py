@@ -10,6 +10,7 @@ from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.recognised import recognised
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.plan.record import Candidate, ModelDemand, Objective
@@ -113,14 +114,13 @@ def estimated_demands(
     coarse = has_many(fleet) if few_sizes is None else few_sizes
     places = [(d, size) for d in kinds for size in (coarse_sizes if coarse else sizes)(d)]
     made: dict[object, ModelDemand] = {}
-    for number, spec in enumerate(fleet.models):
+    for number, asked_for in enumerate(fleet.models):
         if on_estimate is not None:
             on_estimate(number, len(fleet.models))
-        variants = [(v.name, spec.as_variant(v.name)) for v in spec.variants]
-        forms = [
-            (variant, form, _architecture(fleet, form, architecture_of))
-            for variant, form in [("", spec), *variants]
-        ]
+        names = ("", *(variant.name for variant in asked_for.variants))
+        found = {n: _architecture(fleet, asked_for.as_variant(n), architecture_of) for n in names}
+        spec = recognised(asked_for, found)
+        forms = [(name, spec.as_variant(name), found[name]) for name in names]
         key = (_speed_alone(spec), *(architecture for *_, architecture in forms))
         if key not in made:
             profiles = [

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
+from partitiond.core.model.recognised import default_workload
 from partitiond.core.model.request_options import (
     MAX_ALIASES,
     check_aliases,
@@ -47,7 +48,6 @@ from partitiond.fleet.parts import (
     check_folder,
     named_source,
 )
-from partitiond.fleet.workloads import default_workload
 from partitiond.models.catalog import entry_of
 
 Aliases = Annotated[tuple[str, ...], Field(max_length=MAX_ALIASES)]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import ModelSourceError
+from partitiond.core.model.families import is_counted
+from partitiond.core.model.families.unlisted import STORED_BYTES
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Any one of them is enough for the engine to build a tokenizer."""
@@ -14,24 +16,53 @@ TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "sp
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the folder's `config.json`.
 
-    ModelOpt up to 0.29 says in a file beside it how the weights are quantised, which vLLM reads.
+    What vLLM reads beside it is added: how ModelOpt up to 0.29 quantised the weights, and the
+    modules of a sentence-transformers model; and the size of weights of a family not counted.
 
     Raises:
         ModelSourceError: the folder or its config is missing, or the config is no JSON object.
     """
-    config = _read_object(folder, folder / "config.json")
+    config = read_object(folder, folder / "config.json")
+    added: dict[str, Any] = {}
     beside = folder / "hf_quant_config.json"
     if config.get("quantization_config") is None and beside.is_file():
-        quantised = {"quant_method": "modelopt", **_read_object(folder, beside)}
-        return {**config, "quantization_config": quantised}
+        quantised = {"quant_method": "modelopt", **read_object(folder, beside)}
+        added["quantization_config"] = quantised
+    modules = folder / "modules.json"
+    if modules.is_file():
+        listed = _read_json(folder, modules)
+        found = listed if isinstance(listed, list) else []
+        added["modules"] = [one.get("type") for one in found if isinstance(one, dict)]
+    if not is_counted(config) and (stored := _stored_bytes(folder)):
+        added[STORED_BYTES] = stored
+    return {**config, **added}
+
+
+def _stored_bytes(folder: Path) -> int:
+    """Return bytes of the weights: as the index says, or of the files; 0 if neither is there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        metadata = read_object(folder, index).get("metadata")
+        total = metadata.get("total_size") if isinstance(metadata, dict) else None
+        if isinstance(total, int):
+            return total
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
+    return sum(file.stat().st_size for file in files)
+
+
+def read_object(folder: Path, path: Path) -> Mapping[str, Any]:
+    """Return the JSON object in a folder's file. Raises ModelSourceError."""
+    config = _read_json(folder, path)
+    if not isinstance(config, dict):
+        raise _error(folder, f"{path} is not a JSON object", "Fetch the model again.")
     return config
 
 
-def _read_object(folder: Path, path: Path) -> Mapping[str, Any]:
+def _read_json(folder: Path, path: Path) -> object:
     try:
         if not folder.is_dir():
             raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise _error(
             folder,
@@ -40,9 +71,6 @@ def _read_object(folder: Path, path: Path) -> Mapping[str, Any]:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _error(folder, f"{path} cannot be read: {error}", "Fetch the model again.") from error
-    if not isinstance(config, dict):
-        raise _error(folder, f"{path} is not a JSON object", "Fetch the model again.")
-    return config
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.precision import with_dtype
@@ -57,7 +57,7 @@ class Resolver:
 
         Raises:
             ModelSourceError: its config cannot be fetched.
-            SpecError: the architecture is not supported, or the context asked for is too long.
+            SpecError: the architecture is not supported.
         """
         return _architecture(spec, await self._config(spec.source, _silent))
 
@@ -181,18 +181,7 @@ def _known(source: ModelSource) -> CatalogEntry | None:
 
 
 def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Architecture:
-    architecture = with_dtype(architecture_from_config(config), spec.engine.dtype)
-    if spec.max_model_len > architecture.max_position:
-        raise SpecError(
-            f"{spec.name} is asked for a context of {spec.max_model_len} tokens, "
-            f"but was built for {architecture.max_position}.",
-            hint="Lower max_model_len, or the workload's prompt and output tokens.",
-            facts={
-                "max_model_len": spec.max_model_len,
-                "max_position": architecture.max_position,
-            },
-        )
-    return architecture
+    return with_dtype(architecture_from_config(config), spec.engine.dtype)
 
 
 def _slug(text: str) -> str:

@@ -297,7 +297,7 @@ class FakeResolver:
         self.gate = asyncio.Event()
         self.gate.set()
         self.breaks: dict[str, Exception] = {}
-        self.families: dict[str, str] = {}
+        self.pools = False
         self._resolved: list[str] = []
 
     def count_resolves(self, name: str) -> int:
@@ -307,8 +307,7 @@ class FakeResolver:
     async def architecture(self, spec: ModelSpec) -> Architecture:
         await self.gate.wait()
         self._check(spec)
-        family = self.families.get(spec.name, ARCHITECTURE.family)
-        return dataclasses.replace(ARCHITECTURE, family=family)
+        return dataclasses.replace(ARCHITECTURE, pools=self.pools)
 
     async def resolve(
         self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from partitiond.controller.models.variants import form_architectures, form_estimates
+from partitiond.controller.models.variants import form_estimates, recognise
 from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.profiles.cpu_figures import CpuSpeed, figures_for
@@ -108,19 +108,14 @@ class FitUseCases:
     async def _as_registered(self, spec: ModelSpec) -> tuple[ModelRecord, Sequence[Profile]]:
         """Return a model as if it were registered, and its best profiles."""
         self._accept(spec)
+        spec, architectures = await recognise(self._resolver, spec)
         now = self._clock.utc_iso()
-        known = (*self._store.profiles(spec.name), *await self._estimates(spec, now))
-        effective = self._effective(spec)
-        record = ModelRecord(effective, version=1, created_at=now, updated_at=now)
-        return record, best_profiles(spec, known)
-
-    async def _estimates(self, spec: ModelSpec, now: str) -> tuple[Profile, ...]:
-        architectures = await form_architectures(self._resolver, spec)
-        cores = self._profiling.cpu_partition_cores
-        targets = profile_targets(self._devices.devices, cores)
+        targets = profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
         devices = [target.device for target in targets]
         figures = await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
-        return form_estimates(spec, architectures, targets, now, figures)
+        made = form_estimates(spec, architectures, targets, now, figures)
+        record = ModelRecord(self._effective(spec), version=1, created_at=now, updated_at=now)
+        return record, best_profiles(spec, (*self._store.profiles(spec.name), *made))
 
 
 def with_model(

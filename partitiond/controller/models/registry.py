@@ -9,7 +9,7 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.releases import ReleaseUseCases
-from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
+from partitiond.controller.models.variants import form_estimates, other_form, recognise
 from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profiles
 from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.profiles.cpu_figures import CpuSpeed, Figures, figures_for
@@ -143,7 +143,7 @@ class Registry:
         """
         self._refuse_taken_names(spec, new=True)
         self._accept(spec)
-        architectures = await form_architectures(self._resolver, spec)
+        spec, architectures = await recognise(self._resolver, spec)
         figures = await self._figures(spec)
         self._refuse_taken_names(spec, new=True)  # another model may have taken one meanwhile
         now = self._clock.utc_iso()
@@ -389,7 +389,7 @@ class Registry:
             return record
         self._refuse_other_engine(old.spec, spec)
         self._accept(spec)
-        architectures = await form_architectures(self._resolver, spec)
+        spec, architectures = await recognise(self._resolver, spec)
         figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         self._refuse_taken_names(spec)
@@ -511,7 +511,7 @@ class Registry:
             self.measure_rest(spec.name)
             return
         try:
-            architectures = await form_architectures(self._resolver, spec)
+            _, architectures = await recognise(self._resolver, spec)
             figures = await self._figures(spec)
         except PartitiondError as error:
             self._begin_later(spec.name, error)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.profiling import estimates
 from partitiond.controller.profiles.targets import ProfileTarget
-from partitiond.core.errors import SpecError
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.engine_task import EngineTask
-from partitiond.core.model.families.encoders import ENCODERS
+from partitiond.core.model.recognised import recognised
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.releases import engine_parts
@@ -21,24 +19,19 @@ def form_names(spec: ModelSpec) -> tuple[str, ...]:
     return ("", *(variant.name for variant in spec.variants))
 
 
-async def form_architectures(
+async def recognise(
     resolver: ModelResolver, spec: ModelSpec
-) -> Mapping[str, Architecture]:
-    """Return the architecture of every form, by name, without fetching weights.
+) -> tuple[ModelSpec, Mapping[str, Architecture]]:
+    """Return the spec as its configs complete it, and the architecture of every form, by name.
+
+    No weights are fetched.
 
     Raises:
         ModelSourceError, SpecError: a form cannot be had. The model is then not registered at all,
             because a variant that never starts would never be noticed.
     """
     found = {name: await resolver.architecture(spec.as_variant(name)) for name in form_names(spec)}
-    encoders = [name for name, one in found.items() if one.family in ENCODERS]
-    if any(spec.as_variant(name).engine.task is EngineTask.GENERATE for name in encoders):
-        raise SpecError(
-            f"{spec.name} is an encoder: it embeds, ranks or classifies, and generates no text.",
-            hint="Register it with --engine-arg=--runner=pooling.",
-            facts={"model": spec.name},
-        )
-    return found
+    return recognised(spec, found), found
 
 
 def form_estimates(

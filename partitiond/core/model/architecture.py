@@ -35,7 +35,10 @@ class Architecture:
             sequence of any length.
         declared_kv_bytes: bytes per value of the KV cache that the checkpoint declares; 0 for those
             of the engine's dtype.
-        note: parts that these numbers leave out, such as a vision tower; empty if none.
+        tower_parameters: weights beside the decoder, such as a vision tower's, that take memory but
+            no time of a token.
+        pools: whether vLLM starts it to embed, rank or classify.
+        note: parts that these numbers leave out, or bound; empty if none.
     """
 
     family: str
@@ -63,6 +66,8 @@ class Architecture:
     expert_parameters: int = 0
     state_values_per_sequence: int = 0
     declared_kv_bytes: float = 0.0
+    tower_parameters: int = 0
+    pools: bool = False
     note: str = ""
 
     @property
@@ -72,6 +77,12 @@ class Architecture:
         quantised = self.quantised_parameters * self.quantised_bytes_per_parameter
         # Bytes per parameter is a quotient of whole numbers: its last bits are rounding errors.
         return math.ceil(round(plain + quantised, 3))
+
+    @property
+    def resident_bytes(self) -> int:
+        """Weights and those of towers, as loaded, in bytes."""
+        towers = math.ceil(self.tower_parameters * self.weight_bytes_per_parameter)
+        return self.weights_bytes + towers
 
     @property
     def parameters_per_token(self) -> int:

@@ -197,9 +197,9 @@ def footprint(
     graphs = graph_count(limits.max_num_seqs) * _GRAPH_BYTES_EACH if kind is DeviceKind.GPU else 0
     activations = activation_bytes(architecture, limits)
     context = CONTEXT_BYTES[kind]
-    peak = architecture.weights_bytes + cache_bytes + activations + graphs + context
+    peak = architecture.resident_bytes + cache_bytes + activations + graphs + context
     return Footprint(
-        weights_bytes=Bytes(architecture.weights_bytes),
+        weights_bytes=Bytes(architecture.resident_bytes),
         kv_cache_bytes=Bytes(cache_bytes),
         activation_bytes=activations,
         graph_bytes=Bytes(graphs),

@@ -9,7 +9,14 @@ from partitiond.controller.models.variants import form_estimates, other_form
 from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_of
 from partitiond.controller.runtime.launches import form_of
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
+from partitiond.core.model.spec import (
+    DEFAULT_WORKLOAD,
+    EngineOptions,
+    ModelSource,
+    SourceKind,
+    Variant,
+)
+from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.releases import ReleaseState
@@ -118,9 +125,21 @@ def test_only_a_changed_form_is_another_one() -> None:
     assert not other_form(one, spec("a", variants=(Variant("fp8", EngineOptions()),)), "")
 
 
-async def test_an_encoder_is_refused_until_its_engine_is_told_to_pool(host: Host) -> None:
-    host.resolver.families["a"] = "bert"
-    with pytest.raises(SpecError, match="encoder") as refused:
-        await host.register("a")
-    assert "--runner=pooling" in refused.value.hint
-    await host.register("a", engine=EngineOptions(extra_args=("--runner=pooling",)))
+async def test_a_model_that_pools_is_started_to_pool_unless_its_user_says_otherwise(
+    host: Host,
+) -> None:
+    host.resolver.pools = True
+    await host.register("a")
+    made = host.store.model("a").spec
+    assert made.engine.extra_args == ("--runner=pooling",)
+    assert made.workload == Workload(64, 32), "as its user said"
+    await host.register("c", workload=DEFAULT_WORKLOAD)
+    assert host.store.model("c").spec.workload == Workload(512, 1)
+    told = EngineOptions(extra_args=("--runner", "generate"))
+    await host.register("b", engine=told)
+    assert host.store.model("b").spec.engine == told
+
+
+async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) -> None:
+    with pytest.raises(SpecError, match="context of 4097 tokens, but was built for"):
+        await host.register("a", engine=EngineOptions(max_model_len=4097))

@@ -20,7 +20,8 @@ from partitiond.core.model.families.experts import MIXTURES, mixture_of_experts
 from partitiond.core.model.families.hybrid import HYBRID, hybrid
 from partitiond.core.model.families.latent import LATENT, latent_attention
 from partitiond.core.model.families.quantised import stored_quantised
-from partitiond.core.model.families.reading import scaled_positions, shown
+from partitiond.core.model.families.reading import Config, scaled_positions, shown, texts
+from partitiond.core.model.families.unlisted import STORED_BYTES, bounded, tower_parameters
 from partitiond.core.model.families.wrapped import unwrap
 
 FAMILIES: Final = tuple(sorted({*CLASSIC, *ENCODERS, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
@@ -32,7 +33,8 @@ _NO_ATTENTION: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_ge
 def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     """Return the architecture that a `config.json` describes; 16-bit values unless it is quantised.
 
-    For a multimodal model this is its text decoder; `note` says what is left out.
+    For a multimodal model this is its text decoder, with room for its towers. A family that is not
+    counted is bounded by the size of its files, where `models.folder` found them.
 
     Raises:
         SpecError: the family or the quantisation is not known, or a key is missing or has no
@@ -40,17 +42,47 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     """
     text, note = unwrap(config)
     family = text.get("model_type")
+    pools = _pools(config, family)
+    if not is_counted(config) and STORED_BYTES in config:
+        return dataclasses.replace(bounded(config, text), pools=pools)
     if not isinstance(family, str) or family not in FAMILIES:
         raise _unknown(family)
     plan = blueprint(family, text)
     plan = dataclasses.replace(plan, positions=scaled_positions(family, text, plan.positions))
-    architecture = architecture_of(family, plan, note)
+    architecture = dataclasses.replace(
+        architecture_of(family, plan, note),
+        pools=pools,
+        tower_parameters=tower_parameters(config),
+    )
     keys = ("quantization_config", "compression_config")
     found = (one.get(key) for key in keys for one in (config, text))
     quantisation = next(filter(None, found), None)
     if not quantisation:
         return architecture
     return stored_quantised(architecture, plan, quantisation)
+
+
+def is_counted(config: Config) -> bool:
+    """Return whether the parameters of the config's family can be counted. Raises SpecError."""
+    return unwrap(config)[0].get("model_type") in FAMILIES
+
+
+_GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")
+_POOLS: Final = ("Model", "ForTextEncoding", "Classification", "ForRewardModeling")
+"""Ends of class names, in the order in which vLLM 0.32 asks for them (`config/model.py`)."""
+
+
+def _pools(config: Config, family: object) -> bool:
+    """Return whether vLLM starts the model to embed, rank or classify, if nobody says otherwise.
+
+    `modules` are those of a sentence-transformers folder (`models.folder`).
+    """
+    modules = config.get("modules")
+    listed = modules if isinstance(modules, list) else []
+    if str(family) in ENCODERS or any(str(kind).endswith("Pooling") for kind in listed):
+        return True
+    names = texts(config, "architectures") or ()
+    return any(n.endswith(_POOLS) and not n.endswith(_GENERATES) for n in names[:1])
 
 
 def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
@@ -69,11 +101,12 @@ def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
 
 
 def _unknown(family: object) -> SpecError:
-    reason = "which is not supported"
+    reason = "which is not counted"
     if isinstance(family, str) and family in _NO_ATTENTION:
-        reason = "a model without attention, which is not supported"
+        reason = "a model without attention, which is not counted"
     return SpecError(
         f"config key model_type is {shown(family)}, {reason}.",
-        hint=f"Supported are {', '.join(FAMILIES)}.",
+        hint=f"Counted are {', '.join(FAMILIES)}. Any other that vLLM starts is planned from a "
+        "profile: give the folder, or hub id, of its weights, whose size is then taken.",
         facts={"key": "model_type", "value": family},
     )

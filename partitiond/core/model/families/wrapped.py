@@ -72,7 +72,7 @@ _CLASS_DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     },
 }
 
-_NOTE: Final = "The text decoder only: a vision or audio tower and its cache come on top."
+_NOTE: Final = "A text decoder; room for its towers is reserved, their activations are not counted."
 
 
 def unwrap(config: Config) -> tuple[Config, str]:

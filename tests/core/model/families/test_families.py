@@ -4,12 +4,15 @@ Counts are exact unless a test says otherwise. Each comes from a public source: 
 the parameters of a checkpoint (`safetensors.total`), model cards and papers name the others.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.families import FAMILIES, architecture_from_config
+from partitiond.models.folder import read_config
 from tests.core.model.families.configs import PUBLIC, config_of
 
 PUBLISHED = {
@@ -147,3 +150,45 @@ def test_experts_are_counted_by_the_name_that_transformers_5_saves() -> None:
     config = PUBLIC["qwen3-30b-a3b"]
     saved = {**without(config, "num_experts"), "num_local_experts": config["num_experts"]}
     assert architecture_from_config(saved) == architecture_from_config(config)
+
+
+def test_a_family_that_is_not_counted_is_bounded_by_its_files(tmp_path: Path) -> None:
+    config = {**PUBLIC["llama-2-7b"], "model_type": "llama-but-new", "torch_dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SpecError, match="not counted"):
+        architecture_from_config(read_config(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"12345678")
+    assert architecture_from_config(read_config(tmp_path)).weights_bytes == 8
+    index = {"metadata": {"total_size": 14_000_000_000}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = architecture_from_config(read_config(tmp_path))
+    counted = architecture_from_config(PUBLIC["llama-2-7b"])
+    assert found.weights_bytes == 14_000_000_000
+    assert found.kv_bytes_per_token == counted.kv_bytes_per_token
+    assert "Measure a profile" in found.note
+    del config["num_attention_heads"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SpecError, match="num_attention_heads is missing"):
+        architecture_from_config(read_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "modules", "pools"),
+    [
+        (["LlamaForCausalLM"], [], False),
+        (["LlamaModel"], [], True),
+        (["GPT2LMHeadModel"], [], False),
+        (["Qwen3ForSequenceClassification"], [], True),
+        (["Qwen2ForRewardModeling"], [], True),
+        (["Qwen3ForCausalLM"], ["sentence_transformers.models.Pooling"], True),
+        (["Qwen3ForCausalLM"], ["sentence_transformers.models.Normalize"], False),
+        ([], [], False),
+    ],
+)
+def test_who_pools_is_told_as_vllm_tells_it(
+    names: list[str], modules: list[str], pools: bool, tmp_path: Path
+) -> None:
+    config = {**PUBLIC["llama-2-7b"], "architectures": names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": kind} for kind in modules]))
+    assert architecture_from_config(read_config(tmp_path)).pools is pools

@@ -3,7 +3,9 @@
 import pytest
 
 from partitiond.core.errors import SpecError
+from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.families import architecture_from_config
+from partitiond.core.performance.footprint import EngineLimits, footprint
 from tests.core.model.families.configs import PUBLIC, config_of
 
 GEMMA3_4B = {
@@ -25,7 +27,7 @@ def test_gemma_3_4b_is_its_published_count_less_vision_tower_and_projector() -> 
     # has 416,866,032 and the projector 2,950,272.
     architecture = architecture_from_config(GEMMA3_4B)
     assert architecture.parameters == 4_300_079_472 - 416_866_032 - 2_950_272
-    assert "vision" in architecture.note
+    assert "towers" in architecture.note
     assert architecture.window_layers == 29
 
 
@@ -52,3 +54,18 @@ def test_what_is_said_of_the_whole_model_counts_in_its_decoder() -> None:
     inner = config_of("llama", 256, 512, 2, 4, 2, 1000)
     outer = {"quantization_config": {"quant_method": "fp8"}, "text_config": inner}
     assert architecture_from_config({"model_type": "llava", **outer}).quantised_parameters
+
+
+def test_room_is_reserved_for_a_tower() -> None:
+    # The checkpoints hold 419,816,304 and 668,683,776 parameters beside the decoder.
+    gemma = architecture_from_config(GEMMA3_4B)
+    inner = config_of("qwen2_5_vl_text", 256, 512, 2, 4, 2, 1000)
+    vision = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32}
+    qwen = architecture_from_config(
+        {"model_type": "qwen2_5_vl", "text_config": inner, "vision_config": vision}
+    )
+    assert 1 < gemma.tower_parameters / 419_816_304 < 1.5
+    assert 1 < qwen.tower_parameters / 668_683_776 < 1.5
+    assert gemma.resident_bytes == gemma.weights_bytes + 2 * gemma.tower_parameters
+    limits = EngineLimits(1, 2048)
+    assert footprint(gemma, limits, 0, DeviceKind.GPU).weights_bytes == gemma.resident_bytes

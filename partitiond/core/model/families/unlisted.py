@@ -1,0 +1,82 @@
+"""Bounds what is not counted: models of other families, and towers beside a text decoder.
+
+vLLM starts more families than `FAMILIES` has. Where the files of such a model are at hand, their
+size is its weights, and no layer keeps more of a token than the keys and values of its heads: so a
+first engine has room, and a profile measures the rest.
+"""
+
+from typing import Final
+
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families.reading import (
+    Config,
+    bad,
+    head_dim,
+    kv_heads,
+    layer_count,
+    scaled_positions,
+    section,
+    shown,
+    whole,
+)
+
+STORED_BYTES: Final = "weights_bytes"
+"""Key that `models.folder` adds to the config of a family that is not counted: bytes of its weight
+files."""
+_BYTES: Final = {"float32": 4}
+_TOWERS: Final = ("vision_config", "audio_config")
+_USUAL_TOWER: Final = {"hidden": 1152, "inner": 4304, "layers": 27}
+"""Sizes of the SigLIP tower of Gemma 3, for configs that leave out what their class defaults to."""
+
+
+def bounded(config: Config, text: Config) -> Architecture:
+    """Return upper bounds of a model whose weight files are known. Raises SpecError.
+
+    Args:
+        config: with the size of the files (`STORED_BYTES`).
+        text: of its text decoder.
+    """
+    stored = config.get(STORED_BYTES)
+    if isinstance(stored, bool) or not isinstance(stored, int) or not 0 < stored < 10**15:
+        raise bad(STORED_BYTES, f"must be a number of bytes, got {shown(stored)}", stored)
+    family = str(text.get("model_type"))
+    hidden = whole(text, "hidden_size", "n_embd", "d_model")
+    heads = whole(text, "num_attention_heads", "n_head", "n_heads")
+    positions = whole(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    each = _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
+    return Architecture(
+        family=family,
+        parameters=max(1, stored // each),
+        hidden_size=hidden,
+        layers=layer_count(text, "num_hidden_layers", "n_layer", "n_layers"),
+        heads=heads,
+        kv_heads=kv_heads(text, heads),
+        head_dim=head_dim(text, hidden, heads),
+        intermediate_size=whole(text, "intermediate_size", "n_inner", default=4 * hidden),
+        vocab_size=whole(text, "vocab_size"),
+        max_position=scaled_positions(family, text, positions),
+        note=f"{family} is not counted: its weights are the size of its files, and every layer is "
+        "taken to keep all keys and values. Measure a profile before you rely on it.",
+    )
+
+
+def tower_parameters(config: Config) -> int:
+    """Return at least the parameters of the towers beside a text decoder, 0 without any.
+
+    Each layer has four square matrices and a gated MLP; a projector joins four patches. Raises
+    SpecError.
+    """
+    count = 0
+    for key in _TOWERS:
+        tower = section(config, key)
+        if tower is not None:
+            usual = _USUAL_TOWER
+            hidden = whole(tower, "hidden_size", "embed_dim", "d_model", default=usual["hidden"])
+            inner = whole(
+                tower, "intermediate_size", "encoder_ffn_dim", default=max(usual["inner"], hidden)
+            )
+            layers = whole(
+                tower, "num_hidden_layers", "depth", "encoder_layers", default=usual["layers"]
+            )
+            count += layers * (4 * hidden * hidden + 3 * hidden * inner) + 2 * (4 * hidden) ** 2
+    return count
