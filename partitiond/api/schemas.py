@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model.request_options import check_sampling
-from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec
 from partitiond.core.model.workload import MAX_TOKENS, Workload
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.engines.vllm.launch import check_extra_args
@@ -74,8 +74,10 @@ class ModelPatch(ChangeableBody, Patch):
         if "request_defaults" in self.model_fields_set:
             merged["request_defaults"] = self.request_defaults or {}
             check_sampling(merged["request_defaults"])
-        merged["workload"] = to_jsonable(self._workload(spec))
         try:
+            source = from_jsonable(ModelSource, merged["source"])
+            usual = usual_workload(source, from_jsonable(EngineOptions, merged.get("engine", {})))
+            merged["workload"] = to_jsonable(self._workload(spec.workload, usual))
             changed = from_jsonable(ModelSpec, merged)
         except InputError as error:
             raise SpecError(error.message, hint=error.hint, facts=error.facts) from error
@@ -90,14 +92,13 @@ class ModelPatch(ChangeableBody, Patch):
             check_flags(changed, rules)
         return changed
 
-    def _workload(self, spec: ModelSpec) -> Workload:
+    def _workload(self, old: Workload, usual: Workload) -> Workload:
         if "workload" not in self.model_fields_set:
-            return spec.workload
-        default = usual_workload(spec.source, spec.engine)
+            return old
         changes: WorkloadPatch | None = self.workload
         if changes is None:
-            return default
-        return changed_workload(spec.workload, changes.model_dump(exclude_unset=True), default)
+            return usual
+        return changed_workload(old, changes.model_dump(exclude_unset=True), usual)
 
 
 def merge(target: Any, patch: dict[str, Any]) -> dict[str, Any]:
