@@ -1,8 +1,9 @@
 """Reads recorded traffic row by row: the arrival times of requests and their lengths.
 
 The reader knows three public formats by their first line: BurstGPT (CSV), the Azure LLM inference
-traces (CSV) and Mooncake (JSON lines), each plain or gzipped. Requests without a prompt or an
-output (BurstGPT's form of failed requests) cannot be replayed; they are skipped and counted.
+traces (CSV) and Mooncake (JSON lines), and lengths alone (CSV), each plain or gzipped. Requests
+without a prompt or an output (BurstGPT's form of failed requests) cannot be replayed; they are
+skipped and counted.
 """
 
 import csv
@@ -37,6 +38,8 @@ class TraceKind(enum.StrEnum):
     BURSTGPT = "burstgpt"
     AZURE = "azure"
     MOONCAKE = "mooncake"
+    PAIRS = "pairs"
+    """CSV with the columns prompt_tokens and output_tokens, without times."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -181,30 +184,32 @@ def _kind(head: str, path: Path) -> TraceKind:
         return TraceKind.BURSTGPT
     if "contexttokens" in columns:
         return TraceKind.AZURE
+    if "prompt_tokens" in columns:
+        return TraceKind.PAIRS
     raise InputError(
         f"{path} is no trace that is known: its first line is {head.strip()[:80]!r}. Known are "
         "BurstGPT (Timestamp,Model,Request tokens,Response tokens,...), Azure "
-        "(TIMESTAMP,ContextTokens,GeneratedTokens) and Mooncake (JSON lines with timestamp, "
-        "input_length, output_length)."
+        "(TIMESTAMP,ContextTokens,GeneratedTokens), Mooncake (JSON lines with timestamp, "
+        "input_length, output_length), and CSV with prompt_tokens,output_tokens."
     )
 
 
 def _reader(kind: TraceKind, columns: list[str]) -> Callable[[list[str]], TraceRow]:
-    names = (
-        ("timestamp", "request tokens", "response tokens")
-        if kind is TraceKind.BURSTGPT
-        else ("timestamp", "contexttokens", "generatedtokens")
-    )
+    names = {
+        TraceKind.BURSTGPT: ("timestamp", "request tokens", "response tokens"),
+        TraceKind.AZURE: ("timestamp", "contexttokens", "generatedtokens"),
+    }.get(kind, ("prompt_tokens", "prompt_tokens", "output_tokens"))
     missing = [name for name in names if name not in columns]
     if missing:
         raise ValueError(f"no column {missing[0]!r} in {', '.join(columns)}")
     at, prompt, output = (columns.index(name) for name in names)
-    time = _seconds if kind is TraceKind.BURSTGPT else _instant
+    time = _instant if kind is TraceKind.AZURE else _seconds
 
     def read(cells: list[str]) -> TraceRow:
         if len(cells) <= max(at, prompt, output):
             raise ValueError(f"{len(cells)} cells where {len(columns)} are named")
-        return TraceRow(time(cells[at]), _tokens(cells[prompt]), _tokens(cells[output]))
+        when = 0.0 if kind is TraceKind.PAIRS else time(cells[at])
+        return TraceRow(when, _tokens(cells[prompt]), _tokens(cells[output]))
 
     return read
 
