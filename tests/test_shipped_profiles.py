@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.precision import as_loaded
+from partitiond.core.performance.footprint import EngineLimits, footprint_at
 from partitiond.core.profile.frontier import find_knee
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile, ProfileKind
+from partitiond.models.catalog import CATALOG
 from partitiond.serde import from_json
 
 SHIPPED = sorted((Path(__file__).parent.parent / "profiles").glob("*.json"))
@@ -41,6 +45,13 @@ def test_a_shipped_profile_was_measured_and_holds_together(path: Path) -> None:
         best_output_tokens_per_s=profile.knee.best_output_tokens_per_s,
     )
     assert again.batch == profile.knee.batch
+    loaded = as_loaded(CATALOG[profile.model].architecture, dtype=profile.dtype)
+    held = {point.batch: point.footprint_bytes for point in profile.points}
+    held[profile.frontier_memory.batch] = profile.frontier_memory.footprint_bytes
+    for batch, measured in held.items():
+        limits = EngineLimits(batch, profile.workload.longest_tokens)
+        reserved = footprint_at(loaded, profile.workload, limits, DeviceKind.CPU).peak_bytes
+        assert measured < reserved < 1.5 * measured, "the estimate has room for what was measured"
     for point in profile.points:
         expected = point.output_tokens_per_s / profile.workload.moments.o
         assert point.req_per_s == pytest.approx(expected)
