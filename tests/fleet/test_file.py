@@ -323,6 +323,20 @@ def test_twelve_models_need_less_than_half_of_the_gpus() -> None:
     assert proof.value < proof.baseline_one_model_per_device / 2
 
 
+def test_twelve_models_of_mixed_kinds_are_planned_without_a_measurement() -> None:
+    request = fleet_request(load_fleet(EXAMPLES / "mixed-kinds.toml"))
+    plan = solve(request)
+    assert isinstance(plan, Plan)
+    names = {model.model for model in request.models}
+    assert len(names) == 12
+    assert {placement.model for placement in plan.placements} == names
+    assert not plan.unplaced
+    told = next(line for line in plan.explanation if line.startswith("Estimated, not measured"))
+    assert all(name in told for name in names)
+    assert "30% for the rate and 10% for the memory" in told
+    assert any("were off by 42%" in line for line in plan.explanation)
+
+
 def test_an_unknown_architecture_is_asked_for(tmp_path: Path) -> None:
     text = L4 + '[[models]]\nmodel = "org/unknown"\n'
     with pytest.raises(SpecError, match="architecture of unknown is not known"):

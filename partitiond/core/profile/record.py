@@ -30,6 +30,11 @@ RATE_MARGIN: Final[dict[ProfileKind, float]] = {
 }
 
 
+ESTIMATE_ERROR: Final = 0.42
+"""Median error of estimated rates beside the shipped profiles, with figures assumed of the
+hardware: `python -m bench.profiler.factor_fit`."""
+
+
 MEMORY_MARGIN: Final[dict[ProfileKind, float]] = {
     ProfileKind.MEASURED: 0.03,
     ProfileKind.TRANSFERRED: 0.05,

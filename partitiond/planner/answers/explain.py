@@ -17,7 +17,7 @@ from partitiond.core.plan.record import (
     Status,
     Unplaced,
 )
-from partitiond.core.profile.record import RATE_MARGIN, ProfileKind
+from partitiond.core.profile.record import ESTIMATE_ERROR, MEMORY_MARGIN, RATE_MARGIN, ProfileKind
 from partitiond.planner.answers.certify import PROVEN
 from partitiond.planner.answers.rules_text import (
     how_to_survive,
@@ -231,9 +231,15 @@ def _provisional(placements: tuple[Placement, ...]) -> Iterator[str]:
         if models:
             least = " at least" if kind is ProfileKind.TRANSFERRED else ""
             yield (
-                f"{kind.value.capitalize()}, not measured, and planned with a rate margin of "
-                f"{RATE_MARGIN[kind]:.0%}{least}: {', '.join(models)}."
+                f"{kind.value.capitalize()}, not measured, and planned with margins of "
+                f"{RATE_MARGIN[kind]:.0%}{least} for the rate and {MEMORY_MARGIN[kind]:.0%} for "
+                f"the memory: {', '.join(models)}."
             )
+            if kind is ProfileKind.ESTIMATED:
+                yield (
+                    f"Beside measured profiles estimated rates were off by {ESTIMATE_ERROR:.0%} in "
+                    "the median, and memory was never too small (docs/benchmarks.md)."
+                )
 
 
 def _variants(placements: tuple[Placement, ...]) -> Iterator[str]:
