@@ -14,10 +14,12 @@ export PARTITIOND_CPU__ENABLED=false COLUMNS="${COLUMNS:-100}"
 say() { printf '\n== %s\n' "$*"; }
 fail() { echo "tour: $*" >&2; exit 1; }
 
-# start_load MODEL PORT SECONDS: fifteen short requests a second, beside what comes next.
+# start_load MODEL PORT SECONDS [RATE PROMPT OUTPUT]: fifteen short requests a second, or as many and as
+# long as said, beside what comes next.
 start_load() {
-    "$python" -m loadgen --url "http://127.0.0.1:$2" --model "$1" --rate 15 --arrivals constant \
-        --prompt-tokens 8 --output-tokens 8 --warmup 0 --duration "$3" --allow-saturated --json \
+    "$python" -m loadgen --url "http://127.0.0.1:$2" --model "$1" --rate "${4:-15}" --arrivals constant \
+        --prompt-tokens "${5:-8}" --output-tokens "${6:-8}" --slo-ttft 0.75 --slo-tpot 0.04 \
+        --warmup 0 --duration "$3" --allow-saturated --json \
         --save "$folder/load.run" > "$folder/load.json" 2> "$folder/load.log" &
     load=$!
     until_true "the load has begun" "sends($load)"
@@ -31,6 +33,15 @@ end_load() {
 report = json.load(open(sys.argv[1]))
 failed = sum(report[kind] for kind in ("refused", "errors", "timeouts"))
 print("\nfailed requests%s:" % sys.argv[2], failed, "of", report["completed"] + failed)' "$folder/load.json" "${1:-}"
+}
+
+# end_goodput RATE: waits for the last of them, and shows goodput beside the rate that is planned for.
+end_goodput() {
+    wait "$load" || fail "loadgen ended with status $?: $(tail -n 3 "$folder/load.log")"
+    load=
+    "$python" -c 'import json, sys
+good = json.load(open(sys.argv[1]))["goodput_req_per_s"]
+print("\ngoodput: %.3g of %s requests/s that are planned for" % (good, sys.argv[2]))' "$folder/load.json" "$1"
 }
 
 finish() {

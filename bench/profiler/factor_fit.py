@@ -73,7 +73,8 @@ def fit_factors(sources: Sequence[Source]) -> Factors:
 
 
 def _by_server(source: Source, point: OperatingPoint) -> bool:
-    limit = point.batch * source.subject.rounds.reached.server_seconds
+    rounds = source.subject.rounds
+    limit = rounds.reached.sent_seconds(point.batch, point.batch / rounds.workload.moments.o)
     return abs(measured_round(point) - limit) <= SERVER_SHARE * limit
 
 

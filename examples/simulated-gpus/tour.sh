@@ -79,6 +79,11 @@ run devices show "$(look "replicas('opt-2.7b')[0].device_id")"
 ask opt-125m
 ask opt-2.7b
 
+say "Goodput beside the plan: engines step as it says of their model, share and neighbours"
+echo "$ python -m loadgen --model opt-1.3b --rate 6 --prompt-tokens 512 --output-tokens 256 ..."
+start_load opt-1.3b "$PARTITIOND_PROXY__PORT" 20 6 512 256
+end_goodput 6
+
 say "An engine is killed under load: it is started again"
 set -- $(look '"{0.replica_id} {0.pid} {0.device_id}".format(replicas("opt-125m")[0])')
 replica=$1 pid=$2 device=$3

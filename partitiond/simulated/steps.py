@@ -2,20 +2,12 @@
 
 There are three sources, from the most to the least certain: a step time that was fitted to recorded
 steps (`FittedSteps`), one fitted to the points of a single
-profile (`fit_steps`), and a roofline of the architecture (`RooflineSteps`).
+profile (`fit_steps`), and a roofline of the architecture (`core.performance.engine_speed`).
 """
 
 import dataclasses
 from typing import Final, Protocol
 
-from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.workload import Workload
-from partitiond.core.performance.roofline import (
-    Rates,
-    Step,
-    prompt_context,
-    step_seconds,
-)
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.record import Profile
 
@@ -93,42 +85,6 @@ class FittedSteps:
             + fitted.per_sequence_seconds * (decoding + prefill_tokens / self.prompt_tokens)
             + fitted.per_kv_token_seconds * kv_tokens
         )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RooflineSteps:
-    """Step times from arithmetic and memory traffic, as in estimates.
-
-    Attributes:
-        architecture: architecture as loaded.
-        reached: rates that the partition reaches.
-        prompt_context: mean tokens of context that a prompt token attends to.
-    """
-
-    architecture: Architecture
-    reached: Rates
-    prompt_context: float
-
-    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Return the seconds of one step; see `Steps`."""
-        step = Step(
-            decode_sequences=decoding,
-            decode_context=kv_tokens / max(1, decoding),
-            prefill_tokens=prefill_tokens,
-            prefill_context=self.prompt_context,
-        )
-        return step_seconds(self.architecture, step, self.reached)
-
-
-def roofline_steps(architecture: Architecture, reached: Rates, workload: Workload) -> RooflineSteps:
-    """Return the step times of an estimate.
-
-    Args:
-        architecture: architecture as loaded (`core.model.precision.as_loaded`).
-        reached: rates of the partition (`core.performance.roofline.rates`).
-        workload: request shape.
-    """
-    return RooflineSteps(architecture, reached, prompt_context(workload))
 
 
 def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> StepModel:

@@ -9,6 +9,7 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.workload import Workload
+from partitiond.core.performance.engine_speed import RooflineSteps
 from partitiond.core.performance.roofline import Step, prompt_context, rates, step_seconds
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
@@ -18,7 +19,6 @@ from partitiond.simulated.steps import (
     StepModel,
     constant_steps,
     fit_steps,
-    roofline_steps,
 )
 
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=32)
@@ -102,7 +102,7 @@ def test_a_roofline_step_is_the_estimates_own() -> None:
     hardware = HARDWARE["a100-80gb"]
     reached = rates(hardware, PartitionSize(SharingMode.WHOLE, 1, 100))
     architecture = as_loaded(CATALOG["opt-1.3b"].architecture)
-    steps = roofline_steps(architecture, reached, WORKLOAD)
+    steps = RooflineSteps(architecture, reached, prompt_context(WORKLOAD))
     step = Step(8, 100.0, 64, prompt_context(WORKLOAD))
     assert steps.step_seconds(8, 64, 800) == step_seconds(architecture, step, reached)
     assert steps.step_seconds(8, 0, 80_000) > steps.step_seconds(8, 0, 800)

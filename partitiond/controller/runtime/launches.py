@@ -9,6 +9,7 @@ from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec
+from partitiond.core.performance.engine_speed import speed_environment
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.engine import EngineLaunch
@@ -110,10 +111,23 @@ def _dtype(candidate: Candidate, asked: str) -> str:
     return (candidate.dtype or asked) if asked == "auto" else asked
 
 
-def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:
+def _extra_env(
+    placement: Placement, model: ResolvedModel, device: Device
+) -> tuple[tuple[str, str], ...]:
+    found, candidate = [], placement.candidate
     if isinstance(placement.partition, MpsShare):
-        return (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(placement.partition.sm_percent)),)
-    return ()
+        share = str(placement.partition.sm_percent)
+        found.append(("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", share))
+    speed = speed_environment(
+        model.spec,
+        model.architecture,
+        device=device,
+        size=candidate.size,
+        dtype=_dtype(candidate, model.spec.engine.dtype),
+        busy=candidate.busy,
+        kappa=candidate.kappa,
+    )
+    return (*found, *speed)
 
 
 def launch_for(
@@ -155,7 +169,7 @@ def launch_for(
         dummy_weights=model.dummy_weights,
         extra_args=spec.engine.extra_args,
         engine_kind=spec.engine_kind,
-        extra_env=_extra_env(placement),
+        extra_env=_extra_env(placement, model, device),
         quantization=spec.engine.quantization,
         kv_cache_dtype=spec.engine.kv_cache_dtype,
         sleep_mode=spec.engine.sleep_mode,

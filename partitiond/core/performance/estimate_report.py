@@ -18,7 +18,6 @@ from partitiond.core.performance.footprint import (
     EngineLimits,
     footprint_at,
     max_batch,
-    max_batch_safe,
 )
 from partitiond.core.performance.replicas import Replication, replicas_that_fit, replications
 from partitiond.core.performance.transfer_fit import Subject
@@ -198,7 +197,7 @@ def estimate_report(
         budget_bytes=budget,
         memory_fraction=question.memory_fraction,
         max_batch=max_batch(loaded, question.workload, sold, share=question.memory_fraction),
-        max_batch_safe=_max_batch_safe(question, subject, budget),
+        max_batch_safe=profile.points[-1].batch if profile.points else 0,
         weights_bytes=loaded.weights_bytes,
         kv_bytes_per_token=loaded.kv_bytes_per_token,
         knee_batch=profile.knee.batch,
@@ -257,17 +256,6 @@ def _profile(question: Question, subject: Subject, budget: int) -> Profile:
         quantization=question.quantization,
         kv_cache_dtype=question.kv_cache_dtype,
         refined=True,
-    )
-
-
-def _max_batch_safe(question: Question, subject: Subject, budget: int) -> int:
-    return max_batch_safe(
-        subject.loaded,
-        question.workload,
-        budget,
-        max_model_len=question.context_tokens,
-        kind=subject.hardware.kind,
-        max_num_batched_tokens=question.max_num_batched_tokens,
     )
 
 

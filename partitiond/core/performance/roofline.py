@@ -56,6 +56,10 @@ on an A100, as in the paper's Figure 1; on a core of a busy EPYC 0.2 ms were mea
 factor of 3 at most, and only where a small model is at its fastest."""
 
 
+SERVER_REQUEST_SECONDS: Final = 1e-3
+"""The same per request, to parse, tokenise and queue it: 1,000 requests/s at most. XXX"""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
     """The speeds that a partition reaches.
@@ -68,7 +72,8 @@ class Rates:
         layer_seconds: least time of a layer in a step.
         overlaps: arithmetic hides traffic, as on a GPU with thousands of threads in flight; a CPU
             core mostly does one after the other.
-        server_seconds: time of the API server per output token, which it takes beside the engine.
+        server_seconds, request_seconds: time of the API server per output token and per request,
+            which it takes beside the engine.
     """
 
     flops_per_s: float
@@ -78,6 +83,11 @@ class Rates:
     layer_seconds: float = 0.0
     overlaps: bool = True
     server_seconds: float = 0.0
+    request_seconds: float = 0.0
+
+    def sent_seconds(self, tokens: float, requests: float) -> float:
+        """Return the time in which the API server sends so many tokens of so many requests."""
+        return self.server_seconds * tokens + self.request_seconds * requests
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,6 +179,7 @@ def rates(
         layer_seconds=_LAYER_SECONDS[hardware.kind],
         overlaps=hardware.kind is DeviceKind.GPU,
         server_seconds=SERVER_TOKEN_SECONDS if hardware.kind is DeviceKind.GPU else 0.0,
+        request_seconds=SERVER_REQUEST_SECONDS if hardware.kind is DeviceKind.GPU else 0.0,
     )
 
 

@@ -112,8 +112,8 @@ class Round:
         seconds: time of the round, batch / throughput; longer than a step by the steps that a
             slot misses or reads its prompt in.
         steps: engine steps it takes; well above 1 if prompts exceed the token budget.
-        held_up: factor by which the API server, which sends one token after the other, lengthens
-            the engine's round; 1 if it keeps up.
+        held_up: factor by which the API server, which takes one request and sends one token after
+            the other, lengthens the engine's round; 1 if it keeps up.
     """
 
     seconds: float
@@ -291,7 +291,7 @@ def decode_round(
     mix = step_mix(architecture, cycle, batch, reached)
     steps = cycle.steps / workload.moments.o
     engine = steps * mix.mean_seconds
-    seconds = max(engine, batch * reached.server_seconds)
+    seconds = max(engine, reached.sent_seconds(batch, batch / workload.moments.o))
     return Round(seconds, steps * mix.mean_steps, seconds / engine)
 
 

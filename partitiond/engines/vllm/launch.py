@@ -103,6 +103,7 @@ VERSION_BOUND_FLAGS: Final = frozenset({"--max-num-active-seqs", "--sse-keep-ali
 SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--profile": 1,
     "--token-seconds": 1,
+    "--step-factor": 1,
     "--load-seconds": 1,
     "--kv-cache-tokens": 1,
     "--crash-after-requests": 1,

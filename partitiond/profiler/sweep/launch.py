@@ -10,6 +10,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.numbers.bisection import largest
+from partitiond.core.performance.engine_speed import speed_environment
 from partitiond.core.performance.footprint import (
     BLOCK_TOKENS,
     MAX_BATCH,
@@ -147,6 +148,13 @@ def _launch(
         dummy_weights=request.model.dummy_weights,
         extra_args=spec.engine.extra_args,
         engine_kind=spec.engine_kind,
+        extra_env=speed_environment(
+            spec,
+            request.model.architecture,
+            device=device,
+            size=size_of(request),
+            dtype=spec.engine.dtype,
+        ),
         prefix_caching=prefix_caching,
         quantization=spec.engine.quantization,
         kv_cache_dtype=spec.engine.kv_cache_dtype,

@@ -7,20 +7,27 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
 
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.engine_task import EngineTask, task_of
+from partitiond.core.performance.engine_speed import SPEED_VARIABLE, EngineSpeed
 from partitiond.simulated.engine.app import Task, make_app
 from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.engine import SimulatedEngine
 from partitiond.simulated.engine.gpu import HOST_VARIABLE, SimulatedGpuMemory, add_flags
 from partitiond.simulated.engine.loop import EngineLoop
+from partitiond.simulated.engine.neighbours import Neighbours
 from partitiond.simulated.engine.sleeping import Sleep
-from partitiond.simulated.steps import StepModel, constant_steps, fit_steps
+from partitiond.simulated.steps import Steps, constant_steps, fit_steps
 
 KEEP_ALIVE_SECONDS = 120
+TOKEN_SECONDS = 0.01
+"""Of one decode step where nothing was planned: on a CPU. Chosen."""
+ALONE = (SharingMode.WHOLE, SharingMode.MIG)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -34,7 +41,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runner", help="vLLM's words for the same: pooling")
     parser.add_argument("--convert", help="vLLM's words for the same: classify")
     parser.add_argument("--profile", type=Path, help="profile (JSON) whose speed to have")
-    parser.add_argument("--token-seconds", type=float, default=0.01, help="one decode step alone")
+    parser.add_argument("--token-seconds", type=float, help="one decode step alone")
+    parser.add_argument("--step-factor", type=float, default=1.0, help="times of what was planned")
     parser.add_argument("--max-num-seqs", type=int, default=64)
     parser.add_argument("--max-num-batched-tokens", type=int, default=2048)
     parser.add_argument("--kv-cache-tokens", type=int, default=65536)
@@ -56,15 +64,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def step_model(arguments: argparse.Namespace) -> StepModel:
-    """Step times from the profile, or constant ones from --token-seconds."""
-    if arguments.profile is None:
-        return constant_steps(arguments.token_seconds)
-    # Imported here: reading a profile needs pydantic, which takes as long to import as the rest.
-    from partitiond import serde
-    from partitiond.core.profile.record import Profile
+def step_model(arguments: argparse.Namespace, speed: EngineSpeed | None = None) -> Steps:
+    """Step times from the profile, those that the user says, or those that were planned."""
+    if arguments.profile is not None:
+        # Imported here: reading a profile needs pydantic, which takes as long to import as the rest
+        from partitiond import serde
+        from partitiond.core.profile.record import Profile
 
-    return fit_steps(serde.from_json(Profile, arguments.profile.read_bytes()))
+        return fit_steps(serde.from_json(Profile, arguments.profile.read_bytes()))
+    if arguments.token_seconds is not None or speed is None:
+        return constant_steps(arguments.token_seconds or TOKEN_SECONDS)
+    return speed.steps
+
+
+def slowdown(
+    arguments: argparse.Namespace, speed: EngineSpeed | None, host: str
+) -> Callable[[float], float]:
+    """Return how long a step takes on its device, whose time alone is given."""
+    factor: float = arguments.step_factor
+    told = (arguments.profile, arguments.token_seconds) != (None, None)
+    if speed is None or told or speed.mode in ALONE:
+        return lambda seconds: factor * seconds
+    beside = Neighbours(Path(host), speed)
+    return lambda seconds: beside.slowed(factor * seconds)
 
 
 def bind(path: str) -> socket.socket:
@@ -96,11 +118,12 @@ def main(argv: list[str]) -> int:
     if host and os.environ.get("CUDA_VISIBLE_DEVICES"):
         memory = SimulatedGpuMemory.take(arguments, host)
         memory.watch()
+    speed = EngineSpeed.from_json(text) if (text := os.environ.get(SPEED_VARIABLE)) else None
     batch = Batch(
         arguments.max_num_seqs, arguments.max_num_batched_tokens, arguments.kv_cache_tokens
     )
     engine = SimulatedEngine(
-        loop=EngineLoop(batch, step_model(arguments)),
+        loop=EngineLoop(batch, step_model(arguments, speed), slowdown(arguments, speed, host)),
         model=arguments.model,
         max_model_len=arguments.max_model_len,
         kv_cache_tokens=arguments.kv_cache_tokens,

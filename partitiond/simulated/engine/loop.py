@@ -3,10 +3,10 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from partitiond.simulated.engine.batch import Batch, BatchStep, Sequence
-from partitiond.simulated.steps import StepModel
+from partitiond.simulated.steps import Steps
 
 
 @dataclasses.dataclass(slots=True)
@@ -26,12 +26,20 @@ class Totals:
 
 
 class EngineLoop:
-    """Steps the batch while there is work, and hands tokens to their requests."""
+    """Steps the batch while there is work, and hands tokens to their requests.
 
-    def __init__(self, batch: Batch, steps: StepModel) -> None:
+    Args:
+        steps: how long a step takes alone.
+        slowed: returns how long a step of so many seconds takes beside what else works now.
+    """
+
+    def __init__(
+        self, batch: Batch, steps: Steps, slowed: Callable[[float], float] = float
+    ) -> None:
         self.batch = batch
         self.totals = Totals()
         self._steps = steps
+        self._slowed = slowed
         self._queues: dict[Sequence, asyncio.Queue[None]] = {}
         self._work = asyncio.Event()
 
@@ -45,7 +53,8 @@ class EngineLoop:
                 await self._work.wait()
                 due = time.monotonic()
                 continue
-            due += self._steps.step_seconds(step.decoding, step.prefill_tokens)
+            alone = self._steps.step_seconds(step.decoding, step.prefill_tokens, step.kv_tokens)
+            due += self._slowed(alone)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due = max(due, time.monotonic() - 0.1)
             self._hand_out(step)

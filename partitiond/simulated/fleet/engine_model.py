@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 from partitiond.core.dispatch.routing import ReplicaRoute, service_seconds
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.estimate import hardware_of
+from partitiond.core.performance.engine_speed import steps_of
 from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS, kv_tokens
-from partitiond.core.performance.roofline import rates
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.simulated.fleet.host_costs import NO_COSTS, HostCosts
-from partitiond.simulated.steps import Steps, fit_steps, roofline_steps
+from partitiond.simulated.steps import Steps, fit_steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,21 +70,12 @@ def engine_from_roofline(
         candidate: the candidate that the engine runs.
         device: device of the engine.
     """
-    engine, dtype = spec.engine, candidate.dtype or spec.engine.dtype
-    loaded = as_loaded(
-        architecture,
-        dtype=dtype,
-        quantization=engine.quantization,
-        kv_cache_dtype=engine.kv_cache_dtype,
-    )
-    reached = rates(
-        hardware_of(device), candidate.size, dtype=dtype, quantization=engine.quantization
-    )
+    dtype = candidate.dtype or spec.engine.dtype
     return EngineModel(
-        roofline_steps(loaded, reached, spec.workload),
+        steps_of(spec, architecture, device, candidate.size, dtype),
         _cache_tokens(candidate.batch, spec.workload, spec.max_model_len, device.kind),
         spec.max_model_len,
-        engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+        spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from partitiond import serde
 from partitiond.core.errors import InputError
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.performance.engine_speed import RooflineSteps
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.record import ProfileKind
 from partitiond.fleet.profile_files import profile_paths, read_profile
@@ -18,7 +19,7 @@ from partitiond.simulated.fleet.engine_model import (
 )
 from partitiond.simulated.fleet.fitted import FittedHost, read_fitted
 from partitiond.simulated.fleet.host_costs import HostCosts
-from partitiond.simulated.steps import RooflineSteps, StepModel
+from partitiond.simulated.steps import StepModel
 from tests.simulated.samples import BATCH, WORKLOAD, candidate, device, engine, plan
 
 NAME = "opt-125m"

@@ -1,0 +1,121 @@
+"""Gives simulated engines the speed that was planned: step times of the estimate, and neighbours.
+
+An engine on a simulated GPU is told these with its start (`SPEED_VARIABLE`), so that what a plan
+says of it, and of those beside it, can be seen.
+"""
+
+import dataclasses
+import json
+from typing import Any, Final
+
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.precision import as_loaded
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.performance.estimate import hardware_of
+from partitiond.core.performance.roofline import Rates, Step, prompt_context, rates, step_seconds
+
+SPEED_VARIABLE: Final = "PARTITIOND_SIMULATED_SPEED"
+"""`EngineSpeed` as JSON in an engine's environment; the daemon sets it, never a user."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RooflineSteps:
+    """Step times from arithmetic and memory traffic, as in estimates.
+
+    Attributes:
+        architecture: architecture as loaded.
+        reached: rates that the partition reaches.
+        prompt_context: mean tokens of context that a prompt token attends to.
+    """
+
+    architecture: Architecture
+    reached: Rates
+    prompt_context: float
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Return the seconds of one step, or those in which its answers are sent if more."""
+        step = Step(
+            decode_sequences=decoding,
+            decode_context=kv_tokens / max(1, decoding),
+            prefill_tokens=prefill_tokens,
+            prefill_context=self.prompt_context,
+        )
+        requests = prefill_tokens / (2 * self.prompt_context)
+        sent = self.reached.sent_seconds(decoding, requests)
+        return max(sent, step_seconds(self.architecture, step, self.reached))
+
+
+def steps_of(
+    spec: ModelSpec, architecture: Architecture, device: Device, size: PartitionSize, dtype: str
+) -> RooflineSteps:
+    """Return the step times that an estimate rests on.
+
+    Args:
+        spec: the form of the model that runs (`ModelSpec.as_variant`).
+        architecture: of that form, before its precision is applied.
+        device: of the engine.
+        size: of its partition.
+        dtype: in which it runs.
+    """
+    engine = spec.engine
+    loaded = as_loaded(
+        architecture,
+        dtype=dtype,
+        quantization=engine.quantization,
+        kv_cache_dtype=engine.kv_cache_dtype,
+    )
+    reached = rates(hardware_of(device), size, dtype=dtype, quantization=engine.quantization)
+    return RooflineSteps(loaded, reached, prompt_context(spec.workload))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineSpeed:
+    """The speed of an engine on a simulated GPU.
+
+    Attributes:
+        steps: alone on the device.
+        device: whose engines slow each other down.
+        mode: how they share it.
+        busy: share of what they share that it takes while it works.
+        kappa: loss per further engine; None for the mode's default.
+    """
+
+    steps: RooflineSteps
+    device: str
+    mode: SharingMode
+    busy: float = 1.0
+    kappa: float | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "EngineSpeed":
+        """Read it without pydantic, whose import takes as long as an engine's start."""
+        data: dict[str, Any] = json.loads(text)
+        steps = data.pop("steps")
+        architecture, reached = Architecture(**steps["architecture"]), Rates(**steps["reached"])
+        made = RooflineSteps(architecture, reached, steps["prompt_context"])
+        return cls(made, **{**data, "mode": SharingMode(data["mode"])})
+
+
+def speed_environment(
+    spec: ModelSpec,
+    architecture: Architecture,
+    *,
+    device: Device,
+    size: PartitionSize,
+    dtype: str,
+    busy: float = 1.0,
+    kappa: float | None = None,
+) -> tuple[tuple[str, str], ...]:
+    """Return the variable that tells a simulated engine on a GPU its speed; none for others.
+
+    Args:
+        spec, architecture, device, size, dtype: as in `steps_of`.
+        busy, kappa: as in `EngineSpeed`.
+    """
+    if spec.engine_kind != "simulated" or device.kind is not DeviceKind.GPU:
+        return ()
+    steps = steps_of(spec, architecture, device, size, dtype)
+    speed = EngineSpeed(steps, device.id, size.mode, busy, kappa)
+    return ((SPEED_VARIABLE, json.dumps(dataclasses.asdict(speed))),)

@@ -1,0 +1,74 @@
+"""Slows the engines of a simulated GPU by those that work beside them, as plans expect.
+
+Each engine has a row in a file of the simulated host, in which it writes until when its step runs
+and what the step takes of the device. An engine that ended is beside nobody once its step is over.
+"""
+
+import mmap
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.performance.engine_speed import EngineSpeed
+from partitiond.core.performance.interference import DEFAULT, sigma
+
+_ROW: Final = struct.Struct("=qIxxxxddd")
+"""Process, device, end of its step by the monotonic clock, its busy share and its kappa."""
+_ROWS: Final = 512
+"""More engines than a host runs. Chosen."""
+FILE: Final = "speed"
+
+
+class Neighbours:
+    """One engine's row, and what the others say.
+
+    Args:
+        host: folder of the simulated host.
+        speed: of this engine.
+    """
+
+    def __init__(self, host: Path, speed: EngineSpeed) -> None:
+        file = os.open(host / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            os.lockf(file, os.F_LOCK, 0)
+            os.truncate(file, _ROW.size * _ROWS)
+            self._rows = mmap.mmap(file, _ROW.size * _ROWS)
+            taken = [row[0] for row in _ROW.iter_unpack(self._rows)]
+            free = next(n for n, pid in enumerate(taken) if not pid or not _lives(pid))
+            self._row = _ROW.size * free
+            self._device = zlib.crc32(speed.device.encode())
+            kappa = DEFAULT.kappa(speed.mode) if speed.kappa is None else speed.kappa
+            self._mode, self._takes = speed.mode, (speed.busy, kappa)
+            self._write(0.0)
+        finally:
+            os.close(file)  # which also ends the lock
+
+    def slowed(self, seconds: float) -> float:
+        """Return how long a step takes that begins now, and tell the others."""
+        now = time.monotonic()
+        beside = [
+            (busy, kappa)
+            for offset, (_, device, until, busy, kappa) in enumerate(_ROW.iter_unpack(self._rows))
+            if device == self._device and until > now and offset * _ROW.size != self._row
+        ]
+        busy, kappas = zip(self._takes, *beside, strict=True)
+        seconds *= sigma(self._mode, busy, kappas=kappas)
+        self._write(now + seconds)
+        return seconds
+
+    def _write(self, until: float) -> None:
+        row = os.getpid(), self._device, until, *self._takes
+        _ROW.pack_into(self._rows, self._row, *row)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
