@@ -468,7 +468,7 @@ async def test_a_pooling_engine_is_ready_is_probed_and_pools(kind: Kind, short_d
 
 async def test_a_classifying_engine_becomes_ready_and_is_probed(short_dir: Path) -> None:
     runner = make_runner(short_dir, None)
-    handle = await runner.start(simulated_launch("sim-0", "--task", "classify"))
+    handle = await runner.start(simulated_launch("sim-0", "--convert", "classify"))
     try:
         await runner.wait_ready(handle, START_SECONDS)
         assert await runner.probe(handle, 10.0)

@@ -73,7 +73,7 @@ def engines(request: pytest.FixtureRequest) -> Iterator[Engines]:
                 engine = stack.enter_context(real(environment, folder))
             else:
                 run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
-                flags = ("--task", "pooling") if model == POOL else ()
+                flags = ("--runner", "pooling") if model == POOL else ()
                 engine = stack.enter_context(simulated(run, model, *flags))
             aliases = ("small",) if model == MODEL else ()
             proxy = stack.enter_context(proxy_for(serving(model, engine, aliases=aliases)))
@@ -206,7 +206,7 @@ def test_an_engine_and_its_proxy_answer_alike(
 def test_a_classifying_engine_and_its_proxy_answer_alike() -> None:
     """Simulated only: no classifier is small enough to be fetched for this."""
     with tempfile.TemporaryDirectory(prefix="pd-") as name, contextlib.ExitStack() as stack:
-        engine = stack.enter_context(simulated(Path(name), CLASSIFIER, "--task", "classify"))
+        engine = stack.enter_context(simulated(Path(name), CLASSIFIER, "--convert", "classify"))
         proxy = stack.enter_context(proxy_for(serving(CLASSIFIER, engine)))
         for case in CLASSIFYING_CASES:
             check(Pair(engine, proxy.base_url, real=False), case)

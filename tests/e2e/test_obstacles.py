@@ -65,7 +65,7 @@ def folder_without_weights(folder: Path) -> str:
 
 
 FAILS = {"extra_args": ["--fail-start", "CUDA out of memory"]}
-EMBEDS = {"extra_args": ["--task", "pooling"]}
+EMBEDS = {"extra_args": ["--runner", "pooling"]}
 """Such a model is measured, planned and served as one that generates text."""
 QUICK = {
     "profiling.max_batch": 2,

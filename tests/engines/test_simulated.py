@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from partitiond import serde
+from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.replica.engine import EngineLaunch, EngineReport
 from partitiond.engines.process.commands import (
     SIMULATED_KV_BYTES_PER_TOKEN,
@@ -20,7 +21,6 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.engine.__main__ import parse, step_model
-from partitiond.simulated.engine.app import Task
 from partitiond.simulated.steps import StepModel
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.simulated.test_steps import profile_of, throughput
@@ -52,14 +52,13 @@ async def engine(
 @pytest.mark.parametrize(
     ("words", "task"),
     [
-        ("", Task.GENERATE),
-        ("--task pooling", Task.POOLING),
-        ("--runner=pooling --convert embed", Task.POOLING),
-        ("--runner pooling --convert=classify", Task.CLASSIFY),
-        ("--runner generate", Task.GENERATE),
+        ("", EngineTask.GENERATE),
+        ("--runner=pooling --convert embed", EngineTask.POOL),
+        ("--runner pooling --convert=classify", EngineTask.CLASSIFY),
+        ("--runner generate", EngineTask.GENERATE),
     ],
 )
-def test_its_task_is_asked_for_as_vllms_is(words: str, task: Task) -> None:
+def test_its_task_is_asked_for_as_vllms_is(words: str, task: EngineTask) -> None:
     assert parse(["--uds", "s", "--model", "m", *words.split()]).task is task
 
 

@@ -70,11 +70,11 @@ async def test_a_profile_is_whole_or_ended_at_once_and_leaves_no_engine(
     assert list((tmp_path / "run").glob("profile-*")) == []
 
 
-@pytest.mark.parametrize("task", ["pooling", "classify"])
+@pytest.mark.parametrize("flag", ["--runner=pooling", "--convert=classify"])
 async def test_an_engine_that_pools_is_measured_by_its_answers(
-    runner: Remembering, tmp_path: Path, task: str
+    runner: Remembering, tmp_path: Path, flag: str
 ) -> None:
-    engine = EngineOptions(max_model_len=256, extra_args=("--task", task))
+    engine = EngineOptions(max_model_len=256, extra_args=(flag,))
     asked = dataclasses.replace(simulated(tmp_path, confirm_capacity=True), max_batch=2)
     asked = with_spec(asked, engine=engine, slo=Slo(ttft_seconds=60.0, tpot_seconds=60.0))
     profile = await Profiler(runner).run(asked, lambda _: None)

@@ -23,14 +23,12 @@ ROUTES = {
 
 _WORDS = {
     ("--runner", "pooling"): EngineTask.POOL,
-    ("--task", "pooling"): EngineTask.POOL,
     ("--convert", "classify"): EngineTask.CLASSIFY,
-    ("--task", "classify"): EngineTask.CLASSIFY,
 }
 
 
 def task_of(extra_args: Sequence[str]) -> EngineTask:
-    """Read the task from vLLM's `--runner` and `--convert` and the simulated engine's `--task`."""
+    """Read the task from vLLM's `--runner` and `--convert`."""
     words = [word for argument in extra_args for word in argument.split("=", 1)]
     found = {_WORDS.get(pair) for pair in itertools.pairwise(words)}
     for task in (EngineTask.CLASSIFY, EngineTask.POOL):

@@ -11,7 +11,7 @@ from partitiond.core.model.spec import DEFAULT_WORKLOAD, EngineOptions, ModelSpe
 from partitiond.core.model.workload import MAX_TOKENS, Workload
 
 POOLING: Final = "--runner=pooling"
-_RUNNERS: Final = frozenset({"--runner", "--convert", "--task"})
+_RUNNERS: Final = frozenset({"--runner", "--convert"})
 
 
 def default_workload(architecture: Architecture | None, engine: EngineOptions) -> Workload:

@@ -57,7 +57,9 @@ factor of 3 at most, and only where a small model is at its fastest."""
 
 
 SERVER_REQUEST_SECONDS: Final = 1e-3
-"""The same per request, to parse, tokenise and queue it: 1,000 requests/s at most. XXX"""
+"""The same per request, to parse, tokenise and queue it: 1,000 requests/s at most. Measured of vLLM
+0.32 on that busy EPYC: 6.3 ms, with a connection each. Chosen: with 2 ms the knee of OPT-125M would
+lie at 64, and the paper's lies at 128. Off by a factor of 6 at most, where answers are short."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

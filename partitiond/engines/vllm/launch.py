@@ -93,7 +93,6 @@ TRACING_ENVIRONMENT: Final = {
 FLAG_VALUES: Final[Mapping[str, frozenset[str]]] = {
     "--convert": frozenset({"auto", "none", "embed", "classify"}),
     "--runner": frozenset({"auto", "generate", "pooling"}),
-    "--task": frozenset({"generate", "pooling", "classify"}),
 }
 """Flags that take only these values; they ask for an engine that embeds, scores or classifies."""
 
@@ -112,7 +111,6 @@ SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--break-at-token": 1,
     "--extra-bytes": 1,
     "--fail-start": 1,
-    "--task": 1,
     "--runner": 1,
     "--convert": 1,
 }

@@ -13,9 +13,9 @@ from pathlib import Path
 import uvicorn
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.engine_task import EngineTask, task_of
+from partitiond.core.model.engine_task import task_of
 from partitiond.core.performance.engine_speed import SPEED_VARIABLE, EngineSpeed
-from partitiond.simulated.engine.app import Task, make_app
+from partitiond.simulated.engine.app import make_app
 from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.engine import SimulatedEngine
 from partitiond.simulated.engine.gpu import HOST_VARIABLE, SimulatedGpuMemory, add_flags
@@ -35,11 +35,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="partitiond.simulated.engine", allow_abbrev=False)
     parser.add_argument("--uds", required=True, help="Unix socket to listen on")
     parser.add_argument("--model", required=True, help="served model name")
-    parser.add_argument(
-        "--task", type=Task, choices=list(Task), default=Task.GENERATE, help="whose routes to have"
-    )
-    parser.add_argument("--runner", help="vLLM's words for the same: pooling")
-    parser.add_argument("--convert", help="vLLM's words for the same: classify")
+    parser.add_argument("--runner", help="pooling: embed and rank")
+    parser.add_argument("--convert", help="classify")
     parser.add_argument("--profile", type=Path, help="profile (JSON) whose speed to have")
     parser.add_argument("--token-seconds", type=float, help="one decode step alone")
     parser.add_argument("--step-factor", type=float, default=1.0, help="times of what was planned")
@@ -58,9 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--fail-start", metavar="MESSAGE", help="print MESSAGE and exit with 1")
     add_flags(parser)
     arguments = parser.parse_args(argv)
-    arguments.task = {EngineTask.POOL: Task.POOLING, EngineTask.CLASSIFY: Task.CLASSIFY}.get(
-        task_of(argv), arguments.task
-    )
+    arguments.task = task_of(argv)
     return arguments
 
 

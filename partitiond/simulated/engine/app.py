@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import enum
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 import partitiond
+from partitiond.core.model.engine_task import EngineTask
 from partitiond.simulated.engine import (
     completions,
     exposition,
@@ -36,16 +36,7 @@ Handler = Callable[[SimulatedEngine, Request, dict[str, Any]], Awaitable[Respons
 STREAM: Final = "text/event-stream"
 
 
-class Task(enum.StrEnum):
-    """Task of the simulated model; vLLM has only the routes of its model's task."""
-
-    GENERATE = "generate"
-    POOLING = "pooling"
-    """Embeddings, scores, ranks."""
-    CLASSIFY = "classify"
-
-
-def make_app(engine: SimulatedEngine, task: Task = Task.GENERATE) -> Starlette:
+def make_app(engine: SimulatedEngine, task: EngineTask = EngineTask.GENERATE) -> Starlette:
     """Make the application."""
 
     @contextlib.asynccontextmanager
@@ -238,10 +229,10 @@ POOLING: Final[dict[str, Handler]] = {
     "/v1/rerank": _rerank,
     "/v2/rerank": _rerank,
 }
-HANDLERS: Final[dict[Task, dict[str, Handler]]] = {
-    Task.GENERATE: GENERATING,
-    Task.POOLING: POOLING,
-    Task.CLASSIFY: {"/classify": _classify},
+HANDLERS: Final[dict[EngineTask, dict[str, Handler]]] = {
+    EngineTask.GENERATE: GENERATING,
+    EngineTask.POOL: POOLING,
+    EngineTask.CLASSIFY: {"/classify": _classify},
 }
 
 

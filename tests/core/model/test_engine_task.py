@@ -13,9 +13,6 @@ from partitiond.core.model.engine_task import EngineTask, task_of
         (("--seed", "1", "--runner", "pooling"), EngineTask.POOL),
         (("--runner=pooling", "--convert=embed"), EngineTask.POOL),
         (("--runner", "pooling", "--convert", "classify"), EngineTask.CLASSIFY),
-        (("--task", "pooling"), EngineTask.POOL),
-        (("--task", "classify"), EngineTask.CLASSIFY),
-        (("--task", "generate"), EngineTask.GENERATE),
         (("--chat-template", "pooling"), EngineTask.GENERATE),
     ],
 )

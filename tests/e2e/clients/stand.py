@@ -60,7 +60,7 @@ def simulated_stand() -> Iterator[Stand]:
     with contextlib.ExitStack() as stack:
         for model, number in named:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
-            task = ("--task", "pooling") if model == EMBEDDER else ()
+            task = ("--runner", "pooling") if model == EMBEDDER else ()
             engine = stack.enter_context(simulated(folder, model, *FLAGS, *task))
             replicas.append(_replica(engine, model, number, LONG_MODEL_LEN))
         yield stack.enter_context(_before(*replicas))
