@@ -29,7 +29,7 @@ QUANTISED = (
 FAMILIES = (
     "Values of `model_type` in a `config.json` whose models can be counted. Of a multimodal model "
     "the text decoder counts, and room for its towers. Quantised weights by `quantization_config`: "
-    "{methods}. Another method is refused; another family is taken by the size of its files."
+    "{methods}. Another method is refused, another family bounded by its files."
 )
 
 

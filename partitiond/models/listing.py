@@ -1,6 +1,7 @@
 """Lists the catalog as rows, for the command line, its JSON and the reference page."""
 
 import dataclasses
+from typing import Any
 
 from partitiond.models.catalog import CATALOG, CatalogEntry
 
@@ -63,36 +64,14 @@ def rows() -> tuple[CatalogRow, ...]:
 def row_of(entry: CatalogEntry) -> CatalogRow:
     """Return a model with what follows from its config."""
     architecture = entry.architecture
-    return CatalogRow(
-        name=entry.name,
-        hub_id=entry.hub_id,
-        revision=entry.revision,
-        package=entry.package,
-        licence=entry.licence,
-        gated=entry.gated,
-        purpose=entry.purpose,
-        family=architecture.family,
-        parameters=architecture.parameters,
-        active_parameters=architecture.parameters_per_token,
-        weights_bytes=architecture.weights_bytes,
-        kv_bytes_per_token=architecture.kv_bytes_per_token,
-        attention=architecture.attention,
-        layers=architecture.layers,
-        window_layers=architecture.window_layers,
-        window_tokens=architecture.window_tokens,
-        stateless_layers=architecture.stateless_layers,
-        max_position=architecture.max_position,
-        note=architecture.note,
-        quantised=tuple(
-            Form(
-                name=name,
-                hub_id=form.hub_id,
-                revision=form.revision,
-                weights_bytes=form.architecture.weights_bytes,
-            )
-            for name, form in entry.quantised.items()
-        ),
+    told: dict[str, Any] = {"active_parameters": architecture.parameters_per_token}
+    told["quantised"] = tuple(
+        Form(name, form.hub_id, form.revision, form.architecture.weights_bytes)
+        for name, form in entry.quantised.items()
     )
+    for name in {field.name for field in dataclasses.fields(CatalogRow)} - told.keys():
+        told[name] = getattr(architecture if hasattr(architecture, name) else entry, name)
+    return CatalogRow(**told)
 
 
 def count_text(count: int) -> str:

@@ -19,6 +19,9 @@ from partitiond.core.performance.roofline import Rates, Step, prompt_context, ra
 SPEED_VARIABLE: Final = "PARTITIOND_SIMULATED_SPEED"
 """`EngineSpeed` as JSON in an engine's environment; the daemon sets it, never a user."""
 
+SPEED_FILE: Final = "speed"
+"""In the folder of a simulated host: which engine works until when."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RooflineSteps:

@@ -13,9 +13,11 @@ from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.model.spec import Slo
 from partitiond.core.performance.interference import (
-    DEFAULT,
     MAX_REPLICAS_PER_DEVICE,
     mode_overhead_bytes,
+)
+from partitiond.core.performance.interference import (
+    sigma as sigma_beside,
 )
 from partitiond.core.performance.rounds import RoundTerms
 from partitiond.core.performance.transfer_fit import Subject
@@ -75,14 +77,13 @@ def sigma_of(terms: RoundTerms, round_seconds: float, replicas: int, mode: Shari
     """Return the factor by which `replicas` equal ones on one device slow each other down; 1 if
     alone.
     """
-    if replicas == 1 or mode not in {SharingMode.MEMORY, SharingMode.MPS}:
+    if mode not in {SharingMode.MEMORY, SharingMode.MPS}:
         return 1.0
     if mode is SharingMode.MPS:
         busy = max(terms.compute, terms.weights + terms.kv) / round_seconds
     else:
         busy = terms.busy_seconds / round_seconds  # kernels of different processes never overlap
-    kappa = DEFAULT.kappa(mode)
-    return max(1.0, replicas * min(1.0, busy)) * (1 + kappa * (replicas - 1))
+    return sigma_beside(mode, [min(1.0, busy)] * replicas)
 
 
 def slowed(point: OperatingPoint, sigma: float) -> OperatingPoint:

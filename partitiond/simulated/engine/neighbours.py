@@ -12,14 +12,13 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.performance.engine_speed import EngineSpeed
+from partitiond.core.performance.engine_speed import SPEED_FILE, EngineSpeed
 from partitiond.core.performance.interference import DEFAULT, sigma
 
 _ROW: Final = struct.Struct("=qIxxxxddd")
 """Process, device, end of its step by the monotonic clock, its busy share and its kappa."""
 _ROWS: Final = 512
 """More engines than a host runs. Chosen."""
-FILE: Final = "speed"
 
 
 class Neighbours:
@@ -31,7 +30,7 @@ class Neighbours:
     """
 
     def __init__(self, host: Path, speed: EngineSpeed) -> None:
-        file = os.open(host / FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        file = os.open(host / SPEED_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             os.lockf(file, os.F_LOCK, 0)
             os.truncate(file, _ROW.size * _ROWS)

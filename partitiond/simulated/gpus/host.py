@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import ConflictError, DeviceError, NotFoundError, SpecError
+from partitiond.core.performance.engine_speed import SPEED_FILE
 from partitiond.serde import to_json
 from partitiond.simulated.gpus.description import HostDescription, find_description, validate
 from partitiond.simulated.gpus.initial_state import write_host
@@ -92,7 +93,7 @@ class SimulatedHost(HostReader):
             # Remove everything half-made.
             for name in ("lib", "bin"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in ("state", "host.json"):
+            for name in ("state", "host.json", SPEED_FILE):
                 (folder / name).unlink(missing_ok=True)
             if not there:
                 folder.rmdir()
@@ -103,6 +104,8 @@ class SimulatedHost(HostReader):
         install_libraries(folder / "lib")
         write_program(folder / "bin" / "nvidia-cuda-mps-control", folder)
         create_state(folder / "lib" / "libnvidia-ml.so.1", folder / "state")
+        (folder / SPEED_FILE).touch()
+        (folder / SPEED_FILE).chmod(0o666)  # as the state: engines have users of their own
         host = cls(folder)
         with host._records.locked():
             write_host(host._records, description)

@@ -27,8 +27,6 @@ from partitiond.core.model.families.wrapped import unwrap
 FAMILIES: Final = tuple(sorted({*CLASSIC, *ENCODERS, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
 """Values of `model_type` whose parameters can be counted."""
 
-_NO_ATTENTION: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
-
 
 def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     """Return the architecture that a `config.json` describes; 16-bit values unless it is quantised.
@@ -78,8 +76,8 @@ def _pools(config: Config, family: object) -> bool:
     `modules` are those of a sentence-transformers folder (`models.folder`).
     """
     modules = config.get("modules")
-    listed = modules if isinstance(modules, list) else []
-    if str(family) in ENCODERS or any(str(kind).endswith("Pooling") for kind in listed):
+    listed = [one for one in modules if isinstance(one, str)] if isinstance(modules, list) else []
+    if family in tuple(ENCODERS) or any(kind.endswith("Pooling") for kind in listed):
         return True
     names = texts(config, "architectures") or ()
     return any(n.endswith(_POOLS) and not n.endswith(_GENERATES) for n in names[:1])
@@ -101,12 +99,9 @@ def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
 
 
 def _unknown(family: object) -> SpecError:
-    reason = "which is not counted"
-    if isinstance(family, str) and family in _NO_ATTENTION:
-        reason = "a model without attention, which is not counted"
     return SpecError(
-        f"config key model_type is {shown(family)}, {reason}.",
+        f"config key model_type is {shown(family)}, which is not counted.",
         hint=f"Counted are {', '.join(FAMILIES)}. Any other that vLLM starts is planned from a "
-        "profile: give the folder, or hub id, of its weights, whose size is then taken.",
+        "profile: give the folder of its weights, whose size is then taken.",
         facts={"key": "model_type", "value": family},
     )
