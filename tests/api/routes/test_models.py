@@ -11,11 +11,11 @@ import pytest
 
 from partitiond import serde
 from partitiond.api.app import create_app
-from partitiond.api.schemas import ApiOptions
+from partitiond.api.schemas import ApiOptions, ModelPatch
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.fleet.registration import suggested_name
+from partitiond.fleet.registration import ModelBody, RegistrationRules, suggested_name
 from tests.api.conftest import asking
 from tests.api.fake_service import FakeService
 
@@ -237,3 +237,11 @@ def test_names_follow_from_sources() -> None:
         assert suggested_name(ref) == name
     with pytest.raises(SpecError, match="no name"):
         suggested_name("///")
+
+
+def test_a_change_takes_the_usual_workload_of_what_it_leads_to() -> None:
+    made = ModelBody.model_validate({"model": "opt-125m"}).to_spec(RegistrationRules())
+    source = {"kind": "hub", "ref": "BAAI/bge-m3", "revision": None}
+    patch = ModelPatch.model_validate({"source": source, "workload": None})
+    assert patch.apply_to(made, RegistrationRules()).workload == Workload(512, 1)
+    assert made.workload == Workload(512, 256)
