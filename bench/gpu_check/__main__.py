@@ -4,22 +4,22 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import math
 import shlex
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.gpu_check.engine_python import with_folder
 from bench.gpu_check.lab import Lab, Tools
 from bench.gpu_check.ledger import Ledger, Subject, locked
+from bench.gpu_check.leftovers import END_SECONDS, scratch
 from bench.gpu_check.mps import MpsUnavailableError, control_program
 from bench.gpu_check.run import Budget, Check, write_report
 from bench.gpu_check.runner import CheckRunner
-from bench.gpu_check.scale import CPU, FAKE, PLANS, REAL, Scale
+from bench.gpu_check.scale import BUDGETS, CPU, FAKE, PLANS, REAL, Scale
 from bench.gpu_check.schedule import State, in_order
 from bench.gpu_check.steps import all_steps
 from partitiond.core.errors import EngineUnavailableError, InputError, PartitiondError
@@ -44,12 +44,19 @@ SIMULATED_LOAD = {
 }
 """Load that the simulated GPU reports throughout: busy most of the time with few of its SMs, as a
 GPU that serves small models. With an idle GPU, time slices would cost nothing."""
+STREAM_INTERVAL = 8
+"""Tokens in a chunk of every engine, so that clients are not what is measured; it changes ITL."""
 NO_GPU_TEXT = "There is no NVIDIA GPU on this machine, so nothing was measured."
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", allow_abbrev=False)
-    parser.add_argument("--budget", type=float, default=540.0, help="seconds, everything included")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="seconds, everything included (default "
+        f"{', '.join(f'{seconds:g} of {name}' for name, seconds in BUDGETS.items())})",
+    )
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="results; kept")
     parser.add_argument(
         "--scale",
@@ -60,21 +67,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--engine-python", type=Path, default=Path(sys.executable), help="interpreter with vLLM"
     )
-    parser.add_argument(
-        "--engine-path", type=Path, help="folder made by pip install --target, seen first"
-    )
     parser.add_argument("--cache", type=Path, help="compiled kernels, kept between runs")
     parser.add_argument(
         "--engine-arg", action="append", default=[], help="of every engine: --engine-arg=--flag"
     )
-    parser.add_argument("--stream-interval", type=int, default=8, help="tokens per chunk")
     parser.add_argument("--dcgm-url", help="metrics of a DCGM exporter")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-mps", action="store_true", help="never start an MPS daemon")
     parser.add_argument(
         "--mig", action="store_true", help="make and destroy GPU instances, where MIG mode is on"
     )
-    parser.add_argument("--require-gpu", action="store_true", help="exit with 4 without a GPU")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
     instead.add_argument("--cpu", action="store_true", help="measure on the host's CPU")
@@ -90,10 +91,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     known = {step.number for step in all_steps()}
     if not arguments.only <= known:
         parser.error(f"--only: there are the steps {min(known)} to {max(known)}")
-    if not arguments.budget > 0:
+    if arguments.budget is None:
+        arguments.budget = BUDGETS[arguments.scale]
+    if not 0 < arguments.budget < math.inf:
         parser.error("--budget takes seconds above 0")
-    if arguments.stream_interval < 1:
-        parser.error("--stream-interval takes tokens, 1 or more")
     return arguments
 
 
@@ -108,28 +109,21 @@ def scale_of(arguments: argparse.Namespace) -> Scale:
     return CPU if arguments.cpu else REAL
 
 
-def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
+def engine_of(arguments: argparse.Namespace) -> EngineEnvironment:
     """The engine's environment. Raises EngineUnavailableError."""
     python = arguments.engine_python
-    if arguments.engine_path is not None:
-        python = with_folder(python, arguments.engine_path, folder / "engine")
     found = read_environment(python)
     if found is None or found.variant != ("cpu" if arguments.cpu else "cuda"):
         raise EngineUnavailableError(
             f"{python} has no vLLM for {'the CPU' if arguments.cpu else 'NVIDIA GPUs'}.",
-            hint="Name one by --engine-python, or a folder by --engine-path; "
-            "see docs/how-to/gpu-check.md.",
+            hint="Name one by --engine-python; see docs/how-to/gpu-check.md.",
         )
     capabilities_of(found.version)
     return found
 
 
-def mps_of(
-    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None"
-) -> Path | str:
-    """The MPS control program, or the reason why none is to be started."""
-    if arguments.no_mps:
-        return "it was not allowed (--no-mps)"
+def mps_of(device: Device, host: "SimulatedHost | None") -> Path | str:
+    """The MPS control program, or the reason why there is none."""
     if host is not None:
         return host.mps_control
     try:
@@ -138,51 +132,49 @@ def mps_of(
         return str(error.args[0])
 
 
-@contextlib.contextmanager
 def prepared(
-    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None"
-) -> Iterator[Lab]:
-    """A lab for the device. Raises PartitiondError."""
+    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None", folder: Path
+) -> Lab:
+    """A lab for the device; `folder` is for what lives as long as it. Raises PartitiondError."""
     scale = scale_of(arguments)
-    with tempfile.TemporaryDirectory(prefix="pd-check-") as short:
-        if host is None:
-            environment = engine_of(arguments, Path(short))
-            engine = f"vllm {environment.version}"
-            args: tuple[str, ...] = ("--stream-interval", str(arguments.stream_interval))
-        else:
-            environment, engine, args = None, "simulated", ("--token-seconds", "0.004")
-        ledger = Ledger.load(arguments.out, Subject(device.hardware, engine, scale.name))
-        ledger.ran(arguments.command)
-        kept = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
-        cache = kept.absolute() if host is None else Path(short) / "cache"
-        runner = CheckRunner(
-            Path(short) / "run",
-            environment,
-            cache_dir=cache,
-            on_start=functools.partial(host.add_process, device.id) if host is not None else None,
-        )
-        looks = DeadlineCalls()
-        tools = Tools(
-            runner=runner,
-            telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),
-            used_bytes=lambda: looks.ask(device.id, lambda: used_bytes(device.id)),
-            mps_program=mps_of(arguments, device, host),
-            cache_dir=cache,
-            engine_kind="vllm" if host is None else "simulated",
-            engine_args=(*args, *arguments.engine_arg),
-            engine_python=None if environment is None else environment.python,
-            mig=arguments.mig,
-            cuda_library=None if host is None else host.cuda_path,
-        )
-        yield Lab(
-            device,
-            scale=scale,
-            tools=tools,
-            ledger=ledger,
-            folder=arguments.out,
-            seed=arguments.seed,
-            say=lambda text: say(f"  {text}"),
-        )
+    if host is None:
+        environment = engine_of(arguments)
+        engine = f"vllm {environment.version}"
+        args: tuple[str, ...] = ("--stream-interval", str(STREAM_INTERVAL))
+    else:
+        environment, engine, args = None, "simulated", ("--token-seconds", "0.004")
+    ledger = Ledger.load(arguments.out, Subject(device.hardware, engine, scale.name))
+    ledger.command = arguments.command
+    kept = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
+    cache = kept.absolute() if host is None else folder / "cache"
+    runner = CheckRunner(
+        folder / "run",
+        environment,
+        cache_dir=cache,
+        on_start=functools.partial(host.add_process, device.id) if host is not None else None,
+    )
+    looks = DeadlineCalls()
+    tools = Tools(
+        runner=runner,
+        telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),
+        used_bytes=lambda: looks.ask(device.id, lambda: used_bytes(device.id)),
+        mps_program=mps_of(device, host),
+        cache_dir=cache,
+        engine_kind="vllm" if host is None else "simulated",
+        engine_args=(*args, *arguments.engine_arg),
+        engine_python=None if environment is None else environment.python,
+        mig=arguments.mig,
+        cuda_library=None if host is None else host.cuda_path,
+    )
+    return Lab(
+        device,
+        scale=scale,
+        tools=tools,
+        ledger=ledger,
+        folder=arguments.out,
+        seed=arguments.seed,
+        say=lambda text: say(f"  {text}"),
+    )
 
 
 async def cancelled_by_sigterm(check: Check) -> None:
@@ -192,36 +184,31 @@ async def cancelled_by_sigterm(check: Check) -> None:
     await check.run()
 
 
-def measure(
-    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None", budget: Budget
-) -> int:
+def measure(arguments: argparse.Namespace, lab: Lab, budget: Budget) -> int:
     """Run the check on a device; the report is written on every way out."""
-    with prepared(arguments, device, host) as lab:
 
-        def report() -> Path:
-            return write_report(
-                arguments.out,
-                lab.scale,
-                ledger=lab.ledger,
-                budget=budget,
-                tried=tuple(check.tried),
-                not_reached=check.not_reached,
-            )
-
-        check = Check(
-            lab, budget, PLANS[arguments.scale], say, only=arguments.only, after_trial=report
+    def report() -> Path:
+        return write_report(
+            arguments.out,
+            lab.scale,
+            ledger=lab.ledger,
+            budget=budget,
+            tried=tuple(check.tried),
+            not_reached=check.not_reached,
         )
-        check.tell_plan()
-        status = OK
-        try:
-            asyncio.run(cancelled_by_sigterm(check))
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            status = INTERRUPTED
-            say("interrupted; what was done is kept")
-        path = report()
-        print(f"{len(check.tried)} trials in {budget.used:.0f} s; see {path}")
-        broke = any(lab.ledger.entries[t].state is State.FAILED for t in check.failed)
-        return FAILED if status == OK and broke else status
+
+    check = Check(lab, budget, PLANS[arguments.scale], say, only=arguments.only, after_trial=report)
+    check.tell_plan()
+    status = OK
+    try:
+        asyncio.run(cancelled_by_sigterm(check))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = INTERRUPTED
+        say("interrupted; what was done is kept")
+    path = report()
+    print(f"{len(check.tried)} trials in {budget.used:.0f} s; see {path}")
+    broke = any(lab.ledger.entries[t].state is State.FAILED for t in check.failed)
+    return FAILED if status == OK and broke else status
 
 
 def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
@@ -238,14 +225,14 @@ def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
         headline=NO_GPU_TEXT,
     )
     print(f"{NO_GPU_TEXT} {len(trials)} trials were not reached; see {path}")
-    return NO_GPU if arguments.require_gpu else OK
+    return NO_GPU
 
 
 @contextlib.contextmanager
 def first_device(
-    *, fake: bool, cpu: bool = False
+    folder: Path, *, fake: bool, cpu: bool
 ) -> Iterator[tuple[Device | None, "SimulatedHost | None"]]:
-    """The first GPU, if there is one, or the CPU; and the simulated host of a fake GPU.
+    """The first GPU, if there is one, or the CPU; and the host of a simulated GPU, in a folder.
 
     Raises:
         DeviceError: there is no C compiler to build the simulated host.
@@ -258,11 +245,10 @@ def first_device(
 
     # The name marks profiles made here, which must not pass for profiles of a real GPU.
     gpu = GpuDescription("h200-141gb", name="NVIDIA H200 (simulated)")
-    with tempfile.TemporaryDirectory(prefix="pd-check-gpu-") as folder:
-        host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), Path(folder))
-        host.set_load(host.uuids()[0], **SIMULATED_LOAD)
-        with host.installed():
-            yield _discovered(DeviceKind.GPU), host
+    host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), folder / "gpu")
+    host.set_load(host.uuids()[0], **SIMULATED_LOAD)
+    with host.installed():
+        yield _discovered(DeviceKind.GPU), host
 
 
 def _discovered(kind: DeviceKind) -> Device | None:
@@ -278,10 +264,14 @@ def checked(arguments: argparse.Namespace, budget: Budget) -> int:
         raise InputError(
             f"{arguments.out} cannot be made: {error.strerror}.", hint="Choose another --out."
         ) from error
-    with locked(arguments.out), first_device(fake=arguments.fake, cpu=arguments.cpu) as (gpu, host):
+    with (
+        locked(arguments.out, END_SECONDS) as lock,
+        scratch(lock) as folder,
+        first_device(folder, fake=arguments.fake, cpu=arguments.cpu) as (gpu, host),
+    ):
         if gpu is None:
             return nothing_to_measure_on(arguments, budget)
-        return measure(arguments, gpu, host, budget)
+        return measure(arguments, prepared(arguments, gpu, host, folder), budget)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -292,6 +282,9 @@ def main(argv: Sequence[str]) -> int:
     except PartitiondError as error:
         say(f"error: {error}")
         return USAGE if isinstance(error, InputError) else FAILED
+    except OSError as error:  # the results cannot be kept; those before are
+        say(f"error: {error}")
+        return FAILED
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
-from bench.gpu_check.schedule import Standing, State
+from bench.gpu_check.schedule import Entry, State
 from partitiond.core.errors import ConflictError, InputError
 
-SCHEMA: Final = 2
-"""Of 1, trials of the same names measured something else."""
+SCHEMA: Final = 3
+"""Of 1, trials of the same names measured something else; of 2, their commands were not kept."""
 CHECKPOINT: Final = "checkpoint.json"
 
 
@@ -31,22 +32,6 @@ class Subject:
     scale: str
 
 
-@dataclasses.dataclass(slots=True)
-class Entry:
-    """The state of one trial.
-
-    Attributes:
-        data: the results; "rows" become a table of the report.
-        error: the reason why the trial failed or is impossible.
-    """
-
-    state: State
-    seconds: float
-    attempts: int = 0
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    error: str = ""
-
-
 class Ledger:
     """Results so far. Every change is on disk when the method returns."""
 
@@ -57,7 +42,6 @@ class Ledger:
         self.starts: list[float] = []
         self.spent_seconds = 0.0
         self.command = ""
-        self.commands: list[str] = []
 
     @classmethod
     def load(cls, folder: Path, subject: Subject) -> "Ledger":
@@ -86,12 +70,12 @@ class Ledger:
             held = json.loads(path.read_bytes())
             if held["schema"] != SCHEMA:
                 raise ValueError(
-                    f"schema {held['schema']!r}, not {SCHEMA}: its trials measured other things"
+                    f"schema {held['schema']!r}, not {SCHEMA}: its trials measured other things, "
+                    "or do not say by which command"
                 )
             ledger = cls(path, Subject(**held["subject"]))
             ledger.starts = [float(seconds) for seconds in held["starts"]]
             ledger.spent_seconds = float(held["spent_seconds"])
-            ledger.commands = [str(command) for command in held.get("commands", ())]
             for name, entry in held["trials"].items():
                 ledger.entries[name] = Entry(**{**entry, "state": State(entry["state"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -102,12 +86,9 @@ class Ledger:
         return ledger
 
     @property
-    def standings(self) -> dict[str, Standing]:
-        """State, seconds and attempts of each trial, for the schedule."""
-        return {
-            name: Standing(entry.state, entry.seconds, entry.attempts)
-            for name, entry in self.entries.items()
-        }
+    def commands(self) -> list[str]:
+        """The commands that the trials were tried by, in the order of the trials."""
+        return list(dict.fromkeys(entry.command for entry in self.entries.values()))
 
     def data(self, trial: str) -> Mapping[str, Any]:
         """The results of a trial; empty if it is not done."""
@@ -116,33 +97,25 @@ class Ledger:
 
     def done(self, trial: str, seconds: float, data: dict[str, Any]) -> None:
         """Keep the result of a trial."""
-        self._keep(trial, Entry(State.DONE, seconds, self._attempts(trial), data))
+        self._keep(trial, State.DONE, seconds, data=data)
 
     def impossible(self, trial: str, seconds: float, reason: str) -> None:
         """Note that a trial cannot be done here; that is a result."""
-        self._keep(trial, Entry(State.IMPOSSIBLE, seconds, self._attempts(trial), error=reason))
+        self._keep(trial, State.IMPOSSIBLE, seconds, error=reason)
 
     def failed(self, trial: str, seconds: float, error: str) -> None:
         """Note that a trial failed."""
-        self._keep(trial, Entry(State.FAILED, seconds, self._attempts(trial) + 1, error=error))
+        self._keep(trial, State.FAILED, seconds, error=error)
 
     def cut(self, trial: str, seconds: float) -> None:
         """Note that the budget ended a trial."""
-        error = f"cut by the budget after {seconds:.0f} s"
-        self._keep(trial, Entry(State.CUT, seconds, self._attempts(trial), error=error))
+        self._keep(trial, State.CUT, seconds, error=f"cut by the budget after {seconds:.0f} s")
 
-    def ran(self, command: str) -> None:
-        """Note the command of this run; it is kept with the next result."""
-        self.command = command
-        self.commands = list(dict.fromkeys((*self.commands, command)))
-
-    def _attempts(self, trial: str) -> int:
-        entry = self.entries.get(trial)
-        return entry.attempts if entry is not None else 0
-
-    def _keep(self, trial: str, entry: Entry) -> None:
-        self.entries[trial] = entry
-        self.spent_seconds += entry.seconds
+    def _keep(self, trial: str, state: State, seconds: float, **found: Any) -> None:
+        before = self.entries.get(trial)
+        attempts = (before.attempts if before is not None else 0) + (state is State.FAILED)
+        self.entries[trial] = Entry(state, seconds, attempts, command=self.command, **found)
+        self.spent_seconds += seconds
         self.save()
 
     def save(self) -> None:
@@ -151,7 +124,6 @@ class Ledger:
             "schema": SCHEMA,
             "subject": dataclasses.asdict(self.subject),
             "spent_seconds": round(self.spent_seconds, 1),
-            "commands": self.commands,
             "starts": [round(seconds, 2) for seconds in self.starts],
             "trials": {name: dataclasses.asdict(entry) for name, entry in self.entries.items()},
         }
@@ -160,27 +132,35 @@ class Ledger:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file; a reader, or a crash, finds either the old or the new one."""
-    temporary = path.with_suffix(".new")
+    temporary = path.with_name(f"{path.name}.new")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait_seconds: float = 0.0) -> Iterator[IO[str]]:
     """Lock the folder: two runs on one folder would disturb each other's measurements.
+
+    Args:
+        wait_seconds: for the lock; what a killed run left may still be ending.
 
     Raises:
         ConflictError: another run works on the folder.
         InputError: nothing can be written to the folder.
     """
+    deadline = time.monotonic() + wait_seconds
     with _opened(folder / "lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError(
-                f"another gpu-check works on {folder}.", hint="Wait for it, or stop it."
-            ) from error
-        yield
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise ConflictError(
+                        f"another gpu-check works on {folder}.", hint="Wait for it, or stop it."
+                    ) from error
+            time.sleep(0.2)
+        yield file
 
 
 def _opened(path: Path) -> IO[str]:

@@ -7,7 +7,6 @@ only share by time slices, and the reason is a result.
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.gpu_check.schedule import ImpossibleError
-from bench.gpu_check.side_by_side import ROOT
+from bench.gpu_check.side_by_side import environment
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.devices.cuda import CudaDevice
@@ -89,10 +88,9 @@ async def probe(env: Sequence[tuple[str, str]], library: Path | None = None) -> 
         DeviceError: the client did not come up.
     """
     words = [] if library is None else [str(library)]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _PROBE, *words,
-        env={**os.environ, "PYTHONPATH": path, **dict(env)},
+        env={**environment(), **dict(env)},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

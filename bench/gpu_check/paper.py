@@ -43,6 +43,6 @@ STATEMENTS: Final = {
     "power than OPT-6.7B, and OPT-13B slightly more.",
     20: "Figure 5: two replicas of OPT-2.7B improve throughput slightly and latency clearly. "
     "Figure 7: their power stays the same.",
-    21: "Figure 2: throughput and latency go alike for families of similar size (LLaMA-7B, MPT-7B, "
+    13: "Figure 2: throughput and latency go alike for families of similar size (LLaMA-7B, MPT-7B, "
     "GPT-J). vLLM serves no MPT since 0.28.",
 }

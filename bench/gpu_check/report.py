@@ -1,7 +1,8 @@
-"""Renders the report in Markdown: results beside the paper's, and unreached trials."""
+"""Renders the report in Markdown and HTML: results beside the paper's, and unreached trials."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.gpu_check import paper
@@ -162,3 +163,32 @@ def markdown(parts: Sequence[Section]) -> str:
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+_STYLE = (
+    "body{font:15px/1.5 sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto;margin:1rem 0}"
+    "td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left;white-space:nowrap}"
+)
+
+
+def page(parts: Sequence[Section]) -> str:
+    """The report as one HTML file."""
+    body: list[str] = []
+    for depth, part in enumerate(parts):
+        body.append(_tag(f"h{1 + (depth > 0)}", html.escape(part.title)))
+        body += [_tag("p", html.escape(text)) for text in part.paragraphs]
+        for table in part.tables:
+            names = columns(table)
+            rows = [_cells("th", names), *(_cells("td", map(row.get, names)) for row in table)]
+            body.append(_tag("table", "".join(rows)))
+    head = f'<!DOCTYPE html><meta charset="utf-8"><title>GPU check</title><style>{_STYLE}</style>'
+    return "\n".join((head, *body)) + "\n"
+
+
+def _cells(tag: str, values: Iterable[Any]) -> str:
+    return _tag("tr", "".join(_tag(tag, html.escape(cell(value))) for value in values))
+
+
+def _tag(name: str, inside: str) -> str:
+    return f"<{name}>{inside}</{name}>"

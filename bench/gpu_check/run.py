@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.gpu_check import report
 from bench.gpu_check.lab import Lab
-from bench.gpu_check.ledger import Ledger
+from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import (
     Costs,
@@ -104,11 +104,16 @@ class Check:
     def tell_plan(self) -> None:
         """Say which trials the budget should be enough for, and when each should have ended."""
         ledger, at = self._lab.ledger, self._budget.used
+        planned: list[str] = []
         for found in foreseen(
-            self._trials, ledger.standings, self._costs, self._budget.left, only=self._only
+            self._trials, ledger.entries, self._costs, self._budget.left, only=self._only
         ):
             at += found.expected_seconds
+            planned.append(found.trial.id)
             self._say(f"planned: {found.trial.id} by {at:.0f} s")
+        missed = [name for name in self.not_reached if name not in planned]
+        if missed:
+            self._say(f"not planned: {', '.join(missed)}")
 
     @property
     def _costs(self) -> Costs:
@@ -121,7 +126,7 @@ class Check:
     def _decide(self, seconds_left: float) -> Next | Stop:
         return next_trial(
             self._trials,
-            self._lab.ledger.standings,
+            self._lab.ledger.entries,
             self._costs,
             seconds_left,
             only=self._only,
@@ -165,11 +170,12 @@ def write_report(
     not_reached: Mapping[str, str],
     headline: str = "",
 ) -> Path:
-    """Write report.md; return its path."""
+    """Write report.html and report.md; return the latter's path."""
     steps = [(step.number, step.title, step.trials(scale)) for step in all_steps()]
     began = datetime.now(UTC).isoformat(timespec="seconds")
     run = report.Run(began, budget.seconds, budget.used, tried)
     parts = report.sections(ledger, steps, not_reached, run, headline=headline)
     path = folder / "report.md"
-    path.write_text(report.markdown(parts), encoding="utf-8")
+    replace_file(path.with_suffix(".html"), report.page(parts))
+    replace_file(path, report.markdown(parts))
     return path

@@ -28,7 +28,6 @@ class Scale:
         open_shares: rates in open loop, by the rate that the plan promises.
         paper_requests: number of requests in the paper's mode.
         planned_replicas: replicas that a daemon plans and serves in step 11; one is killed.
-        contract: arguments of pytest in step 13.
         costs: expected costs, before any start was measured.
     """
 
@@ -52,7 +51,6 @@ class Scale:
     open_shares: tuple[float, ...]
     paper_requests: int
     planned_replicas: int
-    contract: tuple[str, ...]
     costs: Costs
 
 
@@ -77,7 +75,6 @@ REAL: Final = Scale(
     open_shares=(0.5, 0.75, 1.0),
     paper_requests=500,
     planned_replicas=4,
-    contract=("-m", "gpu", "tests/contract"),
     # A cold start compiles and captures graphs: 40 to 70 s for small models; later starts half.
     costs=Costs(start_seconds=40.0, window_seconds=11.0, reserve_seconds=15.0),
 )
@@ -102,7 +99,6 @@ FAKE: Final = dataclasses.replace(
     open_shares=(0.5,),
     paper_requests=0,
     planned_replicas=2,
-    contract=("-m", "not gpu", "tests/contract/test_nvml_contract.py"),
     costs=Costs(start_seconds=2.5, window_seconds=1.5, reserve_seconds=4.0),
 )
 """For the automated test: runs every step, but gives no usable figures."""
@@ -121,7 +117,6 @@ CPU: Final = dataclasses.replace(
     memory_shares=(0.2, 0.4),
     paper_requests=0,
     planned_replicas=2,
-    contract=FAKE.contract,
 )
 """Real engines on the host's CPU: all that needs no GPU of the plan `quick`."""
 
@@ -158,7 +153,6 @@ FULL: Final = (
     "15.slices-few",
     "14.slices-few",
     "12.memory",
-    "13.contract",
 )
 
 PAPER: Final = (
@@ -176,11 +170,13 @@ PAPER: Final = (
     "14.mps-many",
     "20.mps-few",
     "9.output",
-    "21.llama-7b",
-    "21.gpt-j-6b",
+    "13.llama-7b",
+    "13.gpt-j-6b",
     "5.opt",
 )
 """What the paper's figures and Table 1 show, and MPS, which it leaves open."""
 
 PLANS: Final = {"quick": QUICK, "full": FULL, "paper": PAPER}
 """Trials of each plan by the start of their names, in the order of value. All share results."""
+BUDGETS: Final = {"quick": 240.0, "full": 900.0, "paper": 720.0}
+"""Seconds of each plan unless others are given."""

@@ -8,7 +8,7 @@ import dataclasses
 import enum
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 MAX_ATTEMPTS: Final = 2
 """A trial that failed twice is not tried a third time: other trials use the seconds better."""
@@ -56,17 +56,23 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class Entry:
     """The record of a trial that was tried.
 
     Attributes:
         seconds: length of the last try.
         attempts: number of tries that failed.
+        data: the results; "rows" become a table of the report.
+        error: the reason why the trial failed or is impossible.
+        command: the command line of the run that tried it.
     """
 
     state: State
     seconds: float
     attempts: int = 0
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    error: str = ""
+    command: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ class Stop:
 
 def next_trial(
     trials: Sequence[Trial],
-    standings: Mapping[str, Standing],
+    entries: Mapping[str, Entry],
     costs: Costs,
     seconds_left: float,
     *,
@@ -124,7 +130,7 @@ def next_trial(
 
     Args:
         trials: all trials, by value.
-        standings: trials tried in this run or before.
+        entries: trials tried in this run or before.
         costs: see `Costs`.
         seconds_left: seconds left of the budget, with the reserve.
         only: steps that may run, together with the trials that they need; empty for all.
@@ -134,11 +140,11 @@ def next_trial(
     wanted = _wanted(trials, only)
     reasons: dict[str, str] = {}
     for trial in trials:
-        if _over(trial, standings):
+        if _over(trial, entries):
             continue
-        reason = _obstacle(trial, standings, wanted, tried_now)
+        reason = _obstacle(trial, entries, wanted, tried_now)
         if not reason:
-            needed = max(costs.of(trial), _after_cut(trial, standings))
+            needed = max(costs.of(trial), _after_cut(trial, entries))
             if needed <= seconds_left:
                 return Next(trial, costs.of(trial))
             reason = f"needs about {needed:.0f} s, {max(0.0, seconds_left):.0f} s were left"
@@ -169,25 +175,25 @@ def in_order(trials: Sequence[Trial], plan: Sequence[str]) -> list[Trial]:
 
 def foreseen(
     trials: Sequence[Trial],
-    standings: Mapping[str, Standing],
+    entries: Mapping[str, Entry],
     costs: Costs,
     seconds_left: float,
     *,
     only: frozenset[int] = frozenset(),
 ) -> list[Next]:
     """The trials that the seconds are expected to be enough for, in order."""
-    known = dict(standings)
+    known = dict(entries)
     found: list[Next] = []
     while isinstance(decision := next_trial(trials, known, costs, seconds_left, only=only), Next):
         found.append(decision)
         seconds_left -= decision.expected_seconds
-        known[decision.trial.id] = Standing(State.DONE, decision.expected_seconds)
+        known[decision.trial.id] = Entry(State.DONE, decision.expected_seconds)
     return found
 
 
-def _over(trial: Trial, standings: Mapping[str, Standing]) -> bool:
-    standing = standings.get(trial.id)
-    return standing is not None and standing.state in {State.DONE, State.IMPOSSIBLE}
+def _over(trial: Trial, entries: Mapping[str, Entry]) -> bool:
+    entry = entries.get(trial.id)
+    return entry is not None and entry.state in {State.DONE, State.IMPOSSIBLE}
 
 
 def _wanted(trials: Sequence[Trial], only: frozenset[int]) -> frozenset[str]:
@@ -205,28 +211,28 @@ def _wanted(trials: Sequence[Trial], only: frozenset[int]) -> frozenset[str]:
 
 def _obstacle(
     trial: Trial,
-    standings: Mapping[str, Standing],
+    entries: Mapping[str, Entry],
     wanted: frozenset[str],
     tried_now: frozenset[str],
 ) -> str:
     """The reason why a trial may not run with any budget; empty if it may run."""
     if trial.id not in wanted:
         return "was not asked for"
-    standing = standings.get(trial.id)
-    if standing is not None and standing.attempts >= MAX_ATTEMPTS:
-        return f"failed {standing.attempts} times"
+    entry = entries.get(trial.id)
+    if entry is not None and entry.attempts >= MAX_ATTEMPTS:
+        return f"failed {entry.attempts} times"
     if trial.id in tried_now:
-        return "failed" if standing and standing.state is State.FAILED else "was cut by the budget"
+        return "failed" if entry and entry.state is State.FAILED else "was cut by the budget"
     for need in trial.needs:
-        known = standings.get(need)
+        known = entries.get(need)
         if known is None or known.state is not State.DONE:
             state = "is not done" if known is None else f"is {known.state}"
             return f"needs {need}, which {state}"
     return ""
 
 
-def _after_cut(trial: Trial, standings: Mapping[str, Standing]) -> float:
-    standing = standings.get(trial.id)
-    if standing is None or standing.state is not State.CUT:
+def _after_cut(trial: Trial, entries: Mapping[str, Entry]) -> float:
+    entry = entries.get(trial.id)
+    if entry is None or entry.state is not State.CUT:
         return 0.0
-    return CUT_FACTOR * standing.seconds
+    return CUT_FACTOR * entry.seconds

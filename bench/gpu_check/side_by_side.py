@@ -223,15 +223,20 @@ async def _ended(workers: Sequence[asyncio.subprocess.Process]) -> None:
         await worker.wait()
 
 
-async def _worker() -> asyncio.subprocess.Process:
+def environment() -> dict[str, str]:
+    """The environment of a process that runs modules of this checkout."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+async def _worker() -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "bench.gpu_check.load_worker",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from bench.gpu_check import paper
 from bench.gpu_check.ledger import CHECKPOINT, Ledger, Subject, locked
 from bench.gpu_check.publish import published
-from bench.gpu_check.report import Run, Section, cell, columns, markdown, sections
+from bench.gpu_check.report import Run, Section, cell, columns, markdown, page, sections
 from bench.gpu_check.schedule import State, Trial
 from partitiond.core.errors import ConflictError, InputError
 from partitiond.core.model.workload import Workload
@@ -20,9 +20,9 @@ SUBJECT = Subject("h200-141gb", "vllm 0.22.0", "gpu")
 def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
     ledger = Ledger.load(tmp_path, SUBJECT)
     ledger.starts.append(31.5)
-    for command in ("check --scale quick", "check", "check --scale quick"):
-        ledger.ran(command)
+    ledger.command = "check --scale quick"
     ledger.done("1.facts", 2.0, {"rows": [{"fact": "GPU", "value": "H200"}]})
+    ledger.command = "check"
     ledger.impossible("4.mps-2", 1.0, "no MPS")
     ledger.failed("3.eager", 5.0, "out of memory")
     ledger.cut("2.opt-125m", 60.0)
@@ -33,15 +33,15 @@ def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
     assert again.spent_seconds == 68.0
     assert again.data("1.facts")["rows"][0]["value"] == "H200"
     assert again.data("3.eager") == {}
-    assert again.standings["3.eager"].attempts == 1
+    assert again.entries["3.eager"].attempts == 1
     other = tmp_path / "other"
     other.mkdir()
     ledger = Ledger.load(other, SUBJECT)
     ledger.failed("3.eager", 5.0, "x")
     ledger.failed("3.eager", 5.0, "y")
-    assert ledger.standings["3.eager"].attempts == 2
+    assert ledger.entries["3.eager"].attempts == 2
     ledger.done("3.eager", 5.0, {})
-    assert ledger.standings["3.eager"].state is State.DONE
+    assert ledger.entries["3.eager"].state is State.DONE
 
 
 def test_what_is_another_s_or_no_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
@@ -51,15 +51,15 @@ def test_what_is_another_s_or_no_checkpoint_is_refused_and_kept(tmp_path: Path) 
     with pytest.raises(ConflictError, match=r"vllm 0\.22\.0"):
         Ledger.load(tmp_path, Subject("h200-141gb", "simulated", "fake"))
     assert file.read_bytes() == before
-    for text in ("", "{}", "[]", '{"schema": 9}', '{"schema": 2, "subject": {}}', '{"schema": 2,'):
+    for text in ("", "{}", "[]", '{"schema": 9}', '{"schema": 3, "subject": {}}', '{"schema": 3,'):
         file.write_text(text)
         with pytest.raises(InputError) as caught:
             Ledger.load(tmp_path, SUBJECT)
         assert caught.value.hint
         assert file.read_text() == text
-    file.write_bytes(before.replace(b'"schema": 2', b'"schema": 1'))
-    with pytest.raises(InputError, match="schema 1, not 2: its trials measured other things"):
-        Ledger.load(tmp_path, SUBJECT)
+    file.write_bytes(before.replace(b'"schema": 3', b'"schema": 2'))
+    with pytest.raises(InputError, match=r"schema 2, not 3: its .* do not say by which command"):
+        published(tmp_path, tmp_path)
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
@@ -101,6 +101,13 @@ def test_what_was_not_reached_and_what_failed_is_said(tmp_path: Path) -> None:
                   "| 2.opt-125m | needs 300 s |", "A\\|H200"):  # fmt: skip
         assert words in text
     assert "more lines" not in text
+    for words in (
+        "<td>needs 300 s</td>",
+        "<td>A|H200</td>",
+        "<p>1.footprint: failed: no memory</p>",
+    ):
+        assert words in page(parts)
+    assert "<td>&lt;b&gt;</td>" in page([Section("x", rows=({"a": "<b>"},))])
 
 
 def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
     page.write_text("# Pages\n\n## On a GPU\n\nHow to.\n\n## Next\n\nMore.\n")
     (out / "profiles" / "opt-125m.json").write_text("{}")
     ledger = Ledger.load(out, SUBJECT)
-    ledger.ran("check --scale quick --budget 360")
+    ledger.command = "check --scale quick --budget 360"
     ledger.done("1.facts", 1.0, {"rows": [{"fact": "driver", "value": "580.1"}]})
     for rate in (11.0, 22.0):
         ledger.done("2.opt-125m", 1.0, {"rows": [{"batch": 8, "output tokens/s": rate}]})

@@ -1,23 +1,17 @@
 """The daemon's steps derive their results from observations, without a daemon."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from bench.gpu_check.engine_python import with_folder
 from bench.gpu_check.mps import MpsUnavailableError, control_program, mps
 from bench.gpu_check.runner import served_by
 from bench.gpu_check.served import Left, _split, missing_packages
-from bench.gpu_check.steps.contract import outcome_of
 from bench.gpu_check.steps.differs import differences
 from bench.gpu_check.steps.discovery import uncapped
 from bench.gpu_check.steps.killed import Seen
 from bench.gpu_check.steps.plans import compared
-from partitiond.core.errors import EngineError, EngineUnavailableError
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.engines.install.environment import read_environment
 from partitiond.simulated.gpus.mps_program import write_program
 
 
@@ -31,23 +25,11 @@ def test_requests_are_divided_evenly_and_every_worker_has_one() -> None:
     assert [Left(*left).nothing for left in ((0, 0), (1, 0), (0, 1))] == [True, False, False]
 
 
-def test_what_was_seen_becomes_figures_and_tables() -> None:
+def test_the_longest_silence_is_that_after_the_kill() -> None:
     seen = Seen(good=[1.0, 9.0, 2.0, 9.5, 14.0])
     assert seen.gap_after(8.0) == pytest.approx(4.5)
     assert seen.gap_after(2.5) == pytest.approx(6.5)
     assert seen.gap_after(20.0) is None
-    text = (
-        "tests/contract/test_mps_contract.py::test_a[real] PASSED     [ 50%]\n"
-        "tests/contract/test_mps_contract.py::test_b[real] FAILED     [100%]\n"
-        "=== 1 failed, 1 passed ===\n"
-    )
-    data = outcome_of(text, 1).data
-    assert [row["outcome"] for row in data["rows"]] == ["passed", "failed"]
-    assert data["failed"] == 1
-    assert "2 tests, 1 failed." in data["notes"]
-    for code in (0, 2):
-        with pytest.raises(EngineError, match="ImportError"):
-            outcome_of("ImportError: no module\n", code)
 
 
 def test_several_api_servers_are_started_by_another_command() -> None:
@@ -69,36 +51,6 @@ def test_goodput_is_compared_at_the_best_rate_of_each_side() -> None:
     said = compared(rows)
     assert "goodput 9.00 requests/s, of the best single engine 4.00, ratio 2.25" in said
     assert "ratio" not in compared(rows[:1]), "nothing to divide by"
-
-
-def fake_vllm(folder: Path) -> Path:
-    info = folder / "vllm-0.22.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.22.0\n")
-    return folder
-
-
-def test_its_packages_are_seen_in_isolated_mode_and_so_are_the_interpreters(
-    tmp_path: Path,
-) -> None:
-    target = fake_vllm(tmp_path / "with space" / "packages")
-    python = with_folder(Path(sys.executable), target, tmp_path / "env")
-    found = read_environment(python)
-    assert found is not None
-    assert (found.version, found.variant) == ("0.22.0", "cuda")
-    again = with_folder(Path(sys.executable), target, tmp_path / "env")
-    assert again == python
-    subprocess.run([str(python), "-I", "-c", "import pydantic, numpy"], check=True)
-
-
-def test_a_folder_or_a_python_that_is_none_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailableError) as caught:
-        with_folder(Path(sys.executable), tmp_path / "nothing", tmp_path / "env")
-    assert "--target" in caught.value.hint
-    target = fake_vllm(tmp_path / "packages")
-    for python in (Path("/bin/false"), tmp_path / "nothing"):
-        with pytest.raises(EngineUnavailableError):
-            with_folder(python, target, tmp_path / "env")
 
 
 def test_a_cap_that_does_not_hold_is_said_and_so_is_what_a_simulated_host_gets_wrong() -> None:

@@ -50,7 +50,6 @@ def all_steps() -> tuple[Step, ...]:
     """The steps in order."""
     from bench.gpu_check.steps.compare import Compare
     from bench.gpu_check.steps.confirmed import Confirmed
-    from bench.gpu_check.steps.contract import Contract
     from bench.gpu_check.steps.discovery import Discovery
     from bench.gpu_check.steps.footprint import Footprints
     from bench.gpu_check.steps.grid import CAPPED, EAGER, FRACTIONS, LENGTHS, Replicas
@@ -72,7 +71,7 @@ def all_steps() -> tuple[Step, ...]:
         Confirmed(),
         Plans(),
         Killed(),
-        Contract(),
+        Sweep(13, "llama-7b", "gpt-j-6b"),
         Replicas(14, "opt-1.3b"),
         Replicas(15, "qwen3-0.6b"),
         Sweep(16, "qwen3-0.6b"),
@@ -80,5 +79,4 @@ def all_steps() -> tuple[Step, ...]:
         FRACTIONS,
         Footprints(),
         Replicas(20, "opt-2.7b"),
-        Sweep(21, "llama-7b", "gpt-j-6b"),
     )

@@ -10,6 +10,7 @@ from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.grid import SWEEPS
 from bench.profiler.factor_fit import compared, estimated
+from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.footprint import max_batch
@@ -32,7 +33,12 @@ class Compare:
         model = trial.id.removeprefix("5.")
         resolved = await lab.resolved(Want(model, lab.scale.max_batch))
         source = source_of(lab.measured(model), resolved.architecture, hardware_of(lab.device))
-        found = estimated(source, NO_FACTORS)
+        theirs = dataclasses.replace(
+            source,
+            subject=dataclasses.replace(source.subject, hardware=hardware_for_key(PAPERS_GPU)),
+        )
+        found, other = (estimated(each, NO_FACTORS) for each in (source, theirs))
+        papers = {name: sides[0] for name, sides in compared(source, other).items()}
         ours = max_batch(resolved.architecture, Workload(512, 256), paper.MEMORY_BYTES)
         started = int(engine_argument(source.profile, "--max-num-seqs") or 0)
         terms = [
@@ -41,23 +47,36 @@ class Compare:
         ]
         rows = [
             _row(model, "paper's max batch (36 GB)", ours, paper.MAX_BATCH[model]),
-            *(_row(model, name, *sides) for name, sides in compared(source, found).items()),
+            *(
+                _row(model, name, *sides) | {ON_PAPERS: _short(papers.get(name))}
+                for name, sides in compared(source, found).items()
+            ),
             *(
                 _row(model, f"{name.removesuffix('_bytes')} MiB", made / MIB, terms[1][name] / MIB)
                 for name, made in terms[0].items()
             ),
         ]
-        return Outcome({"rows": rows, "notes": [PAPER_ROW]})
+        return Outcome({"rows": rows, "notes": [PAPER_ROW, OTHER_GPU]})
 
 
+PAPERS_GPU = "a100-40gb"
+ON_PAPERS = "estimated for the paper's GPU"
 PAPER_ROW = "In the first row, 'measured' is the paper's Table 1, not this machine."
+OTHER_GPU = (
+    "By as much as the two estimates differ, the GPU explains a difference from the paper; the "
+    "rest is the engine's, or the estimate's error."
+)
 
 
 def _row(model: str, figure: str, made: float, told: float) -> dict[str, Any]:
     return {
         "model": model,
         "figure": figure,
-        "estimated": float(f"{made:.4g}"),
-        "measured": float(f"{told:.4g}"),
+        "estimated": _short(made),
+        "measured": _short(told),
         "ratio": round(made / told, 3) if made and told else None,
     }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,14 +1,17 @@
-"""Runs steps 2, 6, 16, 17, 21: the profiler itself, on an engine that has the device to itself."""
+"""Runs steps 2, 6, 13, 16, 17: the profiler itself, on an engine that has the device to itself."""
 
 from typing import Any
 
-from bench.gpu_check.lab import Lab, Want
+from bench.gpu_check import paper
+from bench.gpu_check.lab import SHARE, Lab, Want
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import device_columns
 from bench.gpu_check.steps import Outcome
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile
+
+PAPERS_BYTES = int(SHARE * paper.MEMORY_BYTES)
 
 
 class Sweep:
@@ -38,6 +41,7 @@ def _row(point: OperatingPoint, memory_bytes: int) -> dict[str, Any]:
     return {
         "batch": point.batch,
         "share of the memory": round(point.footprint_bytes / memory_bytes, 4),
+        "in the paper's 36 GB": point.footprint_bytes <= PAPERS_BYTES,
         "output tokens/s": round(point.output_tokens_per_s, 1),
         "half width": round(point.half_width, 1),
         "TPOT p95 ms": round(1000 * point.tpot.p95, 2),
