@@ -19,6 +19,7 @@ from bench.gpu_check.scale import REAL
 from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps import all_steps
 from partitiond.core.errors import InputError, PartitiondError
+from partitiond.fleet.profile_files import read_profile
 
 BEGIN, END = "<!-- gpu-check {}: begin -->", "<!-- gpu-check {}: end -->"
 HEADING: Final = "## On a GPU\n"
@@ -43,6 +44,7 @@ def published(out: Path, root: Path) -> list[str]:
 
     Raises:
         InputError: the folder has no results of a GPU.
+        ProfileError: one of its profiles is broken; then nothing is written.
     """
     ledger = Ledger.open(out)
     subject = ledger.subject
@@ -52,10 +54,11 @@ def published(out: Path, root: Path) -> list[str]:
             hint="Run the check without --fake.",
         )
     folder = root / "profiles" / subject.hardware
+    found = sorted((out / "profiles").glob("*.json"))
+    for profile in found:
+        read_profile(profile)  # a broken one would break what reads the folder
     folder.mkdir(parents=True, exist_ok=True)
-    said = []
-    for profile in sorted((out / "profiles").glob("*.json")):
-        said.append(str(shutil.copy(profile, folder / profile.name)))
+    said = [str(shutil.copy(profile, folder / profile.name)) for profile in found]
     page = root / "docs" / "benchmarks.md"
     replace_file(page, with_tables(page.read_text(encoding="utf-8"), ledger))
     return [*said, str(page)]

@@ -148,7 +148,7 @@ def read_profile(path: Path) -> Profile:
 
 
 def profile_paths(paths: Iterable[Path]) -> Sequence[Path]:
-    """Return the files that the paths name; a folder stands for its direct .json files, by name.
+    """Return the files that the paths name; a folder for its .json files, below it too.
 
     Raises:
         ProfileError: a folder holds no .json file, or cannot be read.
@@ -159,7 +159,8 @@ def profile_paths(paths: Iterable[Path]) -> Sequence[Path]:
             found.append(path)
             continue
         try:
-            inside = sorted(file for file in path.iterdir() if file.suffix == ".json")
+            next(path.iterdir(), None)  # a folder that cannot be read is not an empty one
+            inside = sorted(path.rglob("*.json"))
         except OSError as error:
             raise ProfileError(
                 f"{path} cannot be read: {error.strerror}.", hint="Check the folder."

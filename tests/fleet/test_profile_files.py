@@ -66,7 +66,7 @@ def test_folders_stand_for_the_profiles_right_in_them(tmp_path: Path) -> None:
     for name in ("b.json", "a.json", "README.md", "deeper/c.json"):
         (tmp_path / name).write_text("")
     names = [path.name for path in profile_paths([tmp_path, tmp_path / "a.json"])]
-    assert names == ["a.json", "b.json"]
+    assert names == ["a.json", "b.json", "c.json"], "as a published GPU's, in a folder of its own"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ProfileError, match=r"no \.json"):
         profile_paths([tmp_path / "empty"])

@@ -9,10 +9,12 @@ from bench.gpu_check.ledger import CHECKPOINT, Ledger, Subject, locked
 from bench.gpu_check.publish import published
 from bench.gpu_check.report import Run, Section, cell, columns, markdown, page, sections
 from bench.gpu_check.schedule import State, Trial
-from partitiond.core.errors import ConflictError, InputError
+from partitiond.core.errors import ConflictError, InputError, ProfileError
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.footprint import max_batch
 from partitiond.models.catalog import CATALOG
+from partitiond.serde import to_json
+from tests.controller.samples import measured_profile
 
 SUBJECT = Subject("h200-141gb", "vllm 0.22.0", "gpu")
 
@@ -115,10 +117,15 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
     (out / "profiles").mkdir(parents=True)
     page.parent.mkdir()
     page.write_text("# Pages\n\n## On a GPU\n\nHow to.\n\n## Next\n\nMore.\n")
-    (out / "profiles" / "opt-125m.json").write_text("{}")
+    profile = out / "profiles" / "opt-125m.json"
+    profile.write_text("{}")
     ledger = Ledger.load(out, SUBJECT)
     ledger.command = "check --scale quick --budget 360"
     ledger.done("1.facts", 1.0, {"rows": [{"fact": "driver", "value": "580.1"}]})
+    with pytest.raises(ProfileError):
+        published(out, tmp_path)
+    assert not (tmp_path / "profiles").exists()
+    profile.write_text(to_json(measured_profile()))
     for rate in (11.0, 22.0):
         ledger.done("2.opt-125m", 1.0, {"rows": [{"batch": 8, "output tokens/s": rate}]})
         assert published(out, tmp_path) == [
