@@ -164,12 +164,12 @@ BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.plan
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
 	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done
 
-BUDGET ?= 540
+BUDGET ?=
 OUT ?= gpu-check
 SCALE ?= full
 
 gpu-check: $(STAMP) ## measure what fits into BUDGET seconds on this machine's GPU (SCALE=quick|full|paper); results in OUT
-	@$(BIN)/python -m bench.gpu_check --scale $(SCALE) --budget $(BUDGET) --out $(OUT) $(GPU_CHECK_ARGS)
+	@$(BIN)/python -m bench.gpu_check --scale $(SCALE) $(if $(BUDGET),--budget $(BUDGET)) --out $(OUT) $(GPU_CHECK_ARGS)
 
 # --- keeping it ------------------------------------------------------------------------------
 

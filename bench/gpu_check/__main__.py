@@ -282,8 +282,8 @@ def main(argv: Sequence[str]) -> int:
     except PartitiondError as error:
         say(f"error: {error}")
         return USAGE if isinstance(error, InputError) else FAILED
-    except OSError as error:  # the results cannot be kept; those before are
-        say(f"error: {error}")
+    except OSError as error:
+        say(f"error: {arguments.out} cannot be written ({error}); what was kept before is.")
         return FAILED
 
 

@@ -12,6 +12,7 @@ from bench.gpu_check.lab import Lab
 from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import (
+    NOT_ASKED,
     Costs,
     ImpossibleError,
     Next,
@@ -102,16 +103,15 @@ class Check:
         return dict.fromkeys(end.not_reached if isinstance(end, Stop) else (), INTERRUPTED)
 
     def tell_plan(self) -> None:
-        """Say which trials the budget should be enough for, and when each should have ended."""
+        """Say which trials the budget should be enough for, by when, and for which not."""
         ledger, at = self._lab.ledger, self._budget.used
-        planned: list[str] = []
-        for found in foreseen(
+        planned, end = foreseen(
             self._trials, ledger.entries, self._costs, self._budget.left, only=self._only
-        ):
+        )
+        for found in planned:
             at += found.expected_seconds
-            planned.append(found.trial.id)
             self._say(f"planned: {found.trial.id} by {at:.0f} s")
-        missed = [name for name in self.not_reached if name not in planned]
+        missed = [name for name, why in end.not_reached.items() if why != NOT_ASKED]
         if missed:
             self._say(f"not planned: {', '.join(missed)}")
 

@@ -15,6 +15,8 @@ MAX_ATTEMPTS: Final = 2
 CUT_FACTOR: Final = 1.5
 """A trial that was cut is expected to need this many times the seconds that it had."""
 
+NOT_ASKED: Final = "was not asked for"
+
 
 class State(enum.StrEnum):
     """The state of a trial."""
@@ -180,15 +182,15 @@ def foreseen(
     seconds_left: float,
     *,
     only: frozenset[int] = frozenset(),
-) -> list[Next]:
-    """The trials that the seconds are expected to be enough for, in order."""
+) -> tuple[list[Next], Stop]:
+    """The trials that the seconds should be enough for, in order, and why not for the others."""
     known = dict(entries)
     found: list[Next] = []
     while isinstance(decision := next_trial(trials, known, costs, seconds_left, only=only), Next):
         found.append(decision)
         seconds_left -= decision.expected_seconds
         known[decision.trial.id] = Entry(State.DONE, decision.expected_seconds)
-    return found
+    return found, decision
 
 
 def _over(trial: Trial, entries: Mapping[str, Entry]) -> bool:
@@ -217,7 +219,7 @@ def _obstacle(
 ) -> str:
     """The reason why a trial may not run with any budget; empty if it may run."""
     if trial.id not in wanted:
-        return "was not asked for"
+        return NOT_ASKED
     entry = entries.get(trial.id)
     if entry is not None and entry.attempts >= MAX_ATTEMPTS:
         return f"failed {entry.attempts} times"
