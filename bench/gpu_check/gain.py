@@ -3,15 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Final
 
 from bench.gpu_check.side_by_side import Together
 from partitiond.core.profile.sharing import ReplicationRun
 from partitiond.profiler.search import combine
 from partitiond.profiler.search.rates import BETWEEN_WINDOWS
-
-CERTAIN: Final = 0.03
-"""A rate whose 95 % half-width is at most this share is not measured once more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

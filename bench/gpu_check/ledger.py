@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from bench.gpu_check.schedule import Entry, State
+from partitiond import serde
 from partitiond.core.errors import ConflictError, InputError
 
 SCHEMA: Final = 3
@@ -30,6 +31,17 @@ class Subject:
     hardware: str
     engine: str
     scale: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """What the file holds: seconds of all trials, and of each engine start."""
+
+    schema: int
+    subject: Subject
+    spent_seconds: float
+    starts: list[float]
+    trials: dict[str, Entry]
 
 
 class Ledger:
@@ -67,22 +79,21 @@ class Ledger:
         """Return a folder's results, whatever they are of. Raises InputError: there are none."""
         path = folder / CHECKPOINT
         try:
-            held = json.loads(path.read_bytes())
-            if held["schema"] != SCHEMA:
+            told = json.loads(path.read_bytes())
+            if isinstance(told, dict) and told.get("schema") != SCHEMA:
                 raise ValueError(
-                    f"schema {held['schema']!r}, not {SCHEMA}: its trials measured other things, "
-                    "or do not say by which command"
+                    f"schema {told.get('schema')!r}, not {SCHEMA}: its trials measured other "
+                    "things, or do not say by which command"
                 )
-            ledger = cls(path, Subject(**held["subject"]))
-            ledger.starts = [float(seconds) for seconds in held["starts"]]
-            ledger.spent_seconds = float(held["spent_seconds"])
-            for name, entry in held["trials"].items():
-                ledger.entries[name] = Entry(**{**entry, "state": State(entry["state"])})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            held = serde.from_jsonable(Held, told)
+        except (OSError, ValueError, RecursionError, InputError) as error:
             raise InputError(
                 f"{path} is no checkpoint of this program ({error}).",
                 hint="Choose another --out, or move the file away.",
             ) from error
+        ledger = cls(path, held.subject)
+        ledger.starts, ledger.spent_seconds = held.starts, held.spent_seconds
+        ledger.entries = held.trials
         return ledger
 
     @property
@@ -120,14 +131,14 @@ class Ledger:
 
     def save(self) -> None:
         """Replace the file."""
-        content = {
-            "schema": SCHEMA,
-            "subject": dataclasses.asdict(self.subject),
-            "spent_seconds": round(self.spent_seconds, 1),
-            "starts": [round(seconds, 2) for seconds in self.starts],
-            "trials": {name: dataclasses.asdict(entry) for name, entry in self.entries.items()},
-        }
-        replace_file(self._path, json.dumps(content, indent=1) + "\n")
+        held = Held(
+            SCHEMA,
+            self.subject,
+            round(self.spent_seconds, 1),
+            [round(seconds, 2) for seconds in self.starts],
+            self.entries,
+        )
+        replace_file(self._path, serde.to_json(held, indent=1) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -33,7 +33,8 @@ from loadgen.results.statistics import summarise
 WINDOW_E2EL = 2.0
 """Shortest window in mean end-to-end latencies, by the definitions."""
 CERTAIN = 0.03
-"""A window may close once its 95 % half-width is at most this share of its rate."""
+"""A window may close, and a rate is not measured again, once its 95 % half-width is at most this
+share of it."""
 REQUEST_SECONDS = 120.0
 """Until a request of an open loop is given up; it is then missed."""
 

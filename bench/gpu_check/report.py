@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.gpu_check import paper
-from bench.gpu_check.ledger import Entry, Ledger
-from bench.gpu_check.schedule import State, Trial
+from bench.gpu_check.ledger import Ledger
+from bench.gpu_check.schedule import Entry, State, Trial
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Section:
         """The rows by the name of their first column, which differs between a step's trials."""
         found: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.rows:
-            found.setdefault(next(iter(row)), []).append(row)
+            found.setdefault(next(iter(row), ""), []).append(row)
         return list(found.values())
 
 

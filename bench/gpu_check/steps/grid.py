@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from bench.gpu_check.gain import CERTAIN, Gain, Rate, gain, rate_of
+from bench.gpu_check.gain import Gain, Rate, gain, rate_of
 from bench.gpu_check.lab import SHARE, Lab, Running, Want
+from bench.gpu_check.load_worker import CERTAIN
 from bench.gpu_check.mps import MpsUnavailableError
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
@@ -20,7 +21,6 @@ from bench.gpu_check.steps import Outcome
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.profile.sharing import ReplicationRun
 from partitiond.core.units import GIB
-from partitiond.serde import to_jsonable
 
 MODEL: Final = "opt-125m"
 NEEDS: Final = (f"2.{MODEL}",)
@@ -285,9 +285,7 @@ class Replicas:
         said.append(f"KV cache in all: replicas {kv[0]:.2f} GiB, a single engine {kv[1]:.2f} GiB.")
         rates = [rate_of(windows) for windows in found]
         best = plan.arms[best_of(plan.arms, rates, single=True)].columns["API servers"]
-        return Outcome(
-            {"rows": rows, "notes": said, "servers": best, "sharing": to_jsonable(sharing)}
-        )
+        return Outcome({"rows": rows, "notes": said, "servers": best})
 
 
 def best_servers(lab: Lab, step: int) -> int | None:
