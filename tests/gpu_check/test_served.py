@@ -6,10 +6,11 @@ import pytest
 
 from bench.gpu_check.mps import MpsUnavailableError, control_program, mps
 from bench.gpu_check.runner import served_by
+from bench.gpu_check.scale import FAKE
 from bench.gpu_check.served import Left, _split, missing_packages
 from bench.gpu_check.steps.differs import differences
 from bench.gpu_check.steps.discovery import uncapped
-from bench.gpu_check.steps.killed import Seen
+from bench.gpu_check.steps.killed import Seen, body_of
 from bench.gpu_check.steps.plans import compared
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.simulated.gpus.mps_program import write_program
@@ -30,6 +31,7 @@ def test_the_longest_silence_is_that_after_the_kill() -> None:
     assert seen.gap_after(8.0) == pytest.approx(4.5)
     assert seen.gap_after(2.5) == pytest.approx(6.5)
     assert seen.gap_after(20.0) is None
+    assert body_of(FAKE, 1)["prompt"] != body_of(FAKE, 2)["prompt"], "a repeat would be refused"
 
 
 def test_several_api_servers_are_started_by_another_command() -> None:

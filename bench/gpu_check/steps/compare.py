@@ -1,6 +1,7 @@
 """Runs step 5: compares the estimates made without an engine with the measurements."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from bench.gpu_check import paper
@@ -10,12 +11,13 @@ from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.grid import SWEEPS
 from bench.profiler.factor_fit import compared, estimated
+from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.footprint import max_batch
 from partitiond.core.performance.roofline import NO_FACTORS
-from partitiond.core.performance.transfer_fit import engine_argument, source_of
+from partitiond.core.performance.transfer_fit import Source, engine_argument, source_of
 from partitiond.core.units import MIB
 
 
@@ -33,12 +35,8 @@ class Compare:
         model = trial.id.removeprefix("5.")
         resolved = await lab.resolved(Want(model, lab.scale.max_batch))
         source = source_of(lab.measured(model), resolved.architecture, hardware_of(lab.device))
-        theirs = dataclasses.replace(
-            source,
-            subject=dataclasses.replace(source.subject, hardware=hardware_for_key(PAPERS_GPU)),
-        )
-        found, other = (estimated(each, NO_FACTORS) for each in (source, theirs))
-        papers = {name: sides[0] for name, sides in compared(source, other).items()}
+        found = estimated(source, NO_FACTORS)
+        papers = _on_papers(source) if lab.device.kind is DeviceKind.GPU else {}
         ours = max_batch(resolved.architecture, Workload(512, 256), paper.MEMORY_BYTES)
         started = int(engine_argument(source.profile, "--max-num-seqs") or 0)
         terms = [
@@ -56,7 +54,14 @@ class Compare:
                 for name, made in terms[0].items()
             ),
         ]
-        return Outcome({"rows": rows, "notes": [PAPER_ROW, OTHER_GPU]})
+        return Outcome({"rows": rows, "notes": [PAPER_ROW, *([OTHER_GPU] if papers else [])]})
+
+
+def _on_papers(source: Source) -> Mapping[str, float]:
+    """The figures by the estimate for the paper's GPU."""
+    subject = dataclasses.replace(source.subject, hardware=hardware_for_key(PAPERS_GPU))
+    other = estimated(dataclasses.replace(source, subject=subject), NO_FACTORS)
+    return {name: made for name, (made, _) in compared(source, other).items()}
 
 
 PAPERS_GPU = "a100-40gb"

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.gpu_check.lab import Lab
@@ -71,9 +71,9 @@ async def _killed(lab: Lab, mode: SharingMode) -> Outcome:
     async with served(lab, mode) as daemon:
         await daemon.serve(MODEL, count)
         before = await daemon.until_serving(count, seconds=30)
-        seen, ending = Seen(), asyncio.Event()
+        seen, ending, numbers = Seen(), asyncio.Event(), itertools.count()
         slots = [
-            asyncio.create_task(_slot(daemon, lab, seen, ending))
+            asyncio.create_task(_slot(daemon, lab, seen, ending, numbers))
             for _ in range(SLOTS_PER_REPLICA * count)
         ]
         try:
@@ -138,19 +138,26 @@ def _outcome(
     return Outcome({"rows": [row], "notes": [f"{mode}: {len(old)} neighbours {kept}."]})
 
 
-async def _slot(daemon: Served, lab: Lab, seen: Seen, ending: asyncio.Event) -> None:
+async def _slot(
+    daemon: Served, lab: Lab, seen: Seen, ending: asyncio.Event, numbers: Iterator[int]
+) -> None:
     """Run one client that sends requests in a loop, and note how each request ended."""
-    body = {
-        "model": MODEL,
-        "prompt": list(range(10, 10 + min(64, lab.scale.workload.prompt_tokens))),
-        "max_tokens": min(OUTPUT_TOKENS, lab.scale.workload.output_tokens),
-        "ignore_eos": True,
-    }
     while not ending.is_set():
-        good = await asyncio.to_thread(_ask, daemon.url, body)
+        good = await asyncio.to_thread(_ask, daemon.url, body_of(lab.scale, next(numbers)))
         (seen.good if good else seen.bad).append(time.monotonic())
         if not good:
             await asyncio.sleep(0.05)
+
+
+def body_of(scale: Scale, number: int) -> dict[str, Any]:
+    """The body of a request, like no other: the proxy refuses repeats of one that met a death."""
+    rest = range(10, 9 + min(64, scale.workload.prompt_tokens))
+    return {
+        "model": MODEL,
+        "prompt": [10 + number % 10_000, *rest],
+        "max_tokens": min(OUTPUT_TOKENS, scale.workload.output_tokens),
+        "ignore_eos": True,
+    }
 
 
 def _ask(url: str, body: dict[str, Any]) -> bool:
