@@ -74,6 +74,7 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     third = check("--fake", "--only", "5", "--budget", 30, "--out", moved)
     assert third.returncode == 0, third.stderr
     assert trials(moved)["5.opt-125m"] == "done"
+    assert "| estimated for the paper's GPU |" in (moved / "report.md").read_text()
     assert "2.opt-125m" not in third.stderr, "the profile came along"
     assert "simulated" in profile.provenance.device_name
     assert {sharing.mode for sharing in profile.sharing} == {"mps", "memory"}
