@@ -16,6 +16,7 @@ from bench.gpu_check.mps import CONTROL as MPS
 from bench.gpu_check.publish import main as main_of_publishing
 from bench.processes import command_of, with_folder
 from partitiond import serde
+from partitiond.core.errors import ConflictError
 from partitiond.core.profile.record import Profile
 from tests.engine_fixtures import short_dir
 
@@ -147,7 +148,7 @@ def test_it_needs_two_packages_only() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=str)
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
 def test_an_ended_run_keeps_what_was_done_and_leaves_nothing_running(
     tmp_path: Path, short_dir: Path, end: signal.Signals
 ) -> None:
@@ -162,11 +163,19 @@ def test_an_ended_run_keeps_what_was_done_and_leaves_nothing_running(
         assert process.stderr is not None
         for line in process.stderr:
             if "4 of opt-125m" in line:
-                assert MPS in " ".join(map(command_of, with_folder(short_dir)))
-                process.send_signal(end)
+                running = {command_of(pid): pid for pid in with_folder(short_dir)}
+                assert any(MPS in command for command in running)
                 break
-        process.stderr.read()
+        ending = next(pid for command, pid in running.items() if "leftovers" in command)
+        if end is signal.SIGKILL:
+            os.kill(ending, signal.SIGSTOP)
+        process.send_signal(end)
         assert process.wait(60) == (130 if end is signal.SIGTERM else -end)
+        if end is signal.SIGKILL:
+            with pytest.raises(ConflictError), locked(tmp_path):
+                pytest.fail("what was left has not ended")
+            os.kill(ending, signal.SIGCONT)
+        process.stderr.read()
     with locked(tmp_path, END_SECONDS + 60):
         assert not with_folder(short_dir)
         assert not list(short_dir.iterdir())
