@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from bench.daemons import Daemon, running, wait_for
-from bench.fleet.cases import CORES, MEMORY_BYTES, Case, Model
+from bench.fleet.cases import MEMORY_BYTES, Case, Model
 from bench.fleet.engines import Account, garage, held_bytes
 from bench.fleet.swap import SwapProxy
 from bench.fleet.swap_policy import SwapPolicy
@@ -41,9 +41,9 @@ Arm = Callable[[Case, float], "contextlib.AbstractAsyncContextManager[Serving]"]
 
 @contextlib.asynccontextmanager
 async def partitiond(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
-    """The real daemon on a CPU of six cores; models scale to zero if not all of them fit."""
+    """The real daemon on a CPU; models scale to zero if not all of them fit."""
     settings = {"gpu.enabled": False, "cpu.memory": f"{MEMORY_BYTES >> 30}GiB"}
-    command = ("-m", "bench.fleet.roomy", str(CORES))
+    command = ("-m", "bench.fleet.roomy", str(case.cores))
     with contextlib.ExitStack() as stack:
         daemon = await asyncio.to_thread(stack.enter_context, running(settings, command))
         client = stack.enter_context(daemon.client())
@@ -123,8 +123,8 @@ def _as_measured_here(model: Model, device: Device) -> Profile:
 async def swap(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
     """As many models as fit, each on an equal part of the cores."""
     room = int(MEMORY_BYTES // max(held_bytes(model) for model in case.models))
-    limit = min(room, CORES, len(case.models))
-    cores, models = CORES // limit, {model.name: model for model in case.models}
+    limit = min(room, case.cores, len(case.models))
+    cores, models = case.cores // limit, {model.name: model for model in case.models}
     with garage(start_seconds) as shop:
         proxy = SwapProxy(models, SwapPolicy(limit), shop, cores)
         async with proxy.listening() as url:

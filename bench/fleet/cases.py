@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from loadgen import Slo, poisson
+from bench.fleet.rare import BURST_SHAPE
+from loadgen import Slo, gamma, poisson
 from partitiond.core.profile.record import Profile
 from partitiond.fleet.profile_files import read_profile
 
@@ -47,6 +48,8 @@ class Case:
         slo: bounds within which a request is good.
         warm: arms load their models before the first request comes.
         timeout_seconds: time after which a client gives up.
+        cores: of the machine; each engine has one at least.
+        shape: of the gamma distribution of the gaps between a model's requests; 1 is Poisson.
     """
 
     name: str
@@ -56,13 +59,15 @@ class Case:
     slo: Slo
     warm: bool = True
     timeout_seconds: float = 60.0
+    cores: int = CORES
+    shape: float = 1.0
 
     def arrivals(self, model: Model) -> list[float]:
         """Arrival times of the model's requests, the same for every arm."""
         seed = 1000 + self.models.index(model)
-        return list(
-            itertools.takewhile(lambda at: at < self.seconds, poisson(model.req_per_s, seed))
-        )
+        rate = model.req_per_s
+        times = poisson(rate, seed) if self.shape == 1 else gamma(rate, self.shape, seed)
+        return list(itertools.takewhile(lambda at: at < self.seconds, times))
 
 
 @functools.cache
@@ -107,6 +112,20 @@ def cases(scale: float = 1.0) -> Mapping[str, Case]:
             PATIENT,
             warm=False,
             timeout_seconds=180.0,
+        ),
+        Case(
+            "bursty",
+            f"{RARE_NAMES} models, 4 fit: 0.2 requests/s and, by Zipf, less, in BurstGPT's bursts",
+            tuple(
+                Model(f"bursty-{n:02d}", opt if n % 2 else smol, 0.2 / (1 + n))
+                for n in range(RARE_NAMES)
+            ),
+            300.0 * scale,
+            PATIENT,
+            warm=False,
+            timeout_seconds=180.0,
+            cores=4,
+            shape=BURST_SHAPE,
         ),
     )
     return {case.name: case for case in found}

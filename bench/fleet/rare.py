@@ -2,11 +2,12 @@
 
     python -m bench.fleet.rare [--hours 2] [--seeds 5] [--cases rare,bursty,cycle,busy]
                                [--forked 2.4] [--by-hand 17.5] [--wake 1.6] [--control 1.7]
+                               [--no-sleep]
 
 No engine runs and no clock is read: requests, starts and wakes are numbers. All arms get the same
 requests, device memory and host memory; sleeping models hold a part of the device, and their
 weights in the host's memory. Starts take what `bench.serving.starts` measured; a wake takes what a
-swapper's users report for vLLM's sleep.
+swapper's users report for vLLM's sleep. With `--no-sleep` no arm has any, as on a CPU.
 
 | arm | what it is |
 | --- | --- |
@@ -75,8 +76,13 @@ def _rare(model: int, seconds: float, seed: int) -> list[float]:
     return _until(poisson(1 / 90, 1000 * seed + model), seconds)
 
 
+BURST_SHAPE: Final = 0.5
+"""Shape of the gaps' gamma distribution in the workload generator that BurstGPT's authors publish
+(github.com/HPMLL/BurstGPT, example/src/burstgpt/config.py: `gamma_shape`); 1 is Poisson."""
+
+
 def _bursty(model: int, seconds: float, seed: int) -> list[float]:
-    return _until(gamma(0.2 / (1 + model), 0.25, 1000 * seed + model), seconds)
+    return _until(gamma(0.2 / (1 + model), BURST_SHAPE, 1000 * seed + model), seconds)
 
 
 def _cycle(model: int, seconds: float, seed: int) -> list[float]:
@@ -92,7 +98,7 @@ def _busy(model: int, seconds: float, seed: int) -> list[float]:
 CASES: Final[Mapping[str, Case]] = {
     "rare": Case("12 models once in 90 s, 6 fit, 3 may sleep", 12, 6, 3, _rare),
     "bursty": Case(
-        "12 models, 4 fit, 3 may sleep; Zipf's rates of 0.2/s and less, Gamma gaps of shape 0.25",
+        "12 models, 4 fit, 3 may sleep; Zipf's rates of 0.2/s and less, BurstGPT's gamma gaps",
         12, 4, 3, _bursty,
     ),
     "cycle": Case("7 models in turns, 20 s apart, 6 fit, none may sleep", 7, 6, 0, _cycle),
@@ -140,7 +146,7 @@ def _free(models: Sequence[Model], total: Mapping[str, Room]) -> dict[str, Room]
 
 
 def _leave(model: Model, level: int, now: float) -> None:
-    """StepDown down: at once if nothing runs, else when it has ended."""
+    """Step down: at once if nothing runs, else when it has ended."""
     model.leaving = level if any(end > now for end in model.ends) else None
     if model.leaving is None:
         model.level = level
@@ -263,17 +269,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     for name, seconds in (("forked", 2.4), ("by-hand", 17.5), ("wake", 1.6), ("control", 1.7)):
         parser.add_argument(f"--{name}", type=float, default=seconds)
+    parser.add_argument("--no-sleep", action="store_true", help="as on a CPU")
     given = parser.parse_args(words)
+    known = {n: dataclasses.replace(c, sleep=0) if given.no_sleep else c for n, c in CASES.items()}
     arms: Mapping[str, tuple[Policy, Times]] = {
         "ours": (ours, Times(given.forked, given.wake, given.control)),
         "ours by hand": (ours, Times(given.by_hand, given.wake, given.control)),
         "swap": (swap, Times(given.by_hand, given.wake)),
     }
     for name in chosen(parser, "--cases", given.cases, CASES):
-        print(f"\n{name}: {CASES[name].about}", flush=True)
+        print(f"\n{name}: {known[name].about}", flush=True)
         for arm, (policy, times) in arms.items():
             runs = [
-                run(CASES[name], policy, times, 3600 * given.hours, s) for s in range(given.seeds)
+                run(known[name], policy, times, 3600 * given.hours, s) for s in range(given.seeds)
             ]
             within = [sum(t <= 60 for t in f) / (len(f) + lost) for f, lost, _ in runs]
             print(

@@ -9,13 +9,14 @@ from partitiond.advise.identify import Known, ServedName, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.today import parse_devices
 from partitiond.advise.traffic import traffic_of
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.core.units import GIB, Bytes
+from partitiond.core.units import GIB
+from partitiond.devices.fake import fake_cpu
 from partitiond.fleet.profile_files import read_profile
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
@@ -43,17 +44,8 @@ def measured() -> Profile:
 
 
 def host_of(profile: Profile) -> Device:
-    return Device(
-        id="cpu",
-        kind=DeviceKind.CPU,
-        hardware=profile.hardware,
-        name="",
-        host="h",
-        memory_bytes=Bytes(16 * GIB),
-        free_bytes=Bytes(16 * GIB),
-        cores=(0, 1),
-        modes=(SharingMode.CORES,),
-    )
+    there = fake_cpu(2, 16 * GIB, host="h")
+    return dataclasses.replace(there, hardware=profile.hardware, driver="")
 
 
 def test_estimates_for_every_partition_of_a_gpu(known: Known) -> None:

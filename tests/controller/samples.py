@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.record import ModelRecord
@@ -14,6 +14,7 @@ from partitiond.core.profile.confirmed import FrontierMemory
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.devices.fake import fake_cpu
 
 NOW = "2026-01-01T00:00:00.000Z"
 ARCHITECTURE = Architecture(
@@ -44,17 +45,8 @@ def record(name: str = "a", **changes: object) -> ModelRecord:
 
 
 def cpu(cores: int = 2, memory_gib: int = 24) -> Device:
-    return Device(
-        id="cpu",
-        kind=DeviceKind.CPU,
-        hardware=f"cpu-test-{cores}c",
-        name="test CPU",
-        host="test",
-        memory_bytes=Bytes(memory_gib * GIB),
-        free_bytes=Bytes(memory_gib * GIB),
-        cores=tuple(range(cores)),
-        modes=(SharingMode.CORES,),
-    )
+    there = fake_cpu(cores, memory_gib * GIB, host="test")
+    return dataclasses.replace(there, hardware=f"cpu-test-{cores}c", driver="")
 
 
 def placement(

@@ -9,6 +9,7 @@ from partitiond.core.performance.interference import Interference, mode_overhead
 from partitiond.core.plan.record import Candidate, ModelDemand
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import fake_cpu
 
 __all__ = ["FREE", "MODES", "cpu", "gpu", "gpus", "in_mig", "on_cores", "point", "spec", "want"]
 
@@ -45,18 +46,8 @@ def gpus(count: int, **changes: object) -> tuple[Device, ...]:
 
 def cpu(cores: int = 2, *, gib: int = 24, host: str = "host") -> Device:
     """A CPU device."""
-    memory = Bytes(gib * GIB)
-    return Device(
-        id="cpu",
-        kind=DeviceKind.CPU,
-        hardware="cpu-test",
-        name="CPU",
-        host=host,
-        memory_bytes=memory,
-        free_bytes=memory,
-        cores=tuple(range(cores)),
-        modes=(SharingMode.CORES,),
-    )
+    there = fake_cpu(cores, gib * GIB, host=host)
+    return dataclasses.replace(there, hardware="cpu-test", name="CPU", driver="")
 
 
 def point(

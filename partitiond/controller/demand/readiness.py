@@ -41,6 +41,7 @@ from partitiond.core.replica.readiness import (
     RoomNeed,
     Waiter,
     expected_rate,
+    felt_seconds,
     readiness,
 )
 from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
@@ -240,8 +241,10 @@ class RoomMaker:
         self._sleep.put_to_sleep(model, STOPPED, why)
 
     def _step_down(self, grant: Grant) -> None:
+        price, bound = 3600 * grant.price, 3600 * grant.bound
+        why = f"makes room for {grant.model}: costs {price:.3g} s of waiting above the SLO an hour"
         for model, step in grant.steps:
-            self._sleep.put_to_sleep(model, step.level, f"makes room for {grant.model}")
+            self._sleep.put_to_sleep(model, step.level, f"{why}, any choice at least {bound:.3g} s")
 
     def _placements(self) -> Sequence[Placement]:
         plan = self._controller.plan
@@ -314,13 +317,14 @@ class RoomMaker:
             idle = 0.0 if traffic is None or traffic.waiting else traffic.idle_seconds
             asleep = model in self._sleep.levels
             awake = [e.placement for e in engines[model] if level_held(e) == 0]
-            start = self._start_seconds(spec)
+            start, slo = self._start_seconds(spec), spec.slo.ttft_seconds if spec.slo else 0.0
+            wake = felt_seconds(WAKE_SECONDS, slo)
             steps = steps_of(
                 held[model],
                 awake if spec.engine.sleep_mode and not asleep else (),
                 places,
-                stop_seconds=start - (WAKE_SECONDS if asleep else 0.0),
-                wake_seconds=WAKE_SECONDS,
+                stop_seconds=felt_seconds(start, slo) - (wake if asleep else 0.0),
+                wake_seconds=wake,
             )
             rate = expected_rate(self._scaling.req_per_s(model), idle)
             # Of a model that the proxy does not report, nobody knows whether it is idle.

@@ -3,8 +3,9 @@
 A model serves, sleeps (its process stays, its weights wait in host memory), or is on disk (it has
 no process). The lower it stands, the less it holds and the longer its next request waits. The price
 of a step down is the waiting that is expected of it: the model's expected request rate times the
-seconds that its next request waits longer. The models whose steps cost the least waiting for the
-bytes that they free step down. Device memory and host memory are rooms alike: a model that falls
+seconds above its SLO that its next request waits longer (`felt_seconds`). The models whose steps
+cost the least waiting for the bytes that they free step down, and a bound says what no choice of
+them would cost less than. Device memory and host memory are rooms alike: a model that falls
 asleep frees room of its device and takes room of its host, so others may have to give up their
 sleep for it. Warm is no state between: the process that engines are forked from is one for all
 models, and measured starts say what it and the page cache save.
@@ -33,6 +34,17 @@ third of the time, unless `MAX_TURN_SECONDS` cuts the turn (two starts of 60 s: 
 MIN_TURN_SECONDS: Final = 10.0
 MAX_TURN_SECONDS: Final = 40.0
 """Bounds of a turn: who waits one turn and starts in 20 s has its first token within a minute."""
+
+
+WITHIN_SLO: Final = 0.01
+"""What a second of waiting within the SLO counts, of one above it: of models whose starts are all
+within theirs, those step down that are asked for least. Chosen."""
+
+
+def felt_seconds(wait_seconds: float, slo_seconds: float) -> float:
+    """Return what a wait for the first token counts: little up to the SLO, fully above it."""
+    within = min(wait_seconds, slo_seconds)
+    return wait_seconds - within + WITHIN_SLO * within
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class StepDown:
 
     Attributes:
         level: of sleep that it goes to (`core.replica.sleep`).
-        wait_seconds: how much longer its next request waits from there than now.
+        wait_seconds: how much longer its next request waits from there than now (`felt_seconds`).
         frees: room by device or host; negative where the step takes some.
     """
 
@@ -150,11 +162,15 @@ class Grant:
     Attributes:
         need: the place that it has room for, after the steps.
         steps: (model, step) that make the room, in no order; () if it was free.
+        price: expected seconds of waiting per second that the steps cost.
+        bound: no choice among the models that may step down now costs less.
     """
 
     model: str
     need: RoomNeed
     steps: tuple[tuple[str, StepDown], ...]
+    price: float
+    bound: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -261,8 +277,10 @@ def _room_for(
         ways = [(need, _chosen(need, free, movable)) for need in needs]
         found = [(_price(steps), need, steps) for need, steps in ways if steps is not None]
         if found:
-            _, need, steps = min(found, key=lambda way: way[0])
-            return Grant(waiter.model, need, tuple((r.model, step) for r, step in steps))
+            price, need, steps = min(found, key=lambda way: way[0])
+            bound = min(price, *(_bound(need, free, movable) for need in needs))
+            chosen = tuple((resident.model, step) for resident, step in steps)
+            return Grant(waiter.model, need, chosen, price, bound)
     return None
 
 
@@ -292,6 +310,22 @@ def _why_not(waiter: Waiter, needs: Sequence[RoomNeed], hoped: Collection[str], 
 
 def _price(steps: Iterable[tuple[Resident, StepDown]]) -> float:
     return math.fsum(resident.price(step) for resident, step in steps)
+
+
+def _bound(need: RoomNeed, free: Mapping[str, Room], movable: Iterable[Resident]) -> float:
+    """Return what no choice costs less than: if on one place alone models could go in parts."""
+    ways = [(resident, step) for resident in movable for step in resident.steps]
+    bound = 0.0
+    for place, taken in need.takes:
+        short = taken.memory_bytes - free.get(place, NO_ROOM).memory_bytes
+        freeing = [way for way in _by_price(ways, place) if way[1].on(place).memory_bytes > 0]
+        best, least = {way[0].model: way for way in reversed(freeing)}, 0.0
+        for resident, step in _by_price(best.values(), place) if taken.memory_bytes > 0 else ():
+            most = max(other.on(place).memory_bytes for other in resident.steps)
+            least += resident.price(step) * min(max(0, short), most) / step.on(place).memory_bytes
+            short -= most
+        bound = max(bound, least)
+    return bound
 
 
 def _chosen(

@@ -52,8 +52,9 @@ OF_ONE_ENGINE: Final = frozenset(
     }
 )
 """Variables that a forked engine may have otherwise than its parent: all are read after imports."""
-WAIT_SECONDS: Final = 60.0
-"""Longest wait for the imports. An engine that imports by itself would take as long."""
+WAIT_SECONDS: Final = 180.0
+"""Longest wait for the imports. An engine that imports by itself takes as long: 60 s were too few
+at a load of 9 (`bench.serving.starts`)."""
 AGAIN_SECONDS: Final = 300.0
 """Until a parent that failed is tried again. Chosen."""
 
@@ -108,6 +109,7 @@ class WarmParent:
 
     Attributes:
         key: what it was made for.
+        process: once it has begun.
     """
 
     def __init__(self, key: WarmKey, home: Path, seconds: float) -> None:
@@ -116,7 +118,7 @@ class WarmParent:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
         weakref.finalize(self, self._ours.close)  # which ends the parent
-        self._process: process.ProcessId | None = None
+        self.process: process.ProcessId | None = None
 
     async def begin(self) -> None:
         """Run it, and return once its imports are done.
@@ -138,18 +140,12 @@ class WarmParent:
                 pid = int(await loop.sock_recv(self._ours, 64) or 0)
                 ticks = process.start_ticks(pid)
                 if ticks is not None:
-                    self._process = process.ProcessId(pid, ticks, process.boot_id())
+                    self.process = process.ProcessId(pid, ticks, process.boot_id())
                 told = await loop.sock_recv(self._ours, 64)
         except (TimeoutError, OSError) as error:
             raise StartFailedError(f"nothing was imported in {WAIT_SECONDS:g} s.") from error
         if told != b"ready":
             raise StartFailedError(f"its imports failed: see {self._home / 'warm.log'}.")
-
-    @property
-    def pid(self) -> int:
-        """Its process, once it has begun."""
-        assert self._process is not None
-        return self._process.pid
 
     @property
     def lives(self) -> bool:
@@ -192,14 +188,14 @@ class WarmParent:
         """Kill it; engines that it has forked live on."""
         self._ours.close()
         self._theirs.close()
-        if self._process is not None:
-            process.send_signal(self._process, signal.SIGKILL)
+        if self.process is not None:
+            process.send_signal(self.process, signal.SIGKILL)
 
     async def end(self) -> None:
         """Kill it, and wait until it is gone."""
         self.kill()
-        if self._process is not None:
-            await process.gone_within(self._process, process.REAP_SECONDS)
+        if self.process is not None:
+            await process.gone_within(self.process, process.REAP_SECONDS)
 
 
 async def _until_closed(pipe: Any, seconds: float) -> bytes:

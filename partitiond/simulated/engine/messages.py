@@ -33,7 +33,7 @@ CHOICES: Final = {"any": "required", "auto": "auto", "none": "none"}
 
 def error_body(error: RefusedError | BrokenError) -> dict[str, Any]:
     """Anthropic's shape of an error; errors of the request's schema keep OpenAI's shape."""
-    if isinstance(error, RefusedError) and error.by_schema:
+    if isinstance(error, RefusedError) and error.kind == "Bad Request":
         return error.body
     told = error.body["error"]
     return {"type": "error", "error": {"type": told["type"], "message": told["message"]}}

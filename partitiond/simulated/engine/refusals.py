@@ -27,11 +27,6 @@ class RefusedError(Exception):
             "error": {"message": message, "type": kind, "param": param, "code": status},
         }
 
-    @property
-    def by_schema(self) -> bool:
-        """Whether the request's schema refused it: such errors have OpenAI's shape in every API."""
-        return self.kind == "Bad Request"
-
 
 def refused(message: str, param: str | None = None) -> RefusedError:
     """Make a refusal by vLLM itself."""

@@ -163,9 +163,10 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     until then."""
     folder, parent = await bench.forked("stay")
     await told(folder)
-    identity, child = folder.process(), parent.pid
-    os.kill(child, signal.SIGKILL)
+    identity, child = folder.process(), parent.process
     assert identity is not None
+    assert child is not None
+    os.kill(child.pid, signal.SIGKILL)
     assert is_alive(identity)
     other, launch, command = bench.prepared("0")
     with pytest.raises(StartFailedError):
@@ -176,7 +177,7 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     bench.now += AGAIN_SECONDS
     new = await bench.parent(launch, command)
     assert new is not None
-    assert new.pid != child
+    assert new.process != child
     assert is_alive(identity)
     os.kill(identity.pid, signal.SIGKILL)
     await gone(folder)
@@ -192,13 +193,14 @@ async def test_a_hung_parent_starts_nothing_later(bench: Bench, end: str) -> Non
     folder, launch, command = bench.prepared("stay")
     parent = await bench.parent(launch, command)
     assert parent is not None
-    os.kill(parent.pid, signal.SIGSTOP)
+    assert parent.process is not None
+    os.kill(parent.process.pid, signal.SIGSTOP)
     starting = asyncio.ensure_future(spawn_or_undo(folder, begun=parent.fork(folder, ())))
     await asyncio.sleep(0)
     if end == "cancelled":
         starting.cancel()
     elif end == "killed":
-        os.kill(parent.pid, signal.SIGKILL)
+        os.kill(parent.process.pid, signal.SIGKILL)
     with pytest.raises(asyncio.CancelledError if end == "cancelled" else StartFailedError):
         await starting
     assert not parent.lives
@@ -247,7 +249,9 @@ async def test_a_parent_whose_imports_fail_is_not_tried_at_each_start(
     assert await bench.parent(launch, command) is None
 
 
-async def test_a_parent_serves_engines_of_its_environment_alone(bench: Bench) -> None:
+async def test_a_parent_serves_engines_of_its_environment_alone(
+    bench: Bench, tmp_path: Path
+) -> None:
     """Another environment, interpreter or installation has another parent; there is one at most."""
     _, launch, command = bench.prepared("0")
     first = await bench.parent(launch, command)
@@ -258,6 +262,12 @@ async def test_a_parent_serves_engines_of_its_environment_alone(bench: Bench) ->
     second = await bench.parent(launch, other)
     assert second is not first
     assert not first.lives
+    packages = tmp_path / "lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    there = command | {"argv": [str(tmp_path / "bin/python")]}
+    before = warm_key(launch, there, MODULES)
+    os.utime(packages, ns=(1, 1))  # as by an installation
+    assert warm_key(launch, there, MODULES) != before
 
 
 @pytest.mark.parametrize(
