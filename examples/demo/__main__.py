@@ -29,7 +29,7 @@ def options() -> tuple[DemoOptions, bool]:
     parser.add_argument("--state-dir", type=Path, default=Path(".demo"), help="[%(default)s]")
     parser.add_argument("--hub", action="store_true", help="fetch models from Hugging Face")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="of each overload [%(default)s]"
+        "--seconds", type=float, default=20.0, help="of each overload [%(default)s]"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true", help="print what was measured")

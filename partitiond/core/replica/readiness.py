@@ -25,6 +25,7 @@ docs/planning.md compares the price with least recently used.
 import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 MIN_RATE: Final = 1e-9
@@ -313,18 +314,19 @@ def _price(steps: Iterable[tuple[Resident, StepDown]]) -> float:
 
 
 def _bound(need: RoomNeed, free: Mapping[str, Room], movable: Iterable[Resident]) -> float:
-    """Return what no choice costs less than: if on one place alone models could go in parts."""
-    ways = [(resident, step) for resident in movable for step in resident.steps]
+    """Return what no choice costs less than: for one resource alone models could go in parts."""
     bound = 0.0
     for place, taken in need.takes:
-        short = taken.memory_bytes - free.get(place, NO_ROOM).memory_bytes
-        freeing = [way for way in _by_price(ways, place) if way[1].on(place).memory_bytes > 0]
-        best, least = {way[0].model: way for way in reversed(freeing)}, 0.0
-        for resident, step in _by_price(best.values(), place) if taken.memory_bytes > 0 else ():
-            most = max(other.on(place).memory_bytes for other in resident.steps)
-            least += resident.price(step) * min(max(0, short), most) / step.on(place).memory_bytes
-            short -= most
-        bound = max(bound, least)
+        for of in (attrgetter("memory_bytes"), attrgetter("units")):
+            short, least, parts = of(taken) - of(free.get(place, NO_ROOM)), 0.0, []
+            for resident in movable if of(taken) > 0 else ():
+                freed = [(resident.price(step), of(step.on(place))) for step in resident.steps]
+                if rates := [price / most for price, most in freed if most > 0]:
+                    parts.append((min(rates), max(most for _, most in freed)))
+            for rate, most in sorted(parts):
+                least += rate * min(max(0, short), most)
+                short -= most
+            bound = max(bound, least)
     return bound
 
 

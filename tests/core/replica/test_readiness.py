@@ -124,8 +124,10 @@ def test_cores_count_and_of_several_devices_the_one_that_costs_least_waiting() -
 @given(rates=st.lists(st.floats(0.001, 1), min_size=1, max_size=6), count=st.integers(1, 6))
 def test_of_equal_sizes_no_other_choice_waits_less(rates: list[float], count: int) -> None:
     there = [resident(f"m{n}", rate=rate) for n, rate in enumerate(rates)]
-    for grant in decided([waiter("new", ("cpu", Room(4 * count, count)))], there).granted:
-        assert grant.price == pytest.approx(grant.bound)
+    for free in (Room(0, 9), Room(99), NO_ROOM):  # too few bytes, too few cores, both
+        needs = [waiter("new", ("cpu", Room(4 * count, count)))]
+        for grant in decided(needs, there, {"cpu": free}).granted:
+            assert grant.price == pytest.approx(grant.bound)
 
 
 # -- sleep, within the host's memory ----------------------------------------------------------
