@@ -40,8 +40,8 @@ from partitiond.core.replica.readiness import (
     Resident,
     RoomNeed,
     Waiter,
+    counted_seconds,
     expected_rate,
-    felt_seconds,
     readiness,
 )
 from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
@@ -318,12 +318,12 @@ class RoomMaker:
             asleep = model in self._sleep.levels
             awake = [e.placement for e in engines[model] if level_held(e) == 0]
             start, slo = self._start_seconds(spec), spec.slo.ttft_seconds if spec.slo else 0.0
-            wake = felt_seconds(WAKE_SECONDS, slo)
+            wake = counted_seconds(WAKE_SECONDS, slo)
             steps = steps_of(
                 held[model],
                 awake if spec.engine.sleep_mode and not asleep else (),
                 places,
-                stop_seconds=felt_seconds(start, slo) - (wake if asleep else 0.0),
+                stop_seconds=counted_seconds(start, slo) - (wake if asleep else 0.0),
                 wake_seconds=wake,
             )
             rate = expected_rate(self._scaling.req_per_s(model), idle)

@@ -3,9 +3,9 @@
 A model serves, sleeps (its process stays, its weights wait in host memory), or is on disk (it has
 no process). The lower it stands, the less it holds and the longer its next request waits. The price
 of a step down is the waiting that is expected of it: the model's expected request rate times the
-seconds above its SLO that its next request waits longer (`felt_seconds`). The models whose steps
-cost the least waiting for the bytes that they free step down, and a bound says what no choice of
-them would cost less than. Device memory and host memory are rooms alike: a model that falls
+seconds above its SLO that its next request waits longer (`counted_seconds`). The models whose
+steps cost the least waiting for the bytes that they free step down, and a bound says what no choice
+of them would cost less than. Device memory and host memory are rooms alike: a model that falls
 asleep frees room of its device and takes room of its host, so others may have to give up their
 sleep for it. Warm is no state between: the process that engines are forked from is one for all
 models, and measured starts say what it and the page cache save.
@@ -42,7 +42,7 @@ WITHIN_SLO: Final = 0.01
 within theirs, those step down that are asked for least. Chosen."""
 
 
-def felt_seconds(wait_seconds: float, slo_seconds: float) -> float:
+def counted_seconds(wait_seconds: float, slo_seconds: float) -> float:
     """Return what a wait for the first token counts: little up to the SLO, fully above it."""
     within = min(wait_seconds, slo_seconds)
     return wait_seconds - within + WITHIN_SLO * within
@@ -87,7 +87,7 @@ class StepDown:
 
     Attributes:
         level: of sleep that it goes to (`core.replica.sleep`).
-        wait_seconds: how much longer its next request waits from there than now (`felt_seconds`).
+        wait_seconds: how much longer its next request waits from there (`counted_seconds`).
         frees: room by device or host; negative where the step takes some.
     """
 

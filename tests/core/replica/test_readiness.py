@@ -20,8 +20,8 @@ from partitiond.core.replica.readiness import (
     RoomNeed,
     StepDown,
     Waiter,
+    counted_seconds,
     expected_rate,
-    felt_seconds,
     readiness,
 )
 from partitiond.core.replica.sleep import STOPPED
@@ -315,7 +315,7 @@ def test_in_a_b_a_c_a_b_the_popular_one_stays() -> None:
 
 
 def test_a_gap_is_a_surprise_for_a_higher_rate_and_waiting_within_the_slo_counts_little() -> None:
-    assert [felt_seconds(wait, 5.0) for wait in (4.0, 5.0, 7.0)] == [0.04, 0.05, 2.05]
+    assert [counted_seconds(wait, 5.0) for wait in (4.0, 5.0, 7.0)] == [0.04, 0.05, 2.05]
     assert [expected_rate(0.5, gap) for gap in (0.0, 1.0, 100.0)] == [0.5, 0.5, 0.01]
     assert expected_rate(0.0, 100.0) == 0.01
 
