@@ -150,10 +150,10 @@ class RunFolder:
         return None
 
     def process(self) -> ProcessId | None:
-        """Return the shim's identity; None if none was written.
+        """Return the shim's identity; None if none was written. Reads /proc.
 
-        An identity that cannot be read is looked for among the living processes. Raises OSError: a
-        shortage.
+        An identity that cannot be read, or was copied from another folder, is looked for among the
+        living processes. Raises OSError: a shortage.
         """
         try:
             return self._recorded()
@@ -169,14 +169,15 @@ class RunFolder:
         return self.process() or process.leader_of(self.path)
 
     def is_replaced(self, leader: ProcessId) -> bool:
-        """Return whether the folder is a newer engine's. Raises OSError: a shortage."""
+        """Return whether a newer engine has the folder. Reads /proc. Raises OSError: a shortage."""
         try:
             return self._recorded() not in (None, leader)
         except InputError:  # which a newer one would have written anew
             return False
 
     def _recorded(self) -> ProcessId | None:
-        return serde.read_stored(ProcessId, self.path / "process.json")
+        found = process.recorded(self.path)
+        return None if found is None else ProcessId(found.pid, found.start_ticks, found.boot_id)
 
     def handle(self) -> EngineHandle | None:
         """Return the engine of this folder, alive or not; None if it never became a process.

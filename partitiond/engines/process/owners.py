@@ -5,8 +5,8 @@ from pathlib import Path
 
 from partitiond.engines.process import shim
 from partitiond.engines.process.journal import run_folders
-from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, cgroup_of
-from partitiond.platform.process_identity import is_alive, raise_if_out_of_files, stat_fields
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, cgroup_of, environment
+from partitiond.platform.process_identity import is_alive, stat_fields
 
 
 def owners(run_dir: Path) -> dict[int, str]:
@@ -45,9 +45,4 @@ def _owner(pid: int, sessions: dict[int, str], folders: dict[bytes, str]) -> str
     owner = sessions.get(int(fields[3]))
     if owner is not None:
         return owner
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError as error:
-        raise_if_out_of_files(error)
-        return ""  # the process is gone, or another user's
-    return next((folders[v] for v in variables if v in folders), "")
+    return next((folders[v] for v in environment(pid) if v in folders), "")

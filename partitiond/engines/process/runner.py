@@ -377,8 +377,9 @@ class ProcessEngineRunner:
 
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, log included; a living one's stays."""
-        folder = RunFolder(Path(handle.run_dir))
-        if folder.process() == _identity(handle) and not process.is_alive(_identity(handle)):
+        folder, leader = RunFolder(Path(handle.run_dir)), _identity(handle)
+        found = await process.PROC.look(f"/proc for {folder.path.name}", folder.process)
+        if found == leader and not process.is_alive(leader):
             await asyncio.to_thread(folder.remove)
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
@@ -468,7 +469,8 @@ class ProcessEngineRunner:
     async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
         """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""
         folder = RunFolder(Path(handle.run_dir))
-        if folder.is_replaced(_identity(handle)):
+        replaced = functools.partial(folder.is_replaced, _identity(handle))
+        if await process.PROC.look(f"/proc for {folder.path.name}", replaced):
             return EngineExit(None, "it was replaced by a newer engine of the same name.")
         process.require_gone(
             handle.launch.replica_id, await self._kill_all(folder, _identity(handle))

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import functools
-import json
+import dataclasses
 import os
 import signal
 from pathlib import Path
 
-from partitiond.core.errors import EngineError
+from partitiond import serde
+from partitiond.core.errors import EngineError, InputError
 from partitiond.engines.process import shim
 from partitiond.platform import process_exit
 from partitiond.platform.deadline_calls import DeadlineCalls
@@ -26,11 +26,13 @@ __all__ = [
     "ProcessId",
     "StillAliveError",
     "boot_id",
+    "environment",
     "is_alive",
     "kill_all",
     "leader_of",
     "processes_of",
     "pss_bytes",
+    "recorded",
     "require_gone",
     "send_signal",
     "start_ticks",
@@ -47,6 +49,53 @@ REAP_SECONDS = 5.0
 PROC = DeadlineCalls()
 """All of /proc is read to find the processes of an engine; one that is stuck in the kernel may
 block the reader of its environment."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShimRecord:
+    """What process.json says (`shim.write_identity`).
+
+    Attributes:
+        cgroup: the folder of the cgroup of an engine that runs as another user; else empty.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    cgroup: str = ""
+
+
+def recorded(run_dir: Path) -> ShimRecord | None:
+    """Return the record of a run folder's shim; None if there is none. Reads /proc.
+
+    Raises:
+        InputError: it cannot be read, or it was copied here: the process lives, and names another
+            folder that exists. A folder that was moved keeps its engine.
+        OSError: a shortage.
+    """
+    record = serde.read_stored(ShimRecord, run_dir / "process.json")
+    named = [] if record is None or not is_alive(record) else _marks(record.pid)
+    with contextlib.suppress(OSError):
+        if any(not Path(os.fsdecode(mark)).samefile(run_dir) for mark in named):
+            raise InputError("process.json is another folder's.")
+    return record
+
+
+def _marks(pid: int) -> list[bytes]:
+    """Return the run folder that the process names, if it does."""
+    prefix = f"{REPLICA_DIR_VARIABLE}=".encode()
+    variables = environment(pid)
+    return [one.removeprefix(prefix) for one in variables if one.startswith(prefix)]
+
+
+def environment(pid: int) -> list[bytes]:
+    """Return the variables of a process; none if it is gone, or another user's. Raises OSError: a
+    shortage."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError as error:
+        raise_if_out_of_files(error)
+        return []
 
 
 async def wait_gone(process: ProcessId) -> None:
@@ -110,10 +159,10 @@ def cgroup_of(run_dir: Path) -> str:
     A cgroup of that name may be another engine's after a restart of the host.
     """
     try:
-        record = json.loads(shim.read_text(str(run_dir / "process.json")))
-        return str(record["cgroup"]) if record["boot_id"] == boot_id() else ""
-    except (ValueError, KeyError, TypeError):
+        record = recorded(run_dir)
+    except InputError:
         return ""
+    return "" if record is None or record.boot_id != boot_id() else record.cgroup
 
 
 def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
@@ -124,7 +173,7 @@ def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
         same_session = session is not None and int(fields[3]) == session
         if same_session and Path(f"/proc/{pid}/cwd").readlink() == folder:
             return True
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return mark in environment(pid)
     except OSError as error:
         # The process is gone, or another user's: it is not ours either way.
         raise_if_out_of_files(error)
@@ -152,14 +201,20 @@ async def kill_all(
     Raises:
         SilentError: /proc does not answer, for example for a process stuck in the kernel.
     """
-    look = functools.partial(processes_of, run_dir, leader)
+
+    def look() -> tuple[list[int], str]:
+        return processes_of(run_dir, leader), cgroup_of(run_dir)
+
     deadline = None  # from the first signal on: a look may take long on a busy host
-    while left := await PROC.look(f"/proc for {run_dir.name}", look):
+    while True:
+        left, cgroup = await PROC.look(f"/proc for {run_dir.name}", look)
+        if not left:
+            break
         now = asyncio.get_running_loop().time()
         deadline = deadline or now + seconds
         if deadline < now:
             break
-        shim.kill_cgroup(cgroup_of(run_dir))
+        shim.kill_cgroup(cgroup)
         for pid in left:
             # Another user's process is in its cgroup, or carries our mark and changed its user.
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -422,6 +423,38 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
+
+
+async def test_a_copied_record_ends_and_adopts_nothing_of_the_original(
+    runner: ProcessEngineRunner, short_dir: Path
+) -> None:
+    """As after `cp -r` of an installation; one that was moved keeps its engines."""
+    handle = await runner.start(simulated_launch())
+    folder, leader = Path(handle.run_dir), process.ProcessId(*identity_of(handle))
+    body = json.loads((folder / "process.json").read_text())
+    (short_dir / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    copied = short_dir / "copy" / folder.name
+    for copy in (copied, folder.with_name("sim-1")):
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.sock"))
+        write_json(str(copy / "process.json"), body | {"cgroup": str(short_dir)})
+    assert owners(copied.parent) == {}
+    other = ProcessEngineRunner(copied.parent, None)
+    assert list(await other.find()) == []
+    assert list(await runner.find()) == [handle]
+    assert not copied.exists()
+    shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("*.sock"))
+    beside = await other.start(simulated_launch())
+    await other.stop(beside, 5.0)
+    assert process.is_alive(leader)
+    shutil.move(folder, copied.with_name("moved"))
+    (moved,) = await other.find()
+    assert identity_of(moved) == identity_of(handle)
+    await other.stop(moved, 5.0)
+    assert not process.is_alive(leader)
+
+
+def identity_of(handle: EngineHandle) -> tuple[int, int, str]:
+    return handle.pid, handle.start_ticks, handle.boot_id
 
 
 def test_an_engine_without_flashinfer_is_told_not_to_import_its_sampler(short_dir: Path) -> None:
