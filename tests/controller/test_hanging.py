@@ -197,12 +197,16 @@ async def test_a_job_whose_files_hang_keeps_no_engine_of_its_device_from_startin
     await host.service.models.profile("c", ProfileOptions(cores=1))
     assert [job.progress.phase for job in host.jobs(JobState.RUNNING)] == ["fetching"]
     assert host.service.jobs.starting() == ()
+    host.runner._ready_at_once = False
     dead = engine_of(host, "a")
     host.runner.die(dead)
     await until(lambda: dead not in host.runner.running())
-    await host.passes(lambda: "a" in routed(host), 5.0)
-    assert host.profiler.requests == []
+    await host.passes(lambda: dead in host.runner.running())
     answers.set()
+    waits = f"waits until {dead} serves"
+    await host.passes(lambda: next(iter(host.jobs())).progress.message == waits)
+    assert host.profiler.requests == [], "and it starts no engine beside one that starts"
+    host.runner.engines[dead].ready.set()
     await host.passes(lambda: host.profiler.requests != [])
 
 

@@ -113,6 +113,12 @@ def turn_of(
     return next_job(waiting, measuring, host.slots, _Room(host, running), host_of)
 
 
+def waits_for(starting: Sequence[str]) -> str:
+    """Return what a job waits for while engines start on its host; empty if none does."""
+    serve = f"serve{'s' * (len(starting) == 1)}"
+    return f"waits until {' and '.join(starting)} {serve}" if starting else ""
+
+
 def _unreadable(job: Job) -> str:
     """Return why this release cannot do a job, for example a later release's; empty if it can."""
     if job.kind != "profile":
@@ -225,7 +231,7 @@ class _Room:
         device = self._devices.get(device_id)
         starting = self._host.starting.get(device.host) if device is not None else None
         if starting:
-            return f"waits until {' and '.join(starting)} serve{'s' * (len(starting) == 1)}"
+            return waits_for(starting)
         key = needs, device_id
         if key not in self._answers:
             assert isinstance(needs, PartitionRequest)

@@ -48,6 +48,10 @@ Write = Callable[[Callable[[], None]], Awaitable[None]]
 WRITE_AGAIN_SECONDS: Final = 5.0
 """Pause before the end of a job is written again to a store that could not be written."""
 
+START_SLACK_SECONDS: Final = 60.0
+"""A start of a job may take so much more than its engine's: the CPU is measured before, which takes
+seconds, and the profiler, which knows why an engine is late, says so first. Chosen."""
+
 CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
 _INTERRUPTED: Final = (
     JobState.FAILED,
@@ -68,11 +72,15 @@ class _Running:
     Attributes:
         kept_at: when its progress was stored last, in seconds of the clock.
         neighbours: jobs that have run on the same device meanwhile.
+        starts_at: since when it starts an engine, in seconds of the clock; None if it does not.
+        overdue: whether it is ended because that took too long.
     """
 
     job: Job
     lease: Lease
     kept_at: float
+    starts_at: float | None = None
+    overdue: bool = False
     neighbours: list[str] = dataclasses.field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
     cancelled: bool = False
@@ -86,6 +94,8 @@ class JobQueue:
         hardware_of: the hardware of a device; empty if there is no such device.
         host_of: the host of a device; empty if there is no such device, or only one host.
         paused: returns why no job may begin now; empty if one may.
+        start_seconds: time for a job's engine to start. Some time later the job fails, and others
+            may start on its device even if it does not end.
     """
 
     def __init__(
@@ -101,7 +111,9 @@ class JobQueue:
         paused: Callable[[], str],
         hardware_of: Callable[[str], str] = lambda _: "",
         host_of: Callable[[str], str] = lambda _: "",
+        start_seconds: float = 600.0,
     ) -> None:
+        self._start_seconds = start_seconds + START_SLACK_SECONDS
         self._store = store
         self._clock = clock
         self._journal = journal
@@ -149,7 +161,7 @@ class JobQueue:
         return tuple(
             lent.lease.partition.device_id
             for lent in self._running.values()
-            if lent.job.progress.phase == "starting"
+            if lent.starts_at is not None and not lent.overdue
         )
 
     def recover(self) -> None:
@@ -275,9 +287,16 @@ class JobQueue:
         return self.job(job_id)
 
     def begin_due(self) -> None:
-        """Start the jobs that may begin; say of each other job what it waits for."""
+        """Start the jobs that may begin; say of each other job what it waits for. End jobs whose
+        engines do not start in time."""
         if self._closed:
             return
+        latest = self._clock.monotonic() - self._start_seconds
+        for one in self._running.values():
+            if one.starts_at is not None and one.starts_at < latest and not one.overdue:
+                one.overdue = True
+                if one.task is not None:
+                    one.task.cancel()
         paused = self._paused() if self._queued else ""
         if paused:
             self._say_waiting(dict.fromkeys(self._queued, paused))
@@ -377,7 +396,7 @@ class JobQueue:
             )
             state = JobState.SUCCEEDED
         except asyncio.CancelledError:
-            state, error, cause = _cut_short(running)
+            state, error, cause = self._cut_short(running)
         except HostSilentError as broke:
             error = f"its host did not answer any more while it ran. {explain(broke)}"
             cause = JobCause.HOST_LOST
@@ -439,11 +458,24 @@ class JobQueue:
         running.task.cancel()
         await asyncio.wait([running.task])
         if running.job.id in self._running:  # cancelled before its first step: nothing ended it
-            await self._end(running, *_cut_short(running))
+            await self._end(running, *self._cut_short(running))
+
+    def _cut_short(self, running: _Running) -> tuple[JobState, str, JobCause]:
+        """Return how a job with a cancelled task ends: by a caller, late, or with the daemon."""
+        if running.cancelled:
+            return JobState.CANCELLED, "", JobCause.NONE
+        if running.overdue:
+            late = f"its engine did not start in {self._start_seconds:g} s. See its log."
+            return JobState.FAILED, late, JobCause.NONE
+        return _INTERRUPTED
 
     def _tell(self, running: _Running, progress: Progress) -> None:
         running.job = dataclasses.replace(running.job, progress=progress)
         now = self._clock.monotonic()
+        if progress.phase != "starting":
+            running.starts_at = None
+        elif running.starts_at is None:
+            running.starts_at = now
         if now - running.kept_at >= KEEP_PROGRESS_SECONDS:
             running.kept_at = now
             self._keep_progress(running.job)
@@ -480,10 +512,3 @@ class JobQueue:
 def _what(job: Job) -> str:
     where = f" on {job_place(job)}" if job.device_id else ""
     return f"{job.kind} of {job.subject}{where}"
-
-
-def _cut_short(running: _Running) -> tuple[JobState, str, JobCause]:
-    """Return how a job with a cancelled task ends: cancelled by a caller, or with the daemon."""
-    if running.cancelled:
-        return JobState.CANCELLED, "", JobCause.NONE
-    return _INTERRUPTED

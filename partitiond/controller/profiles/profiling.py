@@ -1,7 +1,9 @@
 """Runs profile jobs: measures on the leased partition; also makes the estimates before that."""
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.jobs import Neighbours, Tell, Write
@@ -34,6 +36,10 @@ __all__ = [
     "with_source",
 ]
 
+TURN_SECONDS: Final = 0.5
+"""Pause between two looks whether engines still start on the host of a job whose files are there:
+as long as between two passes of the loop, which starts them."""
+
 
 def options_for(target: ProfileTarget, first_look_seconds: float = 0.0) -> ProfileOptions:
     """Return options to measure this target, in full or at a first look of so many seconds."""
@@ -50,18 +56,24 @@ def options_for(target: ProfileTarget, first_look_seconds: float = 0.0) -> Profi
 
 
 class ProfileWork:
-    """Does a profile job: fetch the files, measure, keep the profile."""
+    """Does a profile job: fetch the files, measure, keep the profile.
+
+    Args:
+        waits: returns why no job may start an engine on a host now; empty if one may.
+    """
 
     def __init__(
         self,
         *,
         store: Store,
+        waits: Callable[[str], str],
         resolver: ModelResolver,
         profiler: ProfileRunner,
         find_device: Callable[[str], Device | None],
         options: ProfilingOptions,
         write: Write,
     ) -> None:
+        self._waits = waits
         self._write = write
         self._store = store
         self._resolver = resolver
@@ -99,7 +111,10 @@ class ProfileWork:
             memory_bytes=lease.memory_bytes,
             partition=lease.partition,
         )
-        # Not before its files are there: other engines may start on its device until then.
+        # Other engines may start on its device until its files are there, and go first then.
+        while why := self._waits(device.host):
+            fetching(why, None)
+            await asyncio.sleep(TURN_SECONDS)
         tell(Progress("starting", "starts"))
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec, *_beside(lease, neighbours()))

@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent
-from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
+from partitiond.controller.profiles.jobs import START_SLACK_SECONDS, JobQueue, Neighbours, Tell
 from partitiond.controller.runtime.interrupted_jobs import (
     REPEATS,
     interrupted_jobs,
@@ -43,11 +43,11 @@ class Desk:
         self.ended: list[tuple[str, JobState]] = []
         self.queues: list[list[str]] = []
         self.paused = ""
-        clock = FakeClock()
+        self.clock = FakeClock()
         self.queue = JobQueue(
             store=store,
-            clock=clock,
-            journal=Journal(store, clock),
+            clock=self.clock,
+            journal=Journal(store, self.clock),
             turn=self._turn,
             execute=self._execute,
             ended=lambda job: self.ended.append((job.id, job.state)),
@@ -138,6 +138,16 @@ async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: De
     for phase, devices in (("starting", ("cpu",)), ("measuring", ()), ("starting", ("cpu",))):
         tells[0](Progress(phase, "engine"))
         assert desk.queue.starting() == devices
+    tells[0](Progress("starting", "still"))
+    desk.clock.now += 600.0 + START_SLACK_SECONDS
+    desk.queue.begin_due()
+    assert desk.queue.starting() == ("cpu",)
+    desk.clock.now += 1.0
+    desk.queue.begin_due()
+    assert desk.queue.starting() == (), "nor while it does not end"
+    await a_moment()
+    (job,) = desk.queue.jobs()
+    assert (job.state, job.error) == (FAILED, "its engine did not start in 660 s. See its log.")
 
 
 async def test_jobs_run_side_by_side_and_each_knows_who_ran_on_its_device(store: Store) -> None:
