@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from partitiond import serde
-from partitiond.core.errors import ConflictError, FencedError, InputError, SilentError, StoreError
+from partitiond.core.errors import ConflictError, FencedError, InputError, StoreError
 from partitiond.devices.mps import record
-from partitiond.engines.process.journal import RunFolder, run_folders
+from partitiond.engines.process.journal import run_folders
 from partitiond.engines.process.signals import PROC
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience, other_words
 from partitiond.platform.durable_file import write_durably
@@ -145,7 +145,8 @@ def what_runs(folder: Path, owner: str | None) -> list[str]:
     folder (None: the owner is not known); nothing if the owner's folder is gone."""
     if owner is not None and not Path(owner).is_dir():
         return []
-    engines = [found.path.name for found in run_folders(folder) if _lives(found)]
+    handles = PROC.ask(f"/proc for {folder}", lambda: [f.handle() for f in run_folders(folder)])
+    engines = [Path(one.run_dir).name for one in handles if one is not None and is_alive(one)]
     daemons = [
         f"the MPS daemon of {left.uuid}"
         for _, left in record.records(folder)
@@ -155,15 +156,6 @@ def what_runs(folder: Path, owner: str | None) -> list[str]:
     serves = proxy is not None and is_alive(proxy)
     serves = serves or listening_pid(folder / CONTROL_SOCKET) is not None
     return engines + daemons + ["the endpoint"] * serves
-
-
-def _lives(folder: RunFolder) -> bool:
-    """Whether an engine has the folder: a process that does not tell is one."""
-    try:
-        handle = PROC.ask(f"/proc for {folder.path.name}", folder.handle)
-    except SilentError:
-        return True
-    return handle is not None and is_alive(handle)
 
 
 def _busy(folder: Path, what: str, owner: str) -> RunFolderBusyError:

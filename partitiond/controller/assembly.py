@@ -29,7 +29,6 @@ from partitiond.controller.profiles.job_room import (
     busy_cores,
     host_bytes_left,
     turn_of,
-    waits_for,
 )
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptions
@@ -370,14 +369,11 @@ class Parts:
             held=controller.held(),
             busy_cores=busy_cores(launches, watch.devices),
             host_bytes=host_bytes_left(watch.devices, stated, placed.values()),
-            starting=self._first_starts(),
+            starting=first_starts(controller.engines, watch.devices),
             slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
             groups={r.spec.name: r.spec.isolation_group for r in records if r.spec.isolation_group},
         )
         return turn_of(queue, running, host, self._held_back)
-
-    def _first_starts(self) -> dict[str, tuple[str, ...]]:
-        return first_starts(self.controller.engines, self.devices.devices)
 
     def _hardware_of(self, device_id: str) -> str:
         device = self.devices.find(device_id)
@@ -449,8 +445,9 @@ class Parts:
             find_device=self.devices.find,
             options=self._options.profiling,
             write=self.store_waits.write,
-            waits=lambda host: waits_for(self._first_starts().get(host, ())),
+            starting=lambda: first_starts(self.controller.engines, self.devices.devices),
         )
+        limits = self._options.policy.reconcile
         return JobQueue(
             store=given.store,
             write=self.store_waits.write,
@@ -462,7 +459,7 @@ class Parts:
             paused=self._paused,
             hardware_of=self._hardware_of,
             host_of=self._host_of,
-            start_seconds=self._options.policy.reconcile.start_deadline_seconds,
+            start_seconds=limits.start_deadline_seconds + limits.stop_grace_seconds,
         )
 
     def _job_ended(self, job: Job) -> None:

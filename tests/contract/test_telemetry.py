@@ -1,4 +1,4 @@
-"""Every telemetry source keeps the contract: the fake, this host's CPU, a simulated GPU."""
+"""Telemetry keeps its contract on this host's CPU and on a simulated GPU."""
 
 import asyncio
 import dataclasses
@@ -9,12 +9,9 @@ import pytest
 
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.cpu import discover_cpu
-from partitiond.devices.fake import fake_cpu
 from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.exposure import FIGURES
-from partitiond.devices.telemetry.fake import FakeTelemetry
-from partitiond.ports.telemetry import TelemetrySource
 from partitiond.serde import from_json, to_json
 from partitiond.simulated.gpus import GpuDescription
 from tests.gpu_fixtures import MakeHost, make_host
@@ -22,14 +19,12 @@ from tests.gpu_fixtures import MakeHost, make_host
 __all__ = ["make_host"]
 
 
-@pytest.mark.parametrize("kind", ["fake", "cpu", "gpu"])
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
 async def test_a_window_tells_figures_within_their_ranges(kind: str, make_host: MakeHost) -> None:
     """Windows may overlap; an engine that is gone breaks none, and without engines no CPU time is
     theirs.
     """
-    says = Telemetry("fake", gpu_util=0.5, power_watts=10.0, energy_joules=1.0, cores_used=0.5)
-    source: TelemetrySource = FakeTelemetry(says) if kind == "fake" else HostTelemetry()
-    device = fake_cpu() if kind == "fake" else discover_cpu()
+    source, device = HostTelemetry(), discover_cpu()
     if kind == "gpu":
         make_host(GpuDescription("h200-141gb"))
         source, device = HostTelemetry(period_seconds=0.02), discover_gpus([0])[0]

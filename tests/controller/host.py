@@ -23,6 +23,7 @@ from tests.controller.fakes import (
     solved,
 )
 from tests.controller.samples import cpu, measured_profile, spec
+from tests.hosts.pipes import FakePartitions
 from tests.machine import until
 
 
@@ -55,6 +56,7 @@ class Host:
         self.profiler = FakeProfiler()
         self.clock = clock or FakeClock()
         self.devices = devices or FakeDevices([cpu(cores)])
+        self.partitions = FakePartitions()
         self.engine_problem: EngineUnavailableError | None = None
         self.service = self._make()
 
@@ -66,6 +68,7 @@ class Host:
             resolver=self.resolver,
             proxy=self.proxy,
             profiler=self.profiler,
+            partitions=self.partitions,
             solve=self.solve,
             clock=self.clock,
             engine_problem=lambda: self.engine_problem,
@@ -83,11 +86,11 @@ class Host:
         self.service = self._make()
         await self.service.daemon.start()
 
-    def measured(self, *names: str, cores: tuple[int, ...] = (1, 2)) -> None:
+    def measured(self, *names: str, cores: tuple[int, ...] = (1, 2), **how: str) -> None:
         """Profiles of these models are kept already."""
         for name in names:
             for count in cores:
-                self.store.add_profile(measured_profile(name, cores=count))
+                self.store.add_profile(measured_profile(name, cores=count, **how))  # type: ignore[arg-type]
 
     async def register(self, name: str, **changes: object) -> None:
         await self.service.models.register(spec(name, **changes))

@@ -1,38 +1,54 @@
 """The loop goes on while drivers or proxies never answer, and never reports that all is well."""
 
 import asyncio
+import contextlib
 import dataclasses
+import inspect
 import threading
+from collections.abc import Iterator
+from typing import get_args, get_type_hints
 
 import pytest
 
+from partitiond.controller.service import Adapters
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
 from partitiond.core.keys.record import KeyTerms
-from partitiond.core.model.spec import Demand
+from partitiond.core.model.spec import Demand, EngineOptions, ModelSpec
 from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import POLICY
 from tests.controller.host import Host
 from tests.controller.samples import cpu, spec
 from tests.machine import until
 
+LIMITS = dataclasses.replace(POLICY.reconcile, start_deadline_seconds=4.0)
 HASTY = dataclasses.replace(
-    POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1
-)
-FIRST = cpu(2)
+    POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1,
+    fault_seconds=0.01, memory_seconds=0.01, reconcile=LIMITS, adopt_seconds=0.05,
+)  # fmt: skip
+DEVICES = [
+    dataclasses.replace(cpu(1), id=f"cpu-{name}", cores=(core,)) for core, name in enumerate("abc")
+]
+"""Each has room for one engine: what hangs on one is elsewhere for the others."""
 
 
 def make_host() -> Host:
-    here = Host(policy=HASTY)
+    here = Host(policy=HASTY, devices=FakeDevices(DEVICES))
     here.tick_seconds = HASTY.device_seconds
-    here.measured("a", "b", "c", cores=(1,))
+    here.measured("a", "b", hardware=DEVICES[0].hardware, engine="simulated", cores=(1,))
     return here
+
+
+def of(name: str) -> ModelSpec:
+    auto = name != "c"
+    one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=auto)
+    return dataclasses.replace(one, engine=EngineOptions(sleep_mode=True), engine_kind="simulated")
 
 
 async def serve(host: Host, *names: str) -> None:
     for name in names:
-        one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
-        await host.service.models.register(one)
+        await host.service.models.register(of(name))
     # On a busy machine a look may miss so short a deadline.
     await host.passes(lambda: host.service.parts.devices.looked)
     async with asyncio.timeout(240):
@@ -67,7 +83,7 @@ async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
         await host.service.plans.preview()
     assert looking() <= 1
     assert routed(host) == {"b"}, "what runs goes on, and nothing starts on what is not known"
-    host.devices.become([FIRST])
+    host.devices.become(DEVICES)
     await host.passes(lambda: host.service.readiness.problems() == {})
     await host.passes(lambda: host.serving("a") == 1)
 
@@ -92,7 +108,7 @@ async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -
     assert not {"plan-waits", "plan-infeasible"} & set(host.kinds())
     assert host.runner.running() == running
     assert host.service.plans.applied() == applied
-    host.devices.become([FIRST])
+    host.devices.become(DEVICES)
     await host.passes(lambda: host.service.readiness.problems() == {})
     assert set(running) <= set(host.runner.running())
 
@@ -119,90 +135,110 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
     await until(lambda: host.service.daemon.turning and host.service.readiness.problems() == {})
 
 
-def hangs_in(owner: object, call: str, about: str) -> asyncio.Event:
-    """A call about something hangs until the event."""
-    answers, real = asyncio.Event(), getattr(owner, call)
+def calls_of(port: type) -> list[str]:
+    return [name for name, _ in inspect.getmembers(port, inspect.iscoroutinefunction)]
+
+
+CALLS = {
+    name: calls_of(kind)
+    for name, hint in get_type_hints(Adapters).items()
+    for kind in (hint, *get_args(hint))
+    if getattr(kind, "_is_protocol", False) and calls_of(kind)
+}
+"""What the control plane awaits of each of its ports: a new call hangs below by itself. All other
+ports are asked within these calls."""
+AT_THE_ENDS = {"runner.find", "proxy.ensure_running", "proxy.stop", "partitions.clear"}
+"""A daemon's beginning or end waits for these: their adapters have time limits of their own."""
+ABOUT = {"runner": "'a-", "resolver": "name='c'"}
+"""Calls about engines of a, and files of c, hang; of other ports every call does."""
+
+
+@contextlib.contextmanager
+def hanging(owner: object, call: str, about: str = "") -> Iterator[asyncio.Event]:
+    """A call about something hangs within the block; the event tells that one does."""
+    met, answers, real = asyncio.Event(), asyncio.Event(), getattr(owner, call)
 
     async def hangs(*given: object, **named: object) -> object:
         if about in str(given):
+            met.set()
             await answers.wait()
         return await real(*given, **named)
 
     setattr(owner, call, hangs)
-    return answers
+    try:
+        yield met
+    finally:
+        answers.set()
+        setattr(owner, call, real)
 
 
-CALLS = [
-    *(("proxy", call) for call in ("in_flight", "publish", "traffic", "sample", "key_use")),
-    *(("runner", call) for call in ("start", "wait_ready", "probe", "report", "wait_exit", "stop")),
-    *(("resolver", call) for call in ("resolve", "architecture")),
-]
-"""Calls of the controller's ports."""
-ABOUT = {"proxy": "", "runner": "'a-", "resolver": "name='c'"}
-"""Calls about the endpoint, engines of a, and files of c hang."""
+async def measured(host: Host) -> None:
+    await host.service.models.register(of("c"))
+    await host.service.models.profile("c", ProfileOptions(cores=1))
 
 
-@pytest.mark.parametrize(("port", "call"), CALLS)
+async def holds_up_nothing(host: Host, port: str, call: str) -> None:
+    """A sleeps, wakes and hangs, c is measured, b dies, and another daemon begins: b is back within
+    five seconds of either, and all is well once the call answers.
+    """
+    with hanging(getattr(host, port), call, ABOUT.get(port, "")) as met:
+        (key,) = host.service.keys.keys()
+        calls = measured(host), host.service.metrics.text(), host.service.keys.show(key.id)
+        asked = [asyncio.ensure_future(call) for call in calls]
+        sleep = host.service.parts.controller.sleep
+        sleep.put_to_sleep("a", 1, "as asked")
+        await host.passes(lambda: met.is_set() or routed(host) == {"b"})
+        sleep.wake("a", "as asked")
+        await host.passes(lambda: met.is_set() or "a" in routed(host))
+        host.runner.engines[engine_of(host, "a")].answers = False
+        for restarts in (False, True):
+            if restarts:
+                launch = host.runner.launches[0]
+                host.runner.add(dataclasses.replace(launch, replica_id="left", placement=None))
+                async with asyncio.timeout(240):
+                    await host.restart()
+            await host.lives(120.0, 10.0)  # b dies for the first time in a while
+            dead = engine_of(host, "b")
+            host.runner.die(dead)
+            await host.lives(5.0)
+            assert dead in host.runner.running()
+            assert host.service.parts.controller.problem == ""
+            assert "loop" not in host.service.readiness.problems()
+        await host.passes(met.is_set)
+    await asyncio.gather(*asked, return_exceptions=True)
+    await host.passes(lambda: routed(host) >= {"a", "b"}, 10.0)
+    await until(lambda: "left" not in host.runner.running())
+    await host.passes(lambda: not host.jobs(JobState.RUNNING, JobState.QUEUED))
+    await host.service.models.remove("c")
+
+
+@pytest.mark.parametrize("port", CALLS)
 async def test_a_call_that_hangs_holds_up_nothing_else(
-    host: Host,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    port: str,
-    call: str,
+    host: Host, monkeypatch: pytest.MonkeyPatch, port: str
 ) -> None:
     monkeypatch.setattr("partitiond.controller.runtime.proxy_process.PROXY_PATIENCE_SECONDS", 0.01)
     await serve(host, "a", "b")
-    answers = hangs_in(getattr(host, port), call, ABOUT[port])
-    request.addfinalizer(answers.set)  # before the host's shutdown, if this fails
-    one = spec("c", demand=Demand(req_per_s=0.1), auto=False)
-    asked = asyncio.create_task(host.service.models.register(one))
-    host.runner.die(engine_of(host, "a"))
-    if port == "proxy":
-        host.proxy.problem = "it does not answer."
-        await host.passes(lambda: "proxy" in host.service.readiness.problems())
-        await until(lambda: "proxy-unreachable" in host.kinds())
-        host.proxy.problem = ""
-    for restarted in (False, True):
-        if restarted:
-            left = dataclasses.replace(host.runner.launches[0], replica_id="left", placement=None)
-            host.runner.add(left)
-            async with asyncio.timeout(240):
-                await host.restart()
-        launched = len(host.runner.launches)
-        host.runner.die(engine_of(host, "b"))
-        # On one device one engine starts at a time: the next one at the deadline of the first.
-        await host.passes(
-            lambda before=launched: any(  # type: ignore[misc]
-                launch.model_name == "b" for launch in host.runner.launches[before:]
-            ),
-            5.0,
-        )
-        await host.passes(lambda: host.service.parts.controller.problem == "")
-        # The clock stands: a pass that ends is enough, however late the machine makes it.
-        await until(lambda: host.service.daemon.turning)
-        assert "loop" not in host.service.readiness.problems()
-    answers.set()
-    await asyncio.gather(asked, return_exceptions=True)
-    await host.passes(lambda: routed(host) >= {"a", "b"}, 5.0)
-    await until(lambda: "left" not in host.runner.running())
+    await host.service.keys.create(KeyTerms())
+    for call in CALLS[port]:
+        if f"{port}.{call}" not in AT_THE_ENDS:
+            await holds_up_nothing(host, port, call)
 
 
 async def test_a_job_whose_files_hang_keeps_no_engine_of_its_device_from_starting(
-    host: Host, request: pytest.FixtureRequest
+    host: Host,
 ) -> None:
-    await serve(host, "a")
+    await serve(host, "a", "b")
+    host.devices.become(DEVICES[:2])
     await host.service.models.register(spec("c", demand=Demand(req_per_s=0.1), auto=False))
-    answers = hangs_in(host.resolver, "resolve", "name='c'")
-    request.addfinalizer(answers.set)
-    await host.service.models.profile("c", ProfileOptions(cores=1))
-    assert [job.progress.phase for job in host.jobs(JobState.RUNNING)] == ["fetching"]
-    assert host.service.jobs.starting() == ()
-    host.runner._ready_at_once = False
-    dead = engine_of(host, "a")
-    host.runner.die(dead)
-    await until(lambda: dead not in host.runner.running())
-    await host.passes(lambda: dead in host.runner.running())
-    answers.set()
+    with hanging(host.resolver, "resolve", "name='c'"):
+        await host.service.models.profile("c", ProfileOptions(cores=1))
+        assert [job.progress.phase for job in host.jobs(JobState.RUNNING)] == ["fetching"]
+        assert host.service.jobs.starting() == ()
+        host.runner._ready_at_once = False
+        dead = engine_of(host, "a")
+        host.runner.die(dead)
+        await until(lambda: dead not in host.runner.running())
+        await host.passes(lambda: dead in host.runner.running())
     waits = f"waits until {dead} serves"
     await host.passes(lambda: next(iter(host.jobs())).progress.message == waits)
     assert host.profiler.requests == [], "and it starts no engine beside one that starts"

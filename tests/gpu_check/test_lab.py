@@ -25,9 +25,9 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import ReplicationRun
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.devices.telemetry.fake import FakeTelemetry
 from partitiond.fleet.profile_files import read_profile
 from tests.engine_fixtures import short_dir
+from tests.profiler.samples import FakeTelemetry
 
 __all__ = ["short_dir"]
 
@@ -41,7 +41,7 @@ def lab_of(short_dir: Path, folder: Path, *engine_args: str) -> Lab:
         scale=FAKE,
         tools=Tools(
             runner=runner,
-            telemetry=FakeTelemetry(None),
+            telemetry=FakeTelemetry(),
             used_bytes=lambda: 0,
             mps_program="it is not wanted here",
             cache_dir=short_dir / "cache",

@@ -22,7 +22,6 @@ from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.states import ReplicaState
 from partitiond.devices.fake import FakeDevices
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.together import Hosts
 from partitiond.models.copies import COPIES, CopiedFolders
 from partitiond.models.prepared import is_complete
@@ -218,41 +217,15 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     assert hosts.service.plans.applied() == applied
 
 
-class Finding(FakeAgent):
-    """Knows its engine once it was looked for, and not before."""
-
-    asked = 0
-
-    def engine_problem(self) -> EngineUnavailableError | None:
-        self.asked += 1
-        if self.problem is None:
-            self.engine_version = "0.1"
-        return self.problem
-
-
-@real_time
-async def test_an_engine_on_any_host_will_do_and_is_asked_for_where_a_look_tells_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Agents of the release before look for it only when they are asked."""
-    monkeypatch.setattr(HostServer, "_look", lambda self: asyncio.to_thread(self._look_now))
-    own = FakeAgent("one", FakeRunner(), FakeDevices(devices_of("one")))
-    two, three = (
-        Finding(name, FakeRunner(), FakeDevices(devices_of(name))) for name in ("two", "three")
-    )
-    hosts = Hosts([own, *(piped(agent)[0] for agent in (two, three))])
-    two.engine_version = three.engine_version = ""
-    assert hosts.engine_problem() is None  # the own host has one
-    own.problem = EngineUnavailableError("there is none.", hint="Install it.")
+async def test_an_engine_on_any_host_will_do() -> None:
+    own, two, three = (FakeAgent(n, FakeRunner(), FakeDevices(devices_of(n))) for n in "abc")
+    hosts = Hosts([own, two])
+    absent = two.problem = EngineUnavailableError("there is none.", hint="Install it.")
+    assert hosts.engine_problem() is None
+    own.problem, two.problem = absent, None
+    assert hosts.engine_problem() is None
+    two.problem = absent
+    assert hosts.engine_problem() is absent
+    hosts.add(piped(three)[0])
     with pytest.raises(HostSilentError, match="not looked at yet"):
         hosts.engine_problem()
-    two.problem = three.problem = own.problem
-    async with asyncio.timeout(SECONDS):
-        await asyncio.to_thread(hosts.devices.discover)
-        for _ in range(2):
-            assert await asyncio.to_thread(hosts.engine_problem) is own.problem
-        assert (two.asked, three.asked) == (1, 1)
-        four = Finding("four", FakeRunner(), FakeDevices(devices_of("four")), engine_version="")
-        hosts.add(piped(four)[0])
-        await asyncio.to_thread(hosts.devices.discover)
-        assert await asyncio.to_thread(hosts.engine_problem) is None

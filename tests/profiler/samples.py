@@ -70,3 +70,14 @@ def trial_of(batch: int, rate: float, *, purpose: Purpose = Purpose.UP, **change
 
 
 TOLD = Telemetry("test", power_watts=50.0, energy_joules=10.0, cores_used=0.25)
+
+
+@dataclasses.dataclass
+class FakeTelemetry:
+    says: Telemetry | None = None
+
+    async def open(self, device: Device, pids: tuple[int, ...]) -> "FakeTelemetry":
+        return self
+
+    async def close(self) -> Telemetry | None:
+        return self.says

@@ -15,10 +15,9 @@ from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
-from partitiond.devices.telemetry.fake import FakeTelemetry
 from partitiond.profiler.runner import Profiler
 from partitiond.serde import from_json, to_json
-from tests.profiler.samples import TOLD, request_of
+from tests.profiler.samples import TOLD, FakeTelemetry, request_of
 
 
 async def profiled(engines: Any, **changes: Any) -> Profile:

@@ -114,9 +114,8 @@ def turn_of(
 
 
 def waits_for(starting: Sequence[str]) -> str:
-    """Return what a job waits for while engines start on its host; empty if none does."""
-    serve = f"serve{'s' * (len(starting) == 1)}"
-    return f"waits until {' and '.join(starting)} {serve}" if starting else ""
+    """Return what a job waits for while these engines start on its host."""
+    return f"waits until {' and '.join(starting)} serve{'s' * (len(starting) == 1)}"
 
 
 def _unreadable(job: Job) -> str:

@@ -48,10 +48,6 @@ Write = Callable[[Callable[[], None]], Awaitable[None]]
 WRITE_AGAIN_SECONDS: Final = 5.0
 """Pause before the end of a job is written again to a store that could not be written."""
 
-START_SLACK_SECONDS: Final = 60.0
-"""A start of a job may take so much more than its engine's: the CPU is measured before, which takes
-seconds, and the profiler, which knows why an engine is late, says so first. Chosen."""
-
 CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
 _INTERRUPTED: Final = (
     JobState.FAILED,
@@ -60,6 +56,7 @@ _INTERRUPTED: Final = (
 )
 """How a job ends with the daemon, in words for one that is not queued again by itself (`auto` off,
 or interrupted too often)."""
+_CANCELLED: Final = JobState.CANCELLED, "", JobCause.NONE
 
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Pause between two writes of a job's progress, which changes several times a second."""
@@ -73,17 +70,16 @@ class _Running:
         kept_at: when its progress was stored last, in seconds of the clock.
         neighbours: jobs that have run on the same device meanwhile.
         starts_at: since when it starts an engine, in seconds of the clock; None if it does not.
-        overdue: whether it is ended because that took too long.
+        ends: how it ends if its task is cancelled.
     """
 
     job: Job
     lease: Lease
     kept_at: float
     starts_at: float | None = None
-    overdue: bool = False
     neighbours: list[str] = dataclasses.field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
-    cancelled: bool = False
+    ends: tuple[JobState, str, JobCause] = _INTERRUPTED
 
 
 class JobQueue:
@@ -94,8 +90,8 @@ class JobQueue:
         hardware_of: the hardware of a device; empty if there is no such device.
         host_of: the host of a device; empty if there is no such device, or only one host.
         paused: returns why no job may begin now; empty if one may.
-        start_seconds: time for a job's engine to start. Some time later the job fails, and others
-            may start on its device even if it does not end.
+        start_seconds: time for a job to start its engine. Then it fails, and others may start on
+            its device even if it does not end.
     """
 
     def __init__(
@@ -111,9 +107,9 @@ class JobQueue:
         paused: Callable[[], str],
         hardware_of: Callable[[str], str] = lambda _: "",
         host_of: Callable[[str], str] = lambda _: "",
-        start_seconds: float = 600.0,
+        start_seconds: float = 660.0,
     ) -> None:
-        self._start_seconds = start_seconds + START_SLACK_SECONDS
+        self._start_seconds = start_seconds
         self._store = store
         self._clock = clock
         self._journal = journal
@@ -161,7 +157,7 @@ class JobQueue:
         return tuple(
             lent.lease.partition.device_id
             for lent in self._running.values()
-            if lent.starts_at is not None and not lent.overdue
+            if lent.starts_at is not None
         )
 
     def recover(self) -> None:
@@ -282,7 +278,7 @@ class JobQueue:
         running = self._running.get(job_id)
         if running is not None:
             self._journal.note("job-cancel-asked", job_id, "it is ended.")
-            running.cancelled = True
+            running.ends = _CANCELLED
             await self._stop(running)
         return self.job(job_id)
 
@@ -293,10 +289,10 @@ class JobQueue:
             return
         latest = self._clock.monotonic() - self._start_seconds
         for one in self._running.values():
-            if one.starts_at is not None and one.starts_at < latest and not one.overdue:
-                one.overdue = True
-                if one.task is not None:
-                    one.task.cancel()
+            if one.task is not None and one.starts_at is not None and one.starts_at < latest:
+                late = f"its engine did not start in {self._start_seconds:g} s. See its log."
+                one.starts_at, one.ends = None, (JobState.FAILED, late, JobCause.NONE)
+                one.task.cancel()
         paused = self._paused() if self._queued else ""
         if paused:
             self._say_waiting(dict.fromkeys(self._queued, paused))
@@ -328,7 +324,7 @@ class JobQueue:
         self._ended(ended)
 
     def _is_being_cancelled(self, job_id: str) -> bool:
-        return job_id in self._running and self._running[job_id].cancelled
+        return job_id in self._running and self._running[job_id].ends is _CANCELLED
 
     def _asked_for(self, job: Job) -> Job:
         """Mark a job that was queued by itself as asked for: no change withdraws it any more."""
@@ -396,7 +392,7 @@ class JobQueue:
             )
             state = JobState.SUCCEEDED
         except asyncio.CancelledError:
-            state, error, cause = self._cut_short(running)
+            state, error, cause = running.ends
         except HostSilentError as broke:
             error = f"its host did not answer any more while it ran. {explain(broke)}"
             cause = JobCause.HOST_LOST
@@ -458,16 +454,7 @@ class JobQueue:
         running.task.cancel()
         await asyncio.wait([running.task])
         if running.job.id in self._running:  # cancelled before its first step: nothing ended it
-            await self._end(running, *self._cut_short(running))
-
-    def _cut_short(self, running: _Running) -> tuple[JobState, str, JobCause]:
-        """Return how a job with a cancelled task ends: by a caller, late, or with the daemon."""
-        if running.cancelled:
-            return JobState.CANCELLED, "", JobCause.NONE
-        if running.overdue:
-            late = f"its engine did not start in {self._start_seconds:g} s. See its log."
-            return JobState.FAILED, late, JobCause.NONE
-        return _INTERRUPTED
+            await self._end(running, *running.ends)
 
     def _tell(self, running: _Running, progress: Progress) -> None:
         running.job = dataclasses.replace(running.job, progress=progress)

@@ -2,10 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
+from partitiond.controller.profiles.job_room import waits_for
 from partitiond.controller.profiles.jobs import Neighbours, Tell, Write
 from partitiond.controller.profiles.params import (
     ProfilingOptions,
@@ -59,21 +60,21 @@ class ProfileWork:
     """Does a profile job: fetch the files, measure, keep the profile.
 
     Args:
-        waits: returns why no job may start an engine on a host now; empty if one may.
+        starting: the names of engines that start now, by host.
     """
 
     def __init__(
         self,
         *,
         store: Store,
-        waits: Callable[[str], str],
+        starting: Callable[[], Mapping[str, Sequence[str]]],
         resolver: ModelResolver,
         profiler: ProfileRunner,
         find_device: Callable[[str], Device | None],
         options: ProfilingOptions,
         write: Write,
     ) -> None:
-        self._waits = waits
+        self._starting = starting
         self._write = write
         self._store = store
         self._resolver = resolver
@@ -112,8 +113,8 @@ class ProfileWork:
             partition=lease.partition,
         )
         # Other engines may start on its device until its files are there, and go first then.
-        while why := self._waits(device.host):
-            fetching(why, None)
+        while names := self._starting().get(device.host):
+            fetching(waits_for(names), None)
             await asyncio.sleep(TURN_SECONDS)
         tell(Progress("starting", "starts"))
         measured = await self._profiler.run(request, tell)

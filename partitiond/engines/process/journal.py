@@ -20,7 +20,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,13 +126,6 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the folder, log and all."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-    def ended_seconds_ago(self) -> float | None:
-        """Return seconds since the engine ended, by its exit record; None without a record."""
-        try:
-            return time.time() - (self.path / "exit.json").stat().st_mtime
-        except OSError:
-            return None
 
     def remove_leftovers(self) -> None:
         """Remove what only a living engine needs; the log and the records stay."""

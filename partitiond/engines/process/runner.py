@@ -59,10 +59,6 @@ KILL_SECONDS: Final = 8.0
 """From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
-KEEP_FAILED_SECONDS: Final = 3600.0
-"""How long the folder of a failed profile stays where its error message names it; its log stays
-longer, among the last logs."""
-
 LACKS: Final = SHORTAGE | {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
 """Errors of a start that say what the host lacks: files, memory, disk, or room for processes."""
 
@@ -150,8 +146,6 @@ class ProcessEngineRunner:
         folder = RunFolder.of(self._run_dir, launch.replica_id)
         folder.require_short_socket()
         await self._clear_earlier(folder, launch.replica_id)
-        if launch.placement is None:
-            await asyncio.to_thread(self._clear_failed_profiles)
         command = await asyncio.to_thread(self._command, launch, folder)
         async with self._finding:  # which would clear the new folder for what was left in the old
             self._starting.add(folder.path)
@@ -453,15 +447,6 @@ class ProcessEngineRunner:
                 facts={"pid": leader.pid},
             )
         process.require_gone(replica_id, await self._kill_all(folder, leader))
-
-    def _clear_failed_profiles(self) -> None:
-        """Clear the folders of profiles that failed a while ago; their logs become last logs."""
-        for folder in run_folders(self._run_dir):
-            ago, handle = folder.ended_seconds_ago(), folder.handle()
-            if ago is None or ago < KEEP_FAILED_SECONDS or handle is None or handle.unread:
-                continue
-            if handle.launch.placement is None and not process.is_alive(_identity(handle)):
-                folder.clear()
 
     async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
         return await process.kill_all(folder.path, leader, self._reap_seconds)

@@ -53,11 +53,7 @@ block the reader of its environment."""
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShimRecord:
-    """What process.json says (`shim.write_identity`).
-
-    Attributes:
-        cgroup: the folder of the cgroup of an engine that runs as another user; else empty.
-    """
+    """What process.json says, in the words of `shim.write_identity`."""
 
     pid: int
     start_ticks: int
@@ -74,18 +70,13 @@ def recorded(run_dir: Path) -> ShimRecord | None:
         OSError: a shortage.
     """
     record = serde.read_stored(ShimRecord, run_dir / "process.json")
-    named = [] if record is None or not is_alive(record) else _marks(record.pid)
-    with contextlib.suppress(OSError):
-        if any(not Path(os.fsdecode(mark)).samefile(run_dir) for mark in named):
-            raise InputError("process.json is another folder's.")
-    return record
-
-
-def _marks(pid: int) -> list[bytes]:
-    """Return the run folder that the process names, if it does."""
     prefix = f"{REPLICA_DIR_VARIABLE}=".encode()
-    variables = environment(pid)
-    return [one.removeprefix(prefix) for one in variables if one.startswith(prefix)]
+    for variable in () if record is None or not is_alive(record) else environment(record.pid):
+        with contextlib.suppress(OSError):
+            named = os.fsdecode(variable.removeprefix(prefix))
+            if variable.startswith(prefix) and not Path(named).samefile(run_dir):
+                raise InputError("process.json is another folder's.")
+    return record
 
 
 def environment(pid: int) -> list[bytes]:

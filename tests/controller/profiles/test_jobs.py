@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent
-from partitiond.controller.profiles.jobs import START_SLACK_SECONDS, JobQueue, Neighbours, Tell
+from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
 from partitiond.controller.runtime.interrupted_jobs import (
     REPEATS,
     interrupted_jobs,
@@ -138,8 +138,7 @@ async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: De
     for phase, devices in (("starting", ("cpu",)), ("measuring", ()), ("starting", ("cpu",))):
         tells[0](Progress(phase, "engine"))
         assert desk.queue.starting() == devices
-    tells[0](Progress("starting", "still"))
-    desk.clock.now += 600.0 + START_SLACK_SECONDS
+    desk.clock.now += 660.0
     desk.queue.begin_due()
     assert desk.queue.starting() == ("cpu",)
     desk.clock.now += 1.0

@@ -2,11 +2,7 @@
 
 import asyncio
 import dataclasses
-import threading
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 from partitiond.controller.runtime.watching import DeviceWatch, room_on
 from partitiond.core.hardware.health import DeviceHealth
@@ -33,40 +29,8 @@ def watch(devices: FakeDevices, **changes: Any) -> DeviceWatch:
     return DeviceWatch(devices, FakeClock(), marked=tuple, after_look=ignored, **given | changes)
 
 
-@pytest.fixture
-async def hanging() -> AsyncIterator[FakeDevices]:
-    devices = FakeDevices([ONE])
-    yield devices
-    devices.become([ONE])
-
-
-async def test_a_look_that_hangs_is_left_alone_and_the_next_one_sees(hanging: FakeDevices) -> None:
-    hanging.hang()
-    told: list[str] = []
-    here = watch(hanging, look_seconds=0.0, patience_seconds=0.0, troubled=told.append)
-    await here.refresh(0.0)
-    assert not here.looked, "neither the driver nor a refusal"
-    for count in range(3):
-        await until(lambda: here._under_way is None)
-        assert here.devices == ()
-        assert len(told) == 1, count
-        await here.refresh(0.0)
-    await until(lambda: here._under_way is None)
-    assert not here.looked
-    assert "silent for 0 s" in here.trouble
-    hanging.become([ONE])
-    # Until the call that hung has ended, others are refused.
-    await until(lambda: "look at the devices" not in {one.name for one in threading.enumerate()})
-    here._looks.seconds = 600.0
-    async with asyncio.timeout(300):
-        await here.look()
-        await until(lambda: here._under_way is None)
-    assert (here.devices, here.problem, here.looked) == ((ONE,), "", True)
-
-
-async def test_nobody_waits_until_a_look_ends_and_one_is_under_way_at_a_time(
-    hanging: FakeDevices,
-) -> None:
+async def test_nobody_waits_until_a_look_ends_and_one_is_under_way_at_a_time() -> None:
+    hanging = FakeDevices([ONE])
     hanging.hang()
     here = watch(hanging, look_seconds=600.0, patience_seconds=0.01)
     async with asyncio.timeout(120):
