@@ -23,13 +23,11 @@ from partitiond.core.model.spec import (
     ModelSpec,
     SourceKind,
 )
-from partitiond.core.model.workload import MAX_TOKENS, Workload
+from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
 from partitiond.models.catalog import entry_of, source_for
 
 LEAST_REQ_PER_S: Final = 0.001
 """A model without requests keeps one replica; a demand of zero cannot be planned. Chosen."""
-CONTEXT_RESERVE: Final = 1.25
-"""Factor over the longest request seen: the next one may be longer. Chosen, not measured."""
 LEAST_CONTEXT: Final = 256
 
 ArchitectureOf = Callable[[ModelSource], Architecture]

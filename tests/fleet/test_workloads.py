@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import MAX_TRACE_PAIRS, LengthShape, Workload
+from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.fleet.workloads import changed_workload, evenly_drawn, read_pairs, workload_of
+from partitiond.models.catalog import CATALOG, QUANTISED
 from partitiond.serde import to_jsonable
 
 lengths = st.integers(1, 5000)
@@ -25,6 +27,13 @@ def test_the_shape_follows_from_what_is_given() -> None:
     assert workload_of() == Workload()
     assert workload_of(prompt_variation=0.5) == Workload.lognormal(512, 256, 0.5, 0.0)
     assert workload_of(pairs=[(10, 20), (30, 40)]) == Workload.of_trace([(10, 20), (30, 40)])
+
+
+def test_every_catalog_model_registers_by_its_default() -> None:
+    for entry in (*CATALOG.values(), *QUANTISED.values()):
+        spec = ModelBody(model=entry.name).to_spec(RegistrationRules())
+        assert spec.max_model_len <= entry.architecture.max_position, entry.name
+        assert spec.workload.prompt_tokens >= 408, entry.name  # 512 tokens less a fifth, and one
 
 
 def test_contradictions_are_refused() -> None:

@@ -8,7 +8,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.spec import DEFAULT_WORKLOAD, EngineOptions, ModelSpec
-from partitiond.core.model.workload import MAX_TOKENS, Workload
+from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
 
 POOLING: Final = "--runner=pooling"
 _RUNNERS: Final = frozenset({"--runner", "--convert"})
@@ -30,7 +30,7 @@ def default_workload(architecture: Architecture | None, engine: EngineOptions) -
     if not pools and engine.task is EngineTask.GENERATE:
         return DEFAULT_WORKLOAD
     built_for = architecture.max_position if architecture else MAX_TOKENS
-    room = min(engine.max_model_len or built_for, built_for) - 1
+    room = min(engine.max_model_len or int(built_for / CONTEXT_RESERVE), built_for) - 1
     return Workload(min(DEFAULT_WORKLOAD.prompt_tokens, max(1, room)), 1)
 
 

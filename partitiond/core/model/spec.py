@@ -32,7 +32,7 @@ from partitiond.core.model.request_options import (
     check_defaults_fit,
     check_request_limits,
 )
-from partitiond.core.model.workload import MAX_TOKENS, Workload
+from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
 
 __all__ = [
     "DEFAULT_WORKLOAD",
@@ -412,4 +412,4 @@ class ModelSpec:
         """
         if self.engine.max_model_len is not None:
             return self.engine.max_model_len
-        return max(256, math.ceil(self.workload.longest_tokens * 1.25))
+        return max(256, math.ceil(self.workload.longest_tokens * CONTEXT_RESERVE))

@@ -17,6 +17,8 @@ from partitiond.core.numbers.lengths import (
 
 MAX_TOKENS: Final = 1_048_576
 """No engine in this field serves longer contexts; a larger number is a typing mistake."""
+CONTEXT_RESERVE: Final = 1.25
+"""Factor over the longest request expected: the next one may be longer. Chosen, not measured."""
 
 
 class LengthShape(enum.StrEnum):

@@ -28,7 +28,7 @@ def test_json_has_the_figures_by_name_and_the_largest_batch_of_the_papers_table_
 
 def test_a_model_that_pools_is_estimated_by_its_defaults(cli: Cli) -> None:
     found = cli("tools estimate bge-reranker-base", *A100, "--json").json
-    assert found["workload"] == "511/1"
+    assert found["workload"] == "408/1"
 
 
 def test_a_model_is_a_folder_or_a_config_file(cli: Cli, tmp_path: Path) -> None:
