@@ -6,7 +6,7 @@ Only the proxy acts on these options. They do not concern the engine, so they ch
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from partitiond.core.checks import require
@@ -119,31 +119,89 @@ def check_defaults_fit(defaults: Mapping[str, Any], limits: RequestLimits) -> No
             )
 
 
-_RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "temperature": (0, 2),
-    "top_p": (1e-9, 1),
-    "min_p": (0, 1),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-    "repetition_penalty": (1e-9, 2),
+_Form = tuple[str, Callable[[Any], bool]]
+
+
+def _number(low: float, high: float) -> _Form:
+    text = f"a number {'above 0' if low == 1e-9 else f'from {low}'} to {high}"
+    return text, lambda value: type(value) in {int, float} and low <= value <= high
+
+
+def _whole(low: int, high: int) -> _Form:
+    text = f"a whole number from {low} to {high}"
+    return text, lambda value: type(value) is int and low <= value <= high
+
+
+def _list_of(kind: type, text: str, most: int = MAX_DEFAULT_ITEMS) -> _Form:
+    return (
+        f"a list of at most {most} {text}",
+        lambda value: (
+            isinstance(value, list | tuple)
+            and len(value) <= most
+            and all(type(item) is kind and item != "" for item in value)
+        ),
+    )
+
+
+_STOPS: Final = _list_of(str, "texts that are not empty", 4)
+_FLAG: Final[_Form] = "true or false", lambda value: isinstance(value, bool)
+_FORMS: Final[Mapping[str, _Form]] = {
+    "temperature": _number(0, 2),
+    "top_p": _number(1e-9, 1),
+    "min_p": _number(0, 1),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "repetition_penalty": _number(1e-9, 2),
+    "top_k": _whole(-1, 2**31 - 1),
+    "min_tokens": _whole(0, MAX_TOKENS),
+    "truncate_prompt_tokens": _whole(-1, 2**63 - 1),
+    "seed": _whole(-(2**63), 2**63 - 1),
+    "prompt_logprobs": _whole(-1, 2**31 - 1),
+    "top_logprobs": _whole(0, 20),
+    "logprobs": (
+        "true, false, or a whole number from -1",
+        lambda value: isinstance(value, int) and value >= -1,
+    ),
+    "stop": (
+        f"a text, or {_STOPS[0]}",
+        lambda value: _STOPS[1]([value] if isinstance(value, str) else value),
+    ),
+    "bad_words": _list_of(str, "texts that are not empty"),
+    "stop_token_ids": _list_of(int, "whole numbers"),
+    "response_format": (
+        'an object of the type "text" or "json_object", for a schema is too deep to be a default',
+        lambda value: value in ({"type": "text"}, {"type": "json_object"}),
+    ),
+    **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"), _FLAG),
 }
-"""Bounds of sampling parameters: those of OpenAI's API and of vLLM's `SamplingParams`, the narrower
-of both. A request beyond them is refused."""
+"""What a parameter must be by OpenAI's API and by vLLM's `SamplingParams._verify_args` and request
+classes, the narrower of both. A request with anything else is refused."""
 
 
 def check_sampling(defaults: Mapping[str, Any]) -> None:
-    """Raises SpecError for a default of a sampling parameter that engines refuse.
+    """Raises SpecError for a default of a parameter that engines refuse.
 
     It is checked where a default is set, and not where a stored one is read.
     """
-    for name in sorted(_RANGES.keys() & defaults.keys()):
-        (low, high), value = _RANGES[name], defaults[name]
+    for name in sorted(_FORMS.keys() & defaults.keys()):
+        (wanted, takes), value = _FORMS[name], defaults[name]
         require(
-            isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
-            f"the default of {name} must be a number {'above 0' if low == 1e-9 else f'from {low}'} "
-            f"to {high}, got {json.dumps(value)[:40]}.",
+            takes(value),
+            f"the default of {name} must be {wanted}, got {json.dumps(value, default=str)[:40]}.",
             "Engines refuse every request with such a value.",
         )
+    limits = [defaults[name] for name in _OUTPUT_LIMITS & defaults.keys()]
+    most = min([limit for limit in limits if isinstance(limit, int)], default=MAX_TOKENS)
+    least, n, heat = (defaults.get(name, 1) for name in ("min_tokens", "n", "temperature"))
+    for refused, wanted in (
+        (least > most, f"min_tokens must be at most {most}, as the limit of output tokens is"),
+        (heat < 1e-5 and n != 1, "n must be 1 where the temperature is 0"),
+        (
+            defaults.get("top_logprobs") and not defaults.get("logprobs"),
+            "top_logprobs needs one of logprobs beside it",
+        ),
+    ):
+        require(not refused, f"the default of {wanted}.", "Engines refuse every request with both.")
 
 
 def _is_plain(value: object) -> bool:

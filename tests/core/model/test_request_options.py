@@ -1,5 +1,6 @@
 """Names, default parameters and limits of a model's requests are accepted or refused."""
 
+import datetime
 import json
 from typing import Any
 
@@ -135,7 +136,18 @@ def test_specs_that_are_only_offered_otherwise_are_asked_for_alike() -> None:
         ("top_p", (0.01, 1), (0, 1.01, 5)),
         ("presence_penalty", (-2, 2), (-2.1, 3)),
         ("repetition_penalty", (0.5, 1.2), (0, -1, 2.5)),
-        ("top_k", (-1, 40), ()),
+        ("top_k", (-1, 40), (-7, 2.5, True)),
+        ("logprobs", (-1, 5, True), (-5, 1.0)),
+        ("prompt_logprobs", (-1, 0), (-5, True)),
+        ("top_logprobs", (0,), (-1, 20, 99)),
+        ("min_tokens", (0, 5), (-1, "5")),
+        ("truncate_prompt_tokens", (-1, 64), (-9,)),
+        ("seed", (-5, 2**63 - 1), ("x", 2**63)),
+        ("stop", ("a", [], ["a"] * 4), (5, "", ["a", ""], ["a"] * 5)),
+        ("stop_token_ids", ([], [5]), (["a"], [True], 5)),
+        ("bad_words", (["a"],), ("a", [""])),
+        ("response_format", ({"type": "json_object"},), ("json", {}, {"type": "json_schema"})),
+        ("ignore_eos", (True,), ("yes", datetime.date(2030, 1, 31))),
     ],
 )
 def test_a_sampling_parameter_that_engines_refuse_has_no_default(
@@ -146,3 +158,8 @@ def test_a_sampling_parameter_that_engines_refuse_has_no_default(
     for value in refused:
         with pytest.raises(SpecError, match=f"the default of {name}"):
             check_sampling({name: value})
+    check_sampling({"min_tokens": 5, "max_tokens": 5, "temperature": 0.1, "n": 2})
+    check_sampling({"top_logprobs": 20, "logprobs": True})
+    for wrong in ({"min_tokens": 6, "max_tokens": 5}, {"temperature": 0, "n": 2}):
+        with pytest.raises(SpecError, match="the default of"):
+            check_sampling(wrong)
