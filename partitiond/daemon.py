@@ -24,13 +24,13 @@ from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.api.connections import ApiConnection
 from partitiond.api.replies import ANSWERS
-from partitiond.api.schemas import ApiOptions
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Adapters, Daemon, Service, service_of
 from partitiond.core.errors import PartitiondError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
+from partitiond.fleet.registration import RegistrationRules
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
@@ -271,7 +271,9 @@ async def _run(
             await service.daemon.shutdown(stop_engines=False)
             raise
         admin, metrics = tokens
-        api = ApiOptions(hub=settings.models.hub, allow_folders=settings.models.allow_folders)
+        api = RegistrationRules(
+            hub=settings.models.hub, allow_folders=settings.models.allow_folders
+        )
         # In a thread, because the event loop already supervises engines.
         app = await asyncio.to_thread(
             create_app, service, admin_token=admin, metrics_token=metrics, options=api

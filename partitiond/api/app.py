@@ -14,9 +14,9 @@ from partitiond.api.limits import BodyLimit
 from partitiond.api.profile_rows import ProfileRows
 from partitiond.api.replies import only_known_query, until_writable
 from partitiond.api.routes import ROUTERS, health, ui
-from partitiond.api.schemas import ApiOptions
 from partitiond.api.sessions import DashboardSessions
 from partitiond.controller.service import Service
+from partitiond.fleet.registration import RegistrationRules
 
 CHECKS: Final = (Depends(only_known_query), Depends(until_writable))
 DESCRIPTION: Final = (
@@ -31,14 +31,14 @@ def create_app(
     *,
     admin_token: str,
     metrics_token: str = "",
-    options: ApiOptions | None = None,
+    options: RegistrationRules | None = None,
 ) -> FastAPI:
     """Build the control API over a service.
 
     Args:
         admin_token: the token that requests must carry, as made by `auth.ensure_token`.
         metrics_token: opens only `GET /metrics`; if empty, that path takes the admin token.
-        options: options from the settings; the defaults of ApiOptions if None.
+        options: options from the settings; the defaults of RegistrationRules if None.
 
     The first call takes some tenths of a second; it may be made in a thread.
     """
@@ -53,7 +53,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
-    app.state.options = options or ApiOptions()
+    app.state.options = options or RegistrationRules()
     app.state.sessions = DashboardSessions(admin_token)
     app.state.profile_rows = ProfileRows()
     app.router.routes.extend(_routes())

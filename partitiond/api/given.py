@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from partitiond.api.schemas import ApiOptions
 from partitiond.controller.demand.scaling import Scaling
 from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.controller.keys.usage import UsageUseCases
@@ -23,6 +22,7 @@ from partitiond.controller.service import Daemon, Service
 from partitiond.controller.views.health import MetricsText, Readiness
 from partitiond.controller.views.hosts import HostUseCases
 from partitiond.controller.views.overview import OverviewUseCases
+from partitiond.fleet.registration import RegistrationRules
 from partitiond.ports import Store
 
 
@@ -33,12 +33,12 @@ def _of(part: Callable[[Service], object]) -> Any:
     return Depends(given)
 
 
-async def _options(request: Request) -> ApiOptions:
-    options: ApiOptions = request.app.state.options
+async def _options(request: Request) -> RegistrationRules:
+    options: RegistrationRules = request.app.state.options
     return options
 
 
-Options = Annotated[ApiOptions, Depends(_options)]
+Options = Annotated[RegistrationRules, Depends(_options)]
 
 ModelControl = Annotated[Registry, _of(lambda service: service.models)]
 JobControl = Annotated[JobQueue, _of(lambda service: service.jobs)]

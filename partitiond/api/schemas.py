@@ -1,7 +1,6 @@
 """Defines request bodies beside registrations, and converts them to the core's types."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -11,7 +10,6 @@ from partitiond.core.model.request_options import check_sampling
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec
 from partitiond.core.model.workload import MAX_TOKENS, Workload
 from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.fleet.parts import (
     Body,
     DemandPatch,
@@ -36,15 +34,6 @@ from partitiond.fleet.registration import (
 from partitiond.fleet.workloads import changed_workload
 from partitiond.serde import from_jsonable, to_jsonable
 from partitiond.settings.types import Size
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ApiOptions(RegistrationRules):
-    """The settings that the API needs: what registrations may say, `models.hub` and
-    `models.allow_folders` among them.
-    """
-
-    check_extra_args: Callable[[Sequence[str], str], object] = check_extra_args
 
 
 class ModelPatch(ChangeableBody, Patch):
@@ -89,7 +78,7 @@ class ModelPatch(ChangeableBody, Patch):
         check_contexts(changed)
         parts = (changed.engine, changed.variants, changed.engine_kind)
         if parts != (spec.engine, spec.variants, spec.engine_kind):
-            check_flags(changed, rules)
+            check_flags(changed)
         return changed
 
     def _workload(self, old: Workload, usual: Workload) -> Workload:

@@ -29,7 +29,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from partitiond.core.errors import InputError, SpecError
+from partitiond.core.errors import InputError, SettingsError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
@@ -40,6 +40,8 @@ from partitiond.fleet.parts import Body, WorkloadBody
 from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.fleet.workloads import read_pairs
 from partitiond.serde import from_jsonable, toml_of
+from partitiond.settings.schema import Settings
+from partitiond.settings.sources import build, flatten, from_overrides
 
 MAX_FILE_BYTES: Final = 16_000_000
 SOURCES: Final = frozenset({"model", "source", "name", "architecture"})
@@ -54,7 +56,7 @@ class Fleet:
     Attributes:
         models: in the file's order.
         devices: empty if the file names none; then those of this host are used.
-        settings: tables that override the settings file, unchecked.
+        settings: tables that override the settings file, each value checked by itself.
         architectures: numbers given in the file, by model name.
         path: the file.
         host_memory_bytes: memory for engines by host, as far as the file gives it.
@@ -207,12 +209,25 @@ def load_fleet(path: Path) -> Fleet:
                 architectures[spec.name] = numbers
         except SpecError as error:
             wrong.append((("models", number), error.message.rstrip("."), error.hint))
-    wrong += wrong_devices(devices)
+    wrong += [*wrong_devices(devices), *_wrong_settings(plain.get("settings"))]
     if wrong:
         raise mistakes(path, content.decode(), wrong)
     made = devices_of(table.devices)
     memory = host_memory_of(table.devices, made)
     return Fleet(tuple(models), made, table.settings, architectures, path, memory)
+
+
+def _wrong_settings(tables: Any) -> Iterator[tuple[Place, str, str]]:
+    """Yield each setting that the settings file would refuse."""
+    for key, value in flatten(tables).items() if isinstance(tables, dict) else ():
+        try:
+            build(Settings, [from_overrides(Settings, {key: value}, "the setting")])
+        except SettingsError as error:
+            yield (
+                ("settings", *key.split(".")),
+                error.message.removeprefix(f"{key}: ").rstrip("."),
+                error.hint,
+            )
 
 
 def _without_mistakes(

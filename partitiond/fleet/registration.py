@@ -33,6 +33,7 @@ from partitiond.core.model.spec import (
     Weights,
 )
 from partitiond.core.model.workload import Workload
+from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.fleet.parts import (
     MAX_VARIANTS,
     AutoscaleBody,
@@ -70,13 +71,10 @@ class RegistrationRules:
     Attributes:
         hub: the default of a registration's `hub`.
         allow_folders: folders that models may lie in; empty allows any folder.
-        check_extra_args: called with flags and engine kind; raises SpecError for a flag that users
-            may not set.
     """
 
     hub: bool = False
     allow_folders: tuple[Path, ...] = ()
-    check_extra_args: Callable[[Sequence[str], str], object] = lambda _flags, _kind: None
 
 
 class NamedBody(Body):
@@ -202,7 +200,7 @@ class ModelBody(ChangeableBody, NamedBody):
             "variants": to_variants(self.variants, fields["engine"], rules),
         }
         spec = ModelSpec(**fields)
-        check_flags(spec, rules)
+        check_flags(spec)
         check_contexts(spec)
         return spec
 
@@ -225,6 +223,9 @@ class ModelBody(ChangeableBody, NamedBody):
         for part in _PARTS:
             if getattr(self, part) is not None:
                 attempts[part] = functools.partial(self._part, part)
+        attempts["engine"] = lambda: check_extra_args(
+            self._part("engine").extra_args, self.engine_kind
+        )
         attempts["request_limits"] = lambda: check_request_limits(self._part("request_limits"))
         for part, attempt in attempts.items():
             try:
@@ -283,8 +284,7 @@ def check_contexts(spec: ModelSpec) -> None:
             )
 
 
-def check_flags(spec: ModelSpec, rules: RegistrationRules) -> None:
+def check_flags(spec: ModelSpec) -> None:
     """Check the flags of the engine and of variants. Raises SpecError."""
     for options in (spec.engine, *(variant.engine for variant in spec.variants)):
-        if options.extra_args:
-            rules.check_extra_args(options.extra_args, spec.engine_kind)
+        check_extra_args(options.extra_args, spec.engine_kind)

@@ -172,6 +172,11 @@ OF_A_MODEL = (  # what a field may be is in tests/api/test_one_field.py
     (MODEL, "line 3: models, entry 2: the name 'opt-125m' is taken"),
     (OTHER + 'aliases = ["opt-125m"]', "entry 2: the name 'opt-125m' is taken"),
     ('workload = { shape = "trace" }', "pairs"),
+    (
+        'engine = { extra_args = ["--port", "1"] }',
+        "line 3: models, entry 1, engine: the engine flag '--port'",
+    ),
+    ('variants = [{ name = "a", engine = { extra_args = ["--x"] } }]', "'--x' is not allowed"),
     ('workload = { pairs_file = "none.csv" }', "none.csv"),
     ('workload = { pairs = [[1, 2]], pairs_file = "x.csv" }', "either"),
     ('variants = [{ name = "Big" }]', "variant"),
@@ -202,6 +207,11 @@ OF_A_DEVICE = (
 )
 OF_A_FILE = (
     ("[[models]\n", "not valid TOML"),
+    (
+        "[settings.planner]\nspeed = 3",
+        "line 2: settings, planner, speed: the setting planner.speed",
+    ),
+    ("[settings.planner]\nobjective = 3", "line 2: settings, planner, objective: must be 'min"),
     ("models = 3", "models: must be a list (got 3)"),
     ("[models]\nmodel = 3", "line 1: models: is a list of tables"),
     ('[[models]]\nmodel = "no-such-model"', "entry 1, model: 'no-such-model' is no model"),

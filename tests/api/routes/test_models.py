@@ -11,7 +11,7 @@ import pytest
 
 from partitiond import serde
 from partitiond.api.app import create_app
-from partitiond.api.schemas import ApiOptions, ModelPatch
+from partitiond.api.schemas import ModelPatch
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
@@ -68,7 +68,7 @@ async def test_folders_outside_the_allowed_ones_are_refused(
     for folder in (inside, outside):
         folder.mkdir(parents=True)
     (allowed / "link").symlink_to(outside)
-    options = ApiOptions(allow_folders=(allowed,))
+    options = RegistrationRules(allow_folders=(allowed,))
     async with asking(
         create_app(service.for_api, admin_token="x" * 20, options=options), "x" * 20
     ) as http:
