@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond.controller.runtime.sleeping import check_may_sleep
-from partitiond.core.errors import ConflictError
+from partitiond.core.errors import ConflictError, SpecError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
@@ -12,6 +12,12 @@ from partitiond.core.views.lists import ModelView
 from partitiond.ports import Store
 
 AT = "2030-01-01T00:00:00Z"
+
+
+def refuse_huge_context(spec: ModelSpec) -> None:
+    """Refuse what the resolver would: no model here was built for a million tokens."""
+    if spec.max_model_len >= 10**6:
+        raise SpecError(f"{spec.name} was built for less.", hint="Lower max_model_len.")
 
 
 class FakeModels:
@@ -24,6 +30,7 @@ class FakeModels:
         self.in_use = False
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
+        refuse_huge_context(spec)
         record = ModelRecord(spec, 1, AT, AT)
         self.store.add_model(record)
         self.store.add_event(AT, "model-registered", spec.name, "registered")

@@ -1,21 +1,30 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, option, settings_of, spread
 from partitiond.cli.output import err, print_json, say
 from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
 from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.targets import first_looks, profile_targets, unmeasured
-from partitiond.core.errors import NotFoundError, SpecError
+from partitiond.core.errors import (
+    InputError,
+    ModelSourceError,
+    NotFoundError,
+    PartitiondError,
+    SpecError,
+)
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, IN_FULL, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
+from partitiond.core.views.preview import PlanPreview
 from partitiond.fleet.file import load_fleet
 
 if TYPE_CHECKING:
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
 
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
 UNCHANGED: Final = "unchanged"
+REFUSED: Final = "refused"
+REFUSALS: Final = (InputError, ModelSourceError)
 
 
 @spread
@@ -40,7 +51,8 @@ def up(  # noqa: PLR0917 -- typer passes them by name
 
     Registers, profiles what is missing, plans and applies. Idempotent: models that are registered
     as the file says, profiles that are measured and replicas that run as planned stay as they
-    are. Models that are not in the file stay, too.
+    are. Models that are not in the file stay, too. A model that the daemon refuses is told, and
+    keeps no other from its place; the status is then 2.
     """
     fleet = load_fleet(file)
     if not fleet.models:
@@ -51,15 +63,24 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     with client_of(ctx) as client:
         changes = {}
         for spec in fleet.models:
-            changes[spec.name] = change = register_or_update(client, spec, dry_run=dry_run)
+            try:
+                changes[spec.name] = change = register_or_update(client, spec, dry_run=dry_run)
+            except REFUSALS as error:
+                _tell_refused(spec, error, changes)
+                continue
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
         if dry_run:
             new = [spec for spec in fleet.models if changes[spec.name] != UNCHANGED]
-            preview = client.plan_with(new, allow_outage=allow_outage)
+            try:
+                preview = client.plan_with(new, allow_outage=allow_outage)
+            except REFUSALS:  # of some; each alone tells of which
+                new = [spec for spec in new if _would_be_taken(client, spec, changes)]
+                preview = client.plan_with(new, allow_outage=allow_outage)
             show_preview(preview, full=True, as_json=as_json)
-            raise typer.Exit(exit_of(preview.plan, preview.infeasible))
+            raise typer.Exit(_exit(preview, changes))
         if not no_profile:
-            profile_missing(client, [spec.name for spec in fleet.models], settings)
+            taken = [name for name, change in changes.items() if change != REFUSED]
+            profile_missing(client, taken, settings)
         preview = plan_and_apply(client, allow_outage=allow_outage)
         if not as_json:
             show_preview(preview, as_json=False)
@@ -68,11 +89,34 @@ def up(  # noqa: PLR0917 -- typer passes them by name
             say(f"{all_serve(now)} on {settings.proxy_url}/v1")
     if as_json:
         print_json({"models": changes, "plan": preview.plan, "infeasible": preview.infeasible})
-    raise typer.Exit(exit_of(preview.plan, preview.infeasible))
+    raise typer.Exit(_exit(preview, changes))
+
+
+def _exit(preview: PlanPreview, changes: Mapping[str, str]) -> Exit:
+    refused = REFUSED in changes.values()
+    return Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible)
+
+
+def _tell_refused(spec: ModelSpec, why: PartitiondError, changes: dict[str, str]) -> None:
+    changes[spec.name] = REFUSED
+    say(f"{spec.name} is refused: {why}")
+
+
+def _would_be_taken(client: "ControlClient", spec: ModelSpec, changes: dict[str, str]) -> bool:
+    try:
+        client.plan_with([spec])
+    except REFUSALS as error:
+        _tell_refused(spec, error, changes)
+        return False
+    return True
 
 
 def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: bool = False) -> str:
-    """Make the registered model equal `spec`; return "registered", "changed" or "unchanged"."""
+    """Make the registered model equal `spec`; return "registered", "changed" or "unchanged".
+
+    Raises:
+        InputError, ModelSourceError: the daemon refuses the model.
+    """
     try:
         known = client.model(spec.name).record
     except NotFoundError:

@@ -85,6 +85,20 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     assert [question.allow_outage for question in service.plans.questions] == [True, False]
 
 
+def test_a_model_that_is_refused_keeps_no_other_from_its_place(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.toml"
+    wrong = "engine = { max_model_len = 1_000_000 }\n"
+    file.write_text(f'[[models]]\nmodel = "opt-125m"\n{wrong}[[models]]\nmodel = "opt-1.3b"\n')
+    said = "opt-125m is refused: opt-125m was built for less. Lower max_model_len."
+    cli("up --dry-run -f", file).ended(2, said)
+    assert service.fit.planned_with == [("opt-1.3b",), ("opt-1.3b",)]
+    up = cli("up --no-profile --no-wait --json -f", file).ended(2, said)
+    assert up.json["models"] == {"opt-125m": "refused", "opt-1.3b": "registered"}
+    assert up.json["plan"] is not None
+
+
 def test_a_reason_that_several_replicas_have_is_said_once() -> None:
     failed = [
         ReplicaProgress(f"a-{number}", "a", "cpu", Standing.FAILED, why)
