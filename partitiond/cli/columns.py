@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from typing import Generic, Literal, TypeVar
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Final, Generic, Literal, TypeVar
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -12,6 +14,8 @@ from rich.text import Text
 from partitiond.cli.output import PIPE_WIDTH
 
 T = TypeVar("T")
+IN_UTC: Final = ContextVar("IN_UTC", default=False)
+"""Whether times of day are shown in UTC: the global option `--utc`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +34,14 @@ class Column(Generic[T]):
     right: bool = True
     whole: bool = False
     shown: bool = True
+
+
+def time_text(iso: str) -> str:
+    """Write a moment in this machine's zone, with its offset; in UTC after `--utc`."""
+    if not iso:
+        return "-"
+    there = datetime.fromisoformat(iso).astimezone(UTC if IN_UTC.get() else None)
+    return there.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def table_of(rows: Iterable[T], *columns: Column[T]) -> Table:

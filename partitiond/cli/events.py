@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from partitiond.cli.columns import time_text
 from partitiond.cli.options import JsonOption, client_of, moment, option, spread
 from partitiond.cli.output import emit, out, say
 from partitiond.cli.tables import events_table
@@ -145,7 +146,7 @@ def _print_lines(
         last = event.id
         who = f" ({event.actor})" if event.actor else ""
         if plain:
-            line = f"{event.at[:19]} {event.kind} {event.subject}: {event.message}{who}"
+            line = f"{time_text(event.at)} {event.kind} {event.subject}: {event.message}{who}"
             out().print(line, markup=False, soft_wrap=True)
         else:
             typer.echo(json.dumps(to_jsonable(event), ensure_ascii=False))

@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 import typer
 
 from partitiond import __version__
+from partitiond.cli.columns import IN_UTC
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.groups import Root
 from partitiond.cli.ids import fitting
@@ -54,10 +55,12 @@ def global_options(
         "Override one setting; repeatable.", "--set", metavar="KEY=VALUE"
     ),
     debug: bool = option("Show tracebacks."),
+    utc: bool = option("Show times in UTC."),
     version: bool = option("Show the version.", callback=_show_version, is_eager=True),
 ) -> None:
     """Keep the global options for the command."""
     del version
+    IN_UTC.set(utc)
     ctx.obj = Globals(config, state_dir, tuple(overrides or ()), debug)
 
 

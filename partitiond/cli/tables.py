@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.columns import Column, new_table, table_of
+from partitiond.cli.columns import Column, new_table, table_of, time_text
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
@@ -259,7 +259,7 @@ def events_table(events: Sequence[Event]) -> RenderableType:
     return table_of(
         events,
         Column("id", lambda event: str(event.id), whole=True),
-        Column("at", lambda event: event.at[:19], right=False, whole=True),
+        Column("at", lambda event: time_text(event.at), right=False, whole=True),
         Column("kind", lambda event: event.kind, right=False),
         Column("about", lambda event: short_device(event.subject), right=False),
         Column("what happened", lambda event: event.message, right=False),

@@ -37,7 +37,7 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
         "batch jobs",
         "a, b",
         "generate",
-        "2030-01-31 00:00",
+        "2030-01-31T00:00:00Z",
         "-1",
         "0.5",
         "4,096 bytes of prompts, 64 output tokens, 2 sequences",

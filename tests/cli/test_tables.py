@@ -1,6 +1,7 @@
 """Tables are readable for a person."""
 
 import io
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,8 @@ from partitiond.core.profile.points import Knee, Latency, LimitedBy
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ModelView, ProfileView, ReplicaView
-from tests.cli.conftest import text_of, widest
+from tests.api.fake_service import FakeService
+from tests.cli.conftest import Cli, text_of, widest
 from tests.controller.samples import measured_profile
 from tests.planner.build import gpu
 
@@ -136,6 +138,20 @@ def test_an_id_or_a_time_is_never_broken() -> None:
     assert any(long in line and "235" in line for line in wide)
     event = Event(12345, "2026-01-01T00:00:00+00:00", "model-registered", "m" * 60, "word " * 40)
     assert "2026-01-01T00:00:00" in text_of(render.events_table([event]))
+
+
+def test_times_are_shown_in_the_local_zone_or_in_utc(
+    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.store.add_event("2026-07-01T23:30:00Z", "model-registered", "a", "registered")
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        cli("events").ended(0, "2026-07-01T18:30:00-05:00")
+        cli("--utc events").ended(0, "2026-07-01T23:30:00Z")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import RenderableType
 
-from partitiond.cli.columns import Column, fields, table_of
+from partitiond.cli.columns import Column, fields, table_of, time_text
 from partitiond.cli.options import limits_text
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
 from partitiond.core.instants import unix_seconds
@@ -22,7 +22,7 @@ def keys_table(keys: Sequence[KeyRecord]) -> RenderableType:
         Column("key", lambda key: key.id, right=False, whole=True),
         Column("label", lambda key: key.label, right=False),
         Column("models", lambda key: ", ".join(key.models) or "all", right=False),
-        Column("created", lambda key: key.created_at[:10], right=False, whole=True),
+        Column("created", lambda key: time_text(key.created_at)[:10], right=False, whole=True),
         Column("expires", expiry_text, right=False),
     )
 
@@ -33,7 +33,7 @@ def expiry_text(key: KeyRecord) -> str:
         return "never"
     if unix_seconds(key.expires_at) <= time.time():
         return "expired"
-    return key.expires_at[:16].replace("T", " ")
+    return time_text(key.expires_at)
 
 
 def key_table(view: KeyView) -> RenderableType:
@@ -51,8 +51,8 @@ def key_table(view: KeyView) -> RenderableType:
             ("each request", limits_text(key.limits)),
             ("rates", rates_text(key.rates)),
             ("use", _use_text(view)),
-            ("created", key.created_at),
-            ("changed", key.updated_at or key.created_at),
+            ("created", time_text(key.created_at)),
+            ("changed", time_text(key.updated_at or key.created_at)),
             ("former secret", _former_text(key)),
         )
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import new_table, time_text
 from partitiond.core.drift.detection import Figure
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
@@ -37,8 +37,8 @@ def _notes(report: DriftReport) -> Sequence[str]:
     ]
     lines += [f"{r.engine}: {r.words}." for r in report.replicas if r.words]
     lines += [
-        f"{c.model}: since {c.since[:19]} plans take {c.factor:.2f} of {c.profile_id}'s rates; "
-        f"`partitiond models show --drift --lift {c.profile_id}` takes that off."
+        f"{c.model}: since {time_text(c.since)} plans take {c.factor:.2f} of {c.profile_id}'s "
+        f"rates; `partitiond models show --drift --lift {c.profile_id}` takes that off."
         for c in report.corrections
     ]
     lines += [

@@ -4,7 +4,7 @@ import json
 
 from rich.console import RenderableType
 
-from partitiond.cli.columns import fields
+from partitiond.cli.columns import fields, time_text
 from partitiond.cli.options import limits_text
 from partitiond.cli.tables import duration
 from partitiond.core.model.record import ModelRecord
@@ -40,7 +40,7 @@ def record_table(record: ModelRecord) -> RenderableType:
         ("defaults", defaults_text(spec)),
         ("request limits", limits_text(spec.request_limits)),
         ("auto", "yes" if spec.auto else "no"),
-        ("version", f"{record.version}, changed {record.updated_at}"),
+        ("version", f"{record.version}, changed {time_text(record.updated_at)}"),
     )
     return fields((field, value.strip()) for field, value in rows)
 
