@@ -55,7 +55,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan, same_engine
-from partitiond.core.profile.jobs import AwaitedLook
+from partitiond.core.profile.jobs import AwaitedLook, awaited_by_all
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import refused
@@ -513,7 +513,9 @@ class Controller:
                 self._act(action, records)
         now = [engine.observed() for engine in self.engines]
         awake = [placement for placement in desired if placement.model not in levels]
-        looks = self._callbacks.awaited()
+        auto = {record.spec.name for record in records if record.spec.auto}
+        unplanned = auto - {placement.model for placement in desired} - levels.keys()
+        looks = awaited_by_all(self._callbacks.awaited(), unplanned)
         await self._endpoint.publish(
             routing_from(
                 desired=desired,

@@ -275,7 +275,9 @@ def _model_route(
         retry_after_seconds=retry_after,
         holds=coming or (sleeping and (policy.wake_on_request or not to_sleep)),
         ready_at=ready_at if coming or measured_first else 0.0,
-        awaits=f"{look.job_id} measures it first" if look is not None and measured_first else "",
+        awaits=f"{look.job_id} measures {look.measures} first"
+        if look is not None and measured_first
+        else "",
         aliases=spec.aliases,
         defaults_json=defaults_json(spec.request_defaults),
         limits=spec.request_limits,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from partitiond.core.hardware.kinds import short_device
@@ -120,10 +120,12 @@ class AwaitedLook:
     Attributes:
         job_id: the job.
         seconds: expected until the model is served.
+        measures: "it" for the model itself, or "others".
     """
 
     job_id: str
     seconds: float
+    measures: str = "it"
 
 
 def awaited_looks(jobs: Iterable[Job]) -> dict[str, AwaitedLook]:
@@ -140,6 +142,18 @@ def awaited_looks(jobs: Iterable[Job]) -> dict[str, AwaitedLook]:
             seconds += FIRST_LOOK_SECONDS + AROUND_SECONDS if left is None else left
             found.setdefault(job.subject, AwaitedLook(job.id, seconds))
     return found
+
+
+def awaited_by_all(
+    looks: Mapping[str, AwaitedLook], models: Iterable[str]
+) -> dict[str, AwaitedLook]:
+    """Return what each model waits for: its own first look, or else the last of the others', as no
+    plan is made by itself before."""
+    last = max(looks.values(), key=lambda look: look.seconds, default=None)
+    others = (
+        {} if last is None else dict.fromkeys(models, dataclasses.replace(last, measures="others"))
+    )
+    return {**others, **looks}
 
 
 def measured_by(job: Job) -> str:

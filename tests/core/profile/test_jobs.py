@@ -1,5 +1,6 @@
 """Jobs say what they measure, and what models wait for."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from partitiond.core.profile.jobs import (
     Job,
     JobState,
     Progress,
+    awaited_by_all,
     awaited_looks,
     measured_by,
 )
@@ -43,6 +45,9 @@ def test_a_model_waits_for_its_first_look_and_those_before_it_and_for_a_start() 
         "d": AwaitedLook("5", AROUND_SECONDS + 20.0 + 3 * each),
     }
     assert awaited_looks([job("2", "b", IN_FULL), job("6", "e", "")]) == {}
+    last = dataclasses.replace(looks["d"], measures="others")
+    assert awaited_by_all(looks, ["a", "measured"]) == {**looks, "measured": last}
+    assert awaited_by_all({}, ["measured"]) == {}
 
 
 @pytest.mark.parametrize(
