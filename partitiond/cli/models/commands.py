@@ -201,5 +201,9 @@ def update(
 def remove(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Remove a model: its replicas drain and stop. Its measured profiles stay."""
     with client_of(ctx) as client:
+        view = client.model(name)
         client.remove(name)
-    tell({"removed": name}, f"{name} is removed; its replicas drain and stop.", as_json=as_json)
+    stops = (
+        "; its replicas drain and stop" if view.replicas_serving or view.replicas_planned else ""
+    )
+    tell({"removed": name}, f"{name} is removed{stops}.", as_json=as_json)

@@ -30,6 +30,9 @@ def sleep(
     if wake and level is not None:
         raise InputError("A model that wakes has no level.", hint="Leave --level or --wake out.")
     with client_of(ctx) as client:
+        awake = wake and not client.model(name).asleep
         view = client.wake(name) if wake else client.sleep(name, level or 1)
     does = "wakes" if wake else f"falls asleep (level {level or 1})"
+    if awake:
+        does = "is awake" if view.replicas_planned else "is awake, and no plan has a replica of it"
     tell(view, f"{name} {does}. Its state: partitiond status", as_json=as_json)

@@ -354,7 +354,7 @@ class Registry:
             planned=planned,
             engines=engines,
             profiles=best,
-            note=f"{said_asleep(level)} {note}".strip(),
+            note="; ".join(filter(None, (said_asleep(level), note))),
             asleep=level,
             obstacle=obstacle,
             warning=self._group_warning(record.spec.isolation_group),

@@ -4,7 +4,7 @@ import dataclasses
 
 from partitiond.controller.plans.situation import Situation
 from partitiond.core.plan.record import Plan, Unplaced
-from partitiond.core.replica.sleep import Sleeper, asleep_partition, host_bytes
+from partitiond.core.replica.sleep import STOPPED, Sleeper, asleep_partition, host_bytes
 from partitiond.core.units import format_bytes
 
 
@@ -42,8 +42,10 @@ def _sentences(here: tuple[Sleeper, ...]) -> tuple[str, ...]:
         device = sum(asleep_partition(s.placement, s.level).memory_bytes for s in own)
         host = sum(host_bytes(s.placement, s.level) for s in own)
         beside = f" and {format_bytes(host)} of host memory" if host else ""
+        level = own[0].level
+        state = "is scaled to zero" if level == STOPPED else f"sleeps at level {level}"
         found.append(
-            f"{model} sleeps at level {own[0].level}: it serves nothing, and its {len(own)} "
+            f"{model} {state}: it serves nothing, and its {len(own)} "
             f"replica(s) hold {format_bytes(device)} of device memory{beside} where they are."
         )
     return tuple(found)

@@ -42,9 +42,12 @@ ASLEEP = dataclasses.replace(
 )
 
 
-async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanMaker) -> None:
+@pytest.mark.parametrize(("level", "state"), [(1, "sleeps at level 1"), (3, "is scaled to zero")])
+async def test_a_sleeper_stays_and_another_model_gets_its_cores(
+    desk: PlanMaker, level: int, state: str
+) -> None:
     here = desk.situation(
-        devices=[cpu()], running=(), sleepers=[Sleeper(ASLEEP, 1)], asleep={"a": 1}
+        devices=[cpu()], running=(), sleepers=[Sleeper(ASLEEP, level)], asleep={"a": level}
     )
     preview = await desk.preview(here, None)
     assert [p.model for p in preview.plan.placements] == ["b"]
@@ -52,7 +55,7 @@ async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanMaker)
     assert preview.plan.wanted == (*preview.plan.placements, ASLEEP)
     assert preview.diff.stop == ()
     assert preview.plan.devices == (cpu(),)  # engines are held to the whole device, not the rest
-    assert any("a sleeps at level 1" in sentence for sentence in preview.plan.explanation)
+    assert any(f"a {state}" in sentence for sentence in preview.plan.explanation)
     assert all(u.model != "a" for u in preview.plan.unplaced)
     assert without_model(preview.plan, "a", "plan-2", "now").asleep == ()
 
