@@ -51,8 +51,8 @@ def up(  # noqa: PLR0917 -- typer passes them by name
 
     Registers, profiles what is missing, plans and applies. Idempotent: models that are registered
     as the file says, profiles that are measured and replicas that run as planned stay as they
-    are. Models that are not in the file stay, too. A model that the daemon refuses is told, and
-    keeps no other from its place; the status is then 2.
+    are. Models that are not in the file stay, too. A refused model keeps no other from being
+    planned; the status is then 2.
     """
     fleet = load_fleet(file)
     if not fleet.models:

@@ -92,11 +92,12 @@ def test_a_model_that_is_refused_keeps_no_other_from_its_place(
     wrong = "engine = { max_model_len = 1_000_000 }\n"
     file.write_text(f'[[models]]\nmodel = "opt-125m"\n{wrong}[[models]]\nmodel = "opt-1.3b"\n')
     said = "opt-125m is refused: opt-125m was built for less. Lower max_model_len."
-    cli("up --dry-run -f", file).ended(2, said)
-    assert service.fit.planned_with == [("opt-1.3b",), ("opt-1.3b",)]
     up = cli("up --no-profile --no-wait --json -f", file).ended(2, said)
     assert up.json["models"] == {"opt-125m": "refused", "opt-1.3b": "registered"}
     assert up.json["plan"] is not None
+    file.write_text(f'{file.read_text()}[[models]]\nmodel = "smollm2-135m"\n')
+    cli("up --dry-run -f", file).ended(2, said)
+    assert service.fit.planned_with == [("smollm2-135m",), ("smollm2-135m",)]
 
 
 def test_a_reason_that_several_replicas_have_is_said_once() -> None:
