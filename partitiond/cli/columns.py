@@ -2,20 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.options import IN_UTC
 from partitiond.cli.output import PIPE_WIDTH
 
 T = TypeVar("T")
-IN_UTC: Final = ContextVar("IN_UTC", default=False)
-"""Whether times of day are shown in UTC: the global option `--utc`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

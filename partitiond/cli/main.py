@@ -9,11 +9,10 @@ from typing import Final, NoReturn
 import typer
 
 from partitiond import __version__
-from partitiond.cli.columns import IN_UTC
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.groups import Root
 from partitiond.cli.ids import fitting
-from partitiond.cli.options import Globals, option, spread
+from partitiond.cli.options import IN_UTC, Globals, option, spread
 from partitiond.cli.output import print_error
 from partitiond.core.errors import InputError, PartitiondError
 

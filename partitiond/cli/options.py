@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 
@@ -89,6 +90,10 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     called.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in given}
     return called
+
+
+IN_UTC: Final = ContextVar("IN_UTC", default=False)
+"""Whether times of day are shown in UTC: the global option `--utc`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
