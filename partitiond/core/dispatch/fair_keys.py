@@ -292,8 +292,6 @@ class FairKeys(Generic[ItemT]):
             if not account.waiting and account.tag <= account.group.virtual_time:
                 del self._accounts[key]
         self._many = max(MANY_ACCOUNTS, 2 * len(self._accounts))
-        used = {account.group.priority for account in self._accounts.values()}
-        self._groups = [group for group in self._groups if group.priority in used]
 
 
 def _usable(weight: float) -> float:

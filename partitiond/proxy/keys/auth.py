@@ -62,7 +62,7 @@ class KeyRing:
 
     Attributes:
         required: requests need one of them.
-        ids: of the keys.
+        owners: of requests, by the keys' ids.
         expires: one of the keys, or a former secret of one, expires.
 
     Args:
@@ -76,15 +76,15 @@ class KeyRing:
         self._word = word
         self._secrets: dict[bytes, _Secret] = {}
         self.expires = False
-        self.ids: set[str] = set()
+        self.owners: dict[str, RequestOwner] = {}
         for key in keys:
-            self.ids.add(key.id)
+            owner = self.owners[key.id] = RequestOwner(key.id, key.weight, key.priority)
             caller = Caller(
                 key.id,
                 frozenset(key.models),
                 frozenset(key.routes),
                 None if key.limits == NO_REQUEST_LIMITS else key.limits,
-                RequestOwner(key.id, key.weight, key.priority),
+                owner,
             )
             if key.previous_sha256 and key.previous_until:
                 until = min(x for x in (key.previous_until, key.expires_at) if x)

@@ -7,7 +7,7 @@ is told to the entry, which alone retries: two that did would retry twice the sh
 
 import time
 
-from partitiond.core.dispatch.admission import Cost, RequestOwner, refuse_without_replica
+from partitiond.core.dispatch.admission import EVERYBODY, Cost, refuse_without_replica
 from partitiond.core.dispatch.affinity import ENDS, split_digests
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
@@ -142,8 +142,9 @@ class PeerRequest(Sender):
         request = ParsedRequest(
             asked.model, asked.stream, True, None, asked.sequences, Size(1, asked.prompt_bytes)
         )
-        # A key that is none is nobody's: a host that invents keys has one turn in the queue.
-        record.key_id = asked.key if asked.key in state.keys.ids else ""
+        # A key that is none is nobody's, and weights are this host's own: a liar has one turn.
+        owner = state.keys.owners.get(asked.key, EVERYBODY)
+        record.key_id = owner.key
         wait = model.route.max_wait_seconds if asked.wait_seconds is None else asked.wait_seconds
         # Only what needs no place is free, whatever the entry says.
         least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
@@ -168,7 +169,7 @@ class PeerRequest(Sender):
         exchange.paused = self.client.write_paused
         live = exchange.live
         live.max_wait_seconds = wait
-        live.share = RequestOwner(record.key_id, asked.weight, asked.priority)
+        live.share = owner
         live.stream = asked.stream
         live.prefer = asked.prefer
         live.tried = frozenset(asked.tried)

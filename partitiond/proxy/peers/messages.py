@@ -32,7 +32,7 @@ class Open(msgspec.Struct, array_like=True):
         request_id: in the logs of both hosts.
         stream: the client asked for a stream.
         sequences, kv_tokens: estimated cost.
-        key, weight, priority: its owner, for the fair queue.
+        key: its owner's; weight and priority of it are read by an older release alone.
         wait_seconds: longest further wait for a place; None for the model's own limit.
         total_seconds: until the entry gives the request up.
         again: it was admitted before, so it goes first.

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.dispatch.admission import EVERYBODY
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, MOST_TOLD
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.proxy.engine.framing import HOP
@@ -334,6 +335,7 @@ async def test_numbers_beyond_bounds_are_brought_into_them(
     await b.proxy.until(lambda: b.proxy.state.queues()["m"] >= 6)
     await engine.got(1)
     assert len(engine.received) <= 2
+    assert {one.live.share for one in b.proxy.exchanges()} == {EVERYBODY}
     go.set()
     assert (await a.proxy.complete()).status_code == 200
     for caller in callers:
