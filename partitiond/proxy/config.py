@@ -23,7 +23,7 @@ class ProxyOptions:
         max_sequences: prompts x n of one request. OpenAI takes 2,048 inputs.
         max_response_bytes: larger answers of an engine (not streamed) are an upstream failure. That
             many inputs have 184 MB of vectors of 4,096 numbers.
-        first_token_timeout_seconds: from sending the request to its first content (streams).
+        first_token_timeout_seconds: of a stream, from its start or an event without content on.
         between_tokens_timeout_seconds: between two pieces of a stream.
         total_timeout_seconds: from the last byte of the request to the end of the answer.
         client_timeout_seconds: a client that makes no progress in sending its request or reading

@@ -32,6 +32,7 @@ from tests.proxy.scripted import (
     ScriptedEngine,
     Step,
     answer,
+    chat_event,
     chunk,
     completion,
     event,
@@ -212,10 +213,10 @@ ENDS: Final = {
         stream(*[text_event("three")] * (LIMIT + 5), DONE), (ESTIMATE, LIMIT + 5), untold=True,
         ways=[(apis.COMPLETIONS, True)],
     ),
-    "one event of many tokens costs what it holds": End(
-        [STREAM_HEAD, chunk(text_event("one")), chunk(text_event("x" * 42 + "three")), "hold"],
+    **{f"one event of many tokens, read {how}, costs what it holds": End(
+        [STREAM_HEAD, chunk(text_event("one")), gap, chunk(text_event("x" * 42 + "three")), "hold"],
         (ESTIMATE, int(0.3 * 50)), 200, "leave", [(apis.COMPLETIONS, True)],
-    ),
+    ) for how, gap in (("at once", b""), ("the fast way", 0.1))},
     "more than any context holds": End(
         boasts, (LONGEST_CONTEXT, LONGEST_CONTEXT),
         ways=[(apis.COMPLETIONS, False), (apis.COMPLETIONS, True)],
@@ -303,15 +304,12 @@ async def test_what_is_relayed_without_a_look_is_seen_too(make: Make, api: Api) 
     assert charged(proxy) == everywhere(api.prompt_of_a_part() + OUTPUT_EVENTS)
 
 
-async def test_a_large_event_that_is_relayed_without_a_look_costs_what_it_holds(make: Make) -> None:
-    gate = asyncio.Event()
-    begin, large = (chunk(text_event(text)) for text in ("one", "x" * 42 + "three"))
-    proxy, _ = await started(make, plays(STREAM_HEAD, begin, gate, large, "hold"))
-    async with asking(proxy, apis.COMPLETIONS, streams=True) as reader:
-        await reader.readuntil(b"one")
-        gate.set()
-        await until_third(reader)
-    assert charged(proxy) == everywhere(ESTIMATE + int(0.3 * 50))
+async def test_output_that_is_held_back_costs_what_its_engine_did(make: Make) -> None:
+    steps = STREAM_HEAD, chunk(chat_event({"role": "assistant", "content": ""})), "hold"
+    proxy, _ = await started(make, plays(*steps))
+    async with asking(proxy, apis.CHATS, streams=True):
+        await asyncio.sleep(9.0)
+    assert charged(proxy) == everywhere(ESTIMATE + LIMIT)
 
 
 async def test_who_gets_no_place_pays_nothing(make: Make) -> None:

@@ -16,9 +16,9 @@ and the usage report, once per request, even if the request was tried several ti
 
 Output seen, of a stream: an event counts as one token. Engines write one larger event for a reader
 that is behind, or for whom larger ones are set or asked for, so the stream's text counts by the
-tokens per byte of the key's other streams if that is more. Of a whole answer nothing is seen before
-its end, but its engine works: it counts as its seconds there x the tokens per second that the
-replica writes of one sequence. Both are at most the output limit.
+tokens per byte of the key's other streams if that is more. While an engine shows nothing (a whole
+answer until its end, a stream while output is held back), its seconds count x the tokens per second
+that the replica writes of one sequence. Both are at most the output limit.
 
 What an engine or another host reports is believed up to what so many prompts and sequences can
 have: each is at most as long as the engine's context.
@@ -65,7 +65,7 @@ class ObservedOutput:
         output_events: events with output that were passed to the client.
         prompt_tokens: as the engine reported them before its answer ended, or None.
         text_bytes: of the output in these events.
-        hidden_seconds: how long an engine worked at an answer that shows no output before its end.
+        hidden_seconds: how long an engine worked at output before it showed any.
     """
 
     output_events: Final[int]
@@ -175,10 +175,11 @@ def charge(
     if ending in {Ending.REFUSED, Ending.DIED_EARLY, Ending.REJECTED}:
         return NO_CHARGE
     running = cost.sequences if at_once is None else at_once
-    by_seconds = int(seen.hidden_seconds * tokens_per_s) * running
+    hidden = int(seen.hidden_seconds * tokens_per_s) * running
+    output = tokens_seen(seen, cost, tokens_per_byte)
     if cost.output_limit is not None:
-        by_seconds = min(by_seconds, cost.output_limit)
-    output = max(tokens_seen(seen, cost, tokens_per_byte), by_seconds)
+        hidden = min(hidden, max(0, cost.output_limit - output))
+    output += hidden
     if ending is Ending.ANSWERED:
         return Charge(cost.prompt_tokens, max(output, cost.output_tokens), untold=True)
     prompt = cost.prompt_tokens if seen.prompt_tokens is None else seen.prompt_tokens

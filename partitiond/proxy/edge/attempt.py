@@ -99,9 +99,9 @@ class Attempt:
     """
 
     __slots__ = (
-        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_held", "_measured_at",
-        "_measured_tokens", "_over", "_parts", "_paused", "_reused", "_scanner", "_size", "_state",
-        "replica", "sent_at",
+        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_held", "_hidden_seconds",
+        "_measured_at", "_measured_tokens", "_over", "_parts", "_paused", "_reused", "_scanner",
+        "_size", "_state", "_writes_at", "replica", "sent_at",
     )  # fmt: skip
 
     def __init__(self, exchange: AttemptOwner, replica: AnyReplica, state: ProxyState) -> None:
@@ -118,7 +118,8 @@ class Attempt:
         self._paused = False
         self._reused = False
         self._over = False
-        self._measured_at = -1.0
+        self._measured_at = self._writes_at = -1.0
+        self._hidden_seconds = 0.0
         self._measured_tokens = 0
         self.sent_at = exchange.live.placed_at
 
@@ -160,9 +161,10 @@ class Attempt:
             self._connection.resume()
 
     def progress(self) -> int:
-        """Return a number that changes whenever a piece of the answer has arrived."""
+        """Return a number that changes whenever the engine has shown that it works."""
         fast = self._connection.fast_pieces if self._connection is not None else 0
-        return self._chunks + fast
+        shown = self._scanner.work_events if self._scanner is not None else 0
+        return self._chunks + fast + shown
 
     def measure(self, now: float, at_least: float = MEASURE_SECONDS) -> None:
         """Tell the replica how fast its tokens come, if the last time is so many seconds ago."""
@@ -270,10 +272,8 @@ class Attempt:
             self._fail(failure)
             return
         answer = self._exchange.answer
-        if self._measured_at < 0 and scanner.started:
-            self._measured_at = time.monotonic()
-            self._measured_tokens = self._tokens_of(scanner)
-            self.replica.first_token(self._exchange.live, self._measured_at)
+        if self._measured_at < 0 and scanner.work_events:
+            self._note_work(scanner)
         if scanner.done:
             self._end_stream(scanner, block)
             return
@@ -285,6 +285,16 @@ class Attempt:
                 self._exchange.first_content(block)
         if scanner.is_clean and answer.chunked and self._connection is not None:
             self._connection.open_fast_way(answer.write, self._exchange.route.dialect.markers)
+
+    def _note_work(self, scanner: EventScanner) -> None:
+        """Note the first token, which the engine may hold back, and the first content."""
+        now = time.monotonic()
+        if self._writes_at < 0:
+            self._writes_at = now
+            self.replica.first_token(self._exchange.live, now)
+        self._hidden_seconds = now - self._writes_at
+        if scanner.started:
+            self._measured_at, self._measured_tokens = now, self._tokens_of(scanner)
 
     def _hold(self, size: int) -> None:
         """Count a whole answer of that size; large ones are bounded, alone and together."""
@@ -421,6 +431,8 @@ class Attempt:
         record = exchange.record
         record.at_work = self.sent
         if scanner is not None:
+            if self._measured_at < 0 <= self._writes_at:
+                self._hidden_seconds = time.monotonic() - self._writes_at
             record.seen = self._seen_of(scanner)
             usage = scanner.usage
             record.usage = None if usage is None else believed(usage, exchange.live.cost)
@@ -444,7 +456,8 @@ class Attempt:
             size += connection.fast_bytes
         if prompt is not None:
             prompt = believed((prompt, 0), self._exchange.live.cost)[0]
-        return ObservedOutput(events, prompt, max(0, size - events * scanner.frame_bytes))
+        text = max(0, size - events * scanner.frame_bytes)
+        return ObservedOutput(events, prompt, text, self._hidden_seconds)
 
     def _fail(self, failure: AttemptError) -> None:
         if self._over:

@@ -242,8 +242,8 @@ class Exchange(AttemptOwner):
         if record.attempts == 1:
             self.model.remember(live, replica.replica_id, is_own=is_here)
         self.phase = Phase.ATTEMPTING
-        self._progress = -1
         attempt = self.attempt = Attempt(self, replica, self._state)
+        self._progress, self._progress_at = 0, attempt.sent_at
         if self.paused:
             attempt.pause()
         attempt.start()
@@ -338,7 +338,6 @@ class Exchange(AttemptOwner):
             self._state.options,
             now=now - attempt.replica.later_seconds,
             deadline=self.deadline,
-            sent_at=attempt.sent_at,
             progress_at=self._progress_at,
             stream=self.request.stream,
         )

@@ -71,7 +71,6 @@ def passed_limit(
     *,
     now: float,
     deadline: float,
-    sent_at: float,
     progress_at: float,
     stream: bool,
 ) -> str:
@@ -81,15 +80,14 @@ def passed_limit(
         options: of the proxy: the limits.
         now: monotonic seconds, as all times here.
         deadline: of the whole request.
-        sent_at: when it was sent to its replica.
-        progress_at: when the last piece of its answer came.
+        progress_at: when its engine last showed that it works, or else got it.
         stream: its answer is a stream.
     """
     if now > deadline:
         return "total_timeout"
-    if phase is Phase.ANSWERING and now - progress_at > options.between_tokens_timeout_seconds:
+    silent = now - progress_at
+    if phase is Phase.ANSWERING and silent > options.between_tokens_timeout_seconds:
         return "between_tokens_timeout"
-    is_awaited = phase is Phase.ATTEMPTING and stream
-    if is_awaited and now - sent_at > options.first_token_timeout_seconds:
+    if phase is not Phase.ANSWERING and stream and silent > options.first_token_timeout_seconds:
         return "first_token_timeout"
     return ""

@@ -23,10 +23,11 @@ class EventScanner:
     """Reads one stream.
 
     Attributes:
-        started: content was relayed.
+        started: content was relayed, or more events without any than are held back.
         done: the stream ended properly, or with an error event.
         error: the engine's error event, or empty.
         opening: the first event of the stream.
+        work_events: number of events that an engine sends only once it has read the prompt.
         output_events, output_bytes: number and size of relayed events with output.
         frame_bytes: of an event beside its text, as of the first event with output.
         prompt_tokens: as reported in any event, or None.
@@ -36,7 +37,7 @@ class EventScanner:
     __slots__ = (
         "_dialect", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail", "done",
         "error", "frame_bytes", "opening", "output_bytes", "output_events", "prompt_tokens",
-        "started", "usage",
+        "started", "usage", "work_events",
     )  # fmt: skip
 
     def __init__(self, dialect: Dialect, max_event_bytes: int, *, hide_usage: bool = False) -> None:
@@ -50,7 +51,7 @@ class EventScanner:
         self.done = False
         self.error = b""
         self.opening = b""
-        self.output_events = self.output_bytes = self.frame_bytes = 0
+        self.output_events = self.output_bytes = self.frame_bytes = self.work_events = 0
         self.prompt_tokens: int | None = None
         self.usage: Usage | None = None
 
@@ -99,16 +100,19 @@ class EventScanner:
                 break
             self._take(event, out)
         if not (self.started or self.done):
-            self._hold(out)
-            return b""
+            if sum(map(len, out)) <= self._max_event_bytes:
+                self._held = out
+                return b""
+            if not self.work_events:
+                raise AttemptError("bad_response", "The engine sends events without any content.")
+            self._start(out[-1])
         if not out:
             return b""
         return _END.join(out) + _END
 
-    def _hold(self, events: list[bytes]) -> None:
-        if sum(map(len, events)) > self._max_event_bytes:
-            raise AttemptError("bad_response", "The engine sends events without any content.")
-        self._held = events
+    def _start(self, event: bytes) -> None:
+        self.started = True
+        self.frame_bytes = len(event) + len(_END) - text_bytes(payload_of(event))
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
         """Process one event, and append to `out` what the client gets."""
@@ -122,17 +126,16 @@ class EventScanner:
             raise AttemptError("truncated", "The engine ended the stream without any event.")
         self.opening = self.opening or event
         self._note_usage(kind, event)
+        self.work_events += kind is EventKind.CONTENT or kind is EventKind.FRAME
         if kind is EventKind.CONTENT:
-            size = len(event) + len(_END)
             if not self.started:
-                self.started = True
-                self.frame_bytes = size - text_bytes(payload_of(event))
+                self._start(event)
             self.output_events += 1
-            self.output_bytes += size
+            self.output_bytes += len(event) + len(_END)
         elif kind is EventKind.USAGE:
             if self._hide_usage:
                 return
-        elif kind is not EventKind.FRAME:
+        elif kind is not EventKind.FRAME and kind is not EventKind.BEGUN:
             self.error = event if kind is EventKind.ERROR else b""
             self.done = True
         out.append(event)

@@ -28,7 +28,9 @@ class EventKind(enum.Enum):
     """The kind of an event."""
 
     FRAME = enum.auto()
-    """Carries no output: a role, a created response, the begin or end of a block."""
+    """Carries no output: a role, the begin or end of a block, a token that is held back."""
+    BEGUN = enum.auto()
+    """Carries no output, and comes before the engine has read the prompt: a created response."""
     CONTENT = enum.auto()
     """Carries output; if no usage is reported, keys pay for each such event that was sent."""
     OTHER = enum.auto()
@@ -238,8 +240,9 @@ class ResponsesDialect(Dialect):
             return EventKind.END
         if name in self._errors:
             return EventKind.ERROR
-        frame = name in self._begins or name.endswith((b".added", b".done"))
-        return EventKind.FRAME if frame else EventKind.CONTENT
+        if name in self._begins:
+            return EventKind.BEGUN
+        return EventKind.FRAME if name.endswith((b".added", b".done")) else EventKind.CONTENT
 
     def usage_of(self, data: bytes) -> TokenCounts | None:
         """See `Dialect`."""

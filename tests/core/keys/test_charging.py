@@ -64,7 +64,9 @@ def test_an_answer_costs_what_its_engine_tells(usage: tuple[int, int]) -> None:
         (seen(1, text=2000), COST, 20, 20),
         (seen(1, text=2000), ENDLESS, 500, 500),
         (seen(25, text=2000), COST, 25, 25),
-        # A whole answer that is left costs what its engine did.
+        # A whole answer that is left costs what its engine did, as does a stream's hidden part.
+        (seen(3, seconds=1.0), LONG, 13, 20),
+        (seen(15, seconds=9.0), COST, 20, 20),
         (seen(seconds=0.05), LONG, 0, 20),
         (seen(seconds=76.5), LONG, 765, 765),
         (seen(seconds=1000.0), LONG, 900, 900),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.conftest import Make, error_of, replica, table
-from tests.proxy.scripted import DONE, Received, Step, chunk, stream, text_event
+from tests.proxy.scripted import DONE, Received, Step, chat_event, chunk, plays, stream, text_event
 from tests.proxy.virtual import settled
 
 TTFT, TPOT = 2.0, 0.1
@@ -59,6 +59,18 @@ async def test_prompts_wait_here_while_the_engine_reads_one(make: Make) -> None:
     for line in proxy.records():
         assert line["status"] != 200 or line["ttft_seconds"] <= TTFT
     assert proxy.idle()
+
+
+async def test_output_that_is_held_back_is_no_late_first_token(make: Make) -> None:
+    text = chat_event({"content": "x"})
+    held: list[Step] = [0.1, chat_event({"content": ""}), *[4.0, chat_event({"content": ""})] * 2]
+    engine = await make.engine(plays(*stream(*held, text, DONE)))
+    proxy = await make.proxy(table(replica(engine)), first_token_timeout_seconds=5.0)
+    for _ in range(8):
+        given = await proxy.complete("/v1/chat/completions", messages=[], stream=True)
+        assert error_of(given) == (200, "")
+    (known,) = proxy.state.replicas()
+    assert known.pace.first_token_seconds(1) == pytest.approx(0.1, rel=0.5)
 
 
 async def test_whole_answers_have_no_first_token_and_wait_for_none(make: Make) -> None:
