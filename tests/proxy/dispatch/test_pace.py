@@ -62,9 +62,8 @@ async def test_prompts_wait_here_while_the_engine_reads_one(make: Make) -> None:
 
 
 async def test_output_that_is_held_back_is_no_late_first_token(make: Make) -> None:
-    text = chat_event({"content": "x"})
-    held: list[Step] = [0.1, chat_event({"content": ""}), *[4.0, chat_event({"content": ""})] * 2]
-    engine = await make.engine(plays(*stream(*held, text, DONE)))
+    empty, text = (chat_event({"content": content}) for content in ("", "x"))
+    engine = await make.engine(plays(*stream(0.1, empty, 4.0, empty, 4.0, empty, text, DONE)))
     proxy = await make.proxy(table(replica(engine)), first_token_timeout_seconds=5.0)
     for _ in range(8):
         given = await proxy.complete("/v1/chat/completions", messages=[], stream=True)
