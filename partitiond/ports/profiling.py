@@ -24,7 +24,7 @@ class ProfileRequest:
         confirm_memory: start once more at the frontier memory.
         confirm_capacity: confirm the capacity by open-loop trials.
         paper_requests: requests of the paper's mode; 0 leaves it out.
-        command: reproduces the measurement; for the provenance.
+        command: what measures outside of a daemon, as the GPU check; for the provenance.
         partition: what is leased to the job; None for all of its device, as it is.
     """
 

@@ -1,11 +1,7 @@
-"""Stores the parameters of a profile job as text, reads them back, and makes the job's command."""
+"""Stores the parameters of a profile job as text, and reads them back."""
 
 import dataclasses
-import hashlib
-import json
-import shlex
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from partitiond.controller.profiles.job_room import ONLY_THERE
 from partitiond.controller.profiles.partition import check_partition, device_for
@@ -14,17 +10,14 @@ from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.precision import engine_dtype
 from partitiond.core.model.resolved import ResolvedModel
-from partitiond.core.model.spec import EngineOptions, ModelSpec, SourceKind, Weights
-from partitiond.core.model.workload import LengthShape, Workload
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.ports import ProfileRequest
 from partitiond.serde import from_stored_json, to_json
 
 Params = tuple[tuple[str, str], ...]
-
-TRACE_FILE: Final = "PROFILE.json"
-"""Stands in a command for the exported profile, which carries the pairs of its trace."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,7 +173,7 @@ def profile_request(
     )
     engine = dataclasses.replace(spec.engine, dtype=dtype)
     model = dataclasses.replace(model, spec=dataclasses.replace(spec, engine=engine))
-    request = ProfileRequest(
+    return ProfileRequest(
         model=model,
         device=device,
         cores=cores,
@@ -197,100 +190,3 @@ def profile_request(
         paper_requests=options.paper_requests,
         partition=partition,
     )
-    return dataclasses.replace(request, command=command_of(request, options, memory_bytes))
-
-
-def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: int | None) -> str:
-    """Return the command line that measures the same again, without a daemon.
-
-    Every choice is written out, so that other settings or devices change nothing.
-
-    Args:
-        request: what is measured.
-        options: what was asked for.
-        memory_bytes: the memory budget, which bounds batch and KV cache; None leaves it to what
-            is free.
-    """
-    spec, device = request.model.spec, request.device
-    by_name = spec.source.kind in {SourceKind.PACKAGE, SourceKind.CONFIG}
-    words = ["partitiond", *_windows(request), "profile"]
-    words.append(spec.name if by_name else spec.source.ref)
-    words += _given(
-        {
-            "weights": "dummy" if spec.weights is Weights.DUMMY else None,
-            **_lengths(spec.workload, spec.name),
-            **_engine(spec.engine, spec.engine_kind),
-            "ttft": spec.slo.ttft_seconds if spec.slo else None,
-            "tpot": spec.slo.tpot_seconds if spec.slo else None,
-            "quantile": spec.slo.quantile if spec.slo else None,
-            "variant": options.variant or None,
-            "device": device.id,
-            "cores": len(request.cores) if device.kind is DeviceKind.CPU else None,
-            "max-batch": request.max_batch,
-            "time-limit": _number(request.time_limit_seconds),
-            "mps": options.sm_percent,
-            "mig": options.mig_profile or None,
-            "memory": None if _all_of_a_gpu(request, options) else memory_bytes,
-            "seed": request.seed,
-            "paper-requests": request.paper_requests or None,
-        }
-    )
-    for argument in spec.engine.extra_args:
-        words.append(f"--engine-arg={argument}")
-    words += ["--structured-output"] if request.structured_output else []
-    words += [] if request.confirm_memory else ["--no-confirm"]
-    return shlex.join(words)
-
-
-def _all_of_a_gpu(request: ProfileRequest, options: ProfileOptions) -> bool:
-    """Whether the partition itself says how much memory there is; a figure asks for a share."""
-    on_gpu = request.device.kind is DeviceKind.GPU
-    return on_gpu and options.memory_bytes is None and options.sm_percent is None
-
-
-def _windows(request: ProfileRequest) -> list[str]:
-    """Return the windows' bounds if a setting changed them: they have no option of their own."""
-    usual = ProfilingOptions()
-    words = []
-    for name in ("min_window_seconds", "max_window_seconds"):
-        if getattr(request, name) != getattr(usual, name):
-            words += ["--set", f"profiling.{name}={getattr(request, name):g}"]
-    return words
-
-
-def _lengths(workload: Workload, model: str) -> dict[str, object]:
-    if workload.shape is LengthShape.TRACE:
-        # A trace has no name that another machine knows; the digest tells traces apart.
-        pairs = json.dumps(workload.pairs).encode()
-        return {"lengths": f"{model}-{hashlib.sha256(pairs).hexdigest()[:8]}-{TRACE_FILE}"}
-    return {
-        "prompt-tokens": workload.prompt_tokens,
-        "output-tokens": workload.output_tokens,
-        "prompt-variation": _number(workload.prompt_variation or None),
-        "output-variation": _number(workload.output_variation or None),
-    }
-
-
-def _engine(engine: EngineOptions, engine_kind: str) -> dict[str, object]:
-    usual = EngineOptions()
-    return {
-        "dtype": engine.dtype if engine.dtype != usual.dtype else None,
-        "max-model-len": engine.max_model_len,
-        "max-num-batched-tokens": engine.max_num_batched_tokens,
-        "quantization": engine.quantization or None,
-        "kv-cache-dtype": engine.kv_cache_dtype if engine.kv_cache_dtype != "auto" else None,
-        "engine-kind": engine_kind if engine_kind != "vllm" else None,
-    }
-
-
-def _given(options: Mapping[str, object]) -> list[str]:
-    return [
-        word
-        for name, value in options.items()
-        if value is not None
-        for word in (f"--{name}", str(value))
-    ]
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"

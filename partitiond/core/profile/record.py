@@ -77,7 +77,7 @@ class Provenance:
     partitiond_version: str
     notes: tuple[str, ...] = ()
     command: str = ""
-    """The command that reproduces it, as `partitiond profile opt-125m --cores 1`."""
+    """What measured it outside of a daemon, as the GPU check; empty of a daemon's job."""
     source: str = ""
     """Kind and reference of the model's source, as `hub facebook/opt-125m`; empty if not known."""
 

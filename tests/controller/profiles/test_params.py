@@ -1,7 +1,6 @@
-"""A profile job stores its parameters, runs with them, and has a command that repeats it."""
+"""A profile job stores its parameters, and runs with them."""
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,16 +24,13 @@ from partitiond.core.model.spec import (
     EngineOptions,
     ModelSource,
     ModelSpec,
-    Slo,
     SourceKind,
     Variant,
     Weights,
 )
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.core.units import parse_bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.ports import ProfileRequest
 from tests.fleet.test_workloads import WORKLOADS
 
 MODEL = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
@@ -122,62 +118,6 @@ def test_a_variant_is_measured_with_its_own_engine() -> None:
     assert derived.max_model_len >= 4000
 
 
-def request(
-    options: ProfileOptions,
-    spec: ModelSpec = SPEC,
-    device: Device | None = None,
-    memory_bytes: int = 2**33,
-    **changes: object,
-) -> ProfileRequest:
-    form = measured_spec(spec, options)
-    model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
-    defaults = ProfilingOptions(**changes)  # type: ignore[arg-type]
-    there = device or fake_cpu(cores=4)
-    return profile_request(model, there, options, defaults, cores=(0, 1), memory_bytes=memory_bytes)
-
-
-def test_the_command_repeats_every_choice() -> None:
-    options = ProfileOptions(
-        variant="fp8",
-        workload=Workload.lognormal(512, 256, 0.8, 1.2),
-        max_num_batched_tokens=512,
-        structured_output=True,
-        confirm=False,
-        paper_requests=500,
-        seed=7,
-        max_batch=64,
-    )
-    spec = dataclasses.replace(SPEC, slo=Slo(1.5, 0.1, 0.9))
-    words = shlex.split(request(options, spec).command)
-    assert words[:3] == ["partitiond", "profile", "opt-125m"]
-    text = " ".join(words)
-    for said in (
-        "--weights dummy",
-        "--prompt-tokens 512 --output-tokens 256 --prompt-variation 0.8 --output-variation 1.2",
-        "--max-num-batched-tokens 512",
-        "--quantization fp8",
-        "--variant fp8",
-        "--ttft 1.5 --tpot 0.1 --quantile 0.9",
-        "--cores 2",
-        "--max-batch 64",
-        "--seed 7",
-        "--paper-requests 500",
-        "--structured-output",
-        "--no-confirm",
-    ):
-        assert said in text
-    assert "--set" not in text
-    # What is free decides the largest batch; another host must not take what is free there.
-    made = request(ProfileOptions(), min_window_seconds=2.5)
-    begin = "partitiond --set profiling.min_window_seconds=2.5 profile "
-    assert made.command.startswith(begin)
-    assert f"--memory {2**33}" in made.command
-    assert parse_bytes(str(2**33)) == 2**33
-    first, second = fake_gpus("a100-80gb", 2)
-    elsewhere = request(ProfileOptions(device_id=first.id), device=second)
-    assert f"--device {second.id}" in elsewhere.command  # where it was measured
-
-
 def test_an_engine_is_measured_in_the_type_that_its_device_computes() -> None:
     for native, quantization, dtype in (
         ("float32", "", "float32"), ("float32", "fp8", "bfloat16"), ("bfloat16", "", "bfloat16")
@@ -193,4 +133,3 @@ def test_an_engine_is_measured_in_the_type_that_its_device_computes() -> None:
             memory_bytes=1 << 32,
         )
         assert made.model.spec.engine.dtype == dtype
-        assert f"--dtype {dtype}" in made.command
