@@ -3,7 +3,7 @@
 Engines anywhere report on `/metrics` what they did. Some minutes of these reports yield demand and
 lengths. The planner then packs the same demand onto the same devices.
 
-    sources/      read data: HTTP GET, NVML queries; nothing is started, stopped or set
+    scraper       reads what engines report: HTTP GET alone
     exposition    reads samples from Prometheus text
     readings      converts samples to one engine's reading
     observe       computes what one engine did between readings: restarts, gaps, lost looks

@@ -60,7 +60,6 @@ class Advice:
         certain_count, perhaps_count: their numbers; known even if the devices are unknown.
         levels: the plans, low to high; empty if nothing could be planned.
         told_apart: whether it is known which engine is on which device.
-        busy: share of the time each device was working; only for devices that tell.
         notes: assumptions, and what to know before acting on the advice.
     """
 
@@ -75,7 +74,6 @@ class Advice:
     perhaps_count: int
     levels: tuple[LevelPlan, ...]
     told_apart: bool
-    busy: Mapping[str, float]
     notes: tuple[str, ...]
 
 
@@ -84,7 +82,7 @@ class Scope:
     """The devices that may be planned over.
 
     Attributes:
-        devices: devices to pack, the busiest first, so that the least busy ones are freed.
+        devices: devices to pack.
         in_use: number of devices with engines today.
         staying: devices left as they are, and why.
         stays: number of these, including those that are not known by name.
@@ -138,8 +136,7 @@ def scope_of(
             for device in on:
                 staying.setdefault(device, f"{address} spans {len(on)} devices")
     used = {device for address in addresses for device in today.on.get(address, ())}
-    order = sorted(today.devices, key=lambda d: (-today.busy.get(d.id, 0.0), d.host))
-    left = [d for d in order if d.id not in staying and (not told_apart or d.id in used)]
+    left = [d for d in today.devices if d.id not in staying and (not told_apart or d.id in used)]
     unknown = sum(1 for address in addresses if address not in today.on)
     in_use = len(used) if told_apart else min(len(today.devices), len(used) + unknown)
     return Scope(tuple(left), in_use, staying, len(staying) + len(nameless), told_apart)
@@ -189,7 +186,6 @@ def advise(
         perhaps_count=most - high.freed_count if high else 0,
         levels=levels,
         told_apart=scope.told_apart,
-        busy=today.busy,
         notes=(*today.notes, *notes_on(known, seconds)),
     )
 

@@ -12,7 +12,6 @@ from typing import Final
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.lookup import find_hardware
-from partitiond.core.units import Bytes, format_bytes
 from partitiond.fleet.devices import MAX_DEVICES, DeviceTable, devices_of
 
 _DESCRIBED: Final = re.compile(r"^\s*(?:(\d+)\s*[x ]\s*)?(\S+)\s*$")
@@ -25,13 +24,11 @@ class Deployment:
     Attributes:
         devices: devices of the deployment.
         on: device ids by engine address; for missing addresses the devices are unknown.
-        busy: share of the time that each device was working, 0..1; only for devices that tell.
         notes: assumptions that were made.
     """
 
     devices: tuple[Device, ...]
     on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    busy: Mapping[str, float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -41,7 +38,7 @@ class Address:
 
     Attributes:
         url: such as "http://node-1:8000"; "unix:/run/e.sock" for a socket.
-        devices: indices, ids or prefixes of ids; empty if the user named none.
+        devices: indices or ids; empty if the user named none.
     """
 
     url: str
@@ -88,31 +85,13 @@ def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
     return devices_of(tuple(tables))
 
 
-def without_engines(
-    devices: Sequence[Device], foreign: Mapping[str, int] | None = None
-) -> tuple[Device, ...]:
-    """Return the devices as they would be without the engines: only foreign memory is in use.
-
-    Args:
-        devices: devices as discovered.
-        foreign: memory of processes that are not engines, in bytes, by device id.
-    """
-    held = foreign or {}
-    return tuple(
-        dataclasses.replace(
-            d, free_bytes=Bytes(max(0, d.memory_bytes - d.reserved_bytes - held.get(d.id, 0)))
-        )
-        for d in devices
-    )
-
-
 def resolve_devices(
     addresses: Sequence[Address], devices: Sequence[Device]
 ) -> dict[str, tuple[str, ...]]:
     """Return device ids by address, for addresses with devices that the user named.
 
     Raises:
-        SpecError: a name matches no device, or several.
+        SpecError: there is no such device.
     """
     return {
         address.url: tuple(_device(name, address.url, devices) for name in address.devices)
@@ -122,29 +101,14 @@ def resolve_devices(
 
 
 def _device(name: str, url: str, devices: Sequence[Device]) -> str:
-    """Return a device id by index, by id, or by a prefix of the id."""
+    """Return a device id by index, or by id."""
     ids = [d.id for d in devices]
     if name in ids:
         return name
     if name.isdigit() and int(name) < len(ids):
         return ids[int(name)]
-    near = [i for i in ids if i.lower().removeprefix("gpu-").startswith(name.lower())]
-    near += [i for i in ids if i.lower().startswith(name.lower()) and i not in near]
-    if len(near) == 1:
-        return near[0]
     shown = ", ".join(f"{n} ({i})" for n, i in enumerate(ids[:8]))
     raise SpecError(
-        f"{url}={name}: {'several devices' if near else 'no device'} of that name.",
-        hint=f"The devices are {shown}{' ...' if len(ids) > 8 else ''}."
-        if ids
-        else "No device is known: name them with --gpu or --fleet.",
-    )
-
-
-def foreign_note(foreign: Mapping[str, int]) -> tuple[str, ...]:
-    """Return notes on the memory of processes that are not engines."""
-    return tuple(
-        f"processes that are no engines hold {format_bytes(held)} of {device}"
-        for device, held in sorted(foreign.items())
-        if held > 0
+        f"{url}={name}: no device of that name.",
+        hint=f"The devices are {shown}{' ...' if len(ids) > 8 else ''}.",
     )

@@ -4,7 +4,6 @@ import pytest
 
 from partitiond.advise import today
 from partitiond.core.errors import SpecError
-from partitiond.core.units import GIB
 
 
 def test_addresses() -> None:
@@ -24,7 +23,7 @@ def test_addresses() -> None:
 
 
 def test_described_gpus_and_which_an_engine_has() -> None:
-    """By index, id or its beginning."""
+    """By index or id."""
     devices = today.parse_devices(["2 a100-80gb", "l4", "2xa100"])
     assert [d.id for d in devices] == ["a100-80gb-0", "a100-80gb-1", "l4-24gb-0", "a100-40gb-0",
                                        "a100-40gb-1"]  # fmt: skip
@@ -43,10 +42,3 @@ def test_described_gpus_and_which_an_engine_has() -> None:
         with pytest.raises(SpecError) as refused:
             today.resolve_devices([today.Address("a", (name,))], devices)
         assert "0 (l4-24gb-0)" in refused.value.hint
-
-
-def test_devices_as_if_engines_were_gone() -> None:
-    one, two = today.without_engines(today.parse_devices(["2 l4"]), {"l4-24gb-1": 5 * GIB})
-    assert one.free_bytes == one.memory_bytes
-    assert two.free_bytes == two.memory_bytes - 5 * GIB
-    assert "l4-24gb-1" in today.foreign_note({"l4-24gb-1": 5 * GIB, "x": 0})[0]

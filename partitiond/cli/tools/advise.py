@@ -23,7 +23,7 @@ def advise(
     ctx: typer.Context,
     *,
     address: list[str] | None = option(
-        "A vLLM server, and the GPU it is on where that is not found; repeatable.",
+        "A vLLM server, and the GPU it is on; repeatable.",
         "--address",
         "-a",
         metavar="URL[=GPU]",
@@ -34,9 +34,7 @@ def advise(
         "Plan for the busiest so many minutes; default all that is watched.",
         metavar="MINUTES",
     ),
-    gpu: list[str] | None = option(
-        "What the engines run on; default this host's.", metavar='"4 a100-80gb"'
-    ),
+    gpu: list[str] | None = option("What the engines run on; repeatable.", metavar='"4 a100-80gb"'),
     fleet: Path | None = option(
         "Devices, and what served names are: models, SLOs and rules of a fleet file.",
         metavar="FILE",
@@ -49,7 +47,7 @@ def advise(
 ) -> None:
     """Say which GPUs a plan would free of a running deployment.
 
-    Read-only: it asks vLLM's /metrics and NVML for some minutes, derives demand and lengths, and
+    Read-only: it asks vLLM's /metrics for some minutes, derives demand and lengths, and
     plans the same demand three times: for the low end, the middle and the high end of what was
     seen. It starts and changes nothing.
     """

@@ -137,7 +137,7 @@ def _lacking(advice: Advice) -> Iterator[Text]:
 
 
 def _device_table(advice: Advice) -> Table:
-    table = _table("device", "busy", "after the plan")
+    table = _table("device", "after the plan")
     for device in dict.fromkeys((*advice.today, *advice.staying)):
         if device in advice.staying:
             fate = f"stays as it is: {advice.staying[device]}"
@@ -147,8 +147,7 @@ def _device_table(advice: Advice) -> Table:
             fate = "perhaps free"
         else:
             fate = "in use"
-        busy = advice.busy.get(device)
-        table.add_row(device, "-" if busy is None else f"{busy:.0%}", fate)
+        table.add_row(device, fate)
     return table
 
 
@@ -244,7 +243,6 @@ def to_plain(advice: Advice) -> dict[str, Any]:
         "free_devices": {"certain": list(advice.certain), "perhaps": list(advice.perhaps)},
         "staying": dict(advice.staying),
         "engine_devices_known": advice.told_apart,
-        "busy_share": dict(advice.busy),
         "models": [_plain_model(model.traffic, model) for model in advice.models],
         "not_planned": [
             {**_plain_model(s.traffic, None), "reason": s.reason} for s in advice.strangers

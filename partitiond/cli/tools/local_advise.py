@@ -15,8 +15,7 @@ from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, Use
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.observe import observe
 from partitiond.advise.readings import EngineKey, Reading
-from partitiond.advise.sources.gpus import GpuWatch
-from partitiond.advise.sources.scraper import ScrapedEngines, watch
+from partitiond.advise.scraper import ScrapedEngines, watch
 from partitiond.advise.today import (
     Address,
     Deployment,
@@ -34,7 +33,6 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import format_duration
-from partitiond.devices.cpu import discover_cpu
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.resolver import Resolver
@@ -74,7 +72,6 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
     Raises:
         SpecError: an option names something unknown.
         UpstreamError: an engine does not answer.
-        DeviceError: NVIDIA's driver is installed and refuses.
     """
     settings = settings_of(ctx)
     fleet = load_fleet(asked.fleet) if asked.fleet is not None else None
@@ -85,7 +82,7 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
     )
     measured = _measured(ctx, asked)
     given = (*(fleet.devices if fleet else ()), *parse_devices(asked.gpus))
-    return plan_seen(asked, wishes, measured, _watched(asked, given, settings), settings)
+    return plan_seen(asked, wishes, measured, _watched(asked, given), settings)
 
 
 def plan_seen(
@@ -109,7 +106,7 @@ def plan_seen(
     say(f"Planning {len(known)} model(s) on {len(today.devices)} device(s), three times ...")
     knowledge = {m.spec.name: profiles_for(m, today.devices, measured, now) for m in known}
     notes = [f"{name}: {note}" for name, one in knowledge.items() for note in one.notes]
-    today = Deployment(today.devices, today.on, today.busy, (*today.notes, *notes))
+    today = Deployment(today.devices, today.on, (*today.notes, *notes))
     return advise_on(
         today,
         known,
@@ -123,24 +120,17 @@ def plan_seen(
 # --- looking ----------------------------------------------------------------------------------
 
 
-NAME_THE_GPUS = 'Say what the engines run on: --gpu "4 a100-80gb", or --fleet FILE.'
-
-
-def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) -> Seen:
+def _watched(asked: AdviseRequest, devices: Sequence[Device]) -> Seen:
     addresses = tuple(parse_address(text) for text in asked.addresses)
     urls = _different(addresses)
-    gpus = GpuWatch(discover_cpu(settings.cpu.cores).cores)
-    devices = tuple(given) or gpus.open()
-    try:
-        if not devices:
-            raise SpecError("this host has no NVIDIA GPU.", hint=NAME_THE_GPUS)
-        said = resolve_devices(addresses, devices)
-        seen = _watch(urls, asked)
-    finally:
-        found = Deployment(devices) if given else gpus.close(urls)
-    today = Deployment(
-        found.devices, {**found.on, **said}, found.busy, (*found.notes, *_missed(seen))
-    )
+    if not devices:
+        raise SpecError(
+            "no device is named.",
+            hint='Say what the engines run on: --gpu "4 a100-80gb", or --fleet FILE.',
+        )
+    on = resolve_devices(addresses, devices)
+    seen = _watch(urls, asked)
+    today = Deployment(tuple(devices), on, tuple(_missed(seen)))
     return seen.readings, seen.served, today, seen.seconds
 
 

@@ -58,7 +58,7 @@ def test_json_has_stable_names_and_only_the_result_on_stdout(cli: Cli) -> None:
         nothing = cli("tools advise -a", two, *gpus)
     assert set(found) == {
         "verdict", "seconds", "devices_today", "free", "free_devices", "staying",
-        "engine_devices_known", "busy_share", "models", "not_planned", "plans", "notes",
+        "engine_devices_known", "models", "not_planned", "plans", "notes",
     }  # fmt: skip
     assert [plan["demand"] for plan in found["plans"]] == ["low", "middle", "high"]
     (model,) = found["models"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.advise import scraper
 from partitiond.advise.identify import ServedName
-from partitiond.advise.sources import scraper
-from partitiond.advise.sources.scraper import ScrapedEngines, served_of, watch
+from partitiond.advise.scraper import ScrapedEngines, served_of, watch
 from partitiond.core.errors import SpecError, UpstreamError
 from tests.advise.looks import DATA
 from tests.advise.servers import Answer, serving

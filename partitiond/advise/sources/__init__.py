@@ -1,1 +1,0 @@
-"""Reads what is known of a running deployment; each source only queries."""
