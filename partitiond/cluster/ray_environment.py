@@ -23,7 +23,7 @@ from partitiond.engines.install.install import (
     open_to_all,
 )
 from partitiond.engines.install.package_sources import PackageSources
-from partitiond.engines.install.uv_run import InstallProgress, UvProgress
+from partitiond.engines.install.uv_run import InstallProgress, UvWatch
 
 RAY_VERSION: Final = "2.60.0"
 """The version that all of this is tested with."""
@@ -146,7 +146,7 @@ def install_ray(
         shutil.rmtree(folder, ignore_errors=True)
         maker = EnvironmentMaker(folder, sources, tell, lock)
         maker.make_environment()
-        watch = UvProgress(tell, f"ray {RAY_VERSION}", UNPACKED_BYTES, (0.03, 0.75))
+        watch = UvWatch(tell, f"fetching ray {RAY_VERSION}", 0.03, 0.75, UNPACKED_BYTES)
         maker.uv(["pip", "install", f"ray=={RAY_VERSION}"], "install Ray", watch)
         shutil.rmtree(maker.cache, ignore_errors=True)
         maker.try_import("import ray", "Ray")

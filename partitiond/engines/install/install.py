@@ -25,9 +25,7 @@ from partitiond.engines.install.environment import MARKER, EngineEnvironment, Va
 from partitiond.engines.install.package_sources import PackageSources, uv_program
 from partitiond.engines.install.uv_run import (
     InstallProgress,
-    Repeating,
     UvFinished,
-    UvProgress,
     UvWatch,
     explain,
     name_packages,
@@ -172,13 +170,13 @@ class EnvironmentMaker:
 
     def make_environment(self) -> None:
         """Make an empty virtual environment. Raises EngineUnavailableError."""
-        watch = Repeating(self.tell, "making the environment", 0.0)
+        watch = UvWatch(self.tell, "making the environment", 0.0)
         venv = [sys.executable, "-m", "venv", "--without-pip", str(self.folder)]
         self._run(venv, "make a virtual environment", watch, folder=self.folder.parent)
 
     def try_import(self, program: str, what: str) -> None:
         """Run a program that imports what was installed. Raises EngineUnavailableError."""
-        watch = Repeating(self.tell, "trying the import", 0.8)
+        watch = UvWatch(self.tell, "trying the import", 0.8)
         self._run([self.python, "-I", "-c", program], f"import {what}", watch, folder=self.folder)
 
     def uv(self, words: Sequence[str], purpose: str, watch: UvWatch) -> None:
@@ -223,7 +221,7 @@ class _EngineMaker(EnvironmentMaker):
 
     def install_packages(self) -> dict[str, str]:
         """Resolve, fetch and install; returns each package's version."""
-        watch = Repeating(self.tell, "looking up the packages", 0.01)
+        watch = UvWatch(self.tell, "looking up the packages", 0.01)
         excluded, wanted = self.folder / "excluded.txt", self.folder / "wanted.txt"
         excluded.write_text("".join(f"{name}\n" for name in EXCLUDED[self.variant]))
         wanted.write_text("".join(f"{line}\n" for line in REQUIREMENTS[self.variant]))
@@ -240,11 +238,12 @@ class _EngineMaker(EnvironmentMaker):
         self.uv(
             ["pip", "install", "--no-deps", "--requirements", str(resolved), *torch],
             "install the packages",
-            UvProgress(
+            UvWatch(
                 self.tell,
-                name_packages(packages, KNOWN_PACKAGES),
+                f"fetching {name_packages(packages, KNOWN_PACKAGES)}",
+                0.03,
+                0.75,
                 UNPACKED_BYTES[self.variant],
-                (0.03, 0.75),
             ),
         )
         shutil.rmtree(self.cache, ignore_errors=True)

@@ -41,77 +41,34 @@ class UvFinished:
 
 
 class UvWatch:
-    """Receives each line of a running program, and every second a tick while the program runs."""
+    """Repeats one sentence while a program runs, so that a step that prints no lines is not silent.
 
-    def line(self, text: str) -> None:
-        """Take a line."""
-
-    def tick(self, pid: int) -> None:
-        """Note that process `pid` still runs."""
-
-
-class Repeating(UvWatch):
-    """Repeats one sentence, so that a step that prints no lines is not silent."""
-
-    def __init__(self, tell: InstallProgress, text: str, fraction: float) -> None:
-        self._tell = functools.partial(tell, text, fraction)
-        self._tell()
-
-    def tick(self, pid: int) -> None:  # noqa: ARG002 - the sentence does not depend on it
-        """Report the sentence again."""
-        self._tell()
-
-
-class UvProgress(UvWatch):
-    """Turns uv's lines, and the bytes it has unpacked, into progress."""
+    Args:
+        tell: receives the sentence, and the share of the installation that is done.
+        text: the sentence.
+        first, last: shares before and after the program.
+        expected_bytes: that the program writes in all: by them the share grows meanwhile.
+    """
 
     def __init__(
-        self, tell: InstallProgress, packages: str, unpacked_bytes: int, share: tuple[float, float]
+        self,
+        tell: InstallProgress,
+        text: str,
+        first: float,
+        last: float = 0.0,
+        expected_bytes: int = 0,
     ) -> None:
-        self._tell = tell
-        self._packages = packages
-        self._expected = unpacked_bytes
-        self._first, self._last = share
-        self._fetching: dict[str, str] = {}
+        self._tell = functools.partial(tell, text)
+        self._first, self._last = first, max(first, last)
+        self._expected = max(1, expected_bytes)
         self._written = 0
-        self._text = f"fetching {packages}"
-        self._tell(self._text, self._first)
-
-    def line(self, text: str) -> None:
-        """Read which packages are being fetched or built."""
-        word, _, rest = text.strip().partition(" ")
-        match word:
-            case "Downloading" | "Building":
-                name, _, size = rest.partition(" ")
-                self._fetching[name] = size.strip("()")
-            case "Downloaded" | "Built":
-                self._fetching.pop(rest.partition(" ")[0], None)
-            case "Prepared":
-                self._fetching.clear()
-                self._written = self._expected
-                self._text = "putting the packages into the environment"
-                self._told()
-                return
-            case _:
-                return
-        self._text = self._named()
-        self._told()
+        self._tell(first)
 
     def tick(self, pid: int) -> None:
-        """Update the number of bytes that uv has written."""
+        """Repeat the sentence, with the bytes that process `pid` has written until now."""
         self._written = max(self._written, _written_bytes(pid))
-        self._told()
-
-    def _told(self) -> None:
-        share = min(1.0, self._written / self._expected)
-        self._tell(self._text, self._first + (self._last - self._first) * share)
-
-    def _named(self) -> str:
-        if not self._fetching:
-            return f"unpacking {self._packages}"
-        largest = sorted(self._fetching, key=lambda name: -_size(self._fetching[name]))
-        shown = ", ".join(f"{spoken(name)} {self._fetching[name]}".strip() for name in largest[:2])
-        return f"fetching {shown}{_and_more(len(largest) - 2)}"
+        done = min(1.0, self._written / self._expected)
+        self._tell(self._first + (self._last - self._first) * done)
 
 
 def spoken(name: str) -> str:
@@ -127,11 +84,6 @@ def name_packages(resolved: Mapping[str, str], known: Sequence[str]) -> str:
     """Name the packages that people know, with their versions, and count the other packages."""
     shown = [f"{spoken(name)} {resolved[name]}" for name in known if name in resolved]
     return ", ".join(shown) + _and_more(len(resolved) - len(shown))
-
-
-def _size(text: str) -> float:
-    number = re.match(r"([\d.]+)([KMG]?)i?B", text)
-    return float(number[1]) * 1024.0 ** " KMG".index(number[2] or " ") if number else 0.0
 
 
 def _written_bytes(pid: int) -> int:
@@ -202,7 +154,6 @@ def _read(
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole if chunk else [rest]:
                     lines.append(line.decode(errors="replace").rstrip())
-                    watch.line(lines[-1])
                 if not chunk:
                     return lines, True
             now = time.monotonic()
