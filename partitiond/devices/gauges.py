@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -14,14 +13,13 @@ from partitiond.core.hardware.details import DeviceReading
 from partitiond.devices.cpu import CPU_DEVICE_ID
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.session import or_none, session
-from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 GPU_SECONDS: Final = 2.0
 """Deadline for reading all GPUs: a user waits for the page, which can do without gauges."""
 
 LEAST_SECONDS: Final = 0.2
-"""Load and power of the CPU are means since the last reading; over less time they only flicker."""
+"""The CPU's load is a mean since the last reading; over less time it only flickers."""
 
 
 class HostGauges:
@@ -31,7 +29,6 @@ class HostGauges:
         nvml: read NVIDIA GPUs.
         cpu: read the CPU.
         cpu_id: id of the CPU device.
-        root: folder of `proc` and `sys`, for tests of foreign hosts.
         clock: monotonic time in seconds.
         gpu_seconds: deadline for reading all GPUs.
     """
@@ -42,7 +39,6 @@ class HostGauges:
         nvml: bool = True,
         cpu: bool = True,
         cpu_id: str = CPU_DEVICE_ID,
-        root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
         gpu_seconds: float = GPU_SECONDS,
     ) -> None:
@@ -51,7 +47,7 @@ class HostGauges:
         self._clock = clock
         self._cpu_id = cpu_id
         self._lock = threading.Lock()
-        self._cpu = _CpuGauge(root, clock) if cpu else None
+        self._cpu = _CpuGauge(clock) if cpu else None
 
     def read(self) -> Mapping[str, DeviceReading]:
         """Return readings by device id; a device that does not answer is left out."""
@@ -96,37 +92,22 @@ def _gpu(handle: Any) -> DeviceReading:
 
 
 class _CpuGauge:
-    """Measures load and power of the CPU since the last reading."""
+    """Measures the load of the CPU since the last reading."""
 
-    def __init__(self, root: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        counters = find_counters(root).counters
-        self._meter = EnergyMeter(counters) if counters else None
         self._at = clock()
-        self._joules = 0.0
         self._told = DeviceReading()
         psutil.cpu_percent(None)
 
     def read(self) -> DeviceReading:
         now = self._clock()
-        seconds = now - self._at
-        if seconds < LEAST_SECONDS:
+        if now - self._at < LEAST_SECONDS:
             return self._told
         memory = psutil.virtual_memory()
         self._told = DeviceReading(
             used_bytes=int(memory.total - memory.available),
-            watts=self._watts(seconds),
             busy_share=min(1.0, psutil.cpu_percent(None) / 100),
         )
         self._at = now
         return self._told
-
-    def _watts(self, seconds: float) -> float | None:
-        if self._meter is None:
-            return None
-        self._meter.update()
-        joules = self._meter.joules()
-        if joules is None:
-            return None
-        watts, self._joules = (joules - self._joules) / seconds, joules
-        return watts

@@ -33,12 +33,12 @@ class Telemetry:
     """What the device and the host said during a window, as means. None is "not exposed here".
 
     Attributes:
-        source: who said it, as "nvml-gpm", "dcgm", "procfs+rapl".
+        source: who said it, as "nvml-gpm", "dcgm", "procfs".
         gpu_util: share of time any kernel ran (NVML utilisation), 0..1.
         sm_activity: share of time an SM had a warp, averaged over SMs, 0..1.
         sm_occupancy: resident warps over the maximum, 0..1.
         dram_activity: share of cycles the device memory moved data, 0..1.
-        power_watts: mean power of the device, or of the CPU packages.
+        power_watts: mean power of the GPU.
         energy_joules: energy of the window, by a counter or power x time.
         cores_used: CPU time of the engine's processes / window.
     """

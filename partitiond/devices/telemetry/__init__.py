@@ -3,7 +3,6 @@
 - NVIDIA GPUs: SM activity, SM occupancy and DRAM activity by GPM (Hopper and newer) or by a DCGM
   exporter, utilisation, power, energy by the GPU's counter.
 - Any device: CPU time of the engines' processes.
-- The CPU device: energy of the packages, by powercap (RAPL).
 
 A figure that a device does not expose is None, and `HostTelemetry.exposure` says why. No figure is
 ever guessed from another, and a failing source never fails a measurement.

@@ -15,7 +15,7 @@ FIGURES: Final = (
 )
 """Fields of `core.profile.Telemetry`, in the order of display."""
 
-CPU_FIGURES: Final = ("power_watts", "energy_joules", "cores_used")
+CPU_FIGURES: Final = ("cores_used",)
 """Figures that a CPU can have."""
 
 

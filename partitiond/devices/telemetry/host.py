@@ -3,88 +3,50 @@
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import SilentError
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.telemetry.cpu_time import cpu_seconds
-from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
 from partitiond.devices.telemetry.exposure import CPU_FIGURES, FIGURES, ExposedFigures
 from partitiond.devices.telemetry.gpu import SAMPLE_SECONDS, GpuFigures, GpuSampler
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 log = logging.getLogger(__name__)
 
-METER_SECONDS: Final = 20.0
-"""Time between readings of the energy counters: the smallest wrap around after about a minute."""
 NO_ENGINES: Final = "no engine was named"
-PROCESSES: Final = "CPU time and energy of the host"
-"""Subject of looks at /proc and at the energy counters."""
+PROCESSES: Final = "CPU time of the host's processes"
+"""Subject of looks at /proc."""
 
 
-class _CpuFigures:
-    """Measures the CPU time of sessions and, if asked, the energy of the packages."""
+class _CpuTime:
+    """Measures the CPU time of sessions."""
 
-    def __init__(
-        self, pids: tuple[int, ...], *, energy: bool, root: Path, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, pids: tuple[int, ...], clock: Callable[[], float]) -> None:
         self._pids = pids
-        self._root = root
         self._clock = clock
-        self._counters = find_counters(root) if energy else None
-        self._meter = EnergyMeter(self._counters.counters) if self._counters else None
         self._opened = clock()
-        self._cpu = cpu_seconds(pids, root)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Read counters that wrap around regularly, until `close`."""
-        if self._meter is not None and self._counters and self._counters.counters:
-            self._thread = threading.Thread(
-                target=self._keep_up, args=(self._meter,), name="cpu-energy", daemon=True
-            )
-            self._thread.start()
-
-    def _keep_up(self, meter: EnergyMeter) -> None:
-        while not self._stop.wait(METER_SECONDS):
-            meter.update()
+        self._cpu = cpu_seconds(pids)
 
     def close(self) -> GpuFigures:
         """Return figures and reasons, in the same form as a GPU's."""
-        self._stop.set()
-        cpu, closed = cpu_seconds(self._pids, self._root), self._clock()
-        if self._thread is not None:
-            self._thread.join()
+        cpu, closed = cpu_seconds(self._pids), self._clock()
         figures, seconds = GpuFigures(), max(closed - self._opened, 1e-9)
         if self._pids:
             # The CPU time of a process that was never waited for is lost: never go below zero.
             figures.add("procfs", {"cores_used": max(0.0, cpu - self._cpu) / seconds})
         else:
             figures.missing["cores_used"] = NO_ENGINES
-        if self._meter is not None and self._counters is not None:
-            self._meter.update()
-            joules = self._meter.joules()
-            if joules is None:
-                why = self._counters.why_not or "a counter went away"
-                figures.missing.update(power_watts=why, energy_joules=why)
-            else:
-                energy = {"energy_joules": joules, "power_watts": joules / seconds}
-                figures.add(self._counters.source, energy)
         return figures
 
 
 class HostWindow:
     """A measuring window of `HostTelemetry`."""
 
-    def __init__(
-        self, looks: DeadlineCalls, gpu: GpuSampler | None, cpu: _CpuFigures | None
-    ) -> None:
+    def __init__(self, looks: DeadlineCalls, gpu: GpuSampler | None, cpu: _CpuTime | None) -> None:
         self._looks = looks
         self._gpu = gpu
         self._cpu = cpu
@@ -125,10 +87,7 @@ class HostTelemetry:
             ("http://127.0.0.1:9400/metrics").
         looks: makes the other looks at this host's GPUs; None uses the default deadline.
         period_seconds: time between samples of a GPU's gauges.
-        root: folder of `proc` and `sys`, for tests of foreign hosts.
         clock: monotonic time in seconds.
-
-    The energy of a CPU device is that of whole packages: everything that runs on them counts.
     """
 
     def __init__(
@@ -137,13 +96,11 @@ class HostTelemetry:
         dcgm_url: str | None = None,
         looks: DeadlineCalls | None = None,
         period_seconds: float = SAMPLE_SECONDS,
-        root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dcgm_url = dcgm_url
         self._looks = looks or DeadlineCalls()
         self._period = period_seconds
-        self._root = root
         self._clock = clock
 
     async def open(self, device: Device, pids: tuple[int, ...]) -> HostWindow:
@@ -170,14 +127,9 @@ class HostTelemetry:
                 clock=self._clock,
             )
             gpu.open()
-        energy = device.kind is DeviceKind.CPU
-        cpu: _CpuFigures | None = None
+        cpu: _CpuTime | None = None
         try:
-            cpu = self._looks.ask(
-                PROCESSES,
-                lambda: _CpuFigures(pids, energy=energy, root=self._root, clock=self._clock),
-            )
-            cpu.start()
+            cpu = self._looks.ask(PROCESSES, lambda: _CpuTime(pids, self._clock))
         except SilentError as error:
             log.warning("measuring goes on without the host's telemetry: %s", error)
         return HostWindow(self._looks, gpu, cpu)
