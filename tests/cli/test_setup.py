@@ -150,7 +150,6 @@ FAKE = """#!/bin/sh
 echo "${{0##*/}} $*" >> {log}
 case "$*" in
   --version) echo "systemd {version} (fake)" ;;
-  *persistence_mode,* | *--query-gpu=persistence_mode*) echo Disabled ;;
   is-*) exit 3 ;;
   show*) echo NeedDaemonReload=yes ;;
 esac
@@ -161,7 +160,7 @@ esac
 exit 0
 """
 PROGRAMS = (
-    "systemctl", "systemd-sysusers", "systemd-tmpfiles", "loginctl", "nvidia-smi", "runuser",
+    "systemctl", "systemd-sysusers", "systemd-tmpfiles", "loginctl", "runuser",
 )  # fmt: skip
 
 
@@ -225,6 +224,9 @@ def played(tmp_path: Path) -> Played:
     (root / "etc").mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
     programs.mkdir()
+    units = root / "usr/lib/systemd/system"
+    units.mkdir(parents=True)
+    (units / "nvidia-persistenced.service").touch()
     for name in PROGRAMS:
         file = programs / name
         file.write_text(FAKE.format(log=log, root=root, version=256))
@@ -250,7 +252,7 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
         played.apply(mig=mig),
         "systemd-sysusers",
         "systemctl daemon-reload",
-        "nvidia-smi --persistence-mode=1",
+        "systemctl enable --now nvidia-persistenced.service",
         *(["systemctl enable --now partitiond-mig.socket"] if mig else []),
         "systemctl enable --now partitiond.service",
     )
@@ -263,7 +265,7 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     assert back[0].startswith("runuser -u partitiond")
     assert back[0].endswith("partitiond down")
     assert back[1] == "systemctl disable --now partitiond.service"
-    assert "nvidia-smi --persistence-mode=0" in back
+    assert "systemctl disable --now nvidia-persistenced.service" in back
     assert back[-1] == "systemctl daemon-reload"
     assert not (played.units / "partitiond.service").exists()
     left = played.host.file("/etc/partitiond")

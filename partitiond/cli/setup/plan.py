@@ -388,37 +388,23 @@ def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
 
 
 def _persistence(facts: SetupFacts) -> Sequence[SetupStep]:
-    """Make the driver keep idle GPUs: else MIG is lost, and each first use takes seconds."""
-    if not facts.gpu:
+    """Make the driver keep idle GPUs: else MIG is lost, and each first use takes seconds.
+
+    Without its persistence daemon, what is set holds until the next boot: `doctor` says how.
+    """
+    if not (facts.gpu and facts.persistenced):
         return ()
-    if facts.persistenced:
-        unit = "nvidia-persistenced.service"
-        return (
-            CommandStep(
-                "persistence",
-                "the driver stays loaded while no engine runs (persistence daemon)",
-                ("systemctl", "enable", "--now", unit),
-                done=lambda h: h.run(["systemctl", "is-active", "--quiet", unit]).code == 0,
-                undo=(("systemctl", "disable", "--now", unit),),
-                optional=True,
-            ),
-        )
+    unit = "nvidia-persistenced.service"
     return (
         CommandStep(
             "persistence",
-            "the driver stays loaded while no engine runs (until the next boot)",
-            ("nvidia-smi", "--persistence-mode=1"),
-            done=_all_persistent,
-            undo=(("nvidia-smi", "--persistence-mode=0"),),
+            "the driver stays loaded while no engine runs",
+            ("systemctl", "enable", "--now", unit),
+            done=lambda h: h.run(["systemctl", "is-active", "--quiet", unit]).code == 0,
+            undo=(("systemctl", "disable", "--now", unit),),
             optional=True,
         ),
     )
-
-
-def _all_persistent(host: SetupHost) -> bool:
-    asked = host.run(["nvidia-smi", "--query-gpu=persistence_mode", "--format=csv,noheader"])
-    modes = {line.strip() for line in asked.output.splitlines()}
-    return asked.code == 0 and modes == {"Enabled"}
 
 
 def as_daemon(bin_dir: Path, *words: str, program: str = "partitiond") -> tuple[str, ...]:
