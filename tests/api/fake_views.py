@@ -16,7 +16,7 @@ from partitiond.core.views.scaling import ScalingView
 
 
 class FakeConvergence:
-    """Fakes `api.given.Convergences` for one plan, "plan-1"."""
+    """Fakes `api.given.Convergences`: each plan but "plan-9" is as told."""
 
     def __init__(self) -> None:
         self.told = Convergence("plan-1", PlanState.CONVERGED, 1, 1, 0, 1.0, "")
@@ -27,7 +27,7 @@ class FakeConvergence:
         self.watchers.changed()
 
     def now(self, plan_id: str | None = None) -> Convergence:
-        if plan_id not in (None, "plan-1"):
+        if plan_id == "plan-9":
             raise NotFoundError(f"{plan_id} is not applied.", hint="`partitiond apply`.")
         return self.told
 
