@@ -198,25 +198,17 @@ class Fleet:
         """A command as a user types it, to its end."""
         if not self.prefix:
             return command("--config", self.config, *arguments, code=code)
-        begun = self.begin_cli(*map(str, arguments))
-        out, err = begun.communicate()
-        assert code in (begun.returncode, -1), f"{arguments}: {out}\n{err}"
-        return Command(begun.args, begun.returncode, out, err)
+        words = [*self.command, *map(str, arguments)]
+        env = clean_environment()
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env
+        )
+        assert code in (done.returncode, -1), f"{arguments}: {done.stdout}\n{done.stderr}"
+        return Command(words, done.returncode, done.stdout, done.stderr)
 
     def json(self, *arguments: object, code: int = 0) -> Any:
         """What it writes with `--json`."""
         return json.loads(self.cli(*arguments, "--json", code=code).stdout)
-
-    def begin_cli(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same as a process, while it runs."""
-        return subprocess.Popen(
-            [*self.command, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=clean_environment(),
-        )
 
     def kill_daemon(self) -> None:
         """SIGKILL, as the kernel would when memory runs out."""
@@ -369,8 +361,6 @@ class Outcome:
     ended: str = ""
     tokens: int = 0
     detail: str = ""
-    replica: str = ""
-    """The one that served it, if the answer began."""
 
 
 _story = itertools.count(1)
@@ -398,7 +388,6 @@ async def stream_once(base_url: str, outcome: Outcome, tokens: int) -> None:
                 "POST", f"{base_url}/completions", json=body, headers={"x-partitiond-debug": "1"}
             ) as reply,
         ):
-            outcome.replica = reply.headers.get("x-partitiond-replica", "")
             if reply.status_code != 200:
                 outcome.ended = "refused"
                 outcome.detail = f"{reply.status_code} {(await reply.aread()).decode()[:300]}"
