@@ -52,7 +52,6 @@ class KilledFleet(Fleet):
 
     Attributes:
         replicas: of its model.
-        engine_args: of its engines, beside the usual ones.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class KilledFleet(Fleet):
         self._nursery = nursery
         self._faults = faults
         self.replicas = 1
-        self.engine_args: tuple[str, ...] = ()
 
     # --- the daemon ---------------------------------------------------------------------------
 
@@ -180,8 +178,7 @@ class KilledFleet(Fleet):
                 client.register(BODY | count | {"engine": self._engine(TOKEN_SECONDS)})
 
     def _engine(self, token_seconds: str) -> dict[str, object]:
-        args = ["--token-seconds", token_seconds, *self.engine_args]
-        return {"sleep_mode": True, "extra_args": args}
+        return {"sleep_mode": True, "extra_args": ["--token-seconds", token_seconds]}
 
     def serve(self) -> None:
         """The model is registered, and a plan with it is applied."""

@@ -97,20 +97,3 @@ def test_a_daemon_that_is_started_on_a_full_disk(fleet: KilledFleet, disk: Path)
     wait_for("a store that is well again", fleet.is_well, seconds=60)
     fleet.converge()
     assert fleet.engines() == running
-
-
-def test_a_store_that_was_lost(fleet: KilledFleet) -> None:
-    """With an empty store nothing is wanted: engines end, and the endpoint hears of it."""
-    fleet.start()
-    fleet.serve()
-    fleet.converge()
-    fleet.kill_daemon()
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{fleet.settings.store_path}{suffix}").unlink(missing_ok=True)
-    fleet.start()
-    fleet.converge()
-    assert fleet.engines() == {}
-    assert not fleet.answers()
-    fleet.serve()
-    fleet.converge()
-    wait_for("an answer", fleet.answers, seconds=30)

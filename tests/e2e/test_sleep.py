@@ -4,7 +4,6 @@ Which models sleep and wake, and when, is decided in core and controller; what a
 meanwhile is the proxy's.
 """
 
-import concurrent.futures
 from collections.abc import Iterator
 
 import openai
@@ -89,14 +88,3 @@ def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFlee
     fleet.cli("models", "sleep", MODEL, "--wake")
     fleet.comes_to("serving")
     wait_for("it to be routed", fleet.is_routed)
-
-
-def test_no_request_is_lost_while_a_model_falls_asleep_and_wakes(fleet: SleepFleet) -> None:
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = []
-        for _ in range(4):
-            answers += [pool.submit(fleet.complete, MODEL) for _ in range(8)]
-            with fleet.client() as client:
-                client.sleep(MODEL)
-        tokens = [answer.result() for answer in answers]
-    assert tokens == [8] * 32

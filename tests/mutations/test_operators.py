@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations.__main__ import lines_of, rules
-from tests.mutations.operators import found_again, mutations, spans
+from tests.mutations.__main__ import rules
+from tests.mutations.operators import mutations, spans
 from tests.mutations.refusal import ROOT
 
 SOURCE = '''"""Toy."""
@@ -92,24 +92,6 @@ def test_a_statement_has_a_wrong_version(before: str, after: str) -> None:
     assert after in {
         one.applied(before.encode()).decode() for one in mutations("toy.py", before.encode())
     }
-
-
-def test_a_mutation_is_found_again_where_its_line_has_moved_to(tmp_path: Path) -> None:
-    file = tmp_path / "toy.py"
-    names = [one.id for one in mutations("toy.py", SOURCE.encode())]
-    assert len(set(names)) == len(names)
-    file.write_text(SOURCE.replace("LIMIT = 3", "\n\nLIMIT = 4"))
-    found = [found_again(name, tmp_path) for name in names]
-    assert [one and one.line for one in found] == [
-        int(name.split(":")[1]) + 2 if ":constant:0:" not in name or ":3:" not in name else None
-        for name in names
-    ]
-
-
-def test_places_are_lines_or_names() -> None:
-    source = SOURCE.encode()
-    assert spans(source) == {"": (1, 15), "LIMIT": (3, 3), "may": (6, 14)}
-    assert [lines_of(source, part) for part in ("7", "7-9", "may")] == [(7, 7), (7, 9), (6, 14)]
 
 
 def test_rules_name_places_of_the_product() -> None:
