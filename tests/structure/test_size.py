@@ -15,7 +15,7 @@ from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
     "partitiond": 126_500,
-    "tests": 94_200,
+    "tests": 93_800,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
 MOST_WORDS = 59_900
