@@ -64,7 +64,7 @@ class ModelPatch(ChangeableBody, Patch):
             merged["request_defaults"] = self.request_defaults or {}
             check_sampling(merged["request_defaults"])
         try:
-            source = from_jsonable(ModelSource, merged["source"])
+            source = from_jsonable(ModelSource, merged.get("source"))
             usual = usual_workload(source, from_jsonable(EngineOptions, merged.get("engine", {})))
             merged["workload"] = to_jsonable(self._workload(spec.workload, usual))
             changed = from_jsonable(ModelSpec, merged)
