@@ -48,7 +48,7 @@ def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:
 
 def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.csv"
-    pairs.write_text("prompt_tokens,output_tokens\n100,10\n300,30\n")  # other forms are fleet/test_workloads'
+    pairs.write_text("prompt_tokens,output_tokens\n100,10\n300,30\n")
     assert workload_of(str(pairs)) == Workload.of_trace([(100, 10), (300, 30)])
     path = tmp_path / "profile.json"
     trace = Workload.of_trace([(1, 2), (3, 4)])
@@ -62,7 +62,7 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
     with pytest.raises(SpecError, match="means of a trace follow from its pairs"):
         workload_of(str(pairs), prompt_tokens=5)
     for missing in ("missing.csv", "missing.json"):
-        with pytest.raises((InputError, SpecError), match="cannot be read"):
+        with pytest.raises((InputError, SpecError), match="cannot (be )?read"):
             workload_of(str(tmp_path / missing))
 
 
