@@ -62,7 +62,7 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
     with pytest.raises(SpecError, match="means of a trace follow from its pairs"):
         workload_of(str(pairs), prompt_tokens=5)
     for missing in ("missing.csv", "missing.json"):
-        with pytest.raises((InputError, SpecError), match="cannot (be )?read"):
+        with pytest.raises((InputError, SpecError), match=r"cannot (be )?read"):
             workload_of(str(tmp_path / missing))
 
 
