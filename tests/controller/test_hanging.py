@@ -26,6 +26,7 @@ LIMITS = dataclasses.replace(POLICY.reconcile, start_deadline_seconds=4.0)
 HASTY = dataclasses.replace(
     POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1,
     fault_seconds=0.01, memory_seconds=0.01, reconcile=LIMITS, adopt_seconds=0.05,
+    idle_poll_seconds=0.01, wake_poll_seconds=0.01,
 )  # fmt: skip
 DEVICES = [
     dataclasses.replace(cpu(1), id=f"cpu-{name}", cores=(core,)) for core, name in enumerate("abc")
@@ -41,9 +42,10 @@ def make_host() -> Host:
 
 
 def of(name: str) -> ModelSpec:
-    auto = name != "c"
-    one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=auto)
-    return dataclasses.replace(one, engine=EngineOptions(sleep_mode=True), engine_kind="simulated")
+    return spec(
+        name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=name != "c",
+        engine=EngineOptions(sleep_mode=True), engine_kind="simulated", sleep_after_seconds=3600.0,
+    )  # fmt: skip
 
 
 async def serve(host: Host, *names: str) -> None:

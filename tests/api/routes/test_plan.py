@@ -74,8 +74,9 @@ async def test_silence_is_broken_by_heartbeats_and_a_slow_reader_gets_the_newest
         return await service.plans.preview(PlanQuestion(), take)
 
     stream = plan_events(start, "/plan", heartbeat_seconds=0.001)
-    assert b"progress" in await anext(stream)
-    assert (await anext(stream)).startswith(b":")
+    first = [await anext(stream)]
+    while not (any(b"progress" in line for line in first) and first[-1].startswith(b":")):
+        first.append(await anext(stream))
     for value in (5.0, 4.0, 3.0):
         told[0](PlanProgress("the plan", value=value))
     line = await anext(stream)
