@@ -54,7 +54,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
-from partitiond.core.profile.jobs import IN_FULL, Job, JobState
+from partitiond.core.profile.jobs import IN_FULL, LATER, Job, JobCause, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import cut_off, is_missed
@@ -466,13 +466,14 @@ class Parts:
         if job.state is JobState.SUCCEEDED:
             self.obstacles.started(job.subject)
         self.plan_again()
-        if job.state is JobState.SUCCEEDED and job.reason != IN_FULL:
+        ended = job.state in (JobState.SUCCEEDED, JobState.FAILED) and job.cause is JobCause.NONE
+        if ended and job.reason != IN_FULL:
             self.registry.measure_rest(job.subject)
 
     def _held_back(self, job: Job) -> str:
         """Return why a job may not begin yet on any device; empty if it may."""
         chain = self.plans.chain
-        if job.reason == IN_FULL and chain.planning and not chain.problem:
+        if job.reason in LATER and chain.planning and not chain.problem:
             return "waits for the plan of what is known: models are served first"
         return self.drift.remeasures.waits(job)
 

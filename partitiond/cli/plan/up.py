@@ -22,7 +22,7 @@ from partitiond.core.errors import (
     SpecError,
 )
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, IN_FULL, Job, JobState
+from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, LATER, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
 from partitiond.core.views.preview import PlanPreview
 from partitiond.fleet.file import load_fleet
@@ -138,8 +138,8 @@ def _same(old: ModelSpec, new: ModelSpec) -> bool:
 
 
 def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:
-    """Look at the models without a measured profile, with progress; what that leaves open is
-    measured later by itself.
+    """Look at the models without a measured profile, with progress; what that leaves open of those
+    that are started by themselves is measured later.
 
     All looks are queued before the first is awaited: the daemon makes no plan by itself while any
     is open, so no engine starts beside a measurement. A model that cannot be measured beside
@@ -155,8 +155,9 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
             continue
         if open_jobs(client, name):  # registering has queued them
             continue
-        for target in unmeasured(view.record.spec, targets, client.profiles(name)):
-            client.profile(name, options_for(target, seconds))  # as --auto would
+        missing = unmeasured(view.record.spec, targets, client.profiles(name))
+        for target in missing if len(missing) == len(targets) else ():
+            client.profile(name, options_for(target, seconds))
     for name in names:
         for job in open_jobs(client, name):
             say(f"{name}: profiling ({job.id})")
@@ -171,5 +172,5 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
 
 def open_jobs(client: "ControlClient", model: str) -> list[Job]:
     """Return the model's open profile jobs that plans wait for, oldest first."""
-    mine = [job for job in client.jobs() if job.subject == model and job.reason != IN_FULL]
+    mine = [job for job in client.jobs() if job.subject == model and job.reason not in LATER]
     return [job for job in reversed(mine) if job.state in ACTIVE]

@@ -19,8 +19,8 @@ from partitiond.controller.profiles.staleness import Staleness, stale_note
 from partitiond.controller.profiles.targets import (
     BestProfiles,
     ProfileTarget,
-    first_looks,
     in_a_hurry,
+    in_turn,
     profile_targets,
     unmeasured,
     without_estimate,
@@ -48,6 +48,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.spec_changes import changes
 from partitiond.core.profile.jobs import (
+    ELSEWHERE,
     FIRST_LOOK_SECONDS,
     IN_FULL,
     NOT_MEASURED,
@@ -246,15 +247,16 @@ class Registry:
     def _wanted(self, spec: ModelSpec, *, again: bool) -> dict[Work, tuple[Params, str]]:
         """Return the jobs that the chain needs: the parameters and the reason of each.
 
-        A model that is not measured waits for a first look at each kind of device; what that leaves
-        open there is measured later, each once for each specification. A stale profile is measured
-        again once for each reason: if it is stale after that, it would be stale after the next
-        measurement, too. What is open now is needed until it has ended, and what was interrupted
-        is not done, unless it is given up.
+        A model that is not measured waits for a first look at one kind of device, or at the next
+        one if that fails; looks at other kinds, and what looks leave open, are done later, each
+        once for each specification. A stale profile is measured again once for each reason: if it
+        is stale after that, it would be stale after the next measurement, too. What is open now is
+        needed until it has ended, and what was interrupted is not done, unless it is given up.
         """
         targets, profiles = self._targets(), self._store.profiles(spec.name)
         since = self._store.model(spec.name).updated_at
-        opened = {_work_of(job) for job in self._jobs.open_jobs(spec.name)}
+        open_jobs = self._jobs.open_jobs(spec.name)
+        opened = {_work_of(job) for job in open_jobs}
         ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
         ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
         ended = without_interrupted(ended, _work_of)
@@ -262,20 +264,25 @@ class Registry:
         repeated = {(_work_of(job), job.reason) for job in ended}
         wanted: dict[Work, tuple[Params, str]] = {}
 
-        def look(target: ProfileTarget, form: str, reason: str) -> None:
-            params = self._params(target, form, first=reason == NOT_MEASURED)
+        def look(target: ProfileTarget, form: str, reason: str) -> bool:
+            params = self._params(target, form, first=reason in (NOT_MEASURED, ELSEWHERE))
             work = target.device.hardware, _asked(params)
             if work not in tried:
                 wanted[work] = params, reason
+            return work in wanted
 
+        looked_at = {job.hardware for job in open_jobs}
+        kinds = in_turn(targets, self._devices.devices, spec.rules, looked_at, self._jobs.open_on())
         for name in ("", *(variant.name for variant in spec.variants)):
             own = [profile for profile in profiles if profile.variant == name]
             form = spec.as_variant(name)
-            looks = unmeasured(form, first_looks(targets), own)
+            looks = unmeasured(form, kinds, own)
             first = {target.device.hardware for target in looks}
             in_full = [profile for profile in own if not in_a_hurry(profile)]
+            reason = ELSEWHERE if len(looks) < len(kinds) else NOT_MEASURED
             for target in looks:
-                look(target, name, NOT_MEASURED)
+                if look(target, name, reason) and reason == NOT_MEASURED:
+                    break
             for target in unmeasured(form, targets, in_full):
                 if target.device.hardware not in first:
                     look(target, name, IN_FULL)

@@ -3,12 +3,12 @@
 The rules, in the order in which they are checked:
 
 1. A model that is not measured yet is looked at first, wherever a lease can be had: shortly,
-   on each kind of device (`core.profile.jobs.NOT_MEASURED`). While such a job runs, the daemon
+   on one kind of device (`core.profile.jobs.NOT_MEASURED`). While such a job runs, the daemon
    makes no plan by itself for new models: a replica started meanwhile would hold the cores that
    the next job needs, and the queue would wait for these cores for ever. So on a small host all
-   models are looked at, then planned together. What the first looks left open is measured after
-   that plan (`IN_FULL`), on room that nothing holds, and no plan waits for it. An under-served
-   model waits for no job (rule 10).
+   models are looked at, then planned together. Looks at other kinds of device, of which the plan
+   has estimates, and what looks left open are done after that plan (`LATER`), on room that nothing
+   holds, and no plan waits for them. An under-served model waits for no job (rule 10).
 2. When the queue is empty, or all queued jobs wait for room that serving replicas hold, a plan is
    made of what is known. A model whose job waits for such room is planned from its estimate (its
    replicas are provisional), and so is a model whose job was cancelled. This cannot shut out the

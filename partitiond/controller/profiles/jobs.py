@@ -5,6 +5,7 @@ job begins next, and where.
 """
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -19,7 +20,7 @@ from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
     ENDED,
-    IN_FULL,
+    LATER,
     AwaitedLook,
     Job,
     JobCause,
@@ -132,7 +133,12 @@ class JobQueue:
     @property
     def awaited(self) -> bool:
         """Whether a job runs that plans wait for: what a first look left open is not awaited."""
-        return any(one.job.reason != IN_FULL for one in self._running.values())
+        return any(one.job.reason not in LATER for one in self._running.values())
+
+    def open_on(self) -> "collections.Counter[str]":
+        """Return how many jobs are queued or run, by the hardware that they are for."""
+        running = (one.job for one in self._running.values())
+        return collections.Counter(job.hardware for job in (*self._queued.values(), *running))
 
     def looks(self) -> dict[str, AwaitedLook]:
         """Return what models that are not measured yet wait for, by model."""
@@ -302,7 +308,8 @@ class JobQueue:
             # What models wait for comes before what looks left open. Of each, interrupted jobs
             # come first: what they have measured is worth most while it is recent.
             queue = sorted(
-                self._queued.values(), key=lambda job: (job.reason == IN_FULL, not job.device_id)
+                self._queued.values(),
+                key=lambda job: (LATER.get(job.reason, 0), not job.device_id),
             )
             turn = self._turn(queue, running)
             if turn.begins is None or turn.lease is None:

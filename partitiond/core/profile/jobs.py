@@ -102,8 +102,14 @@ NOT_MEASURED: Final = "not measured yet"
 """Reason of a job whose model waits for it: it looks first, for a short time, so that the model is
 served soon."""
 
+ELSEWHERE: Final = "not measured on this kind of device yet"
+"""Reason of a look at a model that was looked at on another kind of device already."""
+
 IN_FULL: Final = "measured in a hurry"
 """Reason of a job that measures what a first look left open, once the model is served."""
+
+LATER: Final = {ELSEWHERE: 1, IN_FULL: 2}
+"""Reasons of jobs that no plan waits for: their place in the queue. All others have 0."""
 
 FIRST_LOOK_SECONDS: Final = 45.0
 """Measuring time of a first look: three batches far apart. Chosen."""
@@ -166,7 +172,7 @@ def measured_by(job: Job) -> str:
         asked.get("mig_profile", ""),
         asked.get("variant", ""),
         f"KV {asked['kv_cache_dtype']}" if "kv_cache_dtype" in asked else "",
-        "first look" if job.reason == NOT_MEASURED else "",
+        "first look" if job.reason in (NOT_MEASURED, ELSEWHERE) else "",
     ]
     whole = not {"cores", "sm_percent", "mig_profile", "memory_bytes"} & asked.keys()
     return ", ".join(filter(None, ["whole" if whole else "", *parts]))

@@ -9,7 +9,15 @@ from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
-from partitiond.core.profile.jobs import IN_FULL, NOT_MEASURED, Job, JobCause, JobState, Progress
+from partitiond.core.profile.jobs import (
+    ELSEWHERE,
+    IN_FULL,
+    NOT_MEASURED,
+    Job,
+    JobCause,
+    JobState,
+    Progress,
+)
 from partitiond.core.profile.record import Profile
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import ProfileRequest
@@ -60,14 +68,26 @@ class LooksHost(Host):
         self.service = self._make()
 
 
-async def test_a_look_that_fails_elsewhere_keeps_no_kind_of_device_from_being_measured() -> None:
-    here = fake_gpus("a100-40gb", 1)[0]
-    other = dataclasses.replace(here, id="GPU-other", hardware="l4-24gb")
-    async with serving(LooksHost(FakeDevices([here, other]))) as host:
-        host.profiler.fails_on = "l4-24gb"
+@pytest.mark.parametrize("fails_on", ["", "a100-40gb"])
+async def test_a_model_waits_for_a_look_at_one_kind_of_device_that_succeeds(fails_on: str) -> None:
+    kinds = ["a100-40gb", "l4-24gb"]
+    gpu = fake_gpus(kinds[0], 1)[0]
+    gpus = [dataclasses.replace(gpu, id=f"GPU-{kind}", hardware=kind) for kind in kinds]
+    first, other = reversed(kinds) if fails_on else kinds
+    async with serving(LooksHost(FakeDevices(gpus))) as host:
+
+        def wanted() -> set[tuple[str, str]]:
+            kept = host.jobs(JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED)
+            return {(job.reason, job.hardware) for job in kept}
+
+        host.profiler.fails_on = fails_on
+        host.profiler.gate.clear()
         await host.register("a", demand=WANTED, max_replicas=1)
-        await until(lambda: bool(in_full(host)))
-        assert [dict(job.params)["device_id"] for job in in_full(host)] == [here.id]
+        await until(lambda: wanted() == {(NOT_MEASURED, first)})
+        host.profiler.gate.set()
+        await host.serves("a")
+        later = set() if fails_on else {(ELSEWHERE, other), (IN_FULL, other)}
+        await until(lambda: wanted() == {(NOT_MEASURED, first), (IN_FULL, first), *later})
 
 
 async def test_a_changed_model_is_measured_in_full_again() -> None:
