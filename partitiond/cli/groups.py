@@ -10,7 +10,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from partitiond.cli.output import shortened
-from partitiond.cli.tree import HEADINGS, REMOVED, TREE, Branch, Headings, Leaf
+from partitiond.cli.tree import HEADINGS, TREE, Branch, Headings, Leaf
 
 HELP_OPTIONS: Final = ("-h", "--help")
 
@@ -69,14 +69,11 @@ def _group(name: str, entry: Branch) -> TyperGroup:
 
 
 class CommandGroup(TyperGroup):
-    """Commands; who names one of a release before is told what does the same."""
+    """Commands; who names a thing in place of one is told which command shows it."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the first word names. Raises UsageError."""
         word, group = args[0], ctx.command_path.partition(" ")[2]
-        path = f"{group} {word}".lstrip()
-        if word not in self.commands and path in REMOVED:
-            ctx.fail(f"There is no command {path!r} any more: {REMOVED[path]}.")
         of_show: Any = getattr(self.commands.get("show"), "params", ())
         if word not in self.commands and any(p.param_type_name == "argument" for p in of_show):
             near = difflib.get_close_matches(word, self.commands, 1)
@@ -167,8 +164,7 @@ class Lists(CommandGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Insert the name of the command if none is given."""
-        path = f"{ctx.command_path} {args[0] if args else ''}".partition(" ")[2]
-        named = args if ctx.resilient_parsing or path in REMOVED else self.with_command(args)
+        named = args if ctx.resilient_parsing else self.with_command(args)
         return super().parse_args(ctx, named)
 
     def with_command(self, args: list[str]) -> list[str]:

@@ -57,14 +57,6 @@ def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli:
         assert "shows one" not in cli(*group.split(), "qwen").err, "there is no such command"
 
 
-def test_a_command_of_a_release_before_is_refused_with_what_does_the_same(cli: Cli) -> None:
-    """None of them is taken for a command's argument: `profile prune` measures no model."""
-    for path, instead in tree.REMOVED.items():
-        cli(*path.split(), "--json").refused(2, f"no command '{path}' any more: {instead}")
-        for words in re.findall(r"`partitiond ([^`]*)`", instead):
-            cli(*[word for word in words.split() if not word.isupper()], "--help").ended(0)
-
-
 FIRST, MANY = 15, 18
 TABLES = {
     ("models", "add"): tree.MODEL_OPTIONS,
