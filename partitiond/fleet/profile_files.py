@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from partitiond import serde
 from partitiond.core.errors import InputError, ProfileError
-from partitiond.core.profile.record import SCHEMA_VERSION, Profile, with_source_of_notes
+from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.core.units import format_bytes
 
 OLDEST_SCHEMA = 1
@@ -41,7 +41,7 @@ def check_schema(data: Any) -> Any:
 
 def in_present_schema(profile: Profile) -> Profile:
     """Convert a profile of an older schema; fields that the older schema lacks stay unknown."""
-    return dataclasses.replace(with_source_of_notes(profile), schema_version=SCHEMA_VERSION)
+    return dataclasses.replace(profile, schema_version=SCHEMA_VERSION)
 
 
 def check_sound(profile: Profile) -> Profile:

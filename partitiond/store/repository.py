@@ -18,10 +18,9 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import ENDED, Job
-from partitiond.core.profile.record import Profile, with_source_of_notes
+from partitiond.core.profile.record import Profile
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
-from partitiond.store.old_jobs import with_facts
 from partitiond.store.release_repository import ReleaseRepository
 from partitiond.store.sessions import PATIENCE_SECONDS, Sessions, need_row
 from partitiond.store.tables import (
@@ -161,7 +160,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             if not rows:  # names without profiles are not kept
                 return ()
             bodies = ((row.body, f"profile {row.id}") for row in rows)
-            found = tuple(map(with_source_of_notes, self._readable(Profile, bodies)))
+            found = tuple(self._readable(Profile, bodies))
             self._profiles = (
                 {**self._profiles, model: found} if model is not None else _by_model(found)
             )
@@ -176,7 +175,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return known
         with self._read() as session:
             row = need_row(session.get(ProfileRow, profile_id), "profile", profile_id)
-            return with_source_of_notes(self._parse(Profile, row.body, f"profile {profile_id}"))
+            return self._parse(Profile, row.body, f"profile {profile_id}")
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
         """Delete those of these profiles that exist."""
@@ -210,7 +209,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Return one job. Raises NotFoundError."""
         with self._read() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
-            return with_facts(self._parse(Job, need_row(row, "job", job_id).body, f"job {job_id}"))
+            return self._parse(Job, need_row(row, "job", job_id).body, f"job {job_id}")
 
     def jobs(self, limit: int | None = 100) -> Sequence[Job]:
         """Return jobs, newest first; all if `limit` is None."""
@@ -218,7 +217,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         with self._read() as session:
             rows = session.exec(query).all()
             bodies = ((row.body, f"job {row.id}") for row in rows)
-            return [with_facts(job) for job in self._readable(Job, bodies)]
+            return list(self._readable(Job, bodies))
 
     # --- plan --------------------------------------------------------------------------------
 

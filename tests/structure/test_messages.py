@@ -9,10 +9,8 @@ MESSAGES = frozenset(
     {"diagnosis", "error", "last_error", "message", "note", "problem", "reason", "what", "words"}
 )
 """Attributes that hold sentences for people."""
-OLD_PROFILES = "core/profile/record.py"
-WORDING = {"core/errors.py", "core/hardware/host_state.py", "store/old_jobs.py", OLD_PROFILES}
-"""The looks of the first two decide how two sentences are joined, and nothing else. The others read
-bodies of a release that stored these facts in sentences only; they go with release 0.2."""
+WORDING = {"core/errors.py", "core/hardware/host_state.py"}
+"""Their looks decide how two sentences are joined, and nothing else."""
 PARTS = frozenset({"endswith", "find", "index", "partition", "rpartition", "split", "startswith"})
 
 

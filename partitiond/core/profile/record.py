@@ -209,19 +209,3 @@ def capacity_req_per_s(profile: Profile, point: OperatingPoint) -> float:
         return profile.capacity_req_per_s
     failed = [UNHELD_SHARE * trial.req_per_s for trial in tried if not trial.held]
     return min([CAPACITY_SHARE_UNCONFIRMED * point.req_per_s, *failed])
-
-
-_SOURCE_NOTE: Final = "source: "
-
-
-def with_source_of_notes(profile: Profile) -> Profile:
-    """Return the profile with the source that earlier releases kept in a note only; goes with
-    release 0.2.
-    """
-    made = profile.provenance
-    told = [note for note in made.notes if note.startswith(_SOURCE_NOTE)]
-    if made.source or not told:
-        return profile
-    notes = tuple(note for note in made.notes if note not in told)
-    made = dataclasses.replace(made, source=told[-1].removeprefix(_SOURCE_NOTE), notes=notes)
-    return dataclasses.replace(profile, provenance=made)

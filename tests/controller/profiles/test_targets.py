@@ -22,7 +22,7 @@ from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.confirmed import CapacityTrial
-from partitiond.core.profile.record import Profile, ProfileKind, with_source_of_notes
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import cpu, measured_profile, spec
 
@@ -53,11 +53,6 @@ def test_a_profile_speaks_only_for_the_model_as_it_is_registered() -> None:
         dataclasses.replace(model, source=ModelSource(SourceKind.FOLDER, "/models/other")),
     ]
     assert not any(speaks_for(profile, other) for other in others)
-    # An earlier release kept the source in a note.
-    made = profile.provenance
-    noted = dataclasses.replace(made, source="", notes=("cold", f"source: {made.source}"))
-    kept = with_source_of_notes(dataclasses.replace(profile, provenance=noted)).provenance
-    assert kept == dataclasses.replace(made, notes=("cold",))
     elsewhere = measured_profile("a")  # says nothing of its source
     assert speaks_for(elsewhere, model)
 
