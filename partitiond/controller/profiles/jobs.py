@@ -142,8 +142,8 @@ class JobQueue:
 
     def looks(self) -> dict[str, AwaitedLook]:
         """Return what models that are not measured yet wait for, by model."""
-        running = [one.job for one in self._running.values()]
-        return awaited_looks((*running, *self._queued.values()))
+        running = (one.job for one in self._running.values())
+        return awaited_looks(running, self._queued.values())
 
     @property
     def running(self) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import heapq
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -134,32 +135,33 @@ class AwaitedLook:
     measures: str = "it"
 
 
-def awaited_looks(jobs: Iterable[Job]) -> dict[str, AwaitedLook]:
-    """Return what models that are not measured yet wait for, by model.
+def awaited_looks(running: Iterable[Job], queued: Iterable[Job]) -> dict[str, AwaitedLook]:
+    """Return what models that are not measured yet wait for, by model: each for its own look, and
+    all for the last one, as no plan is made by itself before. As many looks as run now go on side
+    by side.
 
     Args:
-        jobs: that run or wait, in the order in which they are done.
+        queued: in the order in which they are done.
     """
+    now = [job for job in running if job.reason == NOT_MEASURED]
+    then = [job for job in queued if job.reason == NOT_MEASURED]
+    each = FIRST_LOOK_SECONDS + AROUND_SECONDS
+    left = [job.progress.seconds_left for job in now] or [0.0]
+    ends = sorted(each if seconds is None else seconds for seconds in left)
+    for _ in then:
+        heapq.heapreplace(ends, ends[0] + each)
     found: dict[str, AwaitedLook] = {}
-    seconds = AROUND_SECONDS
-    for job in jobs:
-        if job.reason == NOT_MEASURED:
-            left = job.progress.seconds_left
-            seconds += FIRST_LOOK_SECONDS + AROUND_SECONDS if left is None else left
-            found.setdefault(job.subject, AwaitedLook(job.id, seconds))
+    for job in (*now, *then):
+        found.setdefault(job.subject, AwaitedLook(job.id, AROUND_SECONDS + max(ends)))
     return found
 
 
 def awaited_by_all(
     looks: Mapping[str, AwaitedLook], models: Iterable[str]
 ) -> dict[str, AwaitedLook]:
-    """Return what each model waits for: its own first look, or else the last of the others', as no
-    plan is made by itself before."""
-    last = max(looks.values(), key=lambda look: look.seconds, default=None)
-    others = (
-        {} if last is None else dict.fromkeys(models, dataclasses.replace(last, measures="others"))
-    )
-    return {**others, **looks}
+    """Return what each model waits for: its own first look, or else the last of the others'."""
+    others = (dataclasses.replace(look, measures="others") for look in list(looks.values())[-1:])
+    return {model: look for look in others for model in models} | dict(looks)
 
 
 def measured_by(job: Job) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from partitiond.core.profile.jobs import (
     AROUND_SECONDS,
+    ELSEWHERE,
     FIRST_LOOK_SECONDS,
     IN_FULL,
     NOT_MEASURED,
@@ -28,23 +29,18 @@ def job(
     return Job(name, "profile", model, JobState.RUNNING, "", "", progress, given, reason=reason)
 
 
-def test_a_model_waits_for_its_first_look_and_those_before_it_and_for_a_start() -> None:
+def test_a_model_waits_for_its_first_look_and_the_plan_after_the_last_one_and_for_a_start() -> None:
     each = FIRST_LOOK_SECONDS + AROUND_SECONDS
-    looks = awaited_looks(
-        [
-            job("1", "a", left=20.0),
-            job("2", "b", IN_FULL),
-            job("3", "c"),
-            job("4", "a"),
-            job("5", "d"),
-        ]
-    )
-    assert looks == {
-        "a": AwaitedLook("1", AROUND_SECONDS + 20.0),
-        "c": AwaitedLook("3", AROUND_SECONDS + 20.0 + each),
-        "d": AwaitedLook("5", AROUND_SECONDS + 20.0 + 3 * each),
-    }
-    assert awaited_looks([job("2", "b", IN_FULL), job("6", "e", "")]) == {}
+    now = [job("1", "a", left=20.0), job("2", "b", IN_FULL)]
+    then = [job("3", "c"), job("4", "a"), job("5", "d"), job("6", "e", ELSEWHERE)]
+    looks = awaited_looks(now, then)
+    seconds = AROUND_SECONDS + 20.0 + 3 * each
+    ids = {"a": "1", "c": "3", "d": "5"}
+    assert looks == {model: AwaitedLook(name, seconds) for model, name in ids.items()}
+    side_by_side = awaited_looks([*now, job("7", "f")], then)
+    assert {look.seconds for look in side_by_side.values()} == {AROUND_SECONDS + 20.0 + 2 * each}
+    assert awaited_looks([], then)["d"].seconds == AROUND_SECONDS + 3 * each
+    assert awaited_looks([job("2", "b", IN_FULL)], [job("6", "e", "")]) == {}
     last = dataclasses.replace(looks["d"], measures="others")
     assert awaited_by_all(looks, ["a", "measured"]) == {**looks, "measured": last}
     assert awaited_by_all({}, ["measured"]) == {}
