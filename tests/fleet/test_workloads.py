@@ -91,8 +91,10 @@ def test_pairs_come_from_traces_and_files_of_lengths(tmp_path: Path) -> None:
     ):
         path.write_text(text, encoding="utf-8")
         assert read_pairs(path) == ((12, 34), (56, 78))
-    for text in ("", "1,2\n", "prompt_tokens,output_tokens\n", "prompt_tokens\n1\n", "{}\n"):
-        path.write_text(text)
+    names = b"prompt_tokens,output_tokens\n"
+    for data in (b"", b"1,2\n", names, names + b"1,inf\n", b"prompt_tokens\n1\n", b"{}\n",
+                 b"\xff\xfe\x00"):  # fmt: skip
+        path.write_bytes(data)
         with pytest.raises(SpecError) as refused:
             read_pairs(path)
         assert refused.value.hint

@@ -272,6 +272,14 @@ async def test_a_head_that_restores_its_own_backup_is_overtaken_by_its_later_sta
     assert head.states() == {"one": FINE, "two": FINE}
 
 
+async def test_a_host_that_was_never_ours_overtakes_no_head(head: Head) -> None:
+    head.cluster.joins("two")
+    await head.obeys("two", 7)  # it comes from another fleet
+    await head.look()
+    assert head.states() == {"one": FINE, "two": REFUSED}
+    assert head.record().seen_epoch == 7
+
+
 async def test_another_machine_under_the_name_of_a_host_overtakes_no_head(head: Head) -> None:
     await head.joined()
     head.cluster.joins("two", "another")
