@@ -269,12 +269,8 @@ class Lab:
         """
         self.say(f"starting engines: {len(wants)} of {wants[0].model}")
         starting = [
-            asyncio.create_task(
-                self._start(
-                    want, self.cores_of(number, len(wants)) if want.pinned else self.engine_cores
-                )
-            )
-            for number, want in enumerate(wants)
+            asyncio.create_task(self._start(want, cores))
+            for want, cores in zip(wants, self.cores_of(wants), strict=True)
         ]
         try:
             yield list(await asyncio.gather(*starting))
@@ -293,11 +289,15 @@ class Lab:
             slowest = max(engine.start_seconds for engine in running)
             self.ledger.starts.append(slowest + time.monotonic() - began)
 
-    def cores_of(self, number: int, count: int) -> tuple[int, ...]:
-        """Cores of one of `count` engines: an even share, or all if there are fewer cores."""
+    def cores_of(self, wants: Sequence[Want]) -> list[tuple[int, ...]]:
+        """Cores of each engine: the pinned ones get an even share, or all if there are too few."""
         cores = self.engine_cores
-        each = len(cores) // count
-        return cores[number * each : (number + 1) * each] if each else cores
+        pinned = [number for number, want in enumerate(wants) if want.pinned]
+        each = len(cores) // max(1, len(pinned))
+        found = [cores] * len(wants)
+        for place, number in enumerate(pinned if each else ()):
+            found[number] = cores[place * each : (place + 1) * each]
+        return found
 
     async def _start(self, want: Want, cores: tuple[int, ...]) -> Running:
         self._count += 1

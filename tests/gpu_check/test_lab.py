@@ -115,8 +115,11 @@ async def test_an_engine_that_dies_under_load_is_an_engine_error(
         async with lab.engines([Want("opt-125m", 4)]) as running:
             await lab.load(running, [4])
     assert not living(short_dir)
-    cores = [[lab.cores_of(number, count) for number in range(count)] for count in (2, 4)]
+    cores = [lab.cores_of([Want("opt-125m", 4)] * count) for count in (2, 4)]
     assert cores == [[(0,), (1,)], [(0, 1)] * 4], "of their own where there are enough"
+    lab.engine_cores = tuple(range(12))
+    wants = [Want("opt-125m", 4, pinned=number < 4) for number in range(7)]
+    assert [len(some) for some in lab.cores_of(wants)] == [3] * 4 + [12] * 3
 
 
 def reader_of(*lines: dict[str, object]) -> asyncio.StreamReader:
