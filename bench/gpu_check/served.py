@@ -30,13 +30,25 @@ if TYPE_CHECKING:
     from partitiond.core.views.lists import ReplicaView
 
 PACKAGES: Final = (
-    "fastapi",
-    "uvicorn",
-    "httpx",
-    "sqlmodel",
     "alembic",
+    "fastapi",
+    "httptools",
+    "httpx",
+    "huggingface_hub",
+    "librt",
+    "msgspec",
+    "mypy_extensions",
+    "numpy",
     "ortools",
+    "platformdirs",
+    "prometheus_client",
+    "psutil",
+    "rich",
+    "sqlmodel",
     "typer",
+    "uvicorn",
+    "uvloop",
+    "yaml",
 )
 """Modules that a daemon needs beyond those of the check."""
 READY_SECONDS: Final = 120.0

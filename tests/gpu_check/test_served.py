@@ -1,5 +1,6 @@
 """The daemon's steps derive their results from observations, without a daemon."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from bench.gpu_check.mps import MpsUnavailableError, control_program, mps
 from bench.gpu_check.runner import served_by
 from bench.gpu_check.scale import FAKE
-from bench.gpu_check.served import Left, _split, missing_packages
+from bench.gpu_check.served import PACKAGES, Left, _split, missing_packages
+from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps.differs import differences
 from bench.gpu_check.steps.discovery import uncapped
 from bench.gpu_check.steps.killed import Seen, body_of
@@ -23,6 +25,10 @@ def test_requests_are_divided_evenly_and_every_worker_has_one() -> None:
         assert sum(shares) == max(total, parts)
         assert max(shares) - min(shares) <= 1 <= min(shares)
     assert missing_packages() == [], "this environment can run a daemon"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {line.partition(">")[0].replace("-", "_") for line in project["dependencies"]}
+    here = {"pydantic", "nvidia_ml_py", "uv"}  # the first two of the check, uv installs engines
+    assert set(PACKAGES) - {"yaml"} == needed - here - {"pyyaml"}
     assert [Left(*left).nothing for left in ((0, 0), (1, 0), (0, 1))] == [True, False, False]
 
 
