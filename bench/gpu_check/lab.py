@@ -326,9 +326,14 @@ class Lab:
         )
 
     async def _stop(self, handles: Sequence[EngineHandle]) -> None:
-        for handle in reversed(handles):
-            await self.tools.runner.stop(handle, STOP_SECONDS)
-            await self.tools.runner.discard(handle)
+        ended = await asyncio.gather(*map(self._stop_one, handles), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
+
+    async def _stop_one(self, handle: EngineHandle) -> None:
+        await self.tools.runner.stop(handle, STOP_SECONDS)
+        await self.tools.runner.discard(handle)
 
     def _keep_log(self, handle: EngineHandle) -> None:
         logs = self.folder / "logs"
