@@ -280,6 +280,9 @@ def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
         values["engine.python"] = lab.tools.engine_python
     if mode is SharingMode.MEMORY:
         values["gpu.mps_control"] = NO_MPS
+    elif mode is SharingMode.MPS and lab.tools.engine_kind == "vllm":
+        # The check looks beyond PATH, where the daemon does not.
+        values["gpu.mps_control"] = lab.tools.mps_program
     return values
 
 
