@@ -347,7 +347,7 @@ class JoinedHost(Fleet):
         wait_for(f"the agent in {self.folder}", ready, seconds=seconds)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Outcome:
     """How one streamed request ended.
 
@@ -356,7 +356,6 @@ class Outcome:
     """
 
     model: str
-    started: float
     finished: float = 0.0
     ended: str = ""
     tokens: int = 0
@@ -384,9 +383,7 @@ async def stream_once(base_url: str, outcome: Outcome, tokens: int) -> None:
     try:
         async with (
             httpx.AsyncClient(timeout=httpx.Timeout(300, connect=60)) as client,
-            client.stream(
-                "POST", f"{base_url}/completions", json=body, headers={"x-partitiond-debug": "1"}
-            ) as reply,
+            client.stream("POST", f"{base_url}/completions", json=body) as reply,
         ):
             if reply.status_code != 200:
                 outcome.ended = "refused"
@@ -440,7 +437,7 @@ class Load:
 
     async def _slot(self, model: str) -> None:
         while not self._ending:
-            outcome = Outcome(model, time.monotonic())
+            outcome = Outcome(model)
             self._running[model].append(outcome)
             await stream_once(self._base_url, outcome, self._tokens)
             self._running[model].remove(outcome)
