@@ -120,6 +120,11 @@ class Daemon:
         self.process.wait()
 
 
+def serving(client: "ControlClient") -> int:
+    """Number of replicas that serve."""
+    return sum(view.state == "serving" for view in client.replicas())
+
+
 @contextlib.contextmanager
 def begun(
     overrides: Mapping[str, object],

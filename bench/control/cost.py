@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.command import chosen, options
-from bench.daemons import Daemon, end_in_order, first_token, running, wait_for
+from bench.daemons import Daemon, end_in_order, first_token, running, serving, wait_for
 from bench.processes import command_of, cpu_time, memory_bytes
 from partitiond.client.client import ControlClient
 
@@ -168,11 +168,6 @@ def model_body(name: str, *, auto: bool, **more: object) -> dict[str, object]:
         "demand": {"req_per_s": 1.0},
         **more,
     }
-
-
-def serving(client: ControlClient) -> int:
-    """Number of replicas that serve."""
-    return sum(view.state == "serving" for view in client.replicas())
 
 
 def use(one: Daemon) -> dict[str, tuple[float, float]]:

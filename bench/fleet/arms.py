@@ -7,7 +7,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
-from bench.daemons import Daemon, running, wait_for
+from bench.daemons import Daemon, running, serving, wait_for
 from bench.fleet.cases import MEMORY_BYTES, Case, Model
 from bench.fleet.engines import Account, garage, held_bytes
 from bench.fleet.swap import SwapProxy
@@ -83,7 +83,7 @@ def _register(case: Case, daemon: Daemon, client: ControlClient, start_seconds: 
     placed = client.apply().plan.placements
     wait_for(
         "the planned replicas",
-        lambda: sum(r.state == "serving" for r in client.replicas()) >= len(placed),
+        lambda: serving(client) >= len(placed),
         start_seconds * len(placed) + 120,
         0.5,
     )

@@ -30,10 +30,9 @@ from typing import Any, Final
 import platformdirs
 
 from bench.command import chosen, options
-from bench.daemons import Daemon, end_in_order, first_token, running, wait_for
+from bench.daemons import Daemon, end_in_order, first_token, running, serving, wait_for
 from bench.paired import alternate, compare
 from bench.processes import cpu_time, memory_bytes, with_folder
-from partitiond.client.client import ControlClient
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.engines.install.environment import EngineEnvironment, find_environment
 from partitiond.engines.process.runner import ProcessEngineRunner
@@ -208,13 +207,9 @@ def _killed(one: Daemon, answered: Callable[[], bool | None]) -> Figures:
         assert victim is not None
         began = time.monotonic()
         os.kill(victim, 9)
-        wait_for("its death to be seen", lambda: _serving(client) == 0, 60, 0.005)
+        wait_for("its death to be seen", lambda: serving(client) == 0, 60, 0.005)
         wait_for("the engine", answered, DEADLINE_SECONDS)
         return {"seconds": time.monotonic() - began}
-
-
-def _serving(client: ControlClient) -> int:
-    return sum(view.state == "serving" for view in client.replicas())
 
 
 MEASUREMENTS: Final[Mapping[str, Callable[[Lab, int], Awaitable[None]]]] = {
