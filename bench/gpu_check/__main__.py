@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m bench.gpu_check --budget 540 --out DIR`."""
+"""Runs the command line: `python -m bench.gpu_check --budget 900 --out DIR`."""
 
 import argparse
 import asyncio
