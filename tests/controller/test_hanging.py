@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import inspect
+import math
 import threading
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
@@ -129,9 +130,11 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
         await hang.wait()
 
     await serve(host, "a")
+    host.clock.now = float(math.ceil(host.clock.now))
+    await until(lambda: controller.passed_at == host.clock.now)
     controller._count_in_flight = hangs  # type: ignore[method-assign]
     await host.passes(lambda: not host.service.daemon.turning, 5.0)
-    assert "no pass of the loop has ended for 6" in host.service.readiness.problems()["loop"]
+    assert "no pass of the loop has ended for 60 s" in host.service.readiness.problems()["loop"]
     controller._count_in_flight = count  # type: ignore[method-assign]
     hang.set()
     await until(lambda: host.service.daemon.turning and host.service.readiness.problems() == {})
