@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import functools
 import math
+import os
 import shlex
 import signal
 import sys
@@ -232,13 +233,15 @@ def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
 def first_device(
     folder: Path, *, fake: bool, cpu: bool
 ) -> Iterator[tuple[Device | None, "SimulatedHost | None"]]:
-    """The first GPU, if there is one, or the CPU; and the host of a simulated GPU, in a folder.
+    """The first visible GPU, if any, or the CPU; and a simulated GPU's host, in a folder.
 
     Raises:
         DeviceError: there is no C compiler to build the simulated host.
+        InputError: CUDA_VISIBLE_DEVICES names no GPU.
     """
     if not fake:
-        yield _discovered(DeviceKind.CPU if cpu else DeviceKind.GPU), None
+        kind = DeviceKind.CPU if cpu else DeviceKind.GPU
+        yield _discovered(kind, None if cpu else os.environ.get("CUDA_VISIBLE_DEVICES")), None
         return
     # Simulated hosts need packages that vLLM's environment lacks.
     from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
@@ -251,8 +254,26 @@ def first_device(
         yield _discovered(DeviceKind.GPU), host
 
 
-def _discovered(kind: DeviceKind) -> Device | None:
-    return next((d for d in HostDevices().discover() if d.kind is kind), None)
+def _discovered(kind: DeviceKind, visible: str | None = None) -> Device | None:
+    return visible_first([d for d in HostDevices().discover() if d.kind is kind], visible)
+
+
+def visible_first(devices: Sequence[Device], visible: str | None) -> Device | None:
+    """The first device that CUDA_VISIBLE_DEVICES names, by index or UUID; of all where it is unset.
+
+    Raises:
+        InputError: it names none of them.
+    """
+    if visible is None or not devices:
+        return next(iter(devices), None)
+    name = visible.partition(",")[0].strip()
+    for number, device in enumerate(devices):
+        if name == str(number) or (name and device.id.startswith(name)):
+            return device
+    raise InputError(
+        f"CUDA_VISIBLE_DEVICES={visible} names none of this machine's GPUs.",
+        hint="Name one by its index or UUID, or unset the variable.",
+    )
 
 
 def checked(arguments: argparse.Namespace, budget: Budget) -> int:

@@ -75,12 +75,15 @@ def _beside_the_driver() -> list[str]:
     return []
 
 
-async def probe(env: Sequence[tuple[str, str]], library: Path | None = None) -> CudaDevice:
+async def probe(
+    uuid: str, env: Sequence[tuple[str, str]], library: Path | None = None
+) -> CudaDevice:
     """Return the device as a client of an MPS daemon sees it, in a process of its own.
 
     The total memory is that of a context, which a limit changes by NVIDIA's documentation.
 
     Args:
+        uuid: the daemon's GPU, which the client sees alone.
         env: the client's environment.
         library: the CUDA library; None for the system's.
 
@@ -90,7 +93,7 @@ async def probe(env: Sequence[tuple[str, str]], library: Path | None = None) -> 
     words = [] if library is None else [str(library)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _PROBE, *words,
-        env={**environment(), **dict(env)},
+        env={**environment(), "CUDA_VISIBLE_DEVICES": uuid, **dict(env)},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu_check.__main__ import main, parse
+from bench.gpu_check.__main__ import main, parse, visible_first
 from bench.gpu_check.ledger import locked
 from bench.gpu_check.leftovers import END_SECONDS
 from bench.gpu_check.mps import CONTROL as MPS
 from bench.gpu_check.publish import main as main_of_publishing
 from bench.processes import command_of, with_folder
 from partitiond import serde
-from partitiond.core.errors import ConflictError
+from partitiond.core.errors import ConflictError, InputError
 from partitiond.core.profile.record import Profile
+from partitiond.devices.fake import fake_gpus
 from tests.engine_fixtures import short_dir
 from tests.machine import WAIT_SECONDS
 
@@ -136,6 +137,16 @@ def test_a_cpu_has_the_trials_of_quick_alone() -> None:
     for arguments, scale in (("", "full"), ("--fake", "full"), ("--scale paper", "paper"),
                              ("--cpu", "quick"), ("--cpu --scale quick", "quick")):  # fmt: skip
         assert parse(arguments.split()).scale == scale
+
+
+def test_the_gpu_that_cuda_shows_first_is_measured() -> None:
+    gpus = fake_gpus("h200-141gb", 3)
+    for visible, found in ((None, 0), ("2,0", 2), (f" {gpus[1].id}", 1), ("1", 1)):
+        assert visible_first(gpus, visible) is gpus[found]
+    assert visible_first([], "0") is None
+    for visible in ("", "3", "-1", "GPU-1"):
+        with pytest.raises(InputError, match="names none"):
+            visible_first(gpus, visible)
 
 
 def test_it_needs_two_packages_only() -> None:

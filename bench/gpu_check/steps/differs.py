@@ -59,7 +59,7 @@ async def answers(device: Device, program: Path | str, library: Path | None) -> 
         return told | {"MPS": program}
     async with mps.mps(str(program), device.id) as daemon:
         for percent, limit in PROBED:
-            seen = await mps.probe(daemon.client_env(percent, limit), library)
+            seen = await mps.probe(device.id, daemon.client_env(percent, limit), library)
             what = f"MPS client of {percent} %, limit {limit // MIB} MiB"
             told |= {f"{what}: SMs": seen.sm_count, f"{what}: bytes": seen.total_bytes}
     return told

@@ -65,7 +65,8 @@ async def _probed(lab: Lab) -> Outcome:
     rows = []
     async with lab.mps() as daemon:
         for percent, limit in PROBED:
-            seen = await mps.probe(daemon.client_env(percent, limit), lab.tools.cuda_library)
+            env = daemon.client_env(percent, limit)
+            seen = await mps.probe(lab.device.id, env, lab.tools.cuda_library)
             rows.append(
                 {
                     "SM % asked": percent,
