@@ -25,7 +25,7 @@ from partitiond.devices.mps import MpsControl, MpsDaemon
 CONTROL: Final = "nvidia-cuda-mps-control"
 CONTAINER_FOLDER: Final = "/usr/local/nvidia/bin"
 """Where container runtimes and Kubernetes' device plugins mount the driver's programs."""
-PROBE_SECONDS: Final = 60.0
+PROBE_SECONDS: Final = 20.0
 _PROBE: Final = (
     "import dataclasses, json, sys\n"
     "from pathlib import Path\n"
