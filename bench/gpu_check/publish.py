@@ -23,6 +23,8 @@ from partitiond.fleet.profile_files import read_profile
 
 BEGIN, END = "<!-- gpu-check {}: begin -->", "<!-- gpu-check {}: end -->"
 HEADING: Final = "## On a GPU\n"
+NEXT: Final = "Next: make docs"
+UNRUN: Final = " No GPU has run it yet."
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -40,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def published(out: Path, root: Path) -> list[str]:
-    """Copy the profiles and rewrite the tables; return what was written.
+    """Copy the profiles and rewrite the tables; return what was written, and what is next.
 
     Raises:
         InputError: the folder has no results of a GPU.
@@ -61,7 +63,7 @@ def published(out: Path, root: Path) -> list[str]:
     said = [str(shutil.copy(profile, folder / profile.name)) for profile in found]
     page = root / "docs" / "benchmarks.md"
     replace_file(page, with_tables(page.read_text(encoding="utf-8"), ledger))
-    return [*said, str(page)]
+    return [*said, str(page), NEXT]
 
 
 def tables(ledger: Ledger) -> str:
@@ -90,6 +92,7 @@ def with_tables(page: str, ledger: Ledger) -> str:
     Raises:
         InputError: the page has no such heading.
     """
+    page = page.replace(UNRUN, "")
     begin, end = (mark.format(ledger.subject.hardware) for mark in (BEGIN, END))
     commands = "\n".join(f"$ {command}" for command in ledger.commands)
     block = (

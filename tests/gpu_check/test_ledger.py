@@ -111,7 +111,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
     out, page = tmp_path / "out", tmp_path / "docs" / "benchmarks.md"
     (out / "profiles").mkdir(parents=True)
     page.parent.mkdir()
-    page.write_text("# Pages\n\n## On a GPU\n\nHow to.\n\n## Next\n\nMore.\n")
+    page.write_text("# Pages\n\n## On a GPU\n\nHow to. No GPU has run it yet.\n\n## Next\n\nMore.\n")
     profile = out / "profiles" / "opt-125m.json"
     profile.write_text("{}")
     ledger = Ledger.load(out, SUBJECT)
@@ -126,9 +126,11 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
         assert published(out, tmp_path) == [
             str(tmp_path / "profiles" / "h200-141gb" / "opt-125m.json"),
             str(page),
+            "Next: make docs",
         ]
         text = page.read_text()
         assert f"| 8 | {rate:g} |" in text
+        assert "No GPU has" not in text
         assert text.index("How to.") < text.index("### h200-141gb") < text.index("## Next")
     assert "| 8 | 11 |" not in text
     assert "\n$ check --scale quick --budget 360\n" in text
