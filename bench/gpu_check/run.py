@@ -151,6 +151,7 @@ class Check:
             ledger.failed(trial.id, time.monotonic() - began, str(error))
             self._say(f"{trial.id}: failed: {error}")
         except ImpossibleError as reason:
+            self.failed.add(trial.id)
             ledger.impossible(trial.id, time.monotonic() - began, str(reason))
             self._say(f"{trial.id}: not possible here: {reason}")
         else:

@@ -72,7 +72,7 @@ REAL: Final = Scale(
     memory_shares=(0.06, 0.09, 0.15, 0.25, 0.35),
     ttft_seconds=1.0,
     tpot_seconds=0.05,
-    open_shares=(0.5, 0.75, 1.0),
+    open_shares=(0.75, 1.0),
     paper_requests=500,
     planned_replicas=4,
     # A cold start compiles and captures graphs: 40 to 70 s for small models; later starts half.

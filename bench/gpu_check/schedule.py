@@ -14,6 +14,9 @@ MAX_ATTEMPTS: Final = 2
 """A trial that failed twice is not tried a third time: other trials use the seconds better."""
 CUT_FACTOR: Final = 1.5
 """A trial that was cut is expected to need this many times the seconds that it had."""
+GUESS_FACTOR: Final = 2.0
+"""What was asked for by name is tried with this much less than its estimate, a guess, if nothing
+else fits; what was cut is known to need more."""
 
 NOT_ASKED: Final = "was not asked for"
 
@@ -23,7 +26,7 @@ class State(enum.StrEnum):
 
     DONE = "done"
     IMPOSSIBLE = "impossible"
-    """The trial cannot be done on this machine; the reason is its result."""
+    """The trial cannot be done on this machine as it is; the next run asks again."""
     FAILED = "failed"
     CUT = "cut"
     """The budget ended the trial."""
@@ -63,10 +66,11 @@ class Entry:
 
     Attributes:
         seconds: length of the last try.
-        attempts: number of tries that failed.
+        attempts: number of tries that failed with the same engine arguments.
         data: the results; "rows" become a table of the report.
         error: the reason why the trial failed or is impossible.
         command: the command line of the run that tried it.
+        engine_args: of that run's engines.
     """
 
     state: State
@@ -75,6 +79,7 @@ class Entry:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
     command: str = ""
+    engine_args: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,17 +146,20 @@ def next_trial(
     seconds_left -= costs.reserve_seconds
     wanted = _wanted(trials, only)
     reasons: dict[str, str] = {}
+    tight: Trial | None = None
     for trial in trials:
-        if _over(trial, entries):
+        if _over(trial, entries, tried_now):
             continue
         reason = _obstacle(trial, entries, wanted, tried_now)
         if not reason:
             needed = max(costs.of(trial), _after_cut(trial, entries))
             if needed <= seconds_left:
                 return Next(trial, costs.of(trial))
+            if only and not _after_cut(trial, entries) and needed <= GUESS_FACTOR * seconds_left:
+                tight = tight or trial
             reason = f"needs about {needed:.0f} s, {max(0.0, seconds_left):.0f} s were left"
         reasons[trial.id] = reason
-    return Stop(reasons)
+    return Stop(reasons) if tight is None else Next(tight, costs.of(tight))
 
 
 def in_order(trials: Sequence[Trial], plan: Sequence[str]) -> list[Trial]:
@@ -193,9 +201,11 @@ def foreseen(
     return found, decision
 
 
-def _over(trial: Trial, entries: Mapping[str, Entry]) -> bool:
+def _over(trial: Trial, entries: Mapping[str, Entry], tried_now: frozenset[str]) -> bool:
     entry = entries.get(trial.id)
-    return entry is not None and entry.state in {State.DONE, State.IMPOSSIBLE}
+    if entry is None or entry.state is State.IMPOSSIBLE:
+        return entry is not None and trial.id in tried_now
+    return entry.state is State.DONE
 
 
 def _wanted(trials: Sequence[Trial], only: frozenset[int]) -> frozenset[str]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bench.gpu_check.scale import CPU, FAKE, FULL, PLANS, QUICK, REAL, Scale
 from bench.gpu_check.schedule import (
+    GUESS_FACTOR,
     MAX_ATTEMPTS,
     Costs,
     Entry,
@@ -60,16 +61,14 @@ def test_what_comes_next_is_open_fits_and_has_what_it_needs(
 ) -> None:
     trials, entries = situation
     decision = next_trial(trials, entries, COSTS, left, only=only)
-    over = {
-        name for name, entry in entries.items() if entry.state in {State.DONE, State.IMPOSSIBLE}
-    }
+    over = {name for name, entry in entries.items() if entry.state is State.DONE}
     if isinstance(decision, Stop):
         assert set(decision.not_reached) == {trial.id for trial in trials} - over
         assert all(decision.not_reached.values())
         return
     trial = decision.trial
     assert trial.id not in over
-    assert COSTS.of(trial) <= left
+    assert COSTS.of(trial) <= left * (GUESS_FACTOR if only else 1)
     assert all(entries[need].state is State.DONE for need in trial.needs)
     assert trial.id not in entries or entries[trial.id].attempts < MAX_ATTEMPTS
 
@@ -108,7 +107,14 @@ def test_what_is_not_reached_is_said_with_the_reason() -> None:
     assert end == Stop({"1.facts": "was not asked for"})
     impossible = {"2.sweep": Entry(State.IMPOSSIBLE, 1.0)}
     needed = {"3.best": "needs 2.sweep, which is impossible"}
-    assert decided(chain[1:], impossible) == needed
+    tried = next_trial(chain[1:], impossible, COSTS, 100.0, tried_now=frozenset(impossible))
+    assert tried == Stop(needed)
+    assert decided(chain[1:], impossible) == "2.sweep", "another run may find it possible"
+    step = frozenset({1})
+    for left, found in ((30.0, Next), (20.0, Stop)):
+        assert isinstance(next_trial(trials, {}, COSTS, left, only=step), found), "a guess, halved"
+    cut = {"1.long": Entry(State.CUT, 25.0)}
+    assert isinstance(next_trial(trials, cut, COSTS, 30.0, only=step), Stop), "it is known"
     for entry, words in (
         (Entry(State.FAILED, 1.0, MAX_ATTEMPTS), "failed 2 times"),
         (Entry(State.CUT, 90.0), "needs about 135 s"),

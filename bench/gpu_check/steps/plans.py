@@ -39,7 +39,7 @@ class Plans:
             Trial(
                 f"11.{name}",
                 needs_of(name, *NEEDS),
-                starts=scale.planned_replicas + 1,
+                starts=2,  # the daemon starts its replicas together, then comes the single engine
                 windows=1 + 4 * len(scale.open_shares),  # an open window is twice as long
                 other_seconds=25.0,
             )
