@@ -145,7 +145,8 @@ def prepared(
     else:
         environment, engine, args = None, "simulated", ("--token-seconds", "0.004")
     ledger = Ledger.load(arguments.out, Subject(device.hardware, engine, scale.name))
-    ledger.command = arguments.command
+    args = (*args, *arguments.engine_arg)
+    ledger.try_by(arguments.command, args)
     kept = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
     cache = kept.absolute() if host is None else folder / "cache"
     runner = CheckRunner(
@@ -162,7 +163,7 @@ def prepared(
         mps_program=mps_of(device, host),
         cache_dir=cache,
         engine_kind="vllm" if host is None else "simulated",
-        engine_args=(*args, *arguments.engine_arg),
+        engine_args=args,
         engine_python=None if environment is None else environment.python,
         mig=arguments.mig,
         cuda_library=None if host is None else host.cuda_path,

@@ -54,6 +54,17 @@ class Ledger:
         self.starts: list[float] = []
         self.spent_seconds = 0.0
         self.command = ""
+        self.engine_args: tuple[str, ...] = ()
+
+    def try_by(self, command: str, engine_args: tuple[str, ...]) -> None:
+        """What is tried from now on. Failures with other engine arguments no longer count."""
+        self.command, self.engine_args = command, engine_args
+        self.entries = {
+            name: entry
+            if entry.engine_args == engine_args
+            else dataclasses.replace(entry, attempts=0)
+            for name, entry in self.entries.items()
+        }
 
     @classmethod
     def load(cls, folder: Path, subject: Subject) -> "Ledger":
@@ -125,7 +136,14 @@ class Ledger:
     def _keep(self, trial: str, state: State, seconds: float, **found: Any) -> None:
         before = self.entries.get(trial)
         attempts = (before.attempts if before is not None else 0) + (state is State.FAILED)
-        self.entries[trial] = Entry(state, seconds, attempts, command=self.command, **found)
+        self.entries[trial] = Entry(
+            state,
+            seconds,
+            attempts,
+            command=self.command,
+            engine_args=self.engine_args,
+            **found,
+        )
         self.spent_seconds += seconds
         self.save()
 

@@ -1,5 +1,6 @@
 """The checkpoint loses no finished work, and takes in no foreign results."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
     ledger.failed("3.eager", 5.0, "x")
     ledger.failed("3.eager", 5.0, "y")
     assert ledger.entries["3.eager"].attempts == 2
+    for args, attempts in ((), 2), (("--enforce-eager",), 0):
+        again = Ledger.load(other, SUBJECT)
+        again.try_by("check", args)
+        assert again.entries["3.eager"].attempts == attempts
+    again.failed("3.eager", 5.0, "z")
+    assert Ledger.load(other, SUBJECT).entries["3.eager"].engine_args == args
+    file = other / CHECKPOINT
+    file.write_text(re.sub(r',\s*"engine_args": \[[^]]*\]', "", file.read_text()))
+    assert Ledger.load(other, SUBJECT).entries["3.eager"].engine_args == (), "of an earlier release"
     ledger.done("3.eager", 5.0, {})
     assert ledger.entries["3.eager"].state is State.DONE
 
