@@ -121,7 +121,7 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
     out, page = tmp_path / "out", tmp_path / "docs" / "benchmarks.md"
     (out / "profiles").mkdir(parents=True)
     page.parent.mkdir()
-    page.write_text("# Pages\n\n## On a GPU\n\nHow to. No GPU has run it yet.\n\n## Next\n\nMore.\n")
+    page.write_text("# P\n\n## On a GPU\n\nHow to. No GPU has run it yet.\n\n## Next\n\nMore.\n")
     profile = out / "profiles" / "opt-125m.json"
     profile.write_text("{}")
     ledger = Ledger.load(out, SUBJECT)
