@@ -11,7 +11,7 @@ from bench.gpu_check.scale import FAKE
 from bench.gpu_check.served import PACKAGES, Left, _split, missing_packages
 from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps.differs import differences
-from bench.gpu_check.steps.discovery import uncapped
+from bench.gpu_check.steps.discovery import uncapped, unlimited
 from bench.gpu_check.steps.killed import Seen, body_of
 from bench.gpu_check.steps.plans import compared
 from partitiond.devices.fake import fake_cpu, fake_gpus
@@ -66,7 +66,9 @@ def test_a_cap_that_does_not_hold_is_said_and_so_is_what_a_simulated_host_gets_w
            "memory seen MiB": 4096}  # fmt: skip
     assert uncapped([row, {**row, "SM % asked": 100, "SMs seen": 132}]) == ""
     assert "saw 132 SMs" in uncapped([row, {**row, "SMs seen": 132}])
-    assert "saw 80000 MiB" in uncapped([{**row, "memory seen MiB": 80000}])
+    over = [{**row, "memory seen MiB": 80000}]
+    assert (uncapped(over), unlimited([row])) == ("", "")
+    assert "saw 80000 MiB" in unlimited(over)
     here = {"NVML sm_count": 132, "MIG profile 1g.18gb": {"sms": 16}, "NVML health": "fine"}
     there = {"NVML sm_count": 114, "MIG profile 1g.20gb": {"sms": 16}, "NVML health": "fine"}
     found = differences(here, there)

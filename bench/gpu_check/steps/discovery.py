@@ -76,17 +76,23 @@ async def _probed(lab: Lab) -> Outcome:
                     "memory seen MiB": seen.total_bytes // MIB,
                 }
             )
-    problem = uncapped(rows)
-    return Outcome({"rows": rows, "notes": [problem] * bool(problem), "uncapped": problem})
+    told = {"SMs": uncapped(rows), "memory": unlimited(rows)}
+    return Outcome({"rows": rows, "notes": list(filter(None, told.values())), "uncapped": told})
 
 
 def uncapped(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What a client saw although it was capped; empty if every cap holds. Pure."""
+    """The SMs that a client saw beyond its share; empty if every share holds. Pure."""
     for row in rows:
         # A percentage is rounded to what the GPU can give: pairs of SMs.
         allowed = row["SMs of the GPU"] * row["SM % asked"] / 100 + 2
         if row["SMs seen"] > allowed:
             return f"a client of {row['SM % asked']} % saw {row['SMs seen']} SMs"
+    return ""
+
+
+def unlimited(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The memory that a client saw beyond its limit; empty if every limit holds. Pure."""
+    for row in rows:
         limit = row["memory limit MiB"]
         if limit and row["memory seen MiB"] > limit:
             return f"a client limited to {limit} MiB saw {row['memory seen MiB']} MiB"

@@ -34,7 +34,7 @@ class Footprints:
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         model = trial.id.removeprefix("19.")
-        require_caps(lab)
+        require_caps(lab, "memory")
         want = Want(model, lab.best_batch(model), share=SHARE)
         request = await lab.request(want)
         planned = plan_launch(request, "check-planned")

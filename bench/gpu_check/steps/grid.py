@@ -69,9 +69,11 @@ def needs_of(mode: str, *trials: str) -> tuple[str, ...]:
     return (PROVED, *trials) if mode == "mps" else trials
 
 
-def require_caps(lab: Lab) -> None:
-    """Raises MpsUnavailableError if a capped client saw all of the GPU in the probe."""
-    problem = lab.ledger.data(PROVED).get("uncapped")
+def require_caps(lab: Lab, what: str) -> None:
+    """Raises MpsUnavailableError if a client saw more "SMs" or "memory" than its cap."""
+    told = lab.ledger.data(PROVED).get("uncapped")
+    # A checkpoint of an earlier release has one text for both.
+    problem = told.get(what) if isinstance(told, Mapping) else told
     if problem:
         raise MpsUnavailableError(problem)
 
@@ -359,7 +361,7 @@ class Grid:
         mode = SharingMode.MPS if self.mps else SharingMode.MEMORY
         percent = int(name.rpartition("-")[2]) if self.mps else 100
         if percent < 100:
-            require_caps(lab)
+            require_caps(lab, "SMs")
         async with sharing_device(lab, plan.wants, mode, sm_percent=percent) as running:
             arms = [
                 dataclasses.replace(
