@@ -1,6 +1,5 @@
 """The checkpoint loses no finished work, and takes in no foreign results."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -49,9 +48,6 @@ def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
         assert again.entries["3.eager"].attempts == attempts
     again.failed("3.eager", 5.0, "z")
     assert Ledger.load(other, SUBJECT).entries["3.eager"].engine_args == args
-    file = other / CHECKPOINT
-    file.write_text(re.sub(r',\s*"engine_args": \[[^]]*\]', "", file.read_text()))
-    assert Ledger.load(other, SUBJECT).entries["3.eager"].engine_args == (), "of an earlier release"
     ledger.done("3.eager", 5.0, {})
     assert ledger.entries["3.eager"].state is State.DONE
 
@@ -140,9 +136,8 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
         ]
         text = page.read_text()
         assert f"| 8 | {rate:g} |" in text
-        assert "No GPU has" not in text
         assert text.index("How to.") < text.index("### h200-141gb") < text.index("## Next")
-    assert "| 8 | 11 |" not in text
+    assert not any(old in text for old in ("| 8 | 11 |", "No GPU has"))
     assert "\n$ check --scale quick --budget 360\n" in text
     assert text.count("### h200-141gb, vllm 0.22.0, driver 580.1\n") == 1
     page.write_text("# Pages\n")
