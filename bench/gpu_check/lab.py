@@ -13,6 +13,7 @@ from bench.gpu_check.gain import union_of
 from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import ImpossibleError
 from bench.gpu_check.side_by_side import (
     Arrivals,
     Loaders,
@@ -24,7 +25,7 @@ from bench.gpu_check.side_by_side import (
 )
 from bench.profiler.sharing_fit import fit_sharing
 from partitiond import serde
-from partitiond.core.errors import EngineError
+from partitiond.core.errors import EngineError, InputError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
@@ -40,7 +41,7 @@ from partitiond.models.resolver import Resolver
 from partitiond.ports import ProfileRequest
 from partitiond.ports.telemetry import TelemetrySource
 from partitiond.profiler.runner import Profiler
-from partitiond.profiler.sweep.launch import plan_launch
+from partitiond.profiler.sweep.launch import ProfileLaunch, plan_launch
 from partitiond.profiler.sweep.sampling import PREEMPTIONS
 
 DTYPE: Final = "float16"
@@ -64,6 +65,7 @@ class Want:
         args: additional engine flags.
         servers: number of API server processes.
         pinned: the engine has cores of its own; else it uses all cores that engines have.
+        optional: a trial goes on without the engine if it does not start.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Want:
     servers: int = 1
     workload: Workload | None = None
     pinned: bool = True
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,6 +115,14 @@ class Tools:
     engine_python: Path | None = None
     mig: bool = False
     cuda_library: Path | None = None
+
+
+def planned_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
+    """The launch of an engine. Raises ImpossibleError: the memory holds not even one request."""
+    try:
+        return plan_launch(request, replica_id)
+    except InputError as error:
+        raise ImpossibleError(str(error)) from error
 
 
 class Lab:
@@ -190,8 +201,9 @@ class Lab:
         )
 
     async def profile(self, want: Want) -> Profile:
-        """Sweep, and keep the profile as profiles/MODEL.json."""
+        """Sweep, and keep the profile as profiles/MODEL.json. Raises ImpossibleError."""
         request = await self.request(want)
+        planned_launch(request, "check-planned")  # the profiler would call the same a failure
         self.profile_path(want.model).parent.mkdir(parents=True, exist_ok=True)
         profiler = Profiler(
             self.tools.runner,
@@ -219,7 +231,7 @@ class Lab:
 
     async def largest_batch(self, want: Want) -> int:
         """The largest batch, up to the wanted one, whose footprint fits into the share."""
-        return plan_launch(await self.request(want), "check-planned").max_batch
+        return planned_launch(await self.request(want), "check-planned").max_batch
 
     def best_batch(self, model: str) -> int:
         """The batch with the highest throughput that the KV cache did not limit."""
@@ -262,22 +274,24 @@ class Lab:
     async def engines(self, wants: Sequence[Want]) -> AsyncIterator[list[Running]]:
         """Start engines side by side, and stop them all at the end, even after an error.
 
-        Their KV bytes are explicit and their footprints known, so they fit together.
+        Their KV bytes are explicit and their footprints known, so they fit together. Optional ones
+        that do not start are missing from the list. The logs of all that do not are kept in logs/.
 
         Raises:
-            EngineError: an engine did not start; its log is kept in logs/.
+            EngineError: an engine that is not optional did not start.
+            ImpossibleError: the memory of an engine holds not even one request.
         """
         self.say(f"starting engines: {len(wants)} of {wants[0].model}")
         starting = [
-            asyncio.create_task(self._start(want, cores))
+            asyncio.create_task(self._start_if_needed(want, cores))
             for want, cores in zip(wants, self.cores_of(wants), strict=True)
         ]
         try:
-            yield list(await asyncio.gather(*starting))
+            yield [engine for engine in await asyncio.gather(*starting) if engine is not None]
         finally:
             await to_end(self._stop_all(starting))
 
-    async def _stop_all(self, starting: Sequence[asyncio.Task[Running]]) -> None:
+    async def _stop_all(self, starting: Sequence[asyncio.Task[Running | None]]) -> None:
         """Stop the engines, and record the time of a start and a stop together."""
         for task in starting:
             task.cancel()
@@ -299,11 +313,21 @@ class Lab:
             found[number] = cores[place * each : (place + 1) * each]
         return found
 
+    async def _start_if_needed(self, want: Want, cores: tuple[int, ...]) -> Running | None:
+        """The engine, ready; None for an optional one that did not start."""
+        try:
+            return await self._start(want, cores)
+        except EngineError as error:
+            if not want.optional:
+                raise
+            self.say(f"going on without an engine of {want.servers} API servers: {error}")
+            return None
+
     async def _start(self, want: Want, cores: tuple[int, ...]) -> Running:
         self._count += 1
         replica_id = f"check-{self._count}"
         request = await self.request(want, cores)
-        planned = plan_launch(request, replica_id)
+        planned = planned_launch(request, replica_id)
         launch = dataclasses.replace(
             planned.launch, extra_env=(*planned.launch.extra_env, *want.env)
         )

@@ -1,6 +1,7 @@
 """Errors during a trial are kept as errors, and nothing stays behind."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -15,9 +16,10 @@ from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.run import Budget, Check
 from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.scale import FAKE, FULL
-from bench.gpu_check.schedule import Trial
+from bench.gpu_check.schedule import ImpossibleError, Trial
 from bench.gpu_check.side_by_side import ROOT, Together
 from bench.gpu_check.steps.compare import ON_PAPERS, Compare
+from bench.gpu_check.steps.grid import replicas_arms
 from loadgen import LoadgenError
 from loadgen.http.connection import now
 from partitiond.core.errors import EngineError
@@ -80,7 +82,7 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
     short_dir: Path, tmp_path: Path
 ) -> None:
     lab = lab_of(short_dir, tmp_path, "--fail-start", "there is no memory")
-    made = await check(lab, 60, 2)
+    made = await check(lab, 600, 2)
     entry = lab.ledger.entries["2.opt-125m"]
     assert entry.state.value == "failed"
     assert entry.attempts == 1
@@ -90,9 +92,9 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
     # The folder of an engine that failed a sweep stays.
     assert any("there is no memory" in text for text in logs_below(short_dir))
     assert not living(short_dir)
-    await check(lab, 60, 2)
+    await check(lab, 600, 2)
     assert lab.ledger.entries["2.opt-125m"].attempts == 2
-    last = await check(lab, 60, 2)
+    last = await check(lab, 600, 2)
     assert last.tried == [], "and twice in all"
 
 
@@ -120,6 +122,26 @@ async def test_an_engine_that_dies_under_load_is_an_engine_error(
     lab.engine_cores = tuple(range(12))
     wants = [Want("opt-125m", 4, pinned=number < 4) for number in range(7)]
     assert [len(some) for some in lab.cores_of(wants)] == [3] * 4 + [12] * 3
+
+
+async def test_a_trial_loses_only_an_optional_engine_that_does_not_start(
+    short_dir: Path, tmp_path: Path
+) -> None:
+    lab = lab_of(short_dir, tmp_path)
+    broken = Want("opt-125m", 4, args=("--fail-start", "it breaks"), servers=2, optional=True)
+    async with lab.engines([broken, Want("opt-125m", 4)]) as (running,):
+        assert running.want.servers == 1
+    with pytest.raises(EngineError, match="it breaks"):
+        async with lab.engines([dataclasses.replace(broken, optional=False)]):
+            pytest.fail("it started")
+    for ask in (lab.profile, lab.largest_batch):
+        with pytest.raises(ImpossibleError, match="not even one request"):
+            await ask(Want("opt-125m", 4, share=1e-4))
+    started = [Want("opt-125m", 3)] * 2 + [Want("opt-125m", 6, servers=4)]
+    one, two, single = replicas_arms(started, (1, 2), "MPS", 7)
+    assert [arm.engines for arm in (one, two, single)] == [(0,), (0, 1), (2,)]
+    assert (single.columns["API servers"], single.columns["held"]) == (4, "to batch 6 of 7")
+    assert "held" not in replicas_arms(started, (1, 2), "MPS", 6)[-1].columns
 
 
 def reader_of(*lines: dict[str, object]) -> asyncio.StreamReader:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from bench.gpu_check.lab import START_SECONDS, STOP_SECONDS, Lab, Want
+from bench.gpu_check.lab import START_SECONDS, STOP_SECONDS, Lab, Want, planned_launch
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
@@ -15,7 +15,6 @@ from partitiond.core.units import MIB
 from partitiond.platform.clock import SystemClock
 from partitiond.profiler.sweep.bench import Bench
 from partitiond.profiler.sweep.confirm import Confirmation, add_confirmation, aim_of
-from partitiond.profiler.sweep.launch import plan_launch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +56,7 @@ async def confirm(lab: Lab, want: Want) -> Profile:
             f"the profile of {profile.model} has no operating point to confirm.",
             hint="Measure it again, in another --out.",
         )
-    planned = plan_launch(request, "check-confirm")
+    planned = planned_launch(request, "check-confirm")
     confirmation = Confirmation(_bench(lab), request, planned, aim, tell=lab.tell)
     await confirmation.run()
     if confirmation.frontier_memory is None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Final
 
-from bench.gpu_check.lab import Lab, Want
+from bench.gpu_check.lab import Lab, Want, planned_launch
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
@@ -12,7 +12,6 @@ from partitiond.core.errors import EngineError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.footprint import footprint
 from partitiond.core.units import MIB
-from partitiond.profiler.sweep.launch import plan_launch
 
 MODELS: Final = (MODEL, "qwen3-0.6b")
 SHARE: Final = 0.25
@@ -37,7 +36,7 @@ class Footprints:
         require_caps(lab, "memory")
         want = Want(model, lab.best_batch(model), share=SHARE)
         request = await lab.request(want)
-        planned = plan_launch(request, "check-planned")
+        planned = planned_launch(request, "check-planned")
         estimated = footprint(
             planned.architecture, planned.limits, planned.launch.kv_cache_bytes, lab.device.kind
         ).peak_bytes

@@ -269,25 +269,30 @@ class Replicas:
         mode, most = MODES[name], lab.scale.few if number == "few" else lab.scale.many
         known = best_servers(lab, self.number)
         servers = lab.scale.servers if known is None else (known,)
-        plan = await _replicas_plan(lab, self.model, mode, most, servers)
-        async with sharing_device(lab, plan.wants, mode, native=len(servers)) as running:
+        wants = await _replicas_wants(lab, self.model, most, servers)
+        async with sharing_device(lab, wants, mode, native=len(servers)) as running:
+            started, best = [engine.want for engine in running], lab.best_batch(self.model)
+            arms = replicas_arms(started, _counts(lab.scale, most), shown(mode), best)
             cores_each = len(running[0].handle.launch.cores)
-            found = await alternated(plan.arms, on(lab, running))
+            found = await alternated(arms, on(lab, running))
         runs = [
             as_run(arm, windows, mode, cores_each)
-            for arm, windows in zip(plan.arms, found, strict=True)
+            for arm, windows in zip(arms, found, strict=True)
             if not arm.single
         ]
-        rows = rows_of(plan.arms, found)
-        said = [headline(plan.arms, found)]
+        rows = rows_of(arms, found)
+        said = [headline(arms, found)]
+        missing = {want.servers for want in wants} - {want.servers for want in started}
+        if missing:
+            said.append(f"No engine of {', '.join(map(str, sorted(missing)))} API servers started.")
         sharing = lab.keep_runs(self.model, runs)
         said.append(f"{shown(mode)}: u = {sharing.busy:.3f}, kappa = {sharing.kappa:.4f}.")
         kv = [sum(e.handle.launch.kv_cache_bytes for e in some) / GIB
               for some in (running[:most], running[most : most + 1])]  # fmt: skip
         said.append(f"KV cache in all: replicas {kv[0]:.2f} GiB, a single engine {kv[1]:.2f} GiB.")
         rates = [rate_of(windows) for windows in found]
-        best = plan.arms[best_of(plan.arms, rates, single=True)].columns["API servers"]
-        return Outcome({"rows": rows, "notes": said, "servers": best})
+        fastest = arms[best_of(arms, rates, single=True)].columns["API servers"]
+        return Outcome({"rows": rows, "notes": said, "servers": fastest})
 
 
 def best_servers(lab: Lab, step: int) -> int | None:
@@ -302,9 +307,8 @@ def _counts(scale: Scale, most: int) -> list[int]:
     return [count for count in scale.counts if count <= most]
 
 
-async def _replicas_plan(
-    lab: Lab, model: str, mode: SharingMode, most: int, servers: Sequence[int]
-) -> Plan:
+async def _replicas_wants(lab: Lab, model: str, most: int, servers: Sequence[int]) -> list[Want]:
+    """The replicas, then the single engines; one of several servers is left out if it fails."""
     share = SHARE / (1 + len(servers))
     single = Want(model, lab.best_batch(model), share=share, pinned=False)
     one = Want(model, max(1, single.batch // most), share=share / most)
@@ -313,15 +317,33 @@ async def _replicas_plan(
         dataclasses.replace(want, batch=batch)
         for want, batch in ((one, each), (single, each * most))
     )
-    arms = [
-        Arm({"replicas": count, "sharing": shown(mode)}, tuple(range(count)), each)
-        for count in _counts(lab.scale, most)
+    return [one] * most + [
+        dataclasses.replace(single, servers=count, optional=count > min(servers))
+        for count in servers
     ]
-    for number, count in enumerate(servers, start=most):
-        columns = {"replicas": 1, "sharing": "single engine", "API servers": count}
-        arms.append(Arm(columns, (number,), single.batch, single=True))
-    wants = [one] * most + [dataclasses.replace(single, servers=count) for count in servers]
-    return Plan(tuple(wants), tuple(arms))
+
+
+def replicas_arms(
+    started: Sequence[Want], counts: Sequence[int], sharing: str, best: int
+) -> list[Arm]:
+    """The arms of replicas and of the single engines behind them that started. Pure.
+
+    Args:
+        started: as many replicas as the largest of `counts`, and single engines.
+        counts: numbers of replicas that are measured.
+        sharing: how the replicas share the device.
+        best: a single engine's best batch, which its memory may not hold.
+    """
+    arms = [
+        Arm({"replicas": count, "sharing": sharing}, tuple(range(count)), started[0].batch)
+        for count in counts
+    ]
+    for number, want in enumerate(started[max(counts) :], start=max(counts)):
+        columns = {"replicas": 1, "sharing": "single engine", "API servers": want.servers}
+        if want.batch < best:
+            columns["held"] = f"to batch {want.batch} of {best}"
+        arms.append(Arm(columns, (number,), want.batch, single=True))
+    return arms
 
 
 # -- other grids -----------------------------------------------------------------------------
