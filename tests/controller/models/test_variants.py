@@ -24,6 +24,7 @@ from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeProfiler
 from tests.controller.host import Host
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec
+from tests.planner.test_candidate_profiles import loaded, quicker
 
 FP8 = Variant("fp8", EngineOptions(quantization="fp8", kv_cache_dtype="fp8"))
 AWQ = Variant("awq", EngineOptions(), ModelSource(SourceKind.FOLDER, "/models/a-awq"))
@@ -34,24 +35,16 @@ class FormProfiler(FakeProfiler):
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
         made = await super().run(request, progress)
-        factor = 2.0 if request.variant else 1.0
-        points = tuple(
-            dataclasses.replace(
-                p,
-                output_tokens_per_s=p.output_tokens_per_s * factor,
-                req_per_s=p.req_per_s * factor,
-            )
-            for p in made.points
-        )
-        how = request.model.spec.engine.quantization
-        args = (f"--quantization={how}",) if how else ()
+        if request.variant:
+            made = quicker(made, 2.0)
+        engine = request.model.spec.engine
+        if engine.quantization:
+            made = loaded(made, engine.quantization)
         return dataclasses.replace(
             made,
-            provenance=dataclasses.replace(made.provenance, engine_args=args),
             id=f"{made.id}-{request.variant}",
             variant=request.variant,
-            points=points,
-            kv_cache_dtype=request.model.spec.engine.kv_cache_dtype,
+            kv_cache_dtype=engine.kv_cache_dtype,
         )
 
 

@@ -31,17 +31,11 @@ from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.nearest import LEAVES, OUTAGE, least_against
 from tests.planner.build import gpu, gpus, point, want
 from tests.planner.check.make import placed
+from tests.planner.problems import plan_for
 
 TWO = gpus(2)
 TWELVE = Path(__file__).parents[3] / "examples" / "twelve-models.toml"
-
-
-@functools.cache
-def plan(request: PlanRequest) -> Plan:
-    """The plan of a request that has one."""
-    answer = solve(request)
-    assert isinstance(answer, Plan), answer
-    return answer
+plan = functools.cache(plan_for)
 
 
 def takes(request: PlanRequest, made: Plan) -> DiffCost:
