@@ -20,10 +20,10 @@ from partitiond.core.profile.record import Profile, ProfileKind, capacity_req_pe
 from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
 from partitiond.core.units import MIB, Bytes
 from partitiond.models.catalog import CATALOG
-from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu
+from tests.planner.problems import plan_for
 
 SPEC = ModelSpec(
     "opt-125m",
@@ -101,9 +101,7 @@ def variants(*profiles: Profile, spec: ModelSpec = WITH_FP8) -> set[str]:
 
 
 def planned(demand: ModelDemand, device: object) -> Plan:
-    answer = solve(PlanRequest((device,), (demand,), time_limit_seconds=1))  # type: ignore[arg-type]
-    assert isinstance(answer, Plan)
-    return answer
+    return plan_for(PlanRequest((device,), (demand,), time_limit_seconds=1))  # type: ignore[arg-type]
 
 
 # -- which profiles count ------------------------------------------------------------------------

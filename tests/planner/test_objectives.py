@@ -14,14 +14,13 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.costs import device_units, true_bound, true_priced_bound
 from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
+from tests.planner.problems import plan_for
 
 
 def plan(devices: object, *models: ModelDemand, objective: Objective, **more: object) -> Plan:
     """The plan of a request that has one."""
     request = PlanRequest(devices, models, objective=objective, time_limit_seconds=3, **more)  # type: ignore[arg-type]
-    answer = solve(request)
-    assert isinstance(answer, Plan), answer
-    return answer
+    return plan_for(request)
 
 
 def draws(model: str, rate: float, gib: float, watts: float | None, *, sm: int = 40) -> object:

@@ -17,6 +17,7 @@ from partitiond.core.performance.roofline import Step, rates, step_bytes, step_f
 from partitiond.core.performance.rounds import decode_round
 from partitiond.core.units import GIB
 from partitiond.models.catalog import CATALOG
+from tests.core.performance.test_rounds import MOE
 
 OPT = CATALOG["opt-1.3b"].architecture
 A100 = HARDWARE["a100-40gb"]
@@ -102,18 +103,11 @@ def test_fp8_weights_compute_faster_only_where_the_hardware_has_fp8() -> None:
 
 
 def test_a_mixture_reads_more_experts_the_more_tokens_a_step_has() -> None:
-    moe = dataclasses.replace(
-        OPT,
-        experts=64,
-        experts_per_token=8,
-        expert_parameters=OPT.parameters // 2,
-        active_parameters=OPT.parameters // 2 + OPT.parameters // 16,
-    )
-    read = [roofline.weights_read_bytes(moe, tokens) for tokens in (1, 2, 8, 64, 1000)]
+    read = [roofline.weights_read_bytes(MOE, tokens) for tokens in (1, 2, 8, 64, 1000)]
     assert read == sorted(read)
-    assert read[0] == pytest.approx(moe.weights_bytes * (1 / 2 + 1 / 16), rel=1e-3)
-    assert read[-1] == pytest.approx(moe.weights_bytes, rel=1e-3)
-    assert roofline.flops_per_token(moe, 0) == 2 * moe.active_parameters
+    assert read[0] == pytest.approx(MOE.weights_bytes * (1 / 2 + 1 / 16), rel=1e-3)
+    assert read[-1] == pytest.approx(MOE.weights_bytes, rel=1e-3)
+    assert roofline.flops_per_token(MOE, 0) == 2 * MOE.active_parameters
 
 
 def test_a_window_bounds_what_a_long_context_costs() -> None:

@@ -4,16 +4,16 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.plan.record import Objective, Plan, Status
+from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.answers.certify import certify
 from partitiond.planner.answers.explain import explain
-from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.answer import SolveAnswer
 from tests.planner.build import gpu, point, want
+from tests.planner.problems import plan_for
 
 ONE = PlanRequest(
     (gpu("g0"),),
@@ -55,8 +55,7 @@ def test_a_bound_among_plans_with_least_numbers_is_said_to_be_one(
     least: int, objective: Objective, said: str
 ) -> None:
     models = (want("a", point("a", 5, 30), rate=500, min_replicas=least),)
-    plan = solve(dataclasses.replace(ONE, models=models, objective=objective))
-    assert isinstance(plan, Plan)
+    plan = plan_for(dataclasses.replace(ONE, models=models, objective=objective))
     assert plan.certificate.objective is Objective.MAX_GOODPUT
     assert plan.certificate.among == said if not said else said in plan.certificate.among
     assert plan.certificate.among in plan.explanation[0]

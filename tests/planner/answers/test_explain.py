@@ -4,16 +4,16 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain, PlacementRules
-from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status, Unplaced
+from partitiond.core.plan.record import ModelDemand, Objective, Status, Unplaced
 from partitiond.core.units import GIB
 from partitiond.planner.answers.explain import unplaced
 from partitiond.planner.answers.explain_model import explain_model
-from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.answer import SolveAnswer
 from tests.planner.build import gpu, point, want
+from tests.planner.problems import plan_for
 
 THIRD = point("a", 10, 30, sm=10)
 SURVIVES = PlacementRules(survive=FaultDomain.DEVICE, survive_share=1.0)
@@ -91,8 +91,7 @@ ONE_B = want("b", point("b", 30, 5, sm=10), rate=20, max_replicas=1)
 def one_more(devices: tuple[Device, ...], *models: ModelDemand, **more: object) -> str:
     """Why not one more replica of the first model."""
     request = PlanRequest(devices, models, may_search=False, **more)  # type: ignore[arg-type]
-    plan = solve(request)
-    assert isinstance(plan, Plan)
+    plan = plan_for(request)
     assert len(plan.placements) == len(models)
     return " ".join(explain_model(request, plan, models[0]).not_more)
 

@@ -11,9 +11,9 @@ from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.planner.answers.changes import world_under
 from partitiond.planner.answers.whatif import RULES, World, without_rule
-from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu, point, spec, want
+from tests.planner.problems import plan_for
 
 
 def world(*devices: object, specs: tuple[ModelSpec, ...] = (spec("a"), spec("b"))) -> World:
@@ -65,8 +65,7 @@ def test_what_is_not_there_or_can_be_in_no_spec_is_refused(text: str) -> None:
 def test_of_devices_to_be_removed_the_emptiest_go() -> None:
     demand = want("a", point("a", 5, 10, sm=20), rate=5)
     there = world()
-    plan = solve(PlanRequest(there.devices, (demand,)))
-    assert isinstance(plan, Plan)
+    plan = plan_for(PlanRequest(there.devices, (demand,)))
     busy = plan.placements[0].device_id
     for text in ("-1 a100-80gb", "-1 a100"):  # a beginning will do
         assert [d.id for d in after(text, there, plan).devices] == [busy]

@@ -5,11 +5,11 @@ import dataclasses
 from partitiond.core.model.spec import Slo
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import ModelForecast, Objective, Plan, Unplaced
-from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import FREE, gpu, point, want
 from tests.planner.check.make import lines, placed, plan_of, said
+from tests.planner.problems import plan_for
 
 ONE, TWO = point("a", 5, 10), point("b", 3, 10)
 A, B = want("a", ONE, rate=5), want("b", TWO, rate=3)
@@ -183,6 +183,5 @@ def test_replicas_are_slowed_by_their_load_and_by_the_largest_kappa() -> None:
 
 
 def test_what_the_planner_answers_is_accepted() -> None:
-    plan = solve(PlanRequest((GPU, gpu("gpu-1")), (A, B)))
-    assert isinstance(plan, Plan)
+    plan = plan_for(PlanRequest((GPU, gpu("gpu-1")), (A, B)))
     assert check_plan(plan, (A, B)) == ()

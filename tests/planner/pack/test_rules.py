@@ -19,6 +19,7 @@ from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete
 from partitiond.planner.pack.packing import Packing, may_leave, missing
 from tests.planner.build import gpu, point, want
+from tests.planner.problems import plan_for
 
 HOSTS = tuple(gpu(f"gpu-{i}", host=f"node-{i // 2}", rack=f"rack-{i // 4}") for i in range(8))
 
@@ -29,8 +30,7 @@ def _rules(**given: object) -> PlacementRules:
 
 def _plan(devices: tuple[Device, ...], *wanted: object, **more: object) -> Plan:
     request = PlanRequest(devices, wanted, time_limit_seconds=2, **more)  # type: ignore[arg-type]
-    plan = solve(request)
-    assert isinstance(plan, Plan), plan
+    plan = plan_for(request)
     assert check_plan(plan, request.models) == ()
     return plan
 
@@ -65,8 +65,7 @@ def test_a_gpu_under_mps_that_passes_to_another_group_is_emptied_first() -> None
     assert [s.makes_way for s in cost.steps if s.kind is StepKind.START] == [True]
     regrouped = [dataclasses.replace(m, isolation_group="c") for m in wanted[:2]]
     request = PlanRequest(device, tuple(regrouped), running=old.placements, move_price=0.25)
-    moved = solve(request)
-    assert isinstance(moved, Plan), moved
+    moved = plan_for(request)
     assert check_plan(moved, request.models, before=request.before) == ()
     assert moved.certificate.moves == 0, "they cannot stay, so their restarts are no moves"
     assert diff_plans(old.placements, moved.placements).keep == ()
@@ -78,8 +77,7 @@ def test_a_model_that_is_held_back_stays_in_the_group_that_it_runs_in() -> None:
     old = _plan(HOSTS[:1], lone)
     moved = dataclasses.replace(lone, isolation_group="b")
     request = PlanRequest(HOSTS[:1], (moved,), running=old.placements, allow_outage=False)
-    plan = solve(request)
-    assert isinstance(plan, Plan), plan
+    plan = plan_for(request)
     assert check_plan(plan, request.models, before=request.before) == ()
     assert [held.model for held in plan.held_back] == ["m"]
     assert plan.placements == old.placements

@@ -10,7 +10,6 @@ from partitiond.core.model.spec import PlacementRules
 from partitiond.core.plan.answers import alternative
 from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status
 from partitiond.planner.answers.certify import certify
-from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
@@ -25,6 +24,7 @@ from partitiond.planner.search.priorities import (
     order,
 )
 from tests.planner.build import FREE, gpus, point, want
+from tests.planner.problems import plan_for
 
 
 def ranked(
@@ -47,9 +47,7 @@ def asked(devices: int, *models: ModelDemand) -> PlanRequest:
 
 def planned(devices: int, *models: ModelDemand) -> Plan:
     """The answer, which is a plan."""
-    answer = solve(asked(devices, *models))
-    assert isinstance(answer, Plan)
-    return answer
+    return plan_for(asked(devices, *models))
 
 
 def places(plan: Plan) -> list[str]:
@@ -183,14 +181,12 @@ def test_what_a_proof_leaves_open_is_of_the_same_priority(
 def test_the_worst_served_is_told_by_its_share_and_not_by_its_weight() -> None:
     """The high one's share counts a hundredth; the low one's half is the smaller share."""
     request = asked(1, ranked("high", 1, 4.0), ranked("low", 0, 3.0, wanted=6.0))
-    plan = solve(dataclasses.replace(request, objective=Objective.MAX_MIN))
-    assert isinstance(plan, Plan)
+    plan = plan_for(dataclasses.replace(request, objective=Objective.MAX_MIN))
     assert "the smallest share of a demand, over its weight, is 0.01, no" in plan.explanation[0]
     assert plan.explanation[1] == (
         "The worst served model is low, with 3 requests/s for 6 wanted (50% short)."
     )
     free = want("free", point("free", 4.0, 40, sm=50))
     alone = dataclasses.replace(request, models=(free,), objective=Objective.MAX_MIN)
-    unrated = solve(alone)
-    assert isinstance(unrated, Plan)
+    unrated = plan_for(alone)
     assert "is 8 requests/s, no plan's is more than 8 (" in unrated.explanation[0]
