@@ -386,17 +386,19 @@ class Registry:
                 engine options should change while replicas run of which it is unknown what they
                 were started with.
         """
+        self._refuse_outdated(spec.name, expected_version)
         old = self._store.model(spec.name)
-        if expected_version is not None and expected_version != old.version:
-            raise _outdated(old, expected_version)
         self._refuse_taken_names(spec)
         if spec == old.spec.offered_as(spec):
             record = self._replace(old, spec)
             self._controller.wake()
             return record
-        self._refuse_other_engine(old.spec, spec)
         self._accept(spec)
         spec, architectures = await recognise(self._resolver, spec)
+        if spec == old.spec:
+            self._refuse_outdated(spec.name, old.version)
+            return old
+        self._refuse_other_engine(old.spec, spec)
         figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         self._refuse_taken_names(spec)

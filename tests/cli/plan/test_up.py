@@ -7,6 +7,8 @@ import pytest
 
 from partitiond.cli.plan.up import profile_missing
 from partitiond.cli.waiting import by_reason
+from partitiond.core.model.spec import EngineOptions
+from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import (
     Job,
     JobState,
@@ -83,6 +85,21 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     cli("up --dry-run -f", file).ended(0)
     assert len(service.fit.planned_with) == 1, "the daemon's own plan"
     assert [question.allow_outage for question in service.plans.questions] == [True, False]
+
+
+def test_a_dry_run_leaves_out_that_a_model_was_found_to_pool(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "m").mkdir()
+    file = tmp_path / "fleet.toml"
+    file.write_text(f'[[models]]\nmodel = "{folder}"\nname = "m"\nauto = false\n')
+    cli("up --no-profile --no-wait -f", file).ended(0, "m: registered")
+    known, pools = service.store.model("m"), EngineOptions(extra_args=("--runner=pooling",))
+    for workload, said in (((512, 1), "unchanged"), ((64, 1), "unchanged"), ((9, 9), "changed")):
+        found = dataclasses.replace(known.spec, engine=pools, workload=Workload(*workload))
+        known = dataclasses.replace(known, spec=found, version=known.version + 1)
+        service.store.update_model(known, expected_version=known.version - 1)
+        cli("up --dry-run -f", file).ended(0, f"m: would be {said}")
 
 
 def test_a_model_that_is_refused_keeps_no_other_from_its_place(
