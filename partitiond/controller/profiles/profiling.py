@@ -20,6 +20,7 @@ from partitiond.core.errors import NotFoundError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, short_device
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.recognised import check_context
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
@@ -101,6 +102,7 @@ class ProfileWork:
             tell(Progress("fetching", text, fraction))
 
         model = await self._resolver.resolve(measured_spec(spec, options), fetching)
+        check_context(model.spec, model.architecture)
         if isinstance(self._resolver, FleetModels):
             model = await self._resolver.bring(model, device.host, fetching)
         request = profile_request(

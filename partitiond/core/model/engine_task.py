@@ -27,10 +27,16 @@ _WORDS = {
 }
 
 
+def words_of(extra_args: Sequence[str]) -> frozenset[tuple[str, str]]:
+    """Return each flag with its value, joined by `=` or not."""
+    return frozenset(
+        itertools.pairwise(word for argument in extra_args for word in argument.split("=", 1))
+    )
+
+
 def task_of(extra_args: Sequence[str]) -> EngineTask:
     """Read the task from vLLM's `--runner` and `--convert`."""
-    words = [word for argument in extra_args for word in argument.split("=", 1)]
-    found = {_WORDS.get(pair) for pair in itertools.pairwise(words)}
+    found = {_WORDS.get(pair) for pair in words_of(extra_args)}
     for task in (EngineTask.CLASSIFY, EngineTask.POOL):
         if task in found:
             return task

@@ -6,12 +6,11 @@ from typing import Final
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.engine_task import EngineTask, words_of
 from partitiond.core.model.spec import DEFAULT_WORKLOAD, EngineOptions, ModelSpec
 from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
 
 POOLING: Final = "--runner=pooling"
-_RUNNERS: Final = frozenset({"--runner", "--convert"})
 
 
 def default_workload(architecture: Architecture | None, engine: EngineOptions) -> Workload:
@@ -26,8 +25,9 @@ def default_workload(architecture: Architecture | None, engine: EngineOptions) -
         architecture: of the model; None if only the engine can tell it.
         engine: options of its engine.
     """
-    pools = architecture is not None and architecture.pools
-    if not pools and engine.task is EngineTask.GENERATE:
+    if architecture is not None:
+        engine = _to_pool(engine, architecture)
+    if engine.task is EngineTask.GENERATE:
         return DEFAULT_WORKLOAD
     built_for = architecture.max_position if architecture else MAX_TOKENS
     room = min(engine.max_model_len or int(built_for / CONTEXT_RESERVE), built_for) - 1
@@ -37,7 +37,7 @@ def default_workload(architecture: Architecture | None, engine: EngineOptions) -
 def recognised(spec: ModelSpec, found: Mapping[str, Architecture]) -> ModelSpec:
     """Return the spec of a model that pools with the flag that says so; others as they are.
 
-    A runner that the user names stays, and so does a workload other than the usual one of a model
+    A task that the user names stays, and so does a workload other than the usual one of a model
     that generates.
 
     Args:
@@ -54,19 +54,24 @@ def recognised(spec: ModelSpec, found: Mapping[str, Architecture]) -> ModelSpec:
     workload = default_workload(found[""], engine) if usual else spec.workload
     spec = dataclasses.replace(spec, engine=engine, variants=tuple(forms), workload=workload)
     for name, architecture in found.items():
-        asked = spec.as_variant(name).max_model_len
-        if asked > architecture.max_position:
-            raise SpecError(
-                f"{spec.name} is asked for a context of {asked} tokens, but was built for "
-                f"{architecture.max_position}.",
-                hint="Lower max_model_len, or the workload's prompt and output tokens.",
-                facts={"max_model_len": asked, "max_position": architecture.max_position},
-            )
+        check_context(spec.as_variant(name), architecture)
     return spec
 
 
+def check_context(spec: ModelSpec, architecture: Architecture) -> None:
+    """Raise SpecError if it is asked for a longer context than it was built for."""
+    asked = spec.max_model_len
+    if asked > architecture.max_position:
+        raise SpecError(
+            f"{spec.name} is asked for a context of {asked} tokens, but was built for "
+            f"{architecture.max_position}.",
+            hint="Lower max_model_len, or the workload's prompt and output tokens.",
+            facts={"max_model_len": asked, "max_position": architecture.max_position},
+        )
+
+
 def _to_pool(engine: EngineOptions, architecture: Architecture) -> EngineOptions:
-    named = {flag.partition("=")[0] for flag in engine.extra_args}
-    if not architecture.pools or named & _RUNNERS:
+    generates = ("--runner", "generate") in words_of(engine.extra_args)
+    if not architecture.pools or generates or engine.task is not EngineTask.GENERATE:
         return engine
     return dataclasses.replace(engine, extra_args=(*engine.extra_args, POOLING))

@@ -9,6 +9,7 @@ from partitiond.controller.models.variants import form_estimates, other_form
 from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_of
 from partitiond.controller.runtime.launches import form_of
 from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.spec import (
     DEFAULT_WORKLOAD,
     EngineOptions,
@@ -17,12 +18,12 @@ from partitiond.core.model.spec import (
     Variant,
 )
 from partitiond.core.model.workload import Workload
-from partitiond.core.profile.jobs import Progress
+from partitiond.core.profile.jobs import JobState, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.releases import ReleaseState
 from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeProfiler
-from tests.controller.host import Host
+from tests.controller.host import Host, until
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec
 from tests.planner.test_candidate_profiles import loaded, quicker
 
@@ -128,11 +129,24 @@ async def test_a_model_that_pools_is_started_to_pool_unless_its_user_says_otherw
     assert made.workload == Workload(64, 32), "as its user said"
     await host.register("c", workload=DEFAULT_WORKLOAD)
     assert host.store.model("c").spec.workload == Workload(512, 1)
-    told = EngineOptions(extra_args=("--runner", "generate"))
-    await host.register("b", engine=told)
-    assert host.store.model("b").spec.engine == told
+    same = await host.service.models.update(spec("c", workload=DEFAULT_WORKLOAD), None)
+    assert same.version == 1, "as before `c` was recognised"
+    for name, runner, workload in (
+        ("embeds", "--convert=embed", Workload(512, 1)),
+        ("asks", "--runner=auto", Workload(512, 1)),
+        ("told", "--runner=generate", DEFAULT_WORKLOAD),
+    ):
+        engine = EngineOptions(extra_args=(runner,))
+        await host.register(name, engine=engine, workload=DEFAULT_WORKLOAD)
+        made = host.store.model(name).spec
+        assert (made.engine == engine) == (made.engine.task is EngineTask.GENERATE)
+        assert made.workload == workload, name
 
 
 async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) -> None:
     with pytest.raises(SpecError, match="context of 4097 tokens, but was built for"):
         await host.register("a", engine=EngineOptions(max_model_len=4097))
+    await host.register("a", auto=False)
+    job = await host.service.models.profile("a", ProfileOptions(workload=Workload(4000, 100)))
+    await until(lambda: host.service.jobs.job(job.id).state is JobState.FAILED)
+    assert "was built for 4096" in host.service.jobs.job(job.id).error
