@@ -8,7 +8,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import HardwareSpec
 from partitiond.core.model.architecture import Architecture
 
-_BYTES_PER_VALUE: Final = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+BYTES_PER_VALUE: Final = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 
 KV_CACHE_DTYPES: Final = ("auto", "fp8")
 
@@ -50,7 +50,7 @@ QUANTIZATIONS: Final = ("", *LOAD_QUANTISATIONS)
 
 def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
     """Return the architecture as loaded with the engine's dtype ("auto" keeps it)."""
-    width = _BYTES_PER_VALUE.get(dtype)
+    width = BYTES_PER_VALUE.get(dtype)
     if width is None:
         return architecture
     return dataclasses.replace(
@@ -158,7 +158,7 @@ def require_dtype(hardware: HardwareSpec, dtype: str) -> None:
             hint="Use --dtype float16, or leave the dtype out.",
             facts={"hardware": hardware.key, "dtype": dtype},
         )
-    if dtype not in {*_BYTES_PER_VALUE, "auto"}:
+    if dtype not in {*BYTES_PER_VALUE, "auto"}:
         raise SpecError(
             f"dtype {dtype!r} is not known.", hint="Use bfloat16, float16, float32 or auto."
         )

@@ -21,7 +21,7 @@ from partitiond.core.model.families.hybrid import HYBRID, hybrid
 from partitiond.core.model.families.latent import LATENT, latent_attention
 from partitiond.core.model.families.quantised import stored_quantised
 from partitiond.core.model.families.reading import Config, scaled_positions, shown, texts
-from partitiond.core.model.families.unlisted import STORED_BYTES, bounded, tower_parameters
+from partitiond.core.model.families.unlisted import bounded, tower_parameters
 from partitiond.core.model.families.wrapped import unwrap
 
 FAMILIES: Final = tuple(sorted({*CLASSIC, *ENCODERS, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
@@ -32,7 +32,8 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     """Return the architecture that a `config.json` describes; 16-bit values unless it is quantised.
 
     For a multimodal model this is its text decoder, with room for its towers. A family that is not
-    counted is bounded by the size of its files, where `models.folder` found them.
+    counted is bounded by the size of its files, where `models.folder` found them and its layers
+    have heads.
 
     Raises:
         SpecError: the family or the quantisation is not known, or a key is missing or has no
@@ -40,11 +41,14 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     """
     text, note = unwrap(config)
     family = text.get("model_type")
-    pools = _pools(config, family)
-    if not is_counted(config) and STORED_BYTES in config:
-        return dataclasses.replace(bounded(config, text), pools=pools)
-    if not isinstance(family, str) or family not in FAMILIES:
+    if not isinstance(family, str):
         raise _unknown(family)
+    pools = _pools(config, family)
+    if family not in FAMILIES:
+        bound = bounded(config, text, family)
+        if bound is None:
+            raise _unknown(family)
+        return dataclasses.replace(bound, pools=pools)
     plan = blueprint(family, text)
     plan = dataclasses.replace(plan, positions=scaled_positions(family, text, plan.positions))
     architecture = dataclasses.replace(
@@ -70,14 +74,14 @@ _POOLS: Final = ("Model", "ForTextEncoding", "Classification", "ForRewardModelin
 """Ends of class names, in the order in which vLLM 0.32 asks for them (`config/model.py`)."""
 
 
-def _pools(config: Config, family: object) -> bool:
+def _pools(config: Config, family: str) -> bool:
     """Return whether vLLM starts the model to embed, rank or classify, if nobody says otherwise.
 
     `modules` are those of a sentence-transformers folder (`models.folder`).
     """
     modules = config.get("modules")
     listed = [one for one in modules if isinstance(one, str)] if isinstance(modules, list) else []
-    if family in tuple(ENCODERS) or any(kind.endswith("Pooling") for kind in listed):
+    if family in ENCODERS or any(kind.endswith("Pooling") for kind in listed):
         return True
     names = texts(config, "architectures") or ()
     return any(n.endswith(_POOLS) and not n.endswith(_GENERATES) for n in names[:1])
@@ -101,7 +105,7 @@ def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
 def _unknown(family: object) -> SpecError:
     return SpecError(
         f"config key model_type is {shown(family)}, which is not counted.",
-        hint=f"Counted are {', '.join(FAMILIES)}. Any other that vLLM starts is planned from a "
-        "profile: give the folder of its weights, whose size is then taken.",
+        hint=f"Counted are {', '.join(FAMILIES)}. Any other that has attention is "
+        "planned from a profile: give the folder of its weights, whose size is then taken.",
         facts={"key": "model_type", "value": family},
     )

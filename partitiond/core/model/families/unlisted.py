@@ -19,34 +19,38 @@ from partitiond.core.model.families.reading import (
     shown,
     whole,
 )
+from partitiond.core.model.precision import BYTES_PER_VALUE
 
 STORED_BYTES: Final = "weights_bytes"
 """Key that `models.folder` adds to the config of a family that is not counted: bytes of its weight
 files."""
-_BYTES: Final = {"float32": 4}
+_HEADS: Final = ("num_attention_heads", "n_head", "n_heads")
 _TOWERS: Final = ("vision_config", "audio_config")
 _USUAL_TOWER: Final = {"hidden": 1152, "inner": 4304, "layers": 27}
 """Sizes of the SigLIP tower of Gemma 3, for configs that leave out what their class defaults to."""
 
 
-def bounded(config: Config, text: Config) -> Architecture:
-    """Return upper bounds of a model whose weight files are known. Raises SpecError.
+def bounded(config: Config, text: Config, family: str) -> Architecture | None:
+    """Return upper bounds of a model, None if it has no attention or its files are not known.
+    Raises SpecError.
 
     Args:
         config: with the size of the files (`STORED_BYTES`).
         text: of its text decoder.
+        family: of that decoder.
     """
     stored = config.get(STORED_BYTES)
+    if stored is None or all(text.get(key) is None for key in _HEADS):
+        return None
     if isinstance(stored, bool) or not isinstance(stored, int) or not 0 < stored < 10**15:
         raise bad(STORED_BYTES, f"must be a number of bytes, got {shown(stored)}", stored)
-    family = str(text.get("model_type"))
     hidden = whole(text, "hidden_size", "n_embd", "d_model")
-    heads = whole(text, "num_attention_heads", "n_head", "n_heads")
+    heads = whole(text, *_HEADS)
     positions = whole(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    each = _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
+    each = BYTES_PER_VALUE.get(str(config.get("dtype") or config.get("torch_dtype")), 2.0)
     return Architecture(
         family=family,
-        parameters=max(1, stored // each),
+        parameters=max(1, int(stored // each)),
         hidden_size=hidden,
         layers=layer_count(text, "num_hidden_layers", "n_layer", "n_layers"),
         heads=heads,
@@ -71,7 +75,8 @@ def tower_parameters(config: Config) -> int:
         tower = section(config, key)
         if tower is not None:
             usual = _USUAL_TOWER
-            hidden = whole(tower, "hidden_size", "embed_dim", "d_model", default=usual["hidden"])
+            # Qwen2-VL names the decoder's width hidden_size, and its own embed_dim.
+            hidden = whole(tower, "embed_dim", "hidden_size", "d_model", default=usual["hidden"])
             inner = whole(
                 tower, "intermediate_size", "encoder_ffn_dim", default=max(usual["inner"], hidden)
             )

@@ -166,10 +166,10 @@ def test_a_family_that_is_not_counted_is_bounded_by_its_files(tmp_path: Path) ->
     assert found.weights_bytes == 14_000_000_000
     assert found.kv_bytes_per_token == counted.kv_bytes_per_token
     assert "Measure a profile" in found.note
-    del config["num_attention_heads"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SpecError, match="num_attention_heads is missing"):
-        architecture_from_config(read_config(tmp_path))
+    for key in ("num_attention_heads", "model_type"):  # the first: no attention bounds its state
+        (tmp_path / "config.json").write_text(json.dumps(without(config, key)))
+        with pytest.raises(SpecError, match="config key model_type is"):
+            architecture_from_config(read_config(tmp_path))
 
 
 @pytest.mark.parametrize(

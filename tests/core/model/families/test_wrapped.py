@@ -60,12 +60,15 @@ def test_room_is_reserved_for_a_tower() -> None:
     # The checkpoints hold 419,816,304 and 668,683,776 parameters beside the decoder.
     gemma = architecture_from_config(GEMMA3_4B)
     inner = config_of("qwen2_5_vl_text", 256, 512, 2, 4, 2, 1000)
-    vision = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32}
-    qwen = architecture_from_config(
-        {"model_type": "qwen2_5_vl", "text_config": inner, "vision_config": vision}
-    )
+    for vision in (
+        {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32},
+        {"embed_dim": 1280, "hidden_size": 3584, "depth": 32},  # Qwen2-VL's: of its decoder
+    ):
+        qwen = architecture_from_config(
+            {"model_type": "qwen2_5_vl", "text_config": inner, "vision_config": vision}
+        )
+        assert 1 < qwen.tower_parameters / 668_683_776 < 1.5
     assert 1 < gemma.tower_parameters / 419_816_304 < 1.5
-    assert 1 < qwen.tower_parameters / 668_683_776 < 1.5
     assert gemma.resident_bytes == gemma.weights_bytes + 2 * gemma.tower_parameters
     limits = EngineLimits(1, 2048)
     assert footprint(gemma, limits, 0, DeviceKind.GPU).weights_bytes == gemma.resident_bytes
