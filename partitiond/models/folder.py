@@ -11,6 +11,11 @@ from partitiond.core.model.families.unlisted import STORED_BYTES
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Any one of them is enough for the engine to build a tokenizer."""
+_WEIGHTS: Final = (
+    ("*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+"""Names of weight files and of what lists them, the preferred first."""
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -40,14 +45,16 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def _stored_bytes(folder: Path) -> int:
     """Return bytes of the weights: as the index says, or of the files; 0 if neither is there."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        metadata = read_object(folder, index).get("metadata")
-        total = metadata.get("total_size") if isinstance(metadata, dict) else None
-        if isinstance(total, int):
-            return total
-    files = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
-    return sum(file.stat().st_size for file in files)
+    for pattern, name in _WEIGHTS:
+        if (index := folder / name).is_file():
+            metadata = read_object(folder, index).get("metadata")
+            total = metadata.get("total_size") if isinstance(metadata, dict) else None
+            if isinstance(total, int):
+                return total
+        # A link of the hub's cache may lead to a file that was not fetched.
+        if files := [file for file in folder.glob(pattern) if file.is_file()]:
+            return sum(file.stat().st_size for file in files)
+    return 0
 
 
 def read_object(folder: Path, path: Path) -> Mapping[str, Any]:
@@ -82,10 +89,7 @@ def has_weights(folder: Path) -> bool:
     """Return whether all weight files exist: every shard that the index names, or one single
     file.
     """
-    for pattern, index in (
-        ("*.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
-    ):
+    for pattern, index in _WEIGHTS:
         if (folder / index).is_file():
             return all((folder / shard).is_file() for shard in _shards(folder / index))
         if any(folder.glob(pattern)):

@@ -109,3 +109,7 @@ def test_kv_bytes_of_a_token_are_those_that_plans_count_with(tmp_path: Path) -> 
         assert kv_bytes_per_token(tmp_path) == SIMULATED_KV_BYTES_PER_TOKEN
         half = kv_bytes_per_token(tmp_path, kv_cache_dtype="fp8")
         assert half == SIMULATED_KV_BYTES_PER_TOKEN // 2
+    bounded = {**CATALOG["smollm2-135m"].config, "model_type": "unheard-of"}
+    (tmp_path / "config.json").write_text(json.dumps(bounded))
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    assert kv_bytes_per_token(tmp_path) == 2 * 30 * 3 * 64 * 2

@@ -1,7 +1,6 @@
 """Builds the command that the shim runs, for each engine kind."""
 
 import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.engines.vllm import launch as vllm
 from partitiond.engines.vllm.capabilities import EngineCapabilities
 from partitiond.engines.vllm.gpu_index import gpu_index
+from partitiond.models.folder import read_config
 from partitiond.simulated.engine.gpu import HOST_VARIABLE
 
 SIMULATED_KV_BYTES_PER_TOKEN: Final = 36_864
@@ -164,14 +164,11 @@ def kv_bytes_per_token(
 def architecture_of(
     model_folder: Path, *, dtype: str = "auto", quantization: str = "", kv_cache_dtype: str = "auto"
 ) -> Architecture | None:
-    """Return the architecture of config.json, as loaded; None if it is of no known family."""
+    """Return the architecture of a folder, as loaded; None if it tells none."""
     try:
-        config = json.loads((model_folder / "config.json").read_bytes())
+        stored = architecture_from_config(read_config(model_folder))
         return as_loaded(
-            architecture_from_config(config),
-            dtype=dtype,
-            quantization=quantization,
-            kv_cache_dtype=kv_cache_dtype,
+            stored, dtype=dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype
         )
-    except (OSError, ValueError, AttributeError, PartitiondError):
+    except PartitiondError:
         return None

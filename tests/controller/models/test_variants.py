@@ -23,8 +23,9 @@ from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.releases import ReleaseState
 from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeProfiler
-from tests.controller.host import Host, until
+from tests.controller.host import Host
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec
+from tests.machine import until
 from tests.planner.test_candidate_profiles import loaded, quicker
 
 FP8 = Variant("fp8", EngineOptions(quantization="fp8", kv_cache_dtype="fp8"))
