@@ -71,7 +71,7 @@ def test_its_speed_is_that_of_a_profile_in_its_models_folder(tmp_path: Path) -> 
     (tmp_path / "profile.json").write_text(serde.to_json(profile_of(true, (1, 4))))
     launch = dataclasses.replace(simulated_launch(), model_folder=str(tmp_path), extra_args=())
     argv = simulated_command(launch, RunFolder.of(tmp_path, "sim-0"))["argv"]
-    steps = step_model(parse(argv[argv.index("partitiond.simulated.engine") + 1 :]))
+    steps = step_model(parse(argv[argv.index("partitiond.simulated.engine") + 1 :]), None)
     assert isinstance(steps, StepModel)
     assert throughput(steps, 1) == pytest.approx(throughput(true, 1), rel=0.05)
 

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.performance.interference import DEFAULT, device_kappa
+from partitiond.core.performance.interference import ALONE, DEFAULT, device_kappa
 from partitiond.core.plan.record import Candidate
 from partitiond.core.profile.record import RATE_MARGIN, Profile
 
@@ -104,7 +104,7 @@ def sharing_factor(
         neighbours: of the same device, each with the share of the time it is busy.
     """
     beside = list(neighbours)
-    if mode in (SharingMode.MIG, SharingMode.WHOLE) or not beside:
+    if mode in ALONE or not beside:
         return 1.0
     kappa = device_kappa(mode, [own.kappa, *(c.kappa for c, _ in beside)], DEFAULT)
     load = own.busy + math.fsum(c.busy * share for c, share in beside)

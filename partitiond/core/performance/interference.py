@@ -59,6 +59,9 @@ MAX_REPLICAS_PER_DEVICE: Final[dict[SharingMode, int]] = {
 }
 """MPS: 48 clients before CUDA 13.1. MEMORY: no limit of the driver; more is never sensible."""
 
+ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
+"""Modes in which an engine shares no compute with another."""
+
 DERATE_FROM: Final = 0.15
 """Plans derate if the 90th percentile of the errors of pair predictions exceeds this. Chosen."""
 

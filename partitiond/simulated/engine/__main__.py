@@ -12,9 +12,9 @@ from pathlib import Path
 
 import uvicorn
 
-from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.engine_task import task_of
 from partitiond.core.performance.engine_speed import SPEED_VARIABLE, EngineSpeed
+from partitiond.core.performance.interference import ALONE
 from partitiond.simulated.engine.app import make_app
 from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.engine import SimulatedEngine
@@ -27,7 +27,6 @@ from partitiond.simulated.steps import Steps, constant_steps, fit_steps
 KEEP_ALIVE_SECONDS = 120
 TOKEN_SECONDS = 0.01
 """Of one decode step where nothing was planned: on a CPU. Chosen."""
-ALONE = (SharingMode.WHOLE, SharingMode.MIG)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -59,17 +58,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def step_model(arguments: argparse.Namespace, speed: EngineSpeed | None = None) -> Steps:
-    """Step times from the profile, those that the user says, or those that were planned."""
+def planned_speed(arguments: argparse.Namespace, text: str) -> EngineSpeed | None:
+    """Read the speed that was planned; None if none was, or the flags say another."""
+    told = arguments.profile is not None or arguments.token_seconds is not None
+    return EngineSpeed.from_json(text) if text and not told else None
+
+
+def step_model(arguments: argparse.Namespace, speed: EngineSpeed | None) -> Steps:
+    """Step times from the profile, those that were planned, or those that the user says."""
     if arguments.profile is not None:
         # Imported here: reading a profile needs pydantic, which takes as long to import as the rest
         from partitiond import serde
         from partitiond.core.profile.record import Profile
 
         return fit_steps(serde.from_json(Profile, arguments.profile.read_bytes()))
-    if arguments.token_seconds is not None or speed is None:
-        return constant_steps(arguments.token_seconds or TOKEN_SECONDS)
-    return speed.steps
+    if speed is not None:
+        return speed.steps
+    seconds = arguments.token_seconds
+    return constant_steps(TOKEN_SECONDS if seconds is None else seconds)
 
 
 def slowdown(
@@ -77,8 +83,7 @@ def slowdown(
 ) -> Callable[[float], float]:
     """Return how long a step takes on its device, whose time alone is given."""
     factor: float = arguments.step_factor
-    told = (arguments.profile, arguments.token_seconds) != (None, None)
-    if speed is None or told or speed.mode in ALONE:
+    if speed is None or speed.mode in ALONE:
         return lambda seconds: factor * seconds
     beside = Neighbours(Path(host), speed)
     return lambda seconds: beside.slowed(factor * seconds)
@@ -113,7 +118,7 @@ def main(argv: list[str]) -> int:
     if host and os.environ.get("CUDA_VISIBLE_DEVICES"):
         memory = SimulatedGpuMemory.take(arguments, host)
         memory.watch()
-    speed = EngineSpeed.from_json(text) if (text := os.environ.get(SPEED_VARIABLE)) else None
+    speed = planned_speed(arguments, os.environ.get(SPEED_VARIABLE, ""))
     batch = Batch(
         arguments.max_num_seqs, arguments.max_num_batched_tokens, arguments.kv_cache_tokens
     )

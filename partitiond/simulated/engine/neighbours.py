@@ -1,10 +1,14 @@
 """Slows the engines of a simulated GPU by those that work beside them, as plans expect.
 
 Each engine has a row in a file of the simulated host, in which it writes until when its step runs
-and what the step takes of the device. An engine that ended is beside nobody once its step is over.
+and what the step takes of the device.
+An engine that ended is beside nobody once its step is over or another engine starts: the clock may
+have begun anew.
 """
 
+import itertools
 import mmap
+import operator
 import os
 import struct
 import time
@@ -35,9 +39,7 @@ class Neighbours:
             os.lockf(file, os.F_LOCK, 0)
             os.truncate(file, _ROW.size * _ROWS)
             self._rows = mmap.mmap(file, _ROW.size * _ROWS)
-            taken = [row[0] for row in _ROW.iter_unpack(self._rows)]
-            free = next(n for n, pid in enumerate(taken) if not pid or not _lives(pid))
-            self._row = _ROW.size * free
+            self._row = self._free_row()
             self._device = zlib.crc32(speed.device.encode())
             kappa = DEFAULT.kappa(speed.mode) if speed.kappa is None else speed.kappa
             self._mode, self._takes = speed.mode, (speed.busy, kappa)
@@ -45,13 +47,31 @@ class Neighbours:
         finally:
             os.close(file)  # which also ends the lock
 
+    def _free_row(self) -> int:
+        """Return where the first row without a living engine is; empty the rows of dead ones.
+
+        An emptied row keeps its process, so that the first row without one ends them all.
+        """
+        free = []
+        for row in range(0, len(self._rows), _ROW.size):
+            pid = _ROW.unpack_from(self._rows, row)[0]
+            if not pid or not _lives(pid):
+                _ROW.pack_into(self._rows, row, pid, 0, 0.0, 0.0, 0.0)
+                free.append(row)
+            if not pid:
+                break
+        if not free:
+            raise RuntimeError(f"a simulated host has room for {_ROWS} engines")
+        return free[0]
+
     def slowed(self, seconds: float) -> float:
         """Return how long a step takes that begins now, and tell the others."""
         now = time.monotonic()
+        rows = itertools.takewhile(operator.itemgetter(0), _ROW.iter_unpack(self._rows))
         beside = [
             (busy, kappa)
-            for offset, (_, device, until, busy, kappa) in enumerate(_ROW.iter_unpack(self._rows))
-            if device == self._device and until > now and offset * _ROW.size != self._row
+            for number, (_, device, until, busy, kappa) in enumerate(rows)
+            if device == self._device and until > now and number * _ROW.size != self._row
         ]
         busy, kappas = zip(self._takes, *beside, strict=True)
         seconds *= sigma(self._mode, busy, kappas=kappas)

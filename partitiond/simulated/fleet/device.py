@@ -7,14 +7,13 @@ function. A new sigma applies from the next step on, not to a step that has begu
 from typing import Final, Protocol
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.performance.interference import DEFAULT, Interference, sigma
+from partitiond.core.performance.interference import ALONE, DEFAULT, Interference, sigma
 from partitiond.core.plan.record import Candidate
 from partitiond.simulated.fleet.events import SimulatedClock
 from partitiond.simulated.fleet.host_costs import Host, HostEngine
 
 MOST_SIGMAS: Final = 4096
 """Most sigmas memoised per device, by the set of its working engines."""
-ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
 
 
 class Sharer(HostEngine, Protocol):
@@ -57,7 +56,7 @@ class FleetDevice:
         self._clock = clock
         self._mode = mode
         self._interference = interference
-        self._alone = mode in ALWAYS_ALONE
+        self._alone = mode in ALONE
         self._at_work: dict[Sharer, None] = {}
         self._mask = 0
         self._numbers = 0

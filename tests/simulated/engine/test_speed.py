@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from pathlib import Path
@@ -14,13 +15,13 @@ from partitiond.core.hardware.partition import MemoryShare, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.engine_speed import SPEED_VARIABLE, EngineSpeed
+from partitiond.core.performance.engine_speed import SPEED_VARIABLE
 from partitiond.core.performance.interference import level_of, sigma
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.fleet.estimates import estimate, sizes
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
-from partitiond.simulated.engine.__main__ import parse, slowdown, step_model
+from partitiond.simulated.engine.__main__ import parse, planned_speed, slowdown, step_model
 from partitiond.simulated.engine.batch import Batch, Sequence
 from partitiond.simulated.engine.loop import EngineLoop
 from tests.planner.build import gpu, spec
@@ -54,8 +55,8 @@ def engine(model: ModelSpec, candidate: Candidate, host: Path, *flags: str) -> E
     placement = Placement(f"{model.name}-1", model.name, GPU.id, share, candidate)
     resolved = ResolvedModel(model, host, None, architecture, dummy_weights=True)
     launch = launch_for(placement, resolved, GPU, name=placement.replica_id)
-    speed = EngineSpeed.from_json(dict(launch.extra_env)[SPEED_VARIABLE])
     arguments = parse(["--uds", "x", "--model", model.name, *flags])
+    speed = planned_speed(arguments, dict(launch.extra_env)[SPEED_VARIABLE])
     tokens = candidate.kv_cache_bytes // architecture.kv_bytes_per_token
     batch = Batch(candidate.batch, launch.max_num_batched_tokens, tokens)
     steps, slowed = step_model(arguments, speed), slowdown(arguments, speed, str(host))
@@ -104,7 +105,7 @@ async def test_goodput_is_that_of_the_plan_and_falls_where_the_plan_is_wrong(
 
 @pytest.mark.parametrize(("mode", "percent"), [(SharingMode.MPS, 50), (SharingMode.MEMORY, 100)])
 async def test_engines_of_a_gpu_slow_each_other_down_as_planned(
-    mode: SharingMode, percent: int, tmp_path: Path
+    mode: SharingMode, percent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = [asked("opt-1.3b", LONG), asked("qwen2.5-1.5b", Workload(1000, 8))]
     candidates = [best(model, mode, percent) for model in models]
@@ -119,5 +120,14 @@ async def test_engines_of_a_gpu_slow_each_other_down_as_planned(
     alone, steps = engine(models[0], candidates[0], tmp_path), 0.5
     assert alone._slowed(steps) == steps
     assert loops[1]._slowed(steps) == pytest.approx(slower * steps)
+    told = engine(models[0], candidates[0], tmp_path, "--token-seconds=0")
+    assert told._slowed(told._steps.step_seconds(9, 9) + steps) == steps
     await asyncio.sleep(2 * slower * steps)  # their steps are over
     assert loops[0]._slowed(steps) == steps
+    with monkeypatch.context() as other:
+        other.setattr(os, "getpid", lambda: 2**30)  # no process
+        engine(models[1], candidates[1], tmp_path)._slowed(1e9)
+    assert loops[1]._slowed(steps) > slower * steps, "two work beside it"
+    await asyncio.sleep(3 * slower * steps)
+    assert engine(models[0], candidates[0], tmp_path)._slowed(steps) == steps
+    assert loops[1]._slowed(steps) == pytest.approx(slower * steps)
