@@ -48,20 +48,17 @@ class Neighbours:
             os.close(file)  # which also ends the lock
 
     def _free_row(self) -> int:
-        """Return where the first row without a living engine is; empty the rows of dead ones.
+        """Return where the first row without a living engine is; empty all such rows.
 
         An emptied row keeps its process, so that the first row without one ends them all.
         """
-        free = []
-        for row in range(0, len(self._rows), _ROW.size):
-            pid = _ROW.unpack_from(self._rows, row)[0]
-            if not pid or not _lives(pid):
-                _ROW.pack_into(self._rows, row, pid, 0, 0.0, 0.0, 0.0)
-                free.append(row)
-            if not pid:
-                break
+        rows = range(0, len(self._rows), _ROW.size)
+        pids = {row: _ROW.unpack_from(self._rows, row)[0] for row in rows}
+        free = [row for row, pid in pids.items() if not Path(f"/proc/{pid}").exists()]
         if not free:
             raise RuntimeError(f"a simulated host has room for {_ROWS} engines")
+        for row in free:
+            self._rows[row + 8 : row + _ROW.size] = bytes(_ROW.size - 8)
         return free[0]
 
     def slowed(self, seconds: float) -> float:
@@ -81,13 +78,3 @@ class Neighbours:
     def _write(self, until: float) -> None:
         row = os.getpid(), self._device, until, *self._takes
         _ROW.pack_into(self._rows, self._row, *row)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
