@@ -125,7 +125,7 @@ class EstimateReport:
         max_batch: the paper's memory model: weights and mean KV occupancy in that fraction of the
             memory as sold, a power of two up to 512.
         max_batch_safe: largest batch whose whole footprint fits the budget.
-        weights_bytes, kv_bytes_per_token: as loaded.
+        weights_bytes, kv_bytes_per_token: as loaded; of towers, too.
         knee_batch: null if throughput still grew; `limited_by` says what ended the growth.
         limited_by: memory or cap; null with a knee.
         operating_batch: the knee, or the largest batch; with an SLO, the largest batch up to that
@@ -198,7 +198,7 @@ def estimate_report(
         memory_fraction=question.memory_fraction,
         max_batch=max_batch(loaded, question.workload, sold, share=question.memory_fraction),
         max_batch_safe=profile.points[-1].batch if profile.points else 0,
-        weights_bytes=loaded.weights_bytes,
+        weights_bytes=loaded.resident_bytes,
         kv_bytes_per_token=loaded.kv_bytes_per_token,
         knee_batch=profile.knee.batch,
         limited_by=profile.knee.limited_by,

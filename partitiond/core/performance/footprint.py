@@ -263,7 +263,7 @@ def max_batch(
     fixed lengths hold P + O/2 tokens on average, others the definitions' length-biased mean.
     """
     per_request = architecture.kv_bytes(workload.moments.occupancy_mean)
-    left = memory_bytes * share - architecture.weights_bytes
+    left = memory_bytes * share - architecture.resident_bytes
     fits = left / per_request if per_request else cap * (left > 0)
     return 0 if fits < 1 else min(cap, 2 ** math.floor(math.log2(fits)))
 

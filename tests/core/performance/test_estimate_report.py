@@ -1,5 +1,6 @@
 """An estimate report has the figures that people need; the paper's Table 1 is among them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -57,6 +58,13 @@ def test_quantised_weights_are_smaller_and_a_cache_in_fp8_holds_twice_the_tokens
     small = report("opt-2.7b", quantization="bitsandbytes")
     assert small.weights_bytes < 0.4 * wide.weights_bytes
     assert small.points[0].output_tokens_per_s > wide.points[0].output_tokens_per_s
+
+
+def test_towers_are_among_the_weights_that_are_told() -> None:
+    seeing = dataclasses.replace(CATALOG["opt-1.3b"].architecture, tower_parameters=10**9)
+    asked = dataclasses.replace(question(), architecture=seeing)
+    found = estimate_report(asked, find_hardware("a100-40gb")[0], WHOLE)
+    assert found.weights_bytes == found.footprint.weights_bytes == seeing.resident_bytes
 
 
 def test_the_same_slice_of_a_gpu_is_one_of_seven() -> None:
