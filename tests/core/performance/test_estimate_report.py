@@ -61,10 +61,11 @@ def test_quantised_weights_are_smaller_and_a_cache_in_fp8_holds_twice_the_tokens
 
 
 def test_towers_are_among_the_weights_that_are_told() -> None:
-    seeing = dataclasses.replace(CATALOG["opt-1.3b"].architecture, tower_parameters=10**9)
+    seeing = dataclasses.replace(CATALOG["opt-1.3b"].architecture, tower_parameters=10**10)
     asked = dataclasses.replace(question(), architecture=seeing)
     found = estimate_report(asked, find_hardware("a100-40gb")[0], WHOLE)
     assert found.weights_bytes == found.footprint.weights_bytes == seeing.resident_bytes
+    assert found.max_batch < report().max_batch
 
 
 def test_the_same_slice_of_a_gpu_is_one_of_seven() -> None:
