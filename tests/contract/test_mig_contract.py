@@ -18,7 +18,7 @@ from partitiond.core.mig.changes import CreateGpuInstance, MigLayout, illegal
 from partitiond.core.mig.geometry import instance_bytes, place_of
 from partitiond.core.mig.names import read_name
 from partitiond.core.units import Bytes
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.mig import MigControl, read_state
 from partitiond.devices.mig.instances import perform
 from partitiond.simulated.gpus import SimulatedHost
@@ -48,7 +48,8 @@ def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Here]:
             host = SimulatedHost.create("a100-80gb-mig", tmp_path / "host")
             stack.enter_context(host.installed())
             cuda = host.cuda_path
-        on = [g.id for g in discover_gpus([0]) if (s := read_state(g.id)).enabled and s.profiles]
+        ids = [seen.device.id for seen in GpuDiscovery().discover([0])]
+        on = [gpu for gpu in ids if (s := read_state(gpu)).enabled and s.profiles]
         if not on:
             pytest.skip("needs a GPU with MIG on")
         yield Here(on[0], cuda)
@@ -59,7 +60,7 @@ def empty(here: Here, request: pytest.FixtureRequest) -> Here:
     """A GPU that may be cut."""
     if here.cuda is None and os.environ.get(ALLOWED) != "1":
         pytest.skip(f"changes the GPU: set {ALLOWED}=1")
-    for device in discover_gpus([0]):
+    for device in (seen.device for seen in GpuDiscovery().discover([0])):
         state = read_state(device.id)
         if state.enabled and not state.instances and state.placed:
             return Here(device.id, here.cuda)

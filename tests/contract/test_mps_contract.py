@@ -11,7 +11,7 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import MIB
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
 from partitiond.devices.nvml import used_bytes
 from partitiond.platform.process_identity import start_ticks
@@ -54,7 +54,8 @@ def real_gpu() -> Gpu:
     """One that is idle and allows MPS; skips without."""
     if shutil.which(REAL_PROGRAM) is None:
         pytest.skip(f"{REAL_PROGRAM} is not installed")
-    found = [device for device in discover_gpus([0]) if SharingMode.MPS in device.modes]
+    gpus = [seen.device for seen in GpuDiscovery().discover([0])]
+    found = [gpu for gpu in gpus if SharingMode.MPS in gpu.modes]
     idle = [device.id for device in found if used_bytes(device.id) < IDLE_BYTES]
     if not idle:
         pytest.skip("no idle NVIDIA GPU that allows MPS")

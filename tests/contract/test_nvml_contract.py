@@ -1,6 +1,5 @@
 """NVML behaves as our code relies on, simulated and on a real GPU."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.units import GIB, MIB
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import XidWatch, used_bytes
 from partitiond.serde import from_json, to_json
@@ -38,7 +37,7 @@ def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Here]:
             host = SimulatedHost.create("a100-80gb-x8", tmp_path / "host")
             stack.enter_context(host.installed())
             cuda = host.cuda_path
-        gpus = discover_gpus(range(os.cpu_count() or 1))
+        gpus = tuple(seen.device for seen in GpuDiscovery().discover([0]))
         if not gpus:
             pytest.skip("needs an NVIDIA GPU")
         yield Here(gpus, cuda)

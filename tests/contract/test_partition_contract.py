@@ -5,7 +5,6 @@ The engines are small programs that take memory through CUDA's driver, as engine
 
 import contextlib
 import dataclasses
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -23,7 +22,7 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.mig import MigControl
 from partitiond.devices.mps import MpsControl, without_mps_env
 from partitiond.devices.nvml import used_bytes
@@ -98,7 +97,7 @@ def folder() -> Iterator[Path]:
 
 def real_gpu() -> tuple[str, int]:
     """An idle GPU of this host, with MIG off."""
-    for gpu in discover_gpus(sorted(os.sched_getaffinity(0))):
+    for gpu in (seen.device for seen in GpuDiscovery().discover([0])):
         if used_bytes(gpu.id) <= IDLE_BYTES and gpu.modes != (SharingMode.MIG,):
             return gpu.id, gpu.memory_bytes
     pytest.skip("no idle NVIDIA GPU here")
@@ -112,7 +111,7 @@ def host(request: pytest.FixtureRequest, folder: Path) -> Iterator[Host]:
     description = HostDescription("contract", (GpuDescription("a100-80gb"),))
     simulated = SimulatedHost.create(description, folder / "h")
     with simulated.installed():
-        (gpu,) = discover_gpus((0,))
+        gpu = GpuDiscovery().discover([0])[0].device
         program, library = str(simulated.mps_control), simulated.cuda_path
         yield Host(folder, gpu.id, gpu.memory_bytes, program, library)
         assert not simulated.processes(gpu.id)

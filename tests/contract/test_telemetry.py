@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.cpu import discover_cpu
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.exposure import FIGURES
 from partitiond.serde import from_json, to_json
@@ -27,7 +27,7 @@ async def test_a_window_tells_figures_within_their_ranges(kind: str, make_host: 
     source, device = HostTelemetry(), discover_cpu()
     if kind == "gpu":
         make_host(GpuDescription("h200-141gb"))
-        source, device = HostTelemetry(period_seconds=0.02), discover_gpus([0])[0]
+        source, device = HostTelemetry(period_seconds=0.02), GpuDiscovery().discover([0])[0].device
     engine = await asyncio.create_subprocess_exec(
         sys.executable, "-c", WORK, start_new_session=True,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

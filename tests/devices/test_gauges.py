@@ -3,7 +3,7 @@
 import psutil
 
 from partitiond.devices.gauges import LEAST_SECONDS, HostGauges
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.simulated.gpus import GpuDescription
 from tests.gpu_fixtures import MakeHost
 
@@ -17,7 +17,7 @@ def test_each_gpu_tells_its_memory_power_and_temperature(make_host: MakeHost) ->
         assert reading.watts
         assert reading.celsius is not None
     host.driver(loaded=False)
-    assert discover_gpus([0]) == (), "a host without driver has no GPUs"
+    assert not GpuDiscovery().discover([0]), "a host without driver has no GPUs"
     assert HostGauges(cpu=False).read() == {}
 
 

@@ -358,17 +358,3 @@ def _sm_count(handle: Any, key: str) -> int:
     absent = frozenset({pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NO_PERMISSION})
     attributes = offered(pynvml.nvmlDeviceGetAttributes_v2, handle, also=absent)
     return 0 if attributes is None else int(attributes.multiprocessorCount)
-
-
-def discover_gpus(cores: Sequence[int]) -> tuple[Device, ...]:
-    """Return all GPUs of this host in NVML's order; empty without NVIDIA's driver.
-
-    Every process on them counts as foreign; what this user may change on them is not checked.
-
-    Args:
-        cores: host cores usable for engines of these GPUs.
-
-    Raises:
-        DeviceError: the driver is there and refuses.
-    """
-    return tuple(seen.device for seen in GpuDiscovery().discover(cores))

@@ -6,13 +6,13 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.nvml import library_in_use, use_library
 from partitiond.simulated.gpus.host import SimulatedHost
 
 
 def seen() -> tuple[str, ...]:
-    return tuple(gpu.id for gpu in discover_gpus([0]))
+    return tuple(seen.device.id for seen in GpuDiscovery().discover([0]))
 
 
 def test_each_host_is_asked_through_its_own_library_and_the_one_before_is_back_after_it(

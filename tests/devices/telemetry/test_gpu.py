@@ -9,7 +9,7 @@ import pytest
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.fake import fake_gpus
-from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.gpu import GpuSampler
 from partitiond.platform.deadline_calls import DeadlineCalls
@@ -31,7 +31,7 @@ def gpu(make_host: MakeHost) -> SimulatedHost:
 async def told_by(host: SimulatedHost) -> Telemetry:
     """One window of 10 s on a GPU that uses 250 W, without waiting for it."""
     now = 100.0
-    device = discover_gpus([0])[0]
+    device = GpuDiscovery().discover([0])[0].device
     window = await HostTelemetry(period_seconds=0.01, clock=lambda: now).open(device, ())
     now += 10
     host.set_load(device.id, energy_joules=1000 + 2500)
@@ -78,7 +78,7 @@ async def test_what_is_refused_is_none_with_a_reason(gpu: SimulatedHost) -> None
         told = await told_by(gpu)
         assert getattr(told, figure) is None
         assert told.power_watts is not None
-        exposure = await HostTelemetry().exposure(discover_gpus([0])[0])
+        exposure = await HostTelemetry().exposure(GpuDiscovery().discover([0])[0].device)
         assert words in exposure.missing[figure]
         assert figure not in exposure.exposes
         assert words in exposure.text()
@@ -95,7 +95,7 @@ async def test_a_gpu_that_is_gone_fails_nothing(make_host: MakeHost) -> None:
 
 @pytest.mark.usefixtures("gpu")
 async def test_a_cancelled_open_leaves_no_thread() -> None:
-    device = discover_gpus([0])[0]
+    device = GpuDiscovery().discover([0])[0].device
     opening = asyncio.ensure_future(HostTelemetry().open(device, ()))
     await asyncio.sleep(0)
     opening.cancel()
@@ -115,5 +115,5 @@ async def test_an_exporter_fills_what_nvml_does_not_tell(gpu: SimulatedHost, exp
     assert figures.sources == ["nvml", "dcgm"]
     assert not {"sm_activity", "gpu_util"} & set(figures.missing)
     source = HostTelemetry(dcgm_url="http://127.0.0.1:1/metrics")
-    exposure = await source.exposure(discover_gpus([0])[0])
+    exposure = await source.exposure(GpuDiscovery().discover([0])[0].device)
     assert "127.0.0.1:1" in exposure.missing["sm_activity"], "one that does not answer is named"
