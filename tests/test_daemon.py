@@ -74,7 +74,7 @@ class Daemon(Fleet):
 
     def proxy_answers(self) -> bool:
         try:
-            return httpx.get(f"{self.settings.proxy_url}/v1/models").status_code == 200
+            return httpx.get(f"{self.settings.proxy_url}/v1/models", verify=False).is_success
         except httpx.TransportError:
             return False
 

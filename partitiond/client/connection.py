@@ -11,6 +11,7 @@ from partitiond.client.bodies import encoded
 from partitiond.client.credentials import Credentials
 from partitiond.client.errors import from_problem, no_answer, not_ours
 from partitiond.core.errors import InputError
+from partitiond.platform.tls_files import NO_TLS
 
 T = TypeVar("T")
 Query = Mapping[str, Any] | None
@@ -47,7 +48,12 @@ class Connection:
         self._credentials = Credentials(token, actor, reread)
         self._timeout = timeout
         # HTTP proxies set in the environment are for outside hosts, not for loopback.
-        self._http = httpx.Client(base_url=self.base_url, auth=self._credentials, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            auth=self._credentials,
+            trust_env=False,
+            verify=NO_TLS if self.base_url.lower().startswith("http:") else True,
+        )
 
     @property
     def token(self) -> str:

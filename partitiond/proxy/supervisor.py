@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.platform.process_exit import wait_gone
 from partitiond.platform.process_identity import SHORTAGE, boot_id, is_alive, start_ticks
+from partitiond.platform.tls_files import NO_TLS
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     ProxyIdentity,
@@ -60,9 +60,6 @@ REPLACE_GRACE_SECONDS: Final = 30.0
 CANNOT_ASK: Final = (
     "This process can open no file or connection, so whether the proxy answers is not known."
 )
-NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For the Unix socket, which needs no TLS: httpx would otherwise read all certificate authorities
-for each request, 20 ms of CPU time, and there are ten requests a second while a model sleeps."""
 
 _KEPT_ENVIRONMENT: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME",

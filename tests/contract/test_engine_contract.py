@@ -33,6 +33,7 @@ from tests.controller.samples import placement
 from tests.engine_fixtures import (
     chat_model_folder,
     engine_environment,
+    forking_runner,
     make_runner,
     short_dir,
     simulated_launch,

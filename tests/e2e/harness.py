@@ -29,6 +29,7 @@ from partitiond.core.errors import PartitiondError
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.nvml import library_in_use
+from partitiond.platform.tls_files import NO_TLS
 from partitiond.settings.schema import load_settings
 from tests.machine import WAIT_SECONDS, free_port, pace, signal_all, wait_for
 
@@ -315,7 +316,13 @@ class Fleet:
         return f"{self.settings.proxy_url}/v1"
 
     def openai(self, key: str = "none") -> openai.OpenAI:
-        client = openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=300)
+        client = openai.OpenAI(
+            base_url=self.base_url,
+            api_key=key,
+            max_retries=0,
+            timeout=300,
+            http_client=openai.DefaultHttpxClient(verify=NO_TLS),
+        )
         self._clients.append(client)
         return client
 
@@ -382,7 +389,7 @@ async def stream_once(base_url: str, outcome: Outcome, tokens: int) -> None:
     }
     try:
         async with (
-            httpx.AsyncClient(timeout=httpx.Timeout(300, connect=60)) as client,
+            httpx.AsyncClient(timeout=httpx.Timeout(300, connect=60), verify=NO_TLS) as client,
             client.stream("POST", f"{base_url}/completions", json=body) as reply,
         ):
             if reply.status_code != 200:

@@ -40,7 +40,7 @@ async def engine(
     handle = await runner.start(launch)
     try:
         await runner.wait_ready(handle, 60)
-        transport = httpx.AsyncHTTPTransport(uds=handle.socket_path)
+        transport = httpx.AsyncHTTPTransport(uds=handle.socket_path, verify=False)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://engine", timeout=300
         ) as client:
