@@ -2,8 +2,9 @@
 
 The tests of a file stay together, because they share what is started once for a file. All files
 with real engines are one group, and so are all files with Ray: two of either at a time need more
-memory than small machines have. The longest group begins first, because what begins last ends
-last; `tests/durations.txt` says how long each file took when that was last recorded.
+memory than small machines have. Those with a browser share it, and the demo that it looks at. The
+longest group begins first, because what begins last ends last; `tests/durations.txt` says how long
+each file took when that was last recorded.
 """
 
 import functools
@@ -19,7 +20,11 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 DEADLINE: Final = "TESTS_BEGIN_BEFORE"
 """Seconds since 1970. A test that would begin later does not run, and `tests.run` names it."""
-GROUPS: Final = {"mark.engine": "tests of real engines", "mark.ray": "tests of Ray"}
+GROUPS: Final = {
+    "mark.engine": "tests of real engines",
+    "mark.ray": "tests of Ray",
+    "mark.browser": "tests of a browser",
+}
 """Words in a file that make its tests members of a group."""
 SIMULATED: Final = "[simulated"
 """In the name of a test: it is a twin of one with a real engine, and starts none."""

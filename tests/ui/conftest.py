@@ -1,6 +1,7 @@
 """Provides one browser and one demo for all tests of the dashboard."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -31,12 +32,14 @@ def fleet(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def page(browser: Browser, fleet: Demo) -> Iterator[Page]:
-    """Logged in as ada; nothing may have gone wrong in its console."""
+    """Logged in as ada; nothing may have gone wrong in its console, or come from another host."""
     page = browser.page()
     page.prefer("light")
     log_in(page, fleet)
     yield page
     assert page.errors == []
+    asked = {urlsplit(url).netloc for url in page.requests if url.startswith("http")}
+    assert asked <= {urlsplit(fleet.url).netloc}
     page.close()
 
 

@@ -29,8 +29,8 @@ MODELS: dict[str, dict[str, object]] = {
     "opt-1.3b": {"demand": {"req_per_s": 16}},
     "opt-2.7b": {"demand": {"req_per_s": 3}, "isolation": "device"},
 }
-LOAD = {"smollm2-135m": 4.0, "opt-125m": 2.0, "qwen2.5-0.5b": 2.0, "llama-3.2-1b": 1.0,
-        "opt-1.3b": 0.6}  # fmt: skip
+LOAD = {"smollm2-135m": 1.0, "opt-125m": 0.5, "qwen2.5-0.5b": 0.5, "llama-3.2-1b": 0.5,
+        "opt-1.3b": 0.3}  # fmt: skip
 """Requests/s: enough to move every figure, little enough for a machine that does other things."""
 
 
