@@ -8,10 +8,7 @@ import json
 import os
 import pwd
 import signal
-import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from deploy.check.rig import (
@@ -87,23 +84,16 @@ def another_host_joins() -> str:
     return f"{NAME} at {found['address']}"
 
 
-def rays_processes_are_killed_and_come_back() -> str:
-    """Raylet, directory and keeper are killed in turn; then the other host answers again."""
-    before, daemon = engine(), main_pid()
-    took = []
-    for word in ("raylet/raylet", "gcs_server", "partitiond.cluster.of_settings"):
-        begun, former, raylets = time.monotonic(), _of_ray(word), _of_ray("raylet/raylet")
-        assert former, word
-        for pid in former:
-            os.kill(pid, signal.SIGKILL)
-        wait_for(f"another {word}", partial(_others, word, former))
-        wait_for("another raylet", partial(_others, "raylet/raylet", raylets))
-        took.append(f"{word.split('/')[-1]} {time.monotonic() - begun:.0f} s")
-    begun = time.monotonic()
+def rays_keeper_is_killed_and_comes_back() -> str:
+    """The keeper, which starts again whatever else of Ray ends; then the other host answers."""
+    before, daemon, keeper = engine(), main_pid(), _keeper()
+    raylets = _of_ray("raylet/raylet")
+    os.kill(keeper, signal.SIGKILL)
+    wait_for("another keeper", lambda: _keeper() not in (0, keeper))
+    wait_for("another raylet", lambda: set(_of_ray("raylet/raylet")) - set(raylets))
     _answers_since(datetime.now(UTC))
-    took.append(f"{NAME} {time.monotonic() - begun:.0f} s later")
     assert (engine(), main_pid()) == (before, daemon), "engine and daemon notice nothing"
-    return ", ".join(took)
+    return f"keeper {_keeper()}"
 
 
 def one_host_again() -> str:
@@ -123,10 +113,6 @@ def _of_ray(word: str) -> list[int]:
     """Processes of Ray's unit with a word in their command."""
     where = Path("/sys/fs/cgroup/system.slice", RAY_UNIT, "cgroup.procs")
     return [pid for pid in _pids(where) if word in _command(pid)]
-
-
-def _others(word: str, former: Iterable[int]) -> list[int]:
-    return sorted(set(_of_ray(word)) - set(former))
 
 
 def _pids(file: Path) -> list[int]:
@@ -160,6 +146,6 @@ def _answers_since(when: datetime) -> None:
 CHECKS = () if not RAY else (
     setup_makes_a_head_of_several_hosts,
     another_host_joins,
-    rays_processes_are_killed_and_come_back,
+    rays_keeper_is_killed_and_comes_back,
     one_host_again,
 )  # fmt: skip
