@@ -1,6 +1,12 @@
-"""Runs the command line for `python -m partitiond`."""
+"""Runs the command line: `python -m partitiond`, and the installed command."""
 
-from partitiond.cli.main import main
+
+def main() -> None:
+    """Run it. Imported here, because each planner process imports the installed command anew."""
+    from partitiond.cli.main import main as command_line
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Waits for what has no event, finds ports of this machine, and ends processes."""
+"""Waits for what has no event, finds ports of this machine, ends processes, cleans environments."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +85,12 @@ def no_files_left() -> Iterator[None]:
         for descriptor in opened:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def clean_environment(found: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Ours, without settings of the developer's own shell and the size of their terminal."""
+    others = ("PARTITIOND_", "COLUMNS", "LINES")
+    return {k: v for k, v in found.items() if not k.startswith(others)}
 
 
 def free_port() -> int:

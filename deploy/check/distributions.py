@@ -77,7 +77,7 @@ def check_wheel(wheel: Path) -> None:
         raise DistributionError(f"{wheel}: its description is not the README.")
     if f"{info}/licenses/LICENSE" not in contents:
         raise DistributionError(f"{wheel}: it has no licence.")
-    if b"partitiond = partitiond.cli.main:main" not in contents[f"{info}/entry_points.txt"]:
+    if b"partitiond = partitiond.__main__:main" not in contents[f"{info}/entry_points.txt"]:
         raise DistributionError(f"{wheel}: it does not install the command.")
     _no_places(wheel, contents)
 

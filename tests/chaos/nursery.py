@@ -18,8 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from partitiond.settings.schema import load_settings
-from tests.e2e.harness import clean_environment
-from tests.machine import wait_for
+from tests.machine import clean_environment, wait_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,8 @@ class Nursery:
         self._folder = tempfile.TemporaryDirectory(prefix="pn-")
         self._count = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
+            # No module is its main one: each planner process would import that anew, and so openai.
+            [sys.executable, "-c", "from tests.chaos.nursery import _main; _main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parent.parent.parent,
@@ -172,7 +172,3 @@ def _become_daemon(config: Path, log: str) -> None:
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-if __name__ == "__main__":
-    _main()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.run_folder import what_runs
-from tests.e2e.harness import Command, Fleet, clean_environment, command
+from tests.e2e.harness import Command, Fleet, command
+from tests.machine import clean_environment
 
 pytestmark = pytest.mark.full
 

@@ -31,18 +31,19 @@ from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.nvml import library_in_use
 from partitiond.platform.tls_files import NO_TLS
 from partitiond.settings.schema import load_settings
-from tests.machine import WAIT_SECONDS, free_port, pace, signal_all, wait_for
+from tests.machine import (
+    WAIT_SECONDS,
+    clean_environment,
+    free_port,
+    pace,
+    signal_all,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from tests.chaos.nursery import ForkedDaemon, Nursery
 
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
-
-
-def clean_environment(found: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Ours, without settings of the developer's own shell and the size of their terminal."""
-    others = ("PARTITIOND_", "COLUMNS", "LINES")
-    return {k: v for k, v in found.items() if not k.startswith(others)}
 
 
 Command = subprocess.CompletedProcess[str]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import clean_environment
+from tests.machine import clean_environment
 
 # The fleet's models with isolation = "hardware": nothing but a MIG slice keeps that promise.
 ISOLATED = {"opt-2.7b", "opt-6.7b"}

@@ -10,7 +10,7 @@ import pytest
 
 from partitiond.settings.schema import Settings
 from tests.cluster.ray_fixtures import ray_python
-from tests.e2e.harness import clean_environment
+from tests.machine import clean_environment
 
 __all__ = ["ray_python"]
 
