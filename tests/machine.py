@@ -26,14 +26,15 @@ def wait_for(
 ) -> T:
     """Poll until `check` gives something true; a test that waits for ever says for what.
 
-    `seconds` is for what may take longer than anything usually does.
+    `seconds` is for what may take longer than anything usually does. Pauses grow to a twentieth of
+    what was waited: a check may cost as much as what it waits for.
     """
     seconds = max(WAIT_SECONDS, seconds * SLOWEST)
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (found := check()):
-        if time.monotonic() > deadline:
+        if (waited := time.monotonic() - began) > seconds:
             raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(pause)
+        time.sleep(max(pause, min(0.5, waited / 20)))
     return found
 
 
