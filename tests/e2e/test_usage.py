@@ -6,7 +6,6 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.usage import UsageLine
 from tests.e2e.harness import Fleet
@@ -31,10 +30,6 @@ SETTINGS = {
     "daemon.loop_seconds": 0.1,
     "planner.time_limit_seconds": 2.0,
     "engine.cgroup": "none",
-    "profiling.min_window_seconds": 0.3,
-    "profiling.max_window_seconds": 0.6,
-    "profiling.max_batch": 4,
-    "profiling.cpu_partition_cores": [1],
 }
 
 
@@ -72,9 +67,6 @@ def test_every_request_is_booked_once(tmp_path: Path) -> None:
         fleet.start()
         with fleet.client() as client:
             client.register(BODY)
-            job = client.profile("tiny", ProfileOptions(confirm=False))
-        assert fleet.finish(job).state is JobState.SUCCEEDED
-        with fleet.client() as client:
             client.apply()
             record, key = client.create_key(terms={"label": "batch"})
         wait_for("a replica", lambda: serving(fleet))
