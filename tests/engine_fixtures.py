@@ -5,9 +5,12 @@ fail (`make test` installs it): a suite that silently skips its main part proves
 """
 
 import asyncio
+import atexit
+import functools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, MIB
 from partitiond.engines.install.environment import EngineEnvironment, find_environment
 from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.warm import MODULES, WarmStarts
 from partitiond.models.resolver import Resolver
 from partitiond.settings.schema import Settings
 
@@ -117,3 +121,18 @@ def vllm_launch(model_folder: Path, replica_id: str = "real-0") -> EngineLaunch:
 def make_runner(run_dir: Path, environment: EngineEnvironment | None) -> ProcessEngineRunner:
     """A runner whose engines share the cache of all tests."""
     return ProcessEngineRunner(run_dir, environment, cache_dir=engine_cache_dir())
+
+
+def forking_runner(run_dir: Path, environment: EngineEnvironment) -> ProcessEngineRunner:
+    """The same, and what has a placement is forked, as a daemon has it: a start imports nothing."""
+    runner = ProcessEngineRunner(run_dir, environment, cache_dir=engine_cache_dir(), warm=MODULES)
+    runner._warm = _imported()
+    return runner
+
+
+@functools.cache
+def _imported() -> WarmStarts:
+    """The parent of all real engines of this process: vLLM's imports take 20 s of CPU."""
+    folder = tempfile.TemporaryDirectory(prefix="pd-")
+    atexit.register(folder.cleanup)
+    return WarmStarts(Path(folder.name), time.monotonic)

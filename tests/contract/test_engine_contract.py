@@ -67,7 +67,7 @@ class Running:
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
-        transport = httpx.AsyncHTTPTransport(uds=self.handle.socket_path)
+        transport = httpx.AsyncHTTPTransport(uds=self.handle.socket_path, verify=False)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://engine", timeout=300
         ) as client:
@@ -94,7 +94,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
         return Kind(lambda run_dir: ProcessEngineRunner(run_dir, None, warm=FORKED), launch)
     environment = request.getfixturevalue("engine_environment")
     folder = request.getfixturevalue("chat_model_folder")
-    return Kind(lambda run_dir: make_runner(run_dir, environment), vllm_launch(folder))
+    launch = dataclasses.replace(vllm_launch(folder), placement=placement("real-0"))
+    return Kind(lambda run_dir: forking_runner(run_dir, environment), launch)
 
 
 async def start(kind: Kind, run_dir: Path, launch: EngineLaunch | None = None) -> Running:

@@ -13,13 +13,11 @@ from typing import Any, Final
 
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.engines.install.environment import EngineEnvironment
-from partitiond.engines.process import commands
-from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.proxy.supervisor import ProxyProcess
+from tests.controller.samples import placement
 from tests.e2e.conformance_cases import POOL
 from tests.e2e.conformance_client import ask
-from tests.engine_fixtures import engine_cache_dir, make_runner, vllm_launch
+from tests.engine_fixtures import forking_runner, vllm_launch
 from tests.machine import SLOWEST, wait_for
 from tests.proxy.conftest import replica, table
 
@@ -60,12 +58,15 @@ def wait_until_healthy(path: Path, process: "subprocess.Popen[bytes]") -> None:
 
 @contextlib.contextmanager
 def real_generating(
-    environment: EngineEnvironment, model: Path, name: str = "tiny"
+    environment: EngineEnvironment, model: Path, name: str = "tiny", *flags: str
 ) -> Iterator[Path]:
     """vLLM with SmolLM2 under a name, as the daemon starts it."""
     run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
-    runner = make_runner(run_dir, environment)
-    handle = asyncio.run(runner.start(replace(vllm_launch(model), model_name=name)))
+    runner = forking_runner(run_dir, environment)
+    launch = replace(
+        vllm_launch(model), model_name=name, placement=placement("real-0"), extra_args=flags
+    )
+    handle = asyncio.run(runner.start(launch))
     try:
         asyncio.run(runner.wait_ready(handle, START_SECONDS))
         yield Path(handle.socket_path)
@@ -74,32 +75,11 @@ def real_generating(
         shutil.rmtree(run_dir)
 
 
-@contextlib.contextmanager
-def real_pooling(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
-    """The same model as one of embeddings; the daemon starts none such by itself."""
-    run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
-    launch = replace(vllm_launch(model), model_name=POOL)
-    folder = RunFolder.of(run_dir, launch.replica_id)
-    folder.path.mkdir(parents=True)
-    folder.temporary.mkdir(parents=True, exist_ok=True)
-    command = commands.vllm_command(
-        launch, environment, capabilities_of(environment.version), engine_cache_dir(), folder
-    )
-    process = subprocess.Popen(
-        [*command["argv"], "--runner", "pooling", "--convert", "embed"],
-        env=command["env"],
-        cwd=command["cwd"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        path = folder.path / "engine.sock"
-        wait_until_healthy(path, process)
-        yield path
-    finally:
-        process.terminate()
-        process.wait(60)
-        shutil.rmtree(run_dir)
+def real_pooling(
+    environment: EngineEnvironment, model: Path
+) -> "contextlib.AbstractContextManager[Path]":
+    """The same model as one of embeddings."""
+    return real_generating(environment, model, POOL, "--runner", "pooling", "--convert", "embed")
 
 
 @contextlib.contextmanager
