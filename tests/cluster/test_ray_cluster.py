@@ -72,8 +72,9 @@ async def test_a_killed_relay_comes_back(cluster: RayCluster, ray_hosts: rays.Ra
     await rays.another(a, "ray::Relay", former)
 
 
-@pytest.mark.parametrize("host", [0, 1], ids=["head", "a"])
-@pytest.mark.parametrize("helper", ["ray::DashboardAgent", "ray::RuntimeEnvAgent"])
+@pytest.mark.parametrize(
+    ("helper", "host"), [("ray::DashboardAgent", 0), ("ray::RuntimeEnvAgent", 1)]
+)
 async def test_a_host_one_of_whose_helpers_ended_comes_back(
     cluster: RayCluster, ray_hosts: rays.RayHosts, helper: str, host: int
 ) -> None:
