@@ -118,15 +118,16 @@ def vllm_launch(model_folder: Path, replica_id: str = "real-0") -> EngineLaunch:
     )
 
 
-def make_runner(run_dir: Path, environment: EngineEnvironment | None) -> ProcessEngineRunner:
-    """A runner whose engines share the cache of all tests."""
-    return ProcessEngineRunner(run_dir, environment, cache_dir=engine_cache_dir())
-
-
-def forking_runner(run_dir: Path, environment: EngineEnvironment) -> ProcessEngineRunner:
-    """The same, and what has a placement is forked, as a daemon has it: a start imports nothing."""
-    runner = ProcessEngineRunner(run_dir, environment, cache_dir=engine_cache_dir(), warm=MODULES)
-    runner._warm = _imported()
+def make_runner(
+    run_dir: Path, environment: EngineEnvironment | None, *, forks: bool = False
+) -> ProcessEngineRunner:
+    """A runner whose engines share the cache of all tests, and if it forks what has a placement, as
+    a daemon does, what they import.
+    """
+    warm = MODULES if forks else None
+    runner = ProcessEngineRunner(run_dir, environment, cache_dir=engine_cache_dir(), warm=warm)
+    if forks:
+        runner._warm = _imported()
     return runner
 
 

@@ -15,7 +15,6 @@ from partitiond.advise.identify import ServedName
 from partitiond.advise.observe import keep
 from partitiond.advise.readings import WANTED, EngineKey, Reading, readings_of
 from partitiond.core.errors import SpecError, UpstreamError
-from partitiond.platform.tls_files import NO_TLS
 
 TIMEOUT_SECONDS: Final = 5.0
 """An engine that takes longer counts as one that does not answer."""
@@ -90,8 +89,7 @@ async def watch(
 
 def _client(address: str) -> httpx.AsyncClient:
     if address.startswith("unix:"):
-        path = "/" + address.removeprefix("unix:").lstrip("/")
-        transport = httpx.AsyncHTTPTransport(uds=path, verify=NO_TLS)
+        transport = httpx.AsyncHTTPTransport(uds="/" + address.removeprefix("unix:").lstrip("/"))
         return httpx.AsyncClient(
             transport=transport, base_url="http://engine", timeout=TIMEOUT_SECONDS
         )

@@ -47,12 +47,10 @@ class Connection:
         self.base_url = base_url.rstrip("/")
         self._credentials = Credentials(token, actor, reread)
         self._timeout = timeout
+        verify = NO_TLS if self.base_url.lower().startswith("http:") else True
         # HTTP proxies set in the environment are for outside hosts, not for loopback.
         self._http = httpx.Client(
-            base_url=self.base_url,
-            auth=self._credentials,
-            trust_env=False,
-            verify=NO_TLS if self.base_url.lower().startswith("http:") else True,
+            base_url=self.base_url, auth=self._credentials, trust_env=False, verify=verify
         )
 
     @property

@@ -246,9 +246,8 @@ class KilledFleet(Fleet):
         """Whether a request is answered through the endpoint."""
         body = {"model": MODEL, "prompt": "Once", "max_tokens": 2}
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.post(
-                f"{self.base_url}/completions", json=body, timeout=60, verify=False
-            ).is_success
+            url = f"{self.base_url}/completions"
+            return httpx.post(url, json=body, timeout=60, verify=False).is_success
         return False
 
 

@@ -33,7 +33,6 @@ from tests.controller.samples import placement
 from tests.engine_fixtures import (
     chat_model_folder,
     engine_environment,
-    forking_runner,
     make_runner,
     short_dir,
     simulated_launch,
@@ -95,7 +94,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     environment = request.getfixturevalue("engine_environment")
     folder = request.getfixturevalue("chat_model_folder")
     launch = dataclasses.replace(vllm_launch(folder), placement=placement("real-0"))
-    return Kind(lambda run_dir: forking_runner(run_dir, environment), launch)
+    return Kind(lambda run_dir: make_runner(run_dir, environment, forks=True), launch)
 
 
 async def start(kind: Kind, run_dir: Path, launch: EngineLaunch | None = None) -> Running:

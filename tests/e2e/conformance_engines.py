@@ -15,9 +15,8 @@ from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.controller.samples import placement
-from tests.e2e.conformance_cases import POOL
 from tests.e2e.conformance_client import ask
-from tests.engine_fixtures import forking_runner, vllm_launch
+from tests.engine_fixtures import make_runner, vllm_launch
 from tests.machine import SLOWEST, wait_for
 from tests.proxy.conftest import replica, table
 
@@ -62,7 +61,7 @@ def real_generating(
 ) -> Iterator[Path]:
     """vLLM with SmolLM2 under a name, as the daemon starts it."""
     run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
-    runner = forking_runner(run_dir, environment)
+    runner = make_runner(run_dir, environment, forks=True)
     launch = replace(
         vllm_launch(model), model_name=name, placement=placement("real-0"), extra_args=flags
     )
@@ -73,13 +72,6 @@ def real_generating(
     finally:
         asyncio.run(runner.stop(handle, 5.0))
         shutil.rmtree(run_dir)
-
-
-def real_pooling(
-    environment: EngineEnvironment, model: Path
-) -> "contextlib.AbstractContextManager[Path]":
-    """The same model as one of embeddings."""
-    return real_generating(environment, model, POOL, "--runner", "pooling", "--convert", "embed")
 
 
 @contextlib.contextmanager

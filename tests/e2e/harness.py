@@ -317,12 +317,9 @@ class Fleet:
         return f"{self.settings.proxy_url}/v1"
 
     def openai(self, key: str = "none") -> openai.OpenAI:
+        http = openai.DefaultHttpxClient(verify=NO_TLS)
         client = openai.OpenAI(
-            base_url=self.base_url,
-            api_key=key,
-            max_retries=0,
-            timeout=300,
-            http_client=openai.DefaultHttpxClient(verify=NO_TLS),
+            base_url=self.base_url, api_key=key, max_retries=0, timeout=300, http_client=http
         )
         self._clients.append(client)
         return client

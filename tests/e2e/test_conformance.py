@@ -31,7 +31,6 @@ from tests.e2e.conformance_client import Reply, ask
 from tests.e2e.conformance_engines import (
     proxy_for,
     real_generating,
-    real_pooling,
     serving,
     simulated,
 )
@@ -66,14 +65,13 @@ def engines(request: pytest.FixtureRequest) -> Iterator[Engines]:
     with contextlib.ExitStack() as stack:
 
         def start(kind: str, model: str) -> Pair:
+            flags = ("--runner", "pooling", "--convert", "embed") if model == POOL else ()
             if kind == "vllm":
                 environment = request.getfixturevalue("engine_environment")
                 folder = request.getfixturevalue("chat_model_folder")
-                real = real_pooling if model == POOL else real_generating
-                engine = stack.enter_context(real(environment, folder))
+                engine = stack.enter_context(real_generating(environment, folder, model, *flags))
             else:
                 run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
-                flags = ("--runner", "pooling") if model == POOL else ()
                 engine = stack.enter_context(simulated(run, model, *flags))
             aliases = ("small",) if model == MODEL else ()
             proxy = stack.enter_context(proxy_for(serving(model, engine, aliases=aliases)))
