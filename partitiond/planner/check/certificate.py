@@ -232,9 +232,9 @@ def _check_left_out(
         alone = Fits(plan.devices, named, interference, host_memory, near=False)
         if len(able) < len(company) or any(alone.closest(alone.unlike(m), m) for m in able):
             continue
-        hosts = by_key((device.host, device) for device in plan.devices) if len(able) > 1 else {}
-        if not hosts or any(
-            fit_together(there, able, interference, host_memory) for there in hosts.values()
+        if len(able) == 1 or any(
+            fit_together(there, able, interference, host_memory)
+            for there in by_key((device.host, device) for device in plan.devices).values()
         ):
             yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
 
@@ -257,9 +257,10 @@ def _check_idle(
         planned, least = d.demand.planned_req_per_s, d.min_replicas
         if d.model in there or planned is None or least or d.max_replicas == 0:
             continue  # a replica of the least numbers would be in other plans than the bound's
-        for device, c in ((device, c) for device in idle for c in d.candidates):
-            more = d.planned_weight * min(planned, c.capacity_req_per_s)
-            best = (proof.own_value + more) * (1 - RELATIVE)
-            if best > proof.own_bound and isinstance(fits.place(c, device), Placement):
+        more = [(d.planned_weight * min(planned, c.capacity_req_per_s), c) for c in d.candidates]
+        served = [((proof.own_value + one) * (1 - RELATIVE), c) for one, c in more]
+        better = [(best, c) for best, c in served if best > proof.own_bound]
+        for device, (best, c) in ((device, pair) for device in idle for pair in better):
+            if isinstance(fits.place(c, device), Placement):
                 yield f"{d.model} is left out, with it on {device.id} {best:.6g} would be served"
                 break
