@@ -64,9 +64,11 @@ class ModelPatch(ChangeableBody, Patch):
             merged["request_defaults"] = self.request_defaults or {}
             check_sampling(merged["request_defaults"])
         try:
-            source = from_jsonable(ModelSource, merged.get("source"))
-            usual = usual_workload(source, from_jsonable(EngineOptions, merged.get("engine", {})))
-            merged["workload"] = to_jsonable(self._workload(spec.workload, usual))
+            if "workload" in self.model_fields_set and "source" in merged:
+                source = from_jsonable(ModelSource, merged["source"])
+                engine = from_jsonable(EngineOptions, merged.get("engine", {}))
+                workload = self._workload(spec.workload, usual_workload(source, engine))
+                merged["workload"] = to_jsonable(workload)
             changed = from_jsonable(ModelSpec, merged)
         except InputError as error:
             raise SpecError(error.message, hint=error.hint, facts=error.facts) from error
@@ -82,8 +84,6 @@ class ModelPatch(ChangeableBody, Patch):
         return changed
 
     def _workload(self, old: Workload, usual: Workload) -> Workload:
-        if "workload" not in self.model_fields_set:
-            return old
         changes: WorkloadPatch | None = self.workload
         if changes is None:
             return usual
