@@ -158,7 +158,10 @@ class RunFolder:
         Without a record a living process is asked: an engine is not gone because a file is. Raises
         OSError: a shortage.
         """
-        return self.process() or process.leader_of(self.path)
+        with contextlib.suppress(InputError):
+            if found := self._recorded():
+                return found
+        return process.leader_of(self.path)
 
     def is_replaced(self, leader: ProcessId) -> bool:
         """Return whether a newer engine has the folder. Reads /proc. Raises OSError: a shortage."""
