@@ -39,6 +39,7 @@ from partitiond.cluster.ray_node import (
 )
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.platform.durable_file import write_durably
+from partitiond.platform.process_identity import environment
 from partitiond.serde import from_stored_json, to_stored_json
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -229,7 +230,7 @@ def _processes_of(folder: Path, name: str = "") -> Iterator[int]:
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             if name and (entry / "comm").read_bytes().strip() != name.encode():
                 continue
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
+            if mark in environment(int(entry.name)):
                 yield int(entry.name)
 
 

@@ -80,6 +80,18 @@ def stat_fields(pid: int) -> list[bytes]:
     return fields if fields and fields[0] not in (b"Z", b"X") else []
 
 
+def environment(pid: int) -> list[bytes]:
+    """Variables of a process as of its start; [] if it is gone or another user's.
+
+    Raises OSError: a shortage.
+    """
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError as error:
+        raise_if_out_of_files(error)
+        return []
+
+
 def start_ticks(pid: int) -> int | None:
     """Start time of a living process in clock ticks since boot; None if there is no process.
 

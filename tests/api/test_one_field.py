@@ -179,7 +179,7 @@ async def test_each_field_is_registered_read_back_changed_and_cleared(
         assert again.status_code == 200, f"{path}: what was read is a body, and changes nothing"
         null = await http.patch(where, json=nested(path, None))
         if cleared is ...:
-            assert null.status_code == 422 and "pec: source: " in null.json()["detail"], null.text
+            assert (null.status_code, "pec: source: " in null.text) == (422, True), null.text
             continue
         assert null.status_code == 200, (path, null.text)
         assert at(null.json()["spec"], path) == cleared, path

@@ -122,6 +122,10 @@ class MpsDaemon:
         """Return the process that lives as long as the daemon; None if the daemon does not run."""
         return self._access.process()
 
+    async def running(self) -> ProcessId | None:
+        """Look for `process`, outside the event loop. Raises SilentError: /proc does not answer."""
+        return await PROC.look(f"MPS daemon of {self.uuid}", self.process)
+
     def alive(self) -> bool:
         """Whether the daemon's process lives."""
         return self.process() is not None
@@ -152,7 +156,7 @@ class MpsDaemon:
         """
         async with self._changing:
             wanted = self._wanted(group)
-            running = self.process()
+            running = await self.running()
             if running is not None:
                 known = record.read(self.folder) or self._unrecorded(wanted)
                 if await self._stays(known, wanted, users):
@@ -229,7 +233,7 @@ class MpsDaemon:
         Raises:
             DeviceError: the daemon does not answer, or its answer is not understood.
         """
-        if not self.alive():
+        if await self.running() is None:
             return ()
         found: list[MpsClient] = []
         for server in await self._server_list():
@@ -318,7 +322,7 @@ class MpsDaemon:
         found = await PROC.look(f"MPS servers of {self.uuid}", self.servers)
         servers = {server.identity: server for server in found}
         self._remember_broken(servers)
-        if not await PROC.look(f"MPS daemon of {self.uuid}", self.alive):
+        if await self.running() is None:
             self._unanswered = None
             return self._fault_without_daemon(record.read(self.folder), len(servers))
         if not servers:
@@ -400,7 +404,7 @@ class MpsDaemon:
             DeviceError: programs still run under the daemon, or a process cannot be ended.
         """
         async with self._changing:
-            running = self.process()
+            running = await self.running()
             if running is not None:
                 await self._refuse_in_use()
                 await self._access.quit(running)

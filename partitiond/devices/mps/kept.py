@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers, keeper, lifecycle
 from partitiond.devices.mps.environment import daemon_env
-from partitiond.devices.mps.processes import MpsProcess, Program, described
+from partitiond.devices.mps.processes import PROC, MpsProcess, Program, described
 from partitiond.devices.mps.queries import ASK_SECONDS, answer_of, program_path, too_late
 from partitiond.platform.process_identity import ProcessId, is_alive
 from partitiond.platform.unix_socket import socket_address
@@ -180,7 +180,8 @@ class KeptMps:
     async def _until_it_answers(self) -> ProcessId:
         problem = DeviceError("it ended at once.")
         deadline = time.monotonic() + lifecycle.START_SECONDS
-        while (process := self.process()) is not None and time.monotonic() < deadline:
+        subject = f"the MPS daemon of {self._folder.name}"
+        while (process := await PROC.look(subject, self.process)) and time.monotonic() < deadline:
             try:
                 await self.ask(("get_server_list",), max(0.1, deadline - time.monotonic()))
             except DeviceError as error:

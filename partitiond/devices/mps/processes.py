@@ -14,7 +14,7 @@ from typing import Final
 
 from partitiond.devices.mps.environment import PIPE
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
+from partitiond.platform.process_identity import ProcessId, boot_id, environment, start_ticks
 
 CONTROL_NAME: Final = "nvidia-cuda-mps-control"
 SERVER_NAME: Final = "nvidia-cuda-mps-server"
@@ -92,7 +92,7 @@ def _process(pid: int, boot: str) -> MpsProcess | None:
     ticks = start_ticks(pid)
     if ticks is None:
         return None
-    env = _environment(folder)
+    env = _environment(pid)
     pipe = (env or {}).get(PIPE)
     return MpsProcess(
         ProcessId(pid, ticks, boot),
@@ -115,14 +115,13 @@ def _program(argv: list[bytes]) -> Program | None:
     return Program(name)
 
 
-def _environment(folder: Path) -> dict[str, str] | None:
+def _environment(pid: int) -> dict[str, str] | None:
     """Return a process's environment as of its start; None if it may not be read."""
-    try:
-        words = folder.joinpath("environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
+    words: list[bytes] = []
+    with contextlib.suppress(OSError):
+        words = environment(pid)
     pairs = (os.fsdecode(word).partition("=") for word in words if b"=" in word)
-    return {name: value for name, _, value in pairs}
+    return {name: value for name, _, value in pairs} if words else None
 
 
 def control_of(pipe_dir: Path) -> MpsProcess | None:

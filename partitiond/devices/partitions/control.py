@@ -229,7 +229,7 @@ class HostPartitions:
             daemon = self._daemons.daemon(partition.device_id)
             async with asyncio.timeout(TERMINATE_SECONDS):
                 owners = await self._owned()
-                if daemon.alive():
+                if await daemon.running():
                     await daemon.terminate([pid for pid, o in owners.items() if o == name])
         except (PartitiondError, TimeoutError) as error:
             log.warning("MPS did not end the clients of %s: %s", name, error or "too slow")
@@ -354,7 +354,7 @@ class HostPartitions:
                 continue
             daemon = self._daemons.daemon(entry.device_id)
             reason = await daemon.fault()
-            if not reason and not daemon.alive():
+            if not reason and not await daemon.running():
                 reason = f"The MPS control daemon of {short_device(entry.device_id)} is gone"
             now = self._journal.get(*entry.key)
             if reason and now is not None and now.users:

@@ -18,7 +18,7 @@ from partitiond.engines.process import signals as process
 from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.engine_user import mps_launcher
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.spawn import spawn_shim
+from partitiond.engines.process.spawn import kill_all, spawn_shim
 from partitiond.platform.process_identity import ProcessId
 
 FILES: Final = ("command.json", "process.json", "exit.json", "memory.json", "engine.sock")
@@ -99,7 +99,7 @@ class KeptPrograms:
         Raises:
             SilentError: /proc does not answer.
         """
-        left = await process.kill_all(folder, self.process(folder))
+        left = await kill_all(RunFolder(folder))
         self._cgroups.tidy(f"mps-{folder.name}")
         return left
 

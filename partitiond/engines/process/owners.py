@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+from partitiond.core.errors import InputError
 from partitiond.engines.process import shim
 from partitiond.engines.process.journal import run_folders
-from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, cgroup_of, environment
-from partitiond.platform.process_identity import is_alive, stat_fields
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, leader_of, recorded
+from partitiond.platform.process_identity import Identified, environment, is_alive, stat_fields
 
 
 def owners(run_dir: Path) -> dict[int, str]:
@@ -20,11 +21,17 @@ def owners(run_dir: Path) -> dict[int, str]:
     sessions: dict[int, str] = {}
     folders: dict[bytes, str] = {}
     for folder in run_folders(run_dir):
-        launch, leader = folder.launch(), folder.process()
+        launch = folder.launch()
         if launch is None:
             continue
+        leader: Identified | None
+        try:
+            leader = record = recorded(folder.path)
+        except InputError:
+            leader, record = leader_of(folder.path), None
         folders[f"{REPLICA_DIR_VARIABLE}={folder.path}".encode()] = launch.replica_id
-        found |= dict.fromkeys(shim.cgroup_pids(cgroup_of(folder.path)), launch.replica_id)
+        cgroup = record.current_cgroup() if record else ""
+        found |= dict.fromkeys(shim.cgroup_pids(cgroup), launch.replica_id)
         if leader is not None and is_alive(leader):
             sessions[leader.pid] = launch.replica_id
     if not folders:

@@ -355,7 +355,7 @@ class ProcessEngineRunner:
             if folder.path in self._starting:
                 continue
             try:
-                handle = await process.PROC.look(f"/proc for {folder.path.name}", folder.handle)
+                handle = await process.look(folder.path, folder.handle)
                 if handle is not None and process.is_alive(_identity(handle)):
                     found.append(handle)
                     continue
@@ -372,7 +372,7 @@ class ProcessEngineRunner:
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, log included; a living one's stays."""
         folder, leader = RunFolder(Path(handle.run_dir)), _identity(handle)
-        found = await process.PROC.look(f"/proc for {folder.path.name}", folder.process)
+        found = await process.look(folder.path, folder.process)
         if found == leader and not process.is_alive(leader):
             await asyncio.to_thread(folder.remove)
 
@@ -439,7 +439,7 @@ class ProcessEngineRunner:
         """Refuse to start beside a living engine of the same name; kill leftovers of a dead one."""
         if not folder.path.exists():
             return
-        leader = await process.PROC.look(f"/proc for {folder.path.name}", folder.leader)
+        leader = await process.look(folder.path, folder.leader)
         if leader is not None and process.is_alive(leader):
             raise StartFailedError(
                 f"{replica_id} runs already (process {leader.pid}).",
@@ -455,7 +455,7 @@ class ProcessEngineRunner:
         """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""
         folder = RunFolder(Path(handle.run_dir))
         replaced = functools.partial(folder.is_replaced, _identity(handle))
-        if await process.PROC.look(f"/proc for {folder.path.name}", replaced):
+        if await process.look(folder.path, replaced):
             return EngineExit(None, "it was replaced by a newer engine of the same name.")
         process.require_gone(
             handle.launch.replica_id, await self._kill_all(folder, _identity(handle))

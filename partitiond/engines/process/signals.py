@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from partitiond import serde
 from partitiond.core.errors import EngineError, InputError
@@ -15,6 +17,7 @@ from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.platform.process_identity import (
     ProcessId,
     boot_id,
+    environment,
     is_alive,
     raise_if_out_of_files,
     start_ticks,
@@ -26,10 +29,10 @@ __all__ = [
     "ProcessId",
     "StillAliveError",
     "boot_id",
-    "environment",
     "is_alive",
     "kill_all",
     "leader_of",
+    "look",
     "processes_of",
     "pss_bytes",
     "recorded",
@@ -50,6 +53,8 @@ PROC = DeadlineCalls()
 """All of /proc is read to find the processes of an engine; one that is stuck in the kernel may
 block the reader of its environment."""
 
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShimRecord:
@@ -59,6 +64,13 @@ class ShimRecord:
     start_ticks: int
     boot_id: str
     cgroup: str = ""
+
+    def current_cgroup(self) -> str:
+        """Return the cgroup of an engine that runs as another user; "" for any other.
+
+        A cgroup of that name may be another engine's after a restart of the host.
+        """
+        return self.cgroup if self.boot_id == boot_id() else ""
 
 
 def recorded(run_dir: Path) -> ShimRecord | None:
@@ -72,21 +84,17 @@ def recorded(run_dir: Path) -> ShimRecord | None:
     record = serde.read_stored(ShimRecord, run_dir / "process.json")
     prefix = f"{REPLICA_DIR_VARIABLE}=".encode()
     for variable in () if record is None or not is_alive(record) else environment(record.pid):
-        with contextlib.suppress(OSError):
-            named = os.fsdecode(variable.removeprefix(prefix))
-            if variable.startswith(prefix) and not Path(named).samefile(run_dir):
-                raise InputError("process.json is another folder's.")
+        if variable.startswith(prefix):
+            with contextlib.suppress(OSError):
+                if not Path(os.fsdecode(variable.removeprefix(prefix))).samefile(run_dir):
+                    raise InputError("process.json is another folder's.")
     return record
 
 
-def environment(pid: int) -> list[bytes]:
-    """Return the variables of a process; none if it is gone, or another user's. Raises OSError: a
-    shortage."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError as error:
-        raise_if_out_of_files(error)
-        return []
+async def look(run_dir: Path, call: Callable[[], T]) -> T:
+    """Ask /proc for a run folder, outside the event loop. Raises SilentError: it does not answer;
+    and what the call raises."""
+    return await PROC.look(f"/proc for {run_dir.name}", call)
 
 
 async def wait_gone(process: ProcessId) -> None:
@@ -121,14 +129,14 @@ def send_signal(process: ProcessId, number: int) -> bool:
     return True
 
 
-def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
+def processes_of(run_dir: Path, leader: ProcessId | None, cgroup: str | None = None) -> list[int]:
     """Return the living processes of one replica, including the shim and those that left the group.
 
     A process is the replica's if its environment names the run folder. Processes that set their
     title overwrite what /proc shows of their environment, so a process is the replica's as well if
     it is in the shim's session and works in the run folder. (A session's number is not reused while
     a process of it lives, so a session of that number with that folder is ours.) Processes of an
-    engine of another user are those of its cgroup.
+    engine of another user are those of its cgroup, which is read if it is not given.
 
     Raises:
         OSError: this process can open nothing, so it does not know.
@@ -141,19 +149,16 @@ def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
             found.append(int(entry.name))
     if leader is not None and is_alive(leader) and leader.pid not in found:
         found.append(leader.pid)
-    return [*found, *(pid for pid in shim.cgroup_pids(cgroup_of(run_dir)) if pid not in found)]
+    theirs = shim.cgroup_pids(cgroup_of(run_dir) if cgroup is None else cgroup)
+    return [*found, *(pid for pid in theirs if pid not in found)]
 
 
 def cgroup_of(run_dir: Path) -> str:
-    """Return the folder of the cgroup of an engine that runs as another user; "" for any other.
-
-    A cgroup of that name may be another engine's after a restart of the host.
-    """
-    try:
-        record = recorded(run_dir)
-    except InputError:
-        return ""
-    return "" if record is None or record.boot_id != boot_id() else record.cgroup
+    """Return what the record says (`ShimRecord.current_cgroup`); "" if none can be read."""
+    with contextlib.suppress(InputError):
+        if record := recorded(run_dir):
+            return record.current_cgroup()
+    return ""
 
 
 def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
@@ -193,12 +198,13 @@ async def kill_all(
         SilentError: /proc does not answer, for example for a process stuck in the kernel.
     """
 
-    def look() -> tuple[list[int], str]:
-        return processes_of(run_dir, leader), cgroup_of(run_dir)
+    def living() -> tuple[list[int], str]:
+        cgroup = cgroup_of(run_dir)
+        return processes_of(run_dir, leader, cgroup), cgroup
 
     deadline = None  # from the first signal on: a look may take long on a busy host
     while True:
-        left, cgroup = await PROC.look(f"/proc for {run_dir.name}", look)
+        left, cgroup = await look(run_dir, living)
         if not left:
             break
         now = asyncio.get_running_loop().time()
@@ -237,7 +243,7 @@ def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
     """
     cgroup = cgroup_of(run_dir)
     theirs = set(shim.cgroup_pids(cgroup))
-    ours = (pid for pid in processes_of(run_dir, leader) if pid not in theirs)
+    ours = (pid for pid in processes_of(run_dir, leader, cgroup) if pid not in theirs)
     return sum(map(shim.pss_bytes, ours)) + max(
         shim.charged_bytes(cgroup), sum(map(shim.pss_bytes, theirs))
     )

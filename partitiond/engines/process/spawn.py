@@ -78,7 +78,7 @@ async def spawn_or_undo(
     spawning = asyncio.ensure_future(begun or spawn_shim(folder, lifeline, seconds, into=into))
     try:
         await asyncio.shield(spawning)
-        handle = await process.PROC.look(f"/proc for {folder.path.name}", folder.handle)
+        handle = await process.look(folder.path, folder.handle)
         reached(FaultPoint.ENGINE_IDENTIFIED)
         if handle is None or handle.unread:
             raise StartFailedError(
@@ -94,16 +94,16 @@ async def spawn_or_undo(
 
 async def _undo(folder: RunFolder, spawning: "asyncio.Future[None]") -> None:
     """Kill, wait until the launch is over, and kill again what the launch started meanwhile."""
-    await _kill_all(folder)
+    await kill_all(folder)
     await asyncio.wait({spawning})
     if not spawning.cancelled():
         spawning.exception()
-    await _kill_all(folder)
+    await kill_all(folder)
 
 
-async def _kill_all(folder: RunFolder) -> None:
-    leader = await process.PROC.look(f"/proc for {folder.path.name}", folder.process)
-    await process.kill_all(folder.path, leader)
+async def kill_all(folder: RunFolder) -> tuple[int, ...]:
+    """Kill the processes of a run folder; return the pids of those that outlive it."""
+    return await process.kill_all(folder.path, await process.look(folder.path, folder.process))
 
 
 def shim_command(folder: RunFolder, into: Sequence[str]) -> list[str]:
@@ -152,7 +152,7 @@ async def spawn_shim(
         async with asyncio.timeout(seconds):
             _, errors = await child.communicate()
     except TimeoutError as error:
-        await _kill_all(folder)
+        await kill_all(folder)
         await child.wait()
         raise StartFailedError(
             f"the supervisor for {folder.path.name} did not start in {seconds:g} s.",

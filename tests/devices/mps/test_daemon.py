@@ -160,6 +160,10 @@ async def test_a_proc_that_does_not_answer_is_left_behind(
         with pytest.raises(SilentError):
             await daemon._look_for_fault()
         assert threading.active_count() <= before, "no second thread waits for it"
+        change.setattr(daemon, "process", hangs)
+        for ask in (daemon.ensure, daemon.clients, daemon.quit):
+            with pytest.raises(SilentError, match="MPS daemon"):
+                await ask()
         answers.set()
 
     async def answered() -> bool:

@@ -190,7 +190,7 @@ class Daemon:
             self._gpu.daemon, self._gpu.servers = False, 0
             self.world.touch("go on after quitting MPS")
 
-    def alive(self) -> bool:
+    async def running(self) -> bool:
         return self._gpu.daemon
 
     def pids(self) -> Collection[int]:
