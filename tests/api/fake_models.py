@@ -17,7 +17,8 @@ AT = "2030-01-01T00:00:00Z"
 def refuse_huge_context(spec: ModelSpec) -> None:
     """Refuse what the resolver would: no model here was built for a million tokens."""
     if spec.max_model_len >= 10**6:
-        raise SpecError(f"{spec.name} was built for less.", hint="Lower max_model_len.")
+        name, hint = spec.name, "Lower max_model_len."
+        raise SpecError(f"{name} was built for less.", hint=hint, facts={"model": name})
 
 
 class FakeModels:

@@ -1,7 +1,7 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -10,7 +10,14 @@ import typer
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, option, settings_of, spread
 from partitiond.cli.output import err, print_json, say
-from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
+from partitiond.cli.plan.commands import (
+    AllowOutageOption,
+    exit_of,
+    fields_of,
+    plan_and_apply,
+    show_preview,
+    shown,
+)
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
 from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.targets import first_looks, profile_targets, unmeasured
@@ -67,17 +74,15 @@ def up(  # noqa: PLR0917 -- typer passes them by name
             try:
                 changes[spec.name] = change = register_or_update(client, spec, dry_run=dry_run)
             except REFUSALS as error:
-                _tell_refused(spec, error, changes)
+                _tell_refused(spec.name, error, changes)
                 continue
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
         if dry_run:
-            new = [spec for spec in fleet.models if changes[spec.name] != UNCHANGED]
-            try:
-                preview = client.plan_with(new, allow_outage=allow_outage)
-            except REFUSALS:  # of some; each alone tells of which
-                new = [spec for spec in new if _would_be_taken(client, spec, changes)]
-                preview = client.plan_with(new, allow_outage=allow_outage)
-            show_preview(preview, full=True, as_json=as_json)
+            preview = _imagined(client, fleet.models, changes, allow_outage=allow_outage)
+            if as_json:
+                print_json({"models": changes, **fields_of(shown(preview))})
+            else:
+                show_preview(preview, full=True, as_json=False)
             raise typer.Exit(_exit(preview, changes))
         if not no_profile:
             taken = [name for name, change in changes.items() if change != REFUSED]
@@ -98,18 +103,28 @@ def _exit(preview: PlanPreview, changes: Mapping[str, str]) -> Exit:
     return Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible)
 
 
-def _tell_refused(spec: ModelSpec, why: PartitiondError, changes: dict[str, str]) -> None:
-    changes[spec.name] = REFUSED
-    say(f"{spec.name} is refused: {why}")
+def _tell_refused(name: str, why: PartitiondError, changes: dict[str, str]) -> None:
+    changes[name] = REFUSED
+    say(f"{name} is refused: {why}")
 
 
-def _would_be_taken(client: "ControlClient", spec: ModelSpec, changes: dict[str, str]) -> bool:
-    try:
-        client.plan_with([spec])
-    except REFUSALS as error:
-        _tell_refused(spec, error, changes)
-        return False
-    return True
+def _imagined(
+    client: "ControlClient",
+    specs: Iterable[ModelSpec],
+    changes: dict[str, str],
+    *,
+    allow_outage: bool,
+) -> PlanPreview:
+    """Plan with what is new or changed. A refusal names its model, which the next try omits."""
+    while True:
+        new = [spec for spec in specs if changes[spec.name] not in (UNCHANGED, REFUSED)]
+        try:
+            return client.plan_with(new, allow_outage=allow_outage)
+        except REFUSALS as error:
+            name = str(error.facts.get("model"))
+            if name not in [spec.name for spec in new]:
+                raise
+            _tell_refused(name, error, changes)
 
 
 def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: bool = False) -> str:

@@ -7,14 +7,10 @@ import pytest
 
 from partitiond.cli.plan.up import profile_missing
 from partitiond.cli.waiting import by_reason
+from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.model.workload import Workload
-from partitiond.core.profile.jobs import (
-    Job,
-    JobState,
-    ProfileOptions,
-    Progress,
-)
+from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
 from partitiond.core.replica.convergence import ReplicaProgress, Standing
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.views.lists import ModelView
@@ -113,8 +109,12 @@ def test_a_model_that_is_refused_keeps_no_other_from_its_place(
     assert up.json["models"] == {"opt-125m": "refused", "opt-1.3b": "registered"}
     assert up.json["plan"] is not None
     file.write_text(f'{file.read_text()}[[models]]\nmodel = "smollm2-135m"\n')
-    cli("up --dry-run -f", file).ended(2, said)
-    assert service.fit.planned_with == [("smollm2-135m",), ("smollm2-135m",)]
+    dry = cli("up --dry-run --json -f", file).ended(2, said).json
+    would_be = {"opt-125m": "refused", "opt-1.3b": "unchanged", "smollm2-135m": "registered"}
+    assert (dry["models"], dry["infeasible"]) == (would_be, None)
+    assert service.fit.planned_with == [("smollm2-135m",)]
+    service.plans.error = ConflictError("it was overtaken.")  # which is no model's fault
+    cli("up --dry-run -f", file).ended(4, "it was overtaken.")
 
 
 def test_a_reason_that_several_replicas_have_is_said_once() -> None:

@@ -44,3 +44,7 @@ async def test_a_model_that_sleeps_goes_on_sleeping_in_the_plan_with_its_change(
     changed = spec("a", engine=can_sleep, engine_kind="simulated", auto=False, min_replicas=1)
     preview = await host.service.fit.plan_with([changed, spec("b")])
     assert {p.model for p in preview.plan.placements} == {"b"}
+    gone = spec("c", source=ModelSource(SourceKind.FOLDER, "missing"))
+    with pytest.raises(ModelSourceError) as refused:
+        await host.service.fit.plan_with([changed, gone])
+    assert refused.value.facts["model"] == "c"
