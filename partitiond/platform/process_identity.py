@@ -81,10 +81,7 @@ def stat_fields(pid: int) -> list[bytes]:
 
 
 def environment(pid: int) -> list[bytes]:
-    """Variables of a process as of its start; [] if it is gone or another user's.
-
-    Raises OSError: a shortage.
-    """
+    """Variables a process began with; [] if gone or another user's. Raises OSError: a shortage."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError as error:

@@ -30,7 +30,7 @@ from partitiond.devices.mps.record import MpsRecord
 from partitiond.devices.mps.record import read as read_record
 from partitiond.devices.partitions.journal import EntryKind, read_entries
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.signals import ProcessId
+from partitiond.platform.process_identity import ProcessId
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 from partitiond.proxy.process import ProxyIdentity
 from partitiond.run_folder import RunFolderOwner

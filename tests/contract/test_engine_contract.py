@@ -28,7 +28,7 @@ from partitiond.core.performance.footprint import BLOCK_TOKENS, kv_tokens
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.signals import ProcessId
+from partitiond.platform.process_identity import ProcessId
 from tests.controller.samples import placement
 from tests.engine_fixtures import (
     chat_model_folder,

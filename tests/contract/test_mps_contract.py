@@ -89,7 +89,7 @@ async def cuda(
 async def test_a_daemon_answers_and_its_clients_keep_to_their_limits_and_are_ended_one_by_one(
     gpu: Gpu, daemon: MpsDaemon, short_dir: Path
 ) -> None:
-    assert daemon.alive()
+    assert daemon.process()
     assert float(await daemon.ask("get_default_active_thread_percentage")) == 100.0
     said = await daemon.ask("no_such_command")
     assert said, "it is answered in words"

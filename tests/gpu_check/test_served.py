@@ -82,16 +82,16 @@ GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 async def test_it_lives_as_long_as_the_block_even_one_that_breaks(tmp_path: Path) -> None:
     program = str(write_program(tmp_path / "nvidia-cuda-mps-control"))
     async with mps(program, GPU) as lab:
-        assert lab.alive()
+        assert lab.process()
         env = dict(lab.client_env(25, 0))
         assert env["CUDA_MPS_PIPE_DIRECTORY"] == str(lab.pipe_dir)
         assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
-    assert not lab.alive()
+    assert not lab.process()
     assert not lab.folder.exists()
     with pytest.raises(ValueError, match="broken"):
         async with mps(program, GPU) as lab:
             raise ValueError("broken")
-    assert not lab.alive()
+    assert not lab.process()
     assert not lab.folder.exists()
 
 

@@ -11,7 +11,7 @@ from partitiond.core.model.spec import EngineOptions, Slo
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.signals import ProcessId, is_alive
+from partitiond.platform.process_identity import ProcessId, is_alive
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
 from tests.profiler.samples import request_of, with_spec

@@ -244,13 +244,9 @@ def show_preview(
     preview: PlanPreview, *, full: bool = False, everything: bool = False, as_json: bool
 ) -> None:
     """Show a plan with what it changes."""
-    show_plan(shown(preview), full=full, everything=everything, as_json=as_json)
-
-
-def shown(preview: PlanPreview) -> ShownPlan:
-    """Return what is shown of a plan: no plan where there is none."""
     plan = None if preview.infeasible is not None else preview.plan
-    return ShownPlan(plan, preview.diff, preview.infeasible, preview.answers)
+    shown = ShownPlan(plan, preview.diff, preview.infeasible, preview.answers)
+    show_plan(shown, full=full, everything=everything, as_json=as_json)
 
 
 def show_plan(shown: ShownPlan, *, full: bool, everything: bool = False, as_json: bool) -> None:

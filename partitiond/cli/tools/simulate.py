@@ -215,7 +215,7 @@ def _break_mps(settings: "Settings", host: SimulatedHost, uuid: str, how: str) -
     from partitiond.gpu_host import mps_control
 
     daemon = mps_control(settings, str(host.mps_control)).daemon(uuid)
-    if not daemon.alive():
+    if not daemon.process():
         raise InputError(
             f"No MPS daemon of {settings.run_dir} runs on {uuid}.",
             hint="Name a GPU on which replicas run in the mode mps, with the daemon's settings.",

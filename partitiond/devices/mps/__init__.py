@@ -20,11 +20,10 @@ over -p).
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
 from partitiond.devices.mps.control import MpsControl
 from partitiond.devices.mps.daemon import MpsClient, MpsDaemon
-from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env, without_mps_env
+from partitiond.devices.mps.environment import client_env, without_mps_env
 from partitiond.devices.mps.foreign import ForeignMps
 
 __all__ = [
-    "CLIENT_LIMIT",
     "ForeignMps",
     "MpsClient",
     "MpsControl",

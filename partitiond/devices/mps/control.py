@@ -66,7 +66,7 @@ class MpsControl:
 
     def running(self) -> list[MpsDaemon]:
         """Return our living daemons, including those that an earlier process of ours started."""
-        return [daemon for daemon in self.own_daemons() if daemon.alive()]
+        return [daemon for daemon in self.own_daemons() if daemon.process()]
 
     def own_daemons(self) -> list[MpsDaemon]:
         """Return daemons that we started and did not end: running ones, and leftovers of others."""

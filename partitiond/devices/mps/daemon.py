@@ -10,7 +10,7 @@ from typing import Final
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers, lifecycle, record
 from partitiond.devices.mps.direct import DirectMps, MpsAccess
-from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env
+from partitiond.devices.mps.environment import client_env
 from partitiond.devices.mps.kept import Keepers, KeptMps
 from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
@@ -126,10 +126,6 @@ class MpsDaemon:
         """Look for `process`, outside the event loop. Raises SilentError: /proc does not answer."""
         return await PROC.look(f"MPS daemon of {self.uuid}", self.process)
 
-    def alive(self) -> bool:
-        """Whether the daemon's process lives."""
-        return self.process() is not None
-
     def servers(self) -> tuple[MpsProcess, ...]:
         """Return the daemon's servers, including servers of an earlier daemon that is gone."""
         return self._access.servers()
@@ -239,10 +235,6 @@ class MpsDaemon:
         for server in await self._server_list():
             found += [MpsClient(pid, server) for pid in await self._client_list(server)]
         return tuple(found)
-
-    async def room(self) -> int:
-        """Return how many more client contexts fit, by the limit that holds on every driver."""
-        return max(0, CLIENT_LIMIT - len(await self.clients()))
 
     async def _server_list(self) -> tuple[int, ...]:
         return _understood(await self.ask("get_server_list"), "get_server_list")

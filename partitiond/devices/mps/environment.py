@@ -13,10 +13,6 @@ PERCENTAGE: Final = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 PINNED_LIMIT: Final = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 PREFIX: Final = "CUDA_MPS_"
 
-CLIENT_LIMIT: Final = 48
-"""Most client contexts of one server: 60 from CUDA 13.1 on, 48 from Volta on. 48 holds on every
-driver. A program may have more than one context."""
-
 SOCKET_PATH_LIMIT: Final = 107
 """Most bytes of a Unix socket's path. With a longer path the control daemon fails to bind, and ends
 with only "Cannot find MPS control daemon process"."""

@@ -56,7 +56,8 @@ async def start(
         await _launched((*into, program_path(program), "-d"), env, said, deadline)
         return await _until_it_answers(program, env, folder, deadline)
     except (DeviceError, TimeoutError) as error:
-        words = _why(folder, said)
+        words = answers.ailing_line(tail(said))
+        words = words or answers.ailing_line(tail(folder / "log/control.log"))
         await end_leftovers(folder / "pipe")
         if isinstance(error, DeviceError) and not words:
             raise
@@ -124,11 +125,6 @@ async def _until_it_answers(
                     await ask(program, env, ("get_server_list",))
                     return found.identity
             await asyncio.sleep(POLL_SECONDS)
-
-
-def _why(folder: Path, said: Path) -> str:
-    """Return what the program or its log say about a failed start."""
-    return answers.ailing_line(tail(said)) or answers.ailing_line(tail(folder / "log/control.log"))
 
 
 async def ask_to_quit(ask: Ask, process: ProcessId, seconds: float) -> bool:

@@ -28,8 +28,8 @@ from partitiond.core.errors import InputError, StartFailedError
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.shim import write_json
-from partitiond.engines.process.signals import ProcessId
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.process_identity import ProcessId
 
 MAX_FOLDER_NAME: Final = 24
 """Unix socket paths end at 107 bytes; a long replica name must not use them up."""

@@ -37,7 +37,6 @@ from partitiond.engines.process.cgroups import EngineCgroups, memory_limit_bytes
 from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
-from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.process.warm import WarmKey, WarmStarts, warm_key
 from partitiond.engines.vllm import launch as vllm
@@ -47,7 +46,12 @@ from partitiond.engines.vllm.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.vllm.probing import ask_one_token, name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.platform.process_identity import SHORTAGE, raise_if_out_of_files
+from partitiond.platform.process_identity import (
+    SHORTAGE,
+    ProcessId,
+    is_alive,
+    raise_if_out_of_files,
+)
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +245,7 @@ class ProcessEngineRunner:
             phase = phases.next_phase()
             if phase is not None:
                 tell(phase)
-            if not process.is_alive(_identity(handle)):
+            if not is_alive(_identity(handle)):
                 raise await self._start_failed(handle)
             with contextlib.suppress(ExchangeError, SilentError):
                 if await _is_healthy(handle) and await self._first_answer(handle):
@@ -322,7 +326,7 @@ class ProcessEngineRunner:
                 are not free; `facts["pids"]` names the processes. Call it again.
         """
         leader = _identity(handle)
-        if not process.is_alive(leader):
+        if not is_alive(leader):
             return await self._settle(handle, asked=False)
         process.send_signal(leader, signal.SIGTERM)
         reached(FaultPoint.ENGINE_TERMINATED)
@@ -356,7 +360,7 @@ class ProcessEngineRunner:
                 continue
             try:
                 handle = await process.look(folder.path, folder.handle)
-                if handle is not None and process.is_alive(_identity(handle)):
+                if handle is not None and is_alive(_identity(handle)):
                     found.append(handle)
                     continue
                 leader = None if handle is None else _identity(handle)
@@ -373,7 +377,7 @@ class ProcessEngineRunner:
         """Remove the run folder of an engine that is gone, log included; a living one's stays."""
         folder, leader = RunFolder(Path(handle.run_dir)), _identity(handle)
         found = await process.look(folder.path, folder.process)
-        if found == leader and not process.is_alive(leader):
+        if found == leader and not is_alive(leader):
             await asyncio.to_thread(folder.remove)
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
@@ -440,7 +444,7 @@ class ProcessEngineRunner:
         if not folder.path.exists():
             return
         leader = await process.look(folder.path, folder.leader)
-        if leader is not None and process.is_alive(leader):
+        if leader is not None and is_alive(leader):
             raise StartFailedError(
                 f"{replica_id} runs already (process {leader.pid}).",
                 hint="Stop it first, or adopt it.",

@@ -20,27 +20,8 @@ from partitiond.platform.process_identity import (
     environment,
     is_alive,
     raise_if_out_of_files,
-    start_ticks,
     stat_fields,
 )
-
-__all__ = [
-    "REPLICA_DIR_VARIABLE",
-    "ProcessId",
-    "StillAliveError",
-    "boot_id",
-    "is_alive",
-    "kill_all",
-    "leader_of",
-    "look",
-    "processes_of",
-    "pss_bytes",
-    "recorded",
-    "require_gone",
-    "send_signal",
-    "start_ticks",
-    "wait_gone",
-]
 
 REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
 """Variable in the environment of every process of a replica; it names the run folder."""

@@ -19,6 +19,7 @@ from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.spawn import SHIM_SECONDS, shim_command, shim_environment
 from partitiond.engines.vllm.launch import TRACING_ENVIRONMENT
+from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class WarmParent:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
         weakref.finalize(self, self._ours.close)  # which ends the parent
-        self.process: process.ProcessId | None = None
+        self.process: ProcessId | None = None
 
     async def begin(self) -> None:
         """Run it, and return once its imports are done.
@@ -138,9 +139,9 @@ class WarmParent:
                     )  # fmt: skip
                 await started.wait()  # it has left us
                 pid = int(await loop.sock_recv(self._ours, 64) or 0)
-                ticks = process.start_ticks(pid)
+                ticks = start_ticks(pid)
                 if ticks is not None:
-                    self.process = process.ProcessId(pid, ticks, process.boot_id())
+                    self.process = ProcessId(pid, ticks, boot_id())
                 told = await loop.sock_recv(self._ours, 64)
         except (TimeoutError, OSError) as error:
             raise StartFailedError(f"nothing was imported in {WAIT_SECONDS:g} s.") from error

@@ -91,7 +91,7 @@ async def test_a_host_without_the_socket_starts_it_as_our_user_but_never_for_a_g
     with pytest.raises(DeviceError, match="no isolation group green") as refused:
         await daemon.ensure("green")
     assert "--isolation-group green" in refused.value.hint
-    assert not daemon.alive()
+    assert not daemon.process()
     launcher.path.rename(launcher.path.with_name("other.sock"))
     await daemon.ensure()
     assert not daemon.kept
@@ -107,7 +107,7 @@ async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_
     daemon: MpsDaemon, launcher: Launcher
 ) -> None:
     async def gone() -> bool:
-        return not daemon.alive()
+        return not daemon.process()
 
     for dies in ("shim", "sandbox", "keeper", "control"):
         await daemon.ensure()

@@ -17,8 +17,8 @@ from partitiond.engines.process import sandbox, shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import spawn_shim
+from partitiond.platform.process_identity import ProcessId
 from tests.engine_fixtures import simulated_launch
 from tests.machine import until
 

@@ -29,7 +29,7 @@ from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.shim import write_json
 from partitiond.engines.vllm.capabilities import capabilities_of
-from partitiond.platform.process_identity import own_identity
+from partitiond.platform.process_identity import ProcessId, is_alive, own_identity
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.engines.undying import undying_processes
@@ -179,9 +179,7 @@ class Counting(ProcessEngineRunner):
 
     kills = 0
 
-    async def _kill_all(
-        self, folder: RunFolder, leader: process.ProcessId | None
-    ) -> tuple[int, ...]:
+    async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
         self.kills += 1
         return await super()._kill_all(folder, leader)
 
@@ -239,7 +237,7 @@ async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> Non
     folder = RunFolder.of(short_dir, "sim-0")
     leader = folder.process()
     assert leader is not None
-    assert process.is_alive(leader)
+    assert is_alive(leader)
     starter.kill()
     await starter.wait()
     await asyncio.wait_for(process.wait_gone(leader), 60)
@@ -321,7 +319,7 @@ async def test_an_engine_that_starts_during_a_search_keeps_its_run_folder(
     clears, may_clear = asyncio.Event(), asyncio.Event()
     kill_all = runner._kill_all
 
-    async def slowly(folder: RunFolder, leader: process.ProcessId | None) -> tuple[int, ...]:
+    async def slowly(folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
         clears.set()
         await may_clear.wait()
         return await kill_all(folder, leader)
@@ -386,7 +384,7 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     rewrite(handle, max_num_seqs=None, placement=None)
     for _ in range(2):
         (found,) = await runner.find()
-        assert process.is_alive(found)
+        assert is_alive(found)
     assert "max_num_seqs" in found.unread
     assert found.named
     assert found.generation == handle.generation
@@ -399,14 +397,14 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     (found,) = await runner.find()
     assert (found.named, found.launch.replica_id) == (False, Path(handle.run_dir).name)
     await runner.stop(found, 5.0)
-    assert not process.is_alive(found)
+    assert not is_alive(found)
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
     # Of a dead one nothing is left.
     handle = await runner.start(launch)
     rewrite(handle, dtype=None)
     os.kill(handle.pid, 9)
-    await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
+    await process.wait_gone(ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
 
@@ -431,12 +429,12 @@ async def test_a_copied_record_ends_and_adopts_nothing_of_the_original(
     shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("*.sock"))
     beside = await other.start(simulated_launch())
     await other.stop(beside, 5.0)
-    assert process.is_alive(handle)
+    assert is_alive(handle)
     shutil.move(folder, copied.with_name("moved"))
     (moved,) = await other.find()
     assert moved.generation == handle.generation
     await other.stop(moved, 5.0)
-    assert not process.is_alive(handle)
+    assert not is_alive(handle)
 
 
 def test_an_engine_without_flashinfer_is_told_not_to_import_its_sampler(short_dir: Path) -> None:

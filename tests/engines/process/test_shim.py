@@ -18,6 +18,7 @@ from partitiond.engines.process import signals as process
 from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.spawn import spawn_or_undo, spawn_shim
+from partitiond.platform.process_identity import is_alive
 from tests.engine_fixtures import simulated_launch
 from tests.engines.process.scripts import Launcher, Script
 from tests.machine import until
@@ -129,7 +130,7 @@ async def test_sigterm_reaches_the_main_process_and_sigquit_needs_no_consent(
     await writer.wait_closed()
     assert process.send_signal(leader, signal.SIGTERM)
     await script.said("asked to end")
-    assert process.is_alive(leader)
+    assert is_alive(leader)
     await script.quit()
     assert process.processes_of(script.folder.path, leader) == []
     exited = script.folder.exit()
@@ -198,7 +199,7 @@ async def test_the_engine_ends_when_nobody_holds_its_lifeline(ours: Script) -> N
     await spawn_shim(folder, theirs)
     os.close(theirs)
     await ours.said("ready")
-    assert process.is_alive(ours.leader)
+    assert is_alive(ours.leader)
     os.close(held)
     await ours.gone()
     assert process.processes_of(folder.path, ours.leader) == []

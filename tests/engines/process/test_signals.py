@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.engines.process.signals import ProcessId, boot_id, processes_of, start_ticks
+from partitiond.engines.process.signals import processes_of
+from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
 from tests.machine import no_files_left
 
 
