@@ -31,7 +31,8 @@ from partitiond.controller.profiles.job_room import (
     turn_of,
 )
 from partitiond.controller.profiles.jobs import JobQueue
-from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptions
+from partitiond.controller.profiles.params import ProfilingOptions
+from partitiond.controller.profiles.profiling import ProfileWork
 from partitiond.controller.runtime.cordons import MARK as CORDON
 from partitiond.controller.runtime.cordons import Cordons, with_cordons
 from partitiond.controller.runtime.engine_matching import first_starts
@@ -446,6 +447,7 @@ class Parts:
             options=self._options.profiling,
             write=self.store_waits.write,
             starting=lambda: first_starts(self.controller.engines, self.devices.devices),
+            loop_seconds=self._options.policy.loop_seconds,
         )
         limits = self._options.policy.reconcile
         return JobQueue(

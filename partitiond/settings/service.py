@@ -8,7 +8,7 @@ from partitiond.controller.demand.scaling import ScalingOptions
 from partitiond.controller.keys.usage import UsageOptions
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.plans.planning import PlanOptions
-from partitiond.controller.profiles.profiling import ProfilingOptions
+from partitiond.controller.profiles.params import ProfilingOptions
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.service import Daemon, ServiceOptions
 from partitiond.core.drift.options import DriftOptions

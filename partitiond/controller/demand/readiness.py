@@ -243,8 +243,9 @@ class RoomMaker:
     def _step_down(self, grant: Grant) -> None:
         price, bound = 3600 * grant.price, 3600 * grant.bound
         why = f"makes room for {grant.model}: costs {price:.3g} s of waiting above the SLO an hour"
+        why = f"{why}; no choice of those that step down first costs less than {bound:.3g} s"
         for model, step in grant.steps:
-            self._sleep.put_to_sleep(model, step.level, f"{why}, any choice at least {bound:.3g} s")
+            self._sleep.put_to_sleep(model, step.level, why)
 
     def _placements(self) -> Sequence[Placement]:
         plan = self._controller.plan

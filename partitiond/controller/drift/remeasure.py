@@ -14,7 +14,8 @@ from typing import Final
 
 from partitiond.controller.plans.derived import derivable_sizes
 from partitiond.controller.profiles.jobs import JobQueue
-from partitiond.controller.profiles.profiling import ProfilingOptions, options_for, params_of
+from partitiond.controller.profiles.params import ProfilingOptions, params_of
+from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.targets import ProfileTarget, best_profiles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import TrafficSample, TrafficWindow

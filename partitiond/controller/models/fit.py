@@ -8,7 +8,7 @@ from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.profiles.cpu_figures import CpuSpeed, figures_for
 from partitiond.controller.profiles.jobs import JobQueue
-from partitiond.controller.profiles.profiling import ProfilingOptions
+from partitiond.controller.profiles.params import ProfilingOptions
 from partitiond.controller.profiles.targets import best_profiles, profile_targets
 from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.controller.views.parts import frontier_views

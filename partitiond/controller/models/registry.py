@@ -14,7 +14,8 @@ from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profi
 from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.profiles.cpu_figures import CpuSpeed, Figures, figures_for
 from partitiond.controller.profiles.jobs import JobQueue
-from partitiond.controller.profiles.profiling import ProfilingOptions, options_for, params_of
+from partitiond.controller.profiles.params import ProfilingOptions, params_of
+from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.staleness import Staleness, stale_note
 from partitiond.controller.profiles.targets import (
     BestProfiles,

@@ -106,9 +106,9 @@ class JobQueue:
         ended: Callable[[Job], None],
         write: Write,
         paused: Callable[[], str],
+        start_seconds: float,
         hardware_of: Callable[[str], str] = lambda _: "",
         host_of: Callable[[str], str] = lambda _: "",
-        start_seconds: float = 660.0,
     ) -> None:
         self._start_seconds = start_seconds
         self._store = store

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.job_room import waits_for
@@ -12,7 +11,6 @@ from partitiond.controller.profiles.params import (
     ProfilingOptions,
     measured_spec,
     options_of,
-    params_of,
     profile_request,
 )
 from partitiond.controller.profiles.targets import ProfileTarget, source_of
@@ -28,19 +26,6 @@ from partitiond.core.replica.leases import Lease
 from partitiond.fleet.estimates import estimate
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import FleetModels, ModelResolver, ProfileRunner, Store
-
-__all__ = [
-    "ProfileWork",
-    "ProfilingOptions",
-    "estimates",
-    "options_for",
-    "params_of",
-    "with_source",
-]
-
-TURN_SECONDS: Final = 0.5
-"""Pause between two looks whether engines still start on the host of a job whose files are there:
-as long as between two passes of the loop, which starts them."""
 
 
 def options_for(target: ProfileTarget, first_look_seconds: float = 0.0) -> ProfileOptions:
@@ -62,6 +47,7 @@ class ProfileWork:
 
     Args:
         starting: the names of engines that start now, by host.
+        loop_seconds: pause between two looks at them, as between passes of the loop that starts.
     """
 
     def __init__(
@@ -69,6 +55,7 @@ class ProfileWork:
         *,
         store: Store,
         starting: Callable[[], Mapping[str, Sequence[str]]],
+        loop_seconds: float,
         resolver: ModelResolver,
         profiler: ProfileRunner,
         find_device: Callable[[str], Device | None],
@@ -76,6 +63,7 @@ class ProfileWork:
         write: Write,
     ) -> None:
         self._starting = starting
+        self._loop_seconds = loop_seconds
         self._write = write
         self._store = store
         self._resolver = resolver
@@ -117,7 +105,7 @@ class ProfileWork:
         # Other engines may start on its device until its files are there, and go first then.
         while names := self._starting().get(device.host):
             fetching(waits_for(names), None)
-            await asyncio.sleep(TURN_SECONDS)
+            await asyncio.sleep(self._loop_seconds)
         tell(Progress("starting", "starts"))
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec, *_beside(lease, neighbours()))

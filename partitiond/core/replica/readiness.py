@@ -164,7 +164,7 @@ class Grant:
         need: the place that it has room for, after the steps.
         steps: (model, step) that make the room, in no order; () if it was free.
         price: expected seconds of waiting per second that the steps cost.
-        bound: no choice among the models that may step down now costs less.
+        bound: no choice of the models that step down first (idle ones if they do) costs less.
     """
 
     model: str
