@@ -1,7 +1,7 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -9,15 +9,8 @@ import typer
 
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, option, settings_of, spread
-from partitiond.cli.output import err, print_json, say
-from partitiond.cli.plan.commands import (
-    AllowOutageOption,
-    exit_of,
-    fields_of,
-    plan_and_apply,
-    show_preview,
-    shown,
-)
+from partitiond.cli.output import err, jsonable, print_json, say
+from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
 from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.targets import first_looks, profile_targets, unmeasured
@@ -78,29 +71,21 @@ def up(  # noqa: PLR0917 -- typer passes them by name
                 continue
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
         if dry_run:
-            preview = _imagined(client, fleet.models, changes, allow_outage=allow_outage)
-            if as_json:
-                print_json({"models": changes, **fields_of(shown(preview))})
-            else:
-                show_preview(preview, full=True, as_json=False)
-            raise typer.Exit(_exit(preview, changes))
-        if not no_profile:
-            taken = [name for name, change in changes.items() if change != REFUSED]
-            profile_missing(client, taken, settings)
-        preview = plan_and_apply(client, allow_outage=allow_outage)
+            preview = _imagined(client, fleet.models, changes, outage=allow_outage)
+        else:
+            if not no_profile:
+                taken = [name for name, change in changes.items() if change != REFUSED]
+                profile_missing(client, taken, settings)
+            preview = plan_and_apply(client, allow_outage=allow_outage)
         if not as_json:
-            show_preview(preview, as_json=False)
-        if preview.infeasible is None and not no_wait:
+            show_preview(preview, full=dry_run, as_json=False)
+        if preview.infeasible is None and not (dry_run or no_wait):
             now = wait_for_plan(client, preview.plan.id, err())
             say(f"{all_serve(now)} on {settings.proxy_url}/v1")
     if as_json:
-        print_json({"models": changes, "plan": preview.plan, "infeasible": preview.infeasible})
-    raise typer.Exit(_exit(preview, changes))
-
-
-def _exit(preview: PlanPreview, changes: Mapping[str, str]) -> Exit:
+        print_json({"models": changes, **jsonable(preview)})
     refused = REFUSED in changes.values()
-    return Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible)
+    raise typer.Exit(Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible))
 
 
 def _tell_refused(name: str, why: PartitiondError, changes: dict[str, str]) -> None:
@@ -109,17 +94,13 @@ def _tell_refused(name: str, why: PartitiondError, changes: dict[str, str]) -> N
 
 
 def _imagined(
-    client: "ControlClient",
-    specs: Iterable[ModelSpec],
-    changes: dict[str, str],
-    *,
-    allow_outage: bool,
+    client: "ControlClient", specs: Iterable[ModelSpec], changes: dict[str, str], *, outage: bool
 ) -> PlanPreview:
     """Plan with what is new or changed. A refusal names its model, which the next try omits."""
     while True:
         new = [spec for spec in specs if changes[spec.name] not in (UNCHANGED, REFUSED)]
         try:
-            return client.plan_with(new, allow_outage=allow_outage)
+            return client.plan_with(new, allow_outage=outage)
         except REFUSALS as error:
             name = str(error.facts.get("model"))
             if name not in [spec.name for spec in new]:
