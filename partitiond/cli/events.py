@@ -55,7 +55,7 @@ def events(
     )
     with client_of(ctx) as client:
         if lines:
-            last = _print_lines(_pages(client, after, wanted, limit), after)
+            last = _print_lines(itertools.islice(_all(client, after, wanted), limit), after)
         else:
             last = _print_table(client, after, wanted, limit or 50, follow, as_json=as_json)
         if follow:
@@ -80,14 +80,8 @@ def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: b
         last = _print_lines(page, last, plain=plain)
 
 
-def _pages(
-    client: "ControlClient", after: int, wanted: EventFilter, limit: int | None
-) -> Iterator[Event]:
-    """Yield all events after an id, oldest first, page by page."""
-    return itertools.islice(_all(client, after, wanted), limit)
-
-
 def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[Event]:
+    """Yield all events after an id, oldest first, page by page."""
     wanted = _from_the_begin(wanted)
     while True:
         page = client.events(after, PAGE, wanted)
@@ -113,7 +107,7 @@ def _print_table(
 ) -> int:
     found: Sequence[Event]
     if after:  # the user reads on, page by page
-        found = list(_pages(client, after, wanted, limit))
+        found = list(itertools.islice(_all(client, after, wanted), limit))
         more = f"There may be more: --after {found[-1].id} goes on." if len(found) == limit else ""
     else:
         found, more = _newest(client, wanted, limit)

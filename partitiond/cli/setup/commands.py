@@ -59,7 +59,7 @@ def setup(
 ) -> None:
     """Set this host up for partitiond as a system service.
 
-    Shows what it would do: the user, folders, units, device nodes, persistence mode, the MIG
+    Shows what it would do: the user, folders, units, device nodes, persistence daemon, the MIG
     helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
     --undo --apply takes back what it did, by its own record. With --cluster the host is the head of
     several, and with --join one of the others.

@@ -23,7 +23,7 @@ class ProcessStat(NamedTuple):
 def cpu_seconds(sessions: Collection[int]) -> float:
     """Return the CPU seconds so far of all processes in these sessions and below their leaders."""
     wanted = set(sessions)
-    table = _process_table(Path("/proc")) if wanted else {}
+    table = _process_table() if wanted else {}
     ticks = sum(
         stat.ticks
         for pid, stat in table.items()
@@ -43,11 +43,11 @@ def _descends(pid: int, ancestors: set[int], table: Mapping[int, ProcessStat]) -
     return False
 
 
-def _process_table(proc: Path) -> dict[int, ProcessStat]:
+def _process_table() -> dict[int, ProcessStat]:
     table = {}
-    for entry in os.scandir(proc):
+    for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            stat = _stat(proc / entry.name / "stat")
+            stat = _stat(Path(entry.path) / "stat")
             if stat is not None:
                 table[int(entry.name)] = stat
     return table

@@ -92,16 +92,12 @@ class AttemptOwner:
 
 
 class Attempt:
-    """One attempt.
-
-    Attributes:
-        sent_at: when its request was sent, by the event loop's clock.
-    """
+    """One attempt."""
 
     __slots__ = (
         "_chunks", "_connecting", "_connection", "_exchange", "_head", "_held", "_hidden_seconds",
         "_measured_at", "_measured_tokens", "_over", "_parts", "_paused", "_reused", "_scanner",
-        "_size", "_state", "_writes_at", "replica", "sent_at",
+        "_size", "_state", "_writes_at", "replica",
     )  # fmt: skip
 
     def __init__(self, exchange: AttemptOwner, replica: AnyReplica, state: ProxyState) -> None:
@@ -121,7 +117,6 @@ class Attempt:
         self._measured_at = self._writes_at = -1.0
         self._hidden_seconds = 0.0
         self._measured_tokens = 0
-        self.sent_at = exchange.live.placed_at
 
     # Calls of the exchange
 
@@ -132,7 +127,7 @@ class Attempt:
             if self._paused:
                 sent.pause()
             return
-        connection = self.replica.reuse(self.sent_at)
+        connection = self.replica.reuse(self._exchange.live.placed_at)
         if connection is None:
             self._connect()
         else:
@@ -437,7 +432,7 @@ class Attempt:
             usage = scanner.usage
             record.usage = None if usage is None else believed(usage, exchange.live.cost)
         elif connection is not None and not exchange.request.stream:
-            record.seen = ObservedOutput(hidden_seconds=time.monotonic() - self.sent_at)
+            record.seen = ObservedOutput(hidden_seconds=time.monotonic() - exchange.live.placed_at)
 
     def _tokens_of(self, scanner: EventScanner) -> int:
         """Return the output tokens that the stream has shown."""

@@ -243,7 +243,7 @@ class Exchange(AttemptOwner):
             self.model.remember(live, replica.replica_id, is_own=is_here)
         self.phase = Phase.ATTEMPTING
         attempt = self.attempt = Attempt(self, replica, self._state)
-        self._progress, self._progress_at = 0, attempt.sent_at
+        self._progress, self._progress_at = 0, live.placed_at
         if self.paused:
             attempt.pause()
         attempt.start()
