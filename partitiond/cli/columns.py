@@ -36,8 +36,8 @@ class Column(Generic[T]):
 
 def time_text(iso: str) -> str:
     """Write a moment in this machine's zone, with its offset; in UTC after `--utc`."""
-    if not iso:
-        return "-"
+    if iso in ("", "?"):
+        return iso or "-"
     there = datetime.fromisoformat(iso).astimezone(UTC if IN_UTC.get() else None)
     return there.isoformat(timespec="seconds").replace("+00:00", "Z")
 

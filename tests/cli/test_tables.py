@@ -149,6 +149,9 @@ def test_times_are_shown_in_the_local_zone_or_in_utc(
     try:
         cli("events").ended(0, "2026-07-01T18:30:00-05:00")
         cli("--utc events").ended(0, "2026-07-01T23:30:00Z")
+        cli("models add opt-125m --name a --autoscale --no-auto").ended(0)
+        shown = cli("models show a").ended(0).out
+        assert (shown.count("2029-12-31T19:00:00-05:00"), shown.count(":00Z")) == (3, 0), shown
     finally:
         monkeypatch.undo()
         time.tzset()

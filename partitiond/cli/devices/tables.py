@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import bare_fields, new_table, titled
+from partitiond.cli.columns import bare_fields, new_table, time_text, titled
 from partitiond.cli.tables import HALF_PAGE_ROWS, MANY_ROWS, core_list
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import xid_meaning
@@ -205,7 +205,7 @@ def _health(details: DeviceDetails) -> Iterator[Pair]:
 def _xids(details: DeviceDetails) -> RenderableType:
     table = new_table("at", ">Xid", "what")
     for event in details.xids[-10:]:
-        table.add_row(event.at, str(event.code), xid_meaning(event.code).words)
+        table.add_row(time_text(event.at), str(event.code), xid_meaning(event.code).words)
     return table
 
 

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from partitiond.cli.columns import time_text
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.core.errors import SettingsError
 from partitiond.platform.tls_files import check_files, valid_until
@@ -27,7 +28,7 @@ def check_tls(certificate: Path | None, key: Path | None, now: datetime) -> list
         warn("tls key", text.partition(": ")[0], "keep it to the daemon's user", f"chmod 600 {key}")
         for text in warnings
     ]
-    left, day = end - now, f"{end:%Y-%m-%d}"
+    left, day = end - now, time_text(end.isoformat())[:10]
     if left <= timedelta(0):
         found.append(
             fail(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
+from partitiond.cli.columns import time_text
 from partitiond.cli.ids import KeyArgument, OneKeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
@@ -153,7 +154,7 @@ def update(
     if record.previous_until is None:
         say("The one before is refused from now on.")
     else:
-        say(f"The one before is taken until {record.previous_until}.")
+        say(f"The one before is taken until {time_text(record.previous_until)}.")
 
 
 def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:

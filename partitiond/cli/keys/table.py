@@ -61,7 +61,7 @@ def key_table(view: KeyView) -> RenderableType:
 def _former_text(key: KeyRecord) -> str:
     if key.previous_until is None or unix_seconds(key.previous_until) <= time.time():
         return "none is taken"
-    return f"is taken until {key.previous_until}"
+    return f"is taken until {time_text(key.previous_until)}"
 
 
 def rates_text(rates: KeyRates) -> str:

@@ -54,7 +54,7 @@ def _table(report: UsageReport) -> RenderableType:
         return f"Nothing was used from {report.first_hour} to {report.last_hour} (UTC)."
     asked = {by.value for by in report.by}
     shown = [name for name in ("key", "model") if name in asked]
-    periods = [name for name in ("hour", "day", "month") if name in asked]
+    periods = [f"{name} (UTC)" for name in ("hour", "day", "month") if name in asked]
     table = new_table(
         *periods, *shown, "requests", "failed", "prompt tokens", "output tokens", "device time",
         "kWh",

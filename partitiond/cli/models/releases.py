@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import new_table, time_text
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import err, tell
@@ -29,7 +29,7 @@ def releases_table(releases: Sequence[Release]) -> RenderableType:
         table.add_row(
             str(release.version),
             release.state.value,
-            release.at,
+            time_text(release.at),
             source.strip(),
             " ".join(engine.split()),
         )

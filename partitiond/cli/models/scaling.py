@@ -2,7 +2,7 @@
 
 from rich.console import RenderableType
 
-from partitiond.cli.columns import fields
+from partitiond.cli.columns import fields, time_text
 from partitiond.core.views.scaling import ScalingView
 
 
@@ -18,7 +18,7 @@ def scaling_table(view: ScalingView) -> RenderableType:
         ("expected", f"{_rate(view.forecast_req_per_s)}, at most {_rate(view.upper_req_per_s)}"),
         ("planned for", f"{_rate(view.planned_req_per_s)}; gives {_rate(view.capacity_req_per_s)}"),
         ("idle", "-" if view.idle_seconds is None else f"{view.idle_seconds:.0f} s"),
-        ("last change", f"{view.changed_at or ''}  {view.reason}".strip() or "none"),
+        ("last change", f"{time_text(view.changed_at)}  {view.reason}".strip(" -") or "none"),
     )
     return fields(rows)
 

@@ -2,7 +2,7 @@
 
 from rich.console import Group, RenderableType
 
-from partitiond.cli.columns import bare_fields, new_table, titled
+from partitiond.cli.columns import bare_fields, new_table, time_text, titled
 from partitiond.cli.tables import core_list, duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
@@ -120,7 +120,7 @@ def _transferred(profile: Profile) -> str:
 
 def _provenance(profile: Profile) -> list[Pair]:
     made = profile.provenance
-    budget = profile.max_num_batched_tokens
+    budget, took = profile.max_num_batched_tokens, format_duration(made.duration_seconds)
     rows = (
         ("profile", profile.id),
         ("command", made.command),
@@ -135,7 +135,7 @@ def _provenance(profile: Profile) -> list[Pair]:
         ("cores", core_list(made.host_cores)),
         ("transferred", _transferred(profile)),
         ("seed", str(made.seed)),
-        ("measured", f"{made.started_at}, took {format_duration(made.duration_seconds)}"),
+        ("measured", f"{time_text(made.started_at)}, took {took}"),
         ("partitiond", made.partitiond_version),
         *(("note", note) for note in made.notes),
     )

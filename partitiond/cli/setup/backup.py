@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partitiond.cli.columns import time_text
 from partitiond.cli.options import JsonOption, loaded_settings, option, spread
 from partitiond.cli.output import print_json, say, tell
 from partitiond.platform.clock import SystemClock
@@ -86,16 +87,16 @@ def _check_only(source: Path, *, as_json: bool) -> None:
     tell(
         {"file": str(source), "migrates": migrates, **_plain(notes)},
         (
-            f"{source} is whole: of {notes.created_at}, by partitiond {notes.partitiond}, "
-            f"schema {notes.schema}{' (older: it will be migrated)' if migrates else ''}, "
-            f"{notes.profiles} profiles."
+            f"{source} is whole: of {time_text(notes.created_at)}, by partitiond "
+            f"{notes.partitiond}, schema {notes.schema}"
+            f"{' (older: it will be migrated)' if migrates else ''}, {notes.profiles} profiles."
         ),
         as_json=as_json,
     )
 
 
 def _tell(done: "Restored") -> None:
-    say(f"Restored {done.store} as of {done.notes.created_at}.")
+    say(f"Restored {done.store} as of {time_text(done.notes.created_at)}.")
     if done.kept is not None:
         say(f"What was there before: {done.kept}")
     if done.migrates:

@@ -53,6 +53,7 @@ class Desk:
             ended=lambda job: self.ended.append((job.id, job.state)),
             write=StoreWaits(store).write,
             paused=lambda: self.paused,
+            start_seconds=660.0,
         )
 
     def _turn(self, queue: Sequence[Job], running: Sequence[Lent]) -> Turn[Lease]:
