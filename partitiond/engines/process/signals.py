@@ -179,13 +179,13 @@ async def kill_all(
         SilentError: /proc does not answer, for example for a process stuck in the kernel.
     """
 
-    def living() -> tuple[list[int], str]:
+    def alive() -> tuple[list[int], str]:
         cgroup = cgroup_of(run_dir)
         return processes_of(run_dir, leader, cgroup), cgroup
 
     deadline = None  # from the first signal on: a look may take long on a busy host
     while True:
-        left, cgroup = await look(run_dir, living)
+        left, cgroup = await look(run_dir, alive)
         if not left:
             break
         now = asyncio.get_running_loop().time()
