@@ -17,7 +17,7 @@ from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
 from partitiond.proxy.edge.answer import JSON, Answer
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.events import EventScanner
-from partitiond.proxy.engine.framing import Head
+from partitiond.proxy.engine.framing import WORKS, Head
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.request.errors import (
     ANSWERS_FULL,
@@ -230,7 +230,10 @@ class Attempt:
     # Calls of the connection
 
     def received_note(self, head: Head) -> None:
-        """Ignore what precedes the answer."""
+        """Take the word of another host that the engine works; ignore what else comes first."""
+        if head.status == WORKS:
+            self._chunks += 1
+            self._note_writing(time.monotonic())
 
     def received_head(self, head: Head) -> None:
         """Take the head; a status that is neither 200 nor a refused request is a failure."""
@@ -284,12 +287,15 @@ class Attempt:
     def _note_work(self, scanner: EventScanner) -> None:
         """Note the first token, which the engine may hold back, and the first content."""
         now = time.monotonic()
-        if self._writes_at < 0:
-            self._writes_at = now
-            self.replica.first_token(self._exchange.live, now)
+        self._note_writing(now)
         self._hidden_seconds = now - self._writes_at
         if scanner.started:
             self._measured_at, self._measured_tokens = now, self._tokens_of(scanner)
+
+    def _note_writing(self, now: float) -> None:
+        if self._writes_at < 0:
+            self._writes_at = now
+            self.replica.first_token(self._exchange.live, now)
 
     def _hold(self, size: int) -> None:
         """Count a whole answer of that size; large ones are bounded, alone and together."""
@@ -425,12 +431,14 @@ class Attempt:
         exchange, connection, scanner = self._exchange, self._connection, self._scanner
         record = exchange.record
         record.at_work = self.sent
+        if self._measured_at < 0 <= self._writes_at:
+            self._hidden_seconds = time.monotonic() - self._writes_at
         if scanner is not None:
-            if self._measured_at < 0 <= self._writes_at:
-                self._hidden_seconds = time.monotonic() - self._writes_at
             record.seen = self._seen_of(scanner)
             usage = scanner.usage
             record.usage = None if usage is None else believed(usage, exchange.live.cost)
+        elif self._writes_at >= 0:
+            record.seen = ObservedOutput(hidden_seconds=self._hidden_seconds)
         elif connection is not None and not exchange.request.stream:
             record.seen = ObservedOutput(hidden_seconds=time.monotonic() - exchange.live.placed_at)
 

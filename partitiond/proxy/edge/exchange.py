@@ -117,6 +117,9 @@ class Sender(BodyHolder):
     def waits(self) -> None:
         """Note that the request still waits for a replica that starts."""
 
+    def works(self) -> None:
+        """Note that the engine works on a stream that shows nothing yet."""
+
     def attempt_begins(self, replica_id: str) -> None:
         """Note that a replica gets the request."""
 
@@ -325,6 +328,8 @@ class Exchange(AttemptOwner):
         progress = _PAUSED if self.paused else attempt.progress()
         if progress != self._progress:
             self._progress, self._progress_at = progress, now
+            if self.phase is Phase.ATTEMPTING and progress > 0:
+                self._sender.works()
         if self.paused:
             sender = self._sender
             earlier = now - sender.later_seconds

@@ -17,6 +17,8 @@ MAX_BODILESS_BYTES: Final = 16 * 1024
 trailers, which are dropped (but one, `HOP`). No engine of ours sends trailers."""
 HOP: Final = b"x-partitiond-hop"
 """Header and trailer in which the proxy of another host tells more than HTTP has a place for."""
+WORKS: Final = 102
+"""Status by which the proxy of another host says that a request waits, or is worked on."""
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}

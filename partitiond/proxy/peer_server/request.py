@@ -15,7 +15,7 @@ from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import STATUS_LINES, Answer, ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
-from partitiond.proxy.engine.framing import HOP
+from partitiond.proxy.engine.framing import HOP, WORKS
 from partitiond.proxy.peers.messages import MOST, Failed, Open, PlacedAt, encode
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.dialects import Dialect
@@ -190,7 +190,9 @@ class PeerRequest(Sender):
 
     def waits(self) -> None:
         """Let the entry, which has the client, show it a sign of life."""
-        self.answer.write(STATUS_LINES[102] + b"\r\n")
+        self.answer.write(STATUS_LINES[WORKS] + b"\r\n")
+
+    works = waits
 
     def attempt_begins(self, replica_id: str) -> None:
         """Tell the entry which replica has the request."""

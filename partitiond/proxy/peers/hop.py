@@ -2,7 +2,8 @@
 
 The request is one of HTTP/1.1 to a route of engines, with a header that tells what its entry knows
 of it (`messages.Open`). Its owner answers with 102 while the request waits for a replica that
-starts, with 103 once it has a place on one (`messages.PlacedAt`), then as the engine does. Why
+starts, with 103 once it has a place on one (`messages.PlacedAt`), with 102 while the engine holds
+its output back, then as the engine does. Why
 there is no answer, or no further one, is in a header or a trailer (`messages.Failed`); the entry
 alone sends the request to another replica. Who ends the connection takes the request back.
 """
@@ -274,9 +275,12 @@ class Hop(AnyReplica):
     # Calls of the connection
 
     def received_note(self, head: Head) -> None:
-        """Take the word that the request has a place, or waits for a replica that starts."""
+        """Take the word that the request has a place, waits for a replica that starts, or is worked
+        on without showing it."""
         if not head.hop:
-            if not (self.is_placed or self._is_over):
+            if self._attempt is not None:
+                self._attempt.received_note(head)
+            elif not (self.is_placed or self._is_over):
                 self._owner.hop_waits()
             return
         try:

@@ -14,6 +14,7 @@ from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import (
+    DONE,
     STREAM_HEAD,
     Step,
     answer,
@@ -43,6 +44,16 @@ async def test_the_owner_finds_out_that_its_engine_is_silent(make: Make, begins:
     answered = await a.proxy.complete(stream=True)
     assert f"upstream_{name}" in answered.text
     assert b.proxy.state.metrics.upstream_failures == {("m-1", name): 1}
+    await until_idle([a, b])
+
+
+async def test_an_engine_that_holds_its_output_back_is_not_silent(make: Make) -> None:
+    hidden: list[Step] = [chunk(text_event("")), 6.0] * 4
+    a, b, _ = await make.pair(plays(STREAM_HEAD, *hidden, chunk(text_event("a")), chunk(DONE)))
+    for one in (a, b):
+        limits(one, first_token_timeout_seconds=10.0)
+    answered = await a.proxy.complete(stream=True)
+    assert (answered.status_code, answered.text.count("data: {")) == (200, 5)
     await until_idle([a, b])
 
 

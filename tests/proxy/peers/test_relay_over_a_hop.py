@@ -26,6 +26,7 @@ ENDS = {
     test_charges: (
         "test_each_end_has_its_price_in_all_books",
         "test_a_client_that_takes_nothing_pays_what_was_sent_to_it",
+        "test_output_that_is_held_back_costs_what_its_engine_did",
     ),
 }
 
