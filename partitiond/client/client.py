@@ -33,7 +33,7 @@ from partitiond.core.views.preview import PlanPreview
 
 LONG_TIMEOUT_SECONDS: Final = 180.0
 """For calls that solve a plan or wait until an engine is gone."""
-_FIXED: Final = ("name", "source", "weights")
+_FIXED: Final = ("name", "weights")
 """Fields that a registered model cannot change."""
 
 
@@ -69,8 +69,8 @@ class ControlClient(ViewCalls):
     def update(
         self, name: str, changes: Mapping[str, Any] | ModelSpec, version: int | None = None
     ) -> ModelRecord:
-        """Change a model: by a merge patch, or a whole specification (its name, source, weights
-        and engine kind are ignored).
+        """Change a model: by a merge patch, or a whole specification (its name and weights are
+        ignored).
 
         Args:
             version: refuse (PreconditionFailedError) if the model has another version.

@@ -55,7 +55,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
-from partitiond.core.profile.jobs import IN_FULL, LATER, Job, JobCause, JobState
+from partitiond.core.profile.jobs import IN_FULL, LATER, Job, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import cut_off, is_missed
@@ -468,8 +468,7 @@ class Parts:
         if job.state is JobState.SUCCEEDED:
             self.obstacles.started(job.subject)
         self.plan_again()
-        ended = job.state in (JobState.SUCCEEDED, JobState.FAILED) and job.cause is JobCause.NONE
-        if ended and job.reason != IN_FULL:
+        if job.state is JobState.SUCCEEDED and job.reason != IN_FULL:
             self.registry.measure_rest(job.subject)
 
     def _held_back(self, job: Job) -> str:
@@ -477,6 +476,8 @@ class Parts:
         chain = self.plans.chain
         if job.reason in LATER and chain.planning and not chain.problem:
             return "waits for the plan of what is known: models are served first"
+        if other := self.jobs.first_look_beside(job):
+            return f"waits for {other}, which looks at {job.subject} elsewhere"
         return self.drift.remeasures.waits(job)
 
     def _make_obstacles(self) -> ObstacleUseCases:

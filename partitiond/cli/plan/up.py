@@ -122,6 +122,8 @@ def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: boo
         return "registered"
     if dry_run:
         return UNCHANGED if _same(known.spec, spec) else "changed"
+    if spec.source == dataclasses.replace(known.spec.source, revision=None):
+        spec = dataclasses.replace(spec, source=known.spec.source)
     # The daemon completes the spec by the model's config, before it compares.
     updated = client.update(spec.name, spec)
     return UNCHANGED if updated.version == known.version else "changed"
@@ -165,10 +167,14 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
         if open_jobs(client, name):  # registering has queued them
             continue
         missing = unmeasured(view.record.spec, targets, client.profiles(name))
-        for target in missing if len(missing) == len(targets) else ():
+        later = view.record.spec.auto and len(missing) < len(targets)
+        for target in () if later else missing:
             client.profile(name, options_for(target, seconds))
     for name in names:
-        for job in open_jobs(client, name):
+        waited = set[str]()
+        while left := [job for job in open_jobs(client, name) if job.id not in waited]:
+            job = min(left, key=lambda one: one.state is not JobState.RUNNING)
+            waited.add(job.id)
             say(f"{name}: profiling ({job.id})")
             try:
                 ended = wait_for_job(client, job.id, err(), leave_when_blocked=True)

@@ -20,8 +20,8 @@ from partitiond.controller.profiles.staleness import Staleness, stale_note
 from partitiond.controller.profiles.targets import (
     BestProfiles,
     ProfileTarget,
+    first_looks,
     in_a_hurry,
-    in_turn,
     profile_targets,
     unmeasured,
     without_estimate,
@@ -62,6 +62,7 @@ from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.replica.sleep import said_asleep
 from partitiond.core.views.lists import ModelView
+from partitiond.planner.model.instance import allowed_on
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ModelResolver, Store
 
@@ -216,6 +217,8 @@ class Registry:
         for job in self._jobs.open_jobs(spec.name):
             needed = wanted.pop(_work_of(job), None)  # one that is being cancelled is not repeated
             own = job.reason and not job.drift_of  # drift withdraws its own
+            if needed is not None and {job.reason, needed[1]} == {NOT_MEASURED, ELSEWHERE}:
+                self._jobs.change_reason(job, needed[1])
             unseen = spec.auto and measurable and not self._is_listed(job.hardware)
             if job.state is JobState.QUEUED and own and needed is None and not unseen:
                 self._jobs.withdraw(job, "nothing needs it any more.")
@@ -248,16 +251,18 @@ class Registry:
     def _wanted(self, spec: ModelSpec, *, again: bool) -> dict[Work, tuple[Params, str]]:
         """Return the jobs that the chain needs: the parameters and the reason of each.
 
-        A model that is not measured waits for a first look at one kind of device, or at the next
-        one if that fails; looks at other kinds, and what looks leave open, are done later, each
-        once for each specification. A stale profile is measured again once for each reason: if it
-        is stale after that, it would be stale after the next measurement, too. What is open now is
-        needed until it has ended, and what was interrupted is not done, unless it is given up.
+        A model that is not measured waits for a first look at one kind of device where it may be;
+        looks at other kinds, and what looks leave open, are done later, each once for each
+        specification. A stale profile is measured again once for each reason: if it is stale after
+        that, it would be stale after the next measurement, too. What is open now is needed until it
+        has ended, and what was interrupted is not done, unless it is given up.
         """
         targets, profiles = self._targets(), self._store.profiles(spec.name)
+        allowed = {d.hardware for d in self._devices.devices if allowed_on(spec.rules, d)}
+        targets = tuple(t for t in targets if t.device.hardware in allowed) or targets
+        kinds = first_looks(targets)
         since = self._store.model(spec.name).updated_at
-        open_jobs = self._jobs.open_jobs(spec.name)
-        opened = {_work_of(job) for job in open_jobs}
+        opened = {_work_of(job) for job in self._jobs.open_jobs(spec.name)}
         ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
         ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
         ended = without_interrupted(ended, _work_of)
@@ -265,15 +270,12 @@ class Registry:
         repeated = {(_work_of(job), job.reason) for job in ended}
         wanted: dict[Work, tuple[Params, str]] = {}
 
-        def look(target: ProfileTarget, form: str, reason: str) -> bool:
+        def look(target: ProfileTarget, form: str, reason: str) -> None:
             params = self._params(target, form, first=reason in (NOT_MEASURED, ELSEWHERE))
             work = target.device.hardware, _asked(params)
             if work not in tried:
                 wanted[work] = params, reason
-            return work in wanted
 
-        looked_at = {job.hardware for job in open_jobs}
-        kinds = in_turn(targets, self._devices.devices, spec.rules, looked_at, self._jobs.open_on())
         for name in ("", *(variant.name for variant in spec.variants)):
             own = [profile for profile in profiles if profile.variant == name]
             form = spec.as_variant(name)
@@ -282,8 +284,7 @@ class Registry:
             in_full = [profile for profile in own if not in_a_hurry(profile)]
             reason = ELSEWHERE if len(looks) < len(kinds) else NOT_MEASURED
             for target in looks:
-                if look(target, name, reason) and reason == NOT_MEASURED:
-                    break
+                look(target, name, reason)
             for target in unmeasured(form, targets, in_full):
                 if target.device.hardware not in first:
                     look(target, name, IN_FULL)

@@ -5,7 +5,6 @@ job begins next, and where.
 """
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import logging
@@ -27,6 +26,7 @@ from partitiond.core.profile.jobs import (
     JobState,
     Progress,
     awaited_looks,
+    is_same_look,
     job_place,
 )
 from partitiond.core.replica.job_slots import Turn
@@ -135,10 +135,11 @@ class JobQueue:
         """Whether a job runs that plans wait for: what a first look left open is not awaited."""
         return any(one.job.reason not in LATER for one in self._running.values())
 
-    def open_on(self) -> "collections.Counter[str]":
-        """Return how many jobs are queued or run, by the hardware that they are for."""
+    def first_look_beside(self, job: Job) -> str:
+        """Id of a running first look at what a job is a first look at, too; empty if none runs."""
         running = (one.job for one in self._running.values())
-        return collections.Counter(job.hardware for job in (*self._queued.values(), *running))
+        looks = (other.id for other in running if is_same_look(other, job))
+        return next(looks, "")
 
     def looks(self) -> dict[str, AwaitedLook]:
         """Return what models that are not measured yet wait for, by model."""
@@ -337,7 +338,11 @@ class JobQueue:
         """Mark a job that was queued by itself as asked for: no change withdraws it any more."""
         was = f"{job.kind} of {job.subject}: asked for; it was queued by itself, {job.reason}."
         self._journal.note("job-wanted", job.id, was)
-        job = dataclasses.replace(job, reason="", drift_of="")
+        return self.change_reason(dataclasses.replace(job, drift_of=""), "")
+
+    def change_reason(self, job: Job, reason: str) -> Job:
+        """Give an open job another reason, on which depends who waits for it."""
+        job = dataclasses.replace(job, reason=reason)
         if job.id in self._queued:
             self._queued[job.id] = job
         elif job.id in self._running:

@@ -1,17 +1,15 @@
 """Chooses what a model is profiled on, and which profiles speak for the model. Pure."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from partitiond.controller.profiles.partition import slices_of
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.planner.model.candidates import measured_with, of_wanted_dtype
-from partitiond.planner.model.instance import allowed_on
 
 _RANK: Final = {
     ProfileKind.MEASURED: 0,
@@ -185,30 +183,6 @@ def without_estimate(
         for target in targets
         if not known.issuperset((target.device.hardware, target.size, form) for form in forms)
     )
-
-
-def in_turn(
-    targets: Sequence[ProfileTarget],
-    devices: Sequence[Device],
-    rules: PlacementRules,
-    begun: Collection[str],
-    open_jobs: Mapping[str, int],
-) -> tuple[ProfileTarget, ...]:
-    """Return the targets of first looks in the order in which they are tried until one succeeds:
-    where the model may be, where a look was begun, where each device has the fewest jobs.
-
-    Args:
-        begun: hardware on which the model has an open job.
-        open_jobs: how many jobs of any model are open, by hardware.
-    """
-
-    def key(target: ProfileTarget) -> tuple[bool, bool, float]:
-        hardware = target.device.hardware
-        alike = [device for device in devices if device.hardware == hardware]
-        barred = not any(allowed_on(rules, device) for device in alike)
-        return barred, hardware not in begun, open_jobs.get(hardware, 0) / len(alike)
-
-    return tuple(sorted(first_looks(targets), key=key))
 
 
 def first_looks(targets: Sequence[ProfileTarget]) -> tuple[ProfileTarget, ...]:

@@ -135,6 +135,14 @@ class AwaitedLook:
     measures: str = "it"
 
 
+def is_same_look(one: Job, other: Job) -> bool:
+    """Whether two jobs are first looks at the same form of a model, on any devices: plans wait for
+    one of them only."""
+    forms = (dict(job.params).get("variant", "") for job in (one, other))
+    reasons = {one.reason, other.reason}
+    return one.subject == other.subject and reasons == {NOT_MEASURED} and len(set(forms)) == 1
+
+
 def awaited_looks(running: Iterable[Job], queued: Iterable[Job]) -> dict[str, AwaitedLook]:
     """Return what models that are not measured yet wait for, by model: each for its own look, and
     all for the last one, as no plan is made by itself before. As many looks as run now go on side
@@ -144,7 +152,10 @@ def awaited_looks(running: Iterable[Job], queued: Iterable[Job]) -> dict[str, Aw
         queued: in the order in which they are done.
     """
     now = [job for job in running if job.reason == NOT_MEASURED]
-    then = [job for job in queued if job.reason == NOT_MEASURED]
+    then = list[Job]()
+    for job in queued:
+        first = not any(is_same_look(job, other) for other in (*now, *then))
+        then += [job] if job.reason == NOT_MEASURED and first else []
     each = FIRST_LOOK_SECONDS + AROUND_SECONDS
     left = [job.progress.seconds_left for job in now] or [0.0]
     ends = sorted(each if seconds is None else seconds for seconds in left)

@@ -170,5 +170,5 @@ def architecture_of(
         return as_loaded(
             stored, dtype=dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype
         )
-    except PartitiondError:
+    except (OSError, PartitiondError):
         return None

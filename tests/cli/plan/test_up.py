@@ -96,6 +96,10 @@ def test_a_dry_run_leaves_out_that_a_model_was_found_to_pool(
         known = dataclasses.replace(known, spec=found, version=known.version + 1)
         service.store.update_model(known, expected_version=known.version - 1)
         cli("up --dry-run -f", file).ended(0, f"m: would be {said}")
+    (other := tmp_path / "other").mkdir()
+    file.write_text(f'[[models]]\nmodel = "{other}"\nname = "m"\nauto = false\n')
+    cli("up --no-profile --no-wait -f", file)
+    assert service.store.model("m").spec.source.ref == str(other)
 
 
 def test_a_model_that_is_refused_keeps_no_other_from_its_place(

@@ -76,18 +76,22 @@ async def test_a_model_waits_for_a_look_at_one_kind_of_device_that_succeeds(fail
     first, other = reversed(kinds) if fails_on else kinds
     async with serving(LooksHost(FakeDevices(gpus))) as host:
 
-        def wanted() -> set[tuple[str, str]]:
-            kept = host.jobs(JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED)
-            return {(job.reason, job.hardware) for job in kept}
+        def looks(*states: JobState) -> set[tuple[str, str]]:
+            return {(job.reason, job.hardware) for job in host.jobs(*states)}
 
         host.profiler.fails_on = fails_on
         host.profiler.gate.clear()
         await host.register("a", demand=WANTED, max_replicas=1)
-        await until(lambda: wanted() == {(NOT_MEASURED, first)})
+        await until(lambda: looks(JobState.RUNNING) == {(NOT_MEASURED, first)})
         host.profiler.gate.set()
         await host.serves("a")
-        later = set() if fails_on else {(ELSEWHERE, other), (IN_FULL, other)}
-        await until(lambda: wanted() == {(NOT_MEASURED, first), (IN_FULL, first), *later})
+        later = {(NOT_MEASURED, other)} if fails_on else {(ELSEWHERE, other), (IN_FULL, other)}
+        await until(lambda: looks() == {(NOT_MEASURED, first), (IN_FULL, first), *later})
+        host.profiler.fails_on = ""
+        await host.register("b", demand=WANTED, max_replicas=1)
+        await host.serves("b")
+        mine = [job for job in host.jobs(JobState.SUCCEEDED) if job.subject == "b"]
+        assert mine[-1].reason == NOT_MEASURED, "at whichever kind has room"
 
 
 async def test_a_changed_model_is_measured_in_full_again() -> None:

@@ -12,13 +12,11 @@ from partitiond.controller.profiles.targets import (
     best_profiles,
     first_looks,
     in_a_hurry,
-    in_turn,
     profile_targets,
     speaks_for,
     unmeasured,
     without_estimate,
 )
-from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.confirmed import CapacityTrial
@@ -82,15 +80,6 @@ def test_a_first_look_is_at_each_kind_of_gpu_or_the_fewest_cores_and_confirms_no
     assert [t.size.cores for t in on_cpu] == [1]
     gpus = profile_targets([*fake_gpus("a100-80gb", 3), *fake_gpus("l4-24gb", 2)], ())
     assert first_looks(gpus) == gpus
-    devices = [*fake_gpus("a100-80gb", 3), *fake_gpus("l4-24gb", 2)]
-    l4, a100 = PlacementRules(only_on=("l4-24gb",)), "a100-80gb"
-    for rules, begun, busy, order in (
-        (PlacementRules(), (), {}, gpus),
-        (PlacementRules(), (), {a100: 2, "l4-24gb": 1}, gpus[::-1]),
-        (PlacementRules(), [a100], {a100: 2}, gpus),
-        (l4, [a100], {"l4-24gb": 5}, gpus[::-1]),
-    ):
-        assert in_turn(gpus, devices, rules, begun, busy) == order
     full = measured_profile("a")
     look = dataclasses.replace(full, frontier_memory=None)
     trial = CapacityTrial(4, 1.0, 1.0, 20.0, held=False)

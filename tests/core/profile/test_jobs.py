@@ -32,7 +32,13 @@ def job(
 def test_a_model_waits_for_its_first_look_and_the_plan_after_the_last_one_and_for_a_start() -> None:
     each = FIRST_LOOK_SECONDS + AROUND_SECONDS
     now = [job("1", "a", left=20.0), job("2", "b", IN_FULL)]
-    then = [job("3", "c"), job("4", "a"), job("5", "d"), job("6", "e", ELSEWHERE)]
+    then = [
+        job("3", "c"),
+        job("4", "a", variant="fp8"),
+        job("5", "d"),
+        job("6", "e", ELSEWHERE),
+        job("8", "d"),
+    ]
     looks = awaited_looks(now, then)
     seconds = AROUND_SECONDS + 20.0 + 3 * each
     ids = {"a": "1", "c": "3", "d": "5"}
