@@ -192,7 +192,9 @@ class PeerRequest(Sender):
         """Let the entry, which has the client, show it a sign of life."""
         self.answer.write(STATUS_LINES[WORKS] + b"\r\n")
 
-    works = waits
+    def works(self) -> None:
+        """As `waits`."""
+        self.waits()
 
     def attempt_begins(self, replica_id: str) -> None:
         """Tell the entry which replica has the request."""
