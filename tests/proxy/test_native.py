@@ -155,6 +155,7 @@ def test_the_proxys_tests_pass_compiled() -> None:
         "tests/core/dispatch/test_quarantine.py", "tests/core/dispatch/test_admission.py",
         "tests/core/dispatch/test_estimates.py", "tests/core/keys/test_charging.py",
         "tests/core/dispatch/test_balance.py", "tests/core/dispatch/test_affinity.py",
+        "tests/proxy/peers/test_hops.py", "tests/proxy/peers/test_limits_over_a_hop.py",
         environment={"PARTITIOND_TEST_NATIVE": "1"}, seconds=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
