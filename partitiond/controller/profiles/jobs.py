@@ -26,8 +26,8 @@ from partitiond.core.profile.jobs import (
     JobState,
     Progress,
     awaited_looks,
-    is_same_look,
     job_place,
+    looked_at,
 )
 from partitiond.core.replica.job_slots import Turn
 from partitiond.core.replica.leases import Lease
@@ -137,9 +137,9 @@ class JobQueue:
 
     def first_look_beside(self, job: Job) -> str:
         """Id of a running first look at what a job is a first look at, too; empty if none runs."""
-        running = (one.job for one in self._running.values())
-        looks = (other.id for other in running if is_same_look(other, job))
-        return next(looks, "")
+        look = looked_at(job)
+        running = (one.job for one in self._running.values() if one.job.subject == job.subject)
+        return next((other.id for other in running if look and looked_at(other) == look), "")
 
     def looks(self) -> dict[str, AwaitedLook]:
         """Return what models that are not measured yet wait for, by model."""

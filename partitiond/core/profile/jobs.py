@@ -135,12 +135,12 @@ class AwaitedLook:
     measures: str = "it"
 
 
-def is_same_look(one: Job, other: Job) -> bool:
-    """Whether two jobs are first looks at the same form of a model, on any devices: plans wait for
-    one of them only."""
-    forms = (dict(job.params).get("variant", "") for job in (one, other))
-    reasons = {one.reason, other.reason}
-    return one.subject == other.subject and reasons == {NOT_MEASURED} and len(set(forms)) == 1
+def looked_at(job: Job) -> tuple[str, str] | None:
+    """Return the model and the form that a first look is at, on any device: plans wait for one such
+    job only. None for other jobs."""
+    return (
+        None if job.reason != NOT_MEASURED else (job.subject, dict(job.params).get("variant", ""))
+    )
 
 
 def awaited_looks(running: Iterable[Job], queued: Iterable[Job]) -> dict[str, AwaitedLook]:
@@ -151,18 +151,18 @@ def awaited_looks(running: Iterable[Job], queued: Iterable[Job]) -> dict[str, Aw
     Args:
         queued: in the order in which they are done.
     """
-    now = [job for job in running if job.reason == NOT_MEASURED]
-    then = list[Job]()
-    for job in queued:
-        first = not any(is_same_look(job, other) for other in (*now, *then))
-        then += [job] if job.reason == NOT_MEASURED and first else []
+    now = [job for job in running if looked_at(job)]
+    looks: dict[tuple[str, str], Job] = {}
+    for job in (*now, *queued):
+        if look := looked_at(job):
+            looks.setdefault(look, job)
     each = FIRST_LOOK_SECONDS + AROUND_SECONDS
     left = [job.progress.seconds_left for job in now] or [0.0]
     ends = sorted(each if seconds is None else seconds for seconds in left)
-    for _ in then:
+    for _ in range(len(looks) - len(now)):
         heapq.heapreplace(ends, ends[0] + each)
     found: dict[str, AwaitedLook] = {}
-    for job in (*now, *then):
+    for job in looks.values():
         found.setdefault(job.subject, AwaitedLook(job.id, AROUND_SECONDS + max(ends)))
     return found
 
