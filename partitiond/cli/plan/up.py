@@ -120,19 +120,17 @@ def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: boo
         if not dry_run:
             client.register(spec)
         return "registered"
-    if dry_run:
-        return UNCHANGED if _same(known.spec, spec) else "changed"
     if spec.source == dataclasses.replace(known.spec.source, revision=None):
         spec = dataclasses.replace(spec, source=known.spec.source)
+    if dry_run:
+        return UNCHANGED if _same(known.spec, spec) else "changed"
     # The daemon completes the spec by the model's config, before it compares.
     updated = client.update(spec.name, spec)
     return UNCHANGED if updated.version == known.version else "changed"
 
 
 def _same(old: ModelSpec, new: ModelSpec) -> bool:
-    """Whether both are equal but for what the source tells: its revision, and that it pools."""
-    if new.source.revision is None:
-        old = dataclasses.replace(old, source=dataclasses.replace(old.source, revision=None))
+    """Whether both are equal but for what the source's config tells: that it pools."""
     pools = POOLING in old.engine.extra_args and old.workload.output_tokens == 1
     if pools and new.workload == DEFAULT_WORKLOAD:
         new = dataclasses.replace(new, workload=old.workload)
