@@ -4,6 +4,7 @@ A failure must come from the change under test, so `make test` and `make test-fu
 examples every time. `make soak` looks for new ones.
 """
 
+import gc
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ __all__ = [
     "pytest_xdist_make_scheduler",
 ]
 
+gc.disable()  # until the collection of tests is over, which makes hardly any garbage
+
 if os.environ.get("PARTITIOND_TEST_NATIVE") == "1" and not native.activate(native.PROXY):
     raise RuntimeError("PARTITIOND_TEST_NATIVE is 1, and nothing is compiled")
 
@@ -42,6 +45,12 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 settings.register_profile("fixed", derandomize=True, database=None, phases=PHASES, deadline=None)
 settings.register_profile("hunt", phases=PHASES, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no collection of garbage looks at it again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
