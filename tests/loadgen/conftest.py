@@ -3,13 +3,14 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 
 from loadgen.http.connection import now
-from tests.machine import pace
+from tests.proxy.scripted import END, STREAM_HEAD, Received, ScriptedEngine, Step, answer, chunk
 
 
 @dataclasses.dataclass
@@ -32,127 +33,86 @@ class Behaviour:
     replica: str = ""
 
 
-class SseServer:
-    """Speaks just enough HTTP/1.1."""
+class SseServer(ScriptedEngine):
+    """Answers on a Unix socket and on a port as its behaviour says."""
 
-    def __init__(self, socket_path: str) -> None:
-        self.socket_path = socket_path
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, self._answer)
         self.behaviour = Behaviour()
-        self.bodies: list[dict[str, object]] = []
-        self.headers: list[bytes] = []
-        self.connections = 0
-        self.in_flight = 0
-        self.most_in_flight = 0
-        self.port = 0
+        self.in_flight = self.most_in_flight = self.port = 0
         self.token_times: list[float] = []
-        self._changed = asyncio.Event()
+
+    @property
+    def socket_path(self) -> str:
+        return str(self.path)
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [received.body for received in self.received]
 
     async def until_in_flight(self, least: int, most: int) -> None:
         """Wait until so many requests are in flight."""
-        async with asyncio.timeout(60):
-            while not least <= self.in_flight <= most:
-                self._changed.clear()
-                await self._changed.wait()
+        await self.until(lambda: least <= self.in_flight <= most)
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while await self._one(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        body = json.loads(await reader.readexactly(length))
-        self.headers.append(head)
-        self.bodies.append(body)
+    async def _play(
+        self, steps: Iterable[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        self._changed.set()
         try:
-            return await self._answer(body, writer)
+            more = await super()._play(steps, reader, writer)
+            return more and not self.behaviour.close_after_answer
         finally:
             self.in_flight -= 1
-            self._changed.set()
+            self._touch()
 
-    async def _answer(self, body: dict[str, object], writer: asyncio.StreamWriter) -> bool:
+    def _answer(self, request: Received) -> Iterator[Step]:
         does = self.behaviour
         if does.hang:
-            await asyncio.Event().wait()
+            yield "hold"
         if does.status != 200:
-            writer.write(
-                f"HTTP/1.1 {does.status} X\r\nRetry-After: 2\r\nContent-Type: application/json"
-                f"\r\nContent-Length: {len(does.error_body)}\r\n\r\n".encode()
-                + does.error_body
-            )
-            await writer.drain()
-            return not does.close_after_answer
-        if "input" in body:
-            document = b'{"data":[{"embedding":"AAAA"}],"usage":{"prompt_tokens":7}}'
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                + b"Content-Length: %d\r\n\r\n" % len(document)
-                + document
-            )
-            await writer.drain()
-            return not does.close_after_answer
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-            + (f"X-Partitiond-Replica: {does.replica}\r\n".encode() if does.replica else b"")
-            + b"Transfer-Encoding: chunked\r\n\r\n"
-        )
-        wanted = body["max_tokens"]
-        assert isinstance(wanted, int)
-        sent = 0
+            (refusal,) = answer(does.error_body, does.status, "X\r\nRetry-After: 2")
+            yield refusal
+            return
+        if "input" in request.body:
+            yield from answer({"data": [{"embedding": "AAAA"}], "usage": {"prompt_tokens": 7}})
+            return
+        replica = f"X-Partitiond-Replica: {does.replica}\r\n".encode() if does.replica else b""
+        yield STREAM_HEAD[:-2] + replica + b"\r\n"
+        wanted, sent = request.body["max_tokens"], 0
         while sent < wanted:
-            await pace(does.step_seconds)
+            yield float(does.step_seconds)
             if sent == does.cut_after:
-                return False
+                yield "close"
             if sent == does.error_event_after:
-                self._event(writer, b'{"error":{"message":"engine broke","code":500}}')
+                yield self._event({"error": {"message": "engine broke", "code": 500}})
                 break
             count = min(does.tokens_per_chunk, wanted - sent)
             sent += count
             self.token_times += [now()] * count
-            self._event(writer, self._chunk(sent, count, last=sent == wanted))
-            await writer.drain()
+            last = "length" if sent == wanted else None
+            choice = {"index": 0, "text": " w" * count, "finish_reason": last}
+            usage = {"prompt_tokens": 7, "completion_tokens": sent}
+            told = {"usage": usage} if does.continuous_usage else {}
+            yield self._event({"choices": [choice], **told})
         if does.final_usage:
             usage = {"prompt_tokens": 7, "completion_tokens": sent}
-            self._event(writer, json.dumps({"choices": [], "usage": usage}).encode())
-        if does.done:
-            self._event(writer, b"[DONE]")
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-        return not does.close_after_answer
+            yield self._event({"choices": [], "usage": usage})
+        yield (self._event(b"[DONE]") if does.done else b"") + END
 
-    def _chunk(self, sent: int, count: int, *, last: bool) -> bytes:
-        choice = {"index": 0, "text": " w" * count, "finish_reason": "length" if last else None}
-        chunk: dict[str, object] = {"choices": [choice]}
-        if self.behaviour.continuous_usage:
-            chunk["usage"] = {"prompt_tokens": 7, "completion_tokens": sent}
-        return json.dumps(chunk).encode()
-
-    def _event(self, writer: asyncio.StreamWriter, payload: bytes) -> None:
-        end = self.behaviour.line_end
-        event = b"data: " + payload + end + end
-        size = self.behaviour.split_bytes or len(event)
-        for at in range(0, len(event), size):
-            part = event[at : at + size]
-            writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+    def _event(self, payload: object) -> bytes:
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        whole = b"data: " + data + 2 * self.behaviour.line_end
+        size = self.behaviour.split_bytes or len(whole)
+        return b"".join(chunk(whole[at : at + size]) for at in range(0, len(whole), size))
 
 
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[SseServer]:
-    made = SseServer(str(tmp_path / "s.sock"))
-    unix = await asyncio.start_unix_server(made.handle, made.socket_path)
-    tcp = await asyncio.start_server(made.handle, "127.0.0.1", 0)
+    made = SseServer(tmp_path / "s.sock")
+    await made.start()
+    tcp = await asyncio.start_server(made._serve, "127.0.0.1", 0)
     made.port = tcp.sockets[0].getsockname()[1]
-    try:
-        yield made
-    finally:
-        unix.close()
-        tcp.close()
+    yield made
+    tcp.close()
+    await made.stop()

@@ -93,7 +93,7 @@ async def test_a_run_without_an_answer_shows_the_servers_own_words(server: Any) 
     common = ("--url", server.socket_path, "--model", "x", "--warmup", "0", "--quiet")
     code, _, err = await run_cli(*common, "--rate", "0.001", "--duration", "0.1")
     assert (code, "longer --duration" in err) == (1, True)
-    server.bodies.clear()
+    server.received.clear()
     server.behaviour.status = 404
     server.behaviour.error_body = b'{"error":{"message":"The model `x` does not exist."}}'
     code, out, err = await run_cli(*common, "--rate", "5")

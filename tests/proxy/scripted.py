@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def well_behaved(request: Received) -> list[Step]:
     return stream(text_event("hel"), text_event("lo"), text_event("", "stop"), DONE)
 
 
-Script = Callable[[Received], list[Step]]
+Script = Callable[[Received], Iterable[Step]]
 
 
 def plays(*steps: Step) -> Script:
@@ -224,7 +224,7 @@ class ScriptedEngine:
                 return
 
     async def _play(
-        self, steps: list[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, steps: Iterable[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         for step in steps:
             self.steps += 1
