@@ -62,24 +62,6 @@ def test_so_much_may_come_at_once_and_then_it_is_told_when(
         assert admit(meter, tokens, float(seconds)) == "ok", "the next hour"
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 60)), max_size=80))
-def test_in_no_stretch_is_more_admitted_than_a_minutes_amount_and_the_rate(
-    arrivals: list[tuple[float, int]],
-) -> None:
-    meter = meter_of(requests_per_minute=20, tokens_per_minute=60)
-    now, admitted = 0.0, []
-    for pause, tokens in arrivals:
-        now += pause
-        if admit(meter, tokens, now) == "ok":
-            admitted.append((now, tokens))
-    for first, (begin, _) in enumerate(admitted):
-        total = 0
-        for count, (when, tokens) in enumerate(admitted[first:], start=1):
-            total += tokens
-            assert count <= 20 + 20 * (when - begin) / 60 + 1e-6
-            assert total <= 60 + 60 * (when - begin) / 60 + 1e-6
-
-
 @given(st.integers(0, 2**32), st.integers(2, 4))
 def test_workers_together_keep_the_limits_of_one(seed: int, workers: int) -> None:
     dice = random.Random(seed)

@@ -1,7 +1,5 @@
 """The limits of a key hold over hosts, whose shares the head divides."""
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,32 +94,6 @@ def test_limits_hold_over_hosts_whatever_is_late_or_lost(
         check_rates(fleet, count)
 
 
-def test_a_lowered_limit_holds_for_all_hosts_together_at_once() -> None:
-    """Before the next look, by the very table that lowers it."""
-    fleet = ShareFleet(ALL, "abc")
-    fleet.drive(10.0, dict.fromkeys("abc", 2.0))
-    used = sum(sum(host.used.values()) for host in fleet.hosts.values())
-    lower = dataclasses.replace(
-        ALL, requests_per_minute=0, tokens_per_minute=0, max_in_flight=4, token_budget=900
-    )
-    fleet.rates = lower
-    fleet.apply()
-    for name, host in fleet.hosts.items():
-        host.rates = lower
-        host.apply(fleet.head.of(name), fleet.now)
-    assert used < 900
-    running = 0
-    for host in fleet.hosts.values():
-        while host.ask(TOKENS, fleet.now):
-            running += 1
-    assert 3 <= running <= 4
-    for host in fleet.hosts.values():
-        for _ in range(200):
-            host.end(fleet.now)
-            host.ask(TOKENS, fleet.now)
-    assert 0.9 * 900 < sum(sum(host.used.values()) for host in fleet.hosts.values()) <= 900
-
-
 def test_lowered_shares_are_stored_once_and_what_may_be_in_use_counts_on() -> None:
     held = {
         "a": Held((0.5, 0.5, 4.0, 600.0), (0.5, 0.5, 5.0, 700.0)),
@@ -162,16 +134,6 @@ def test_who_joins_while_no_other_host_is_there_gets_what_they_cannot_use(
     check(fleet, are_lost=True)
 
 
-def test_the_first_host_keeps_what_it_used_when_another_joins() -> None:
-    fleet = ShareFleet(ALL, "a")
-    used = fleet.drive(100.0, {"a": 1.0}, tokens=14.0)["a"] * 14.0
-    assert used > 0.6 * ALL.token_budget, "alone it has all"
-    fleet.join("b")
-    fleet.drive(200.0, {"b": 1.0})
-    check(fleet)
-    assert fleet.hosts["b"].used
-
-
 @pytest.mark.parametrize(
     ("each", "least"),
     [
@@ -205,17 +167,6 @@ def test_places_in_flight_go_to_the_host_that_needs_them() -> None:
     assert len(a.flights) == 6, "all but one of each other host"
     assert fleet.hosts["b"].ask(TOKENS, fleet.now)
     assert not fleet.hosts["b"].ask(TOKENS, fleet.now)
-
-
-def test_a_budget_is_used_up_by_whoever_needs_it() -> None:
-    """But for less than two requests, which lie with idle hosts; then it is told when it renews."""
-    fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
-    found = fleet.drive(300.0, {"b": 4.0}, tokens=100.0)
-    assert found["b"] >= 28
-    last = fleet.hosts["b"].last
-    assert last is not None
-    assert last.retry_after_seconds is not None
-    assert last.retry_after_seconds > 3000
 
 
 def test_who_lacks_a_share_is_told_to_come_again_when_shares_are_divided() -> None:
@@ -275,23 +226,6 @@ def test_a_lower_share_is_believed_once_a_report_by_it_has_come() -> None:
             b.ask(100.0, fleet.now)
     assert fleet.kept["k"].held["a"].most[3] >= 900
     assert 1700 <= sum(a.used.values()) + sum(b.used.values()) <= 2000
-
-
-def test_what_was_used_beyond_a_lower_share_goes_on_counting() -> None:
-    rates = KeyRates(token_budget=2000, budget_period=BudgetPeriod.NEVER)
-    shares = {"a": 500.0, "b": 1000.0, "c": 500.0}
-    told = {host: (0.3, 0.3, 1.0, share) for host, share in shares.items()}
-    found = divide(
-        rates,
-        Division(0.0, {host: Held(four, four) for host, four in told.items()}),
-        parts={},
-        counts={"a": KeyCount(budget_tokens=900.0), "b": KeyCount(), "c": KeyCount()},
-        demand=dict.fromkeys(shares, KeyDemand()),
-        hosts=["a", "b", "c"],
-        unix=0.0,
-    )
-    assert {host: held.most[3] for host, held in found.held.items()} == shares | {"a": 900.0}
-    assert found.held["b"].told[3] < 1000, "it is lowered first"
 
 
 def test_a_host_is_believed_up_to_its_share_and_what_answers_had_at_once() -> None:
