@@ -36,15 +36,6 @@ async def test_a_plan_is_told_from_now_to_its_end() -> None:
     assert told.watchers.count == 0
 
 
-async def test_a_stream_ends_with_the_daemon() -> None:
-    told = FakeConvergence()
-    told.tell(CONVERGING)
-    stream = changes(told.watch())
-    await anext(stream)
-    told.watchers.close()
-    assert [event async for event in stream] == []
-
-
 async def test_a_silent_plan_is_heard_by_heartbeats() -> None:
     told = FakeConvergence()
     told.tell(CONVERGING)

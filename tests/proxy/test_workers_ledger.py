@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import heapq
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ from partitiond.proxy.dispatch.ledger import (
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile
+from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, open_as_parent
 from partitiond.proxy.dispatch.worker_queue import ANSWER_SECONDS, HOLD_SECONDS, WorkerQueue
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import Budgets, SiblingMeters
@@ -561,3 +562,36 @@ def test_workers_of_a_host_use_its_share_together() -> None:
     assert sum(isinstance(one, Receipt) for one in more) == 2, "of the budget"
     counts = [one.for_the_head()["k"] for one in workers]
     assert sum(count["refused"] for count in counts) == 16 - 5
+
+
+# The ledger's file has all of its room before anything writes to the mapped pages
+
+
+def test_a_disk_that_fills_up_later_takes_no_page_from_it(tmp_path: Path) -> None:
+    """A hole in a mapped file that finds no room on the disk would be a SIGBUS."""
+    found = open_as_parent(tmp_path)
+    told = (tmp_path / LEDGER_FILE).stat()
+    assert told.st_size == SlotLedger.size_bytes()
+    assert told.st_blocks * 512 >= told.st_size
+    assert found.ledger.is_valid()
+
+
+def test_a_ledger_with_holes_of_before_is_filled(tmp_path: Path) -> None:
+    path = tmp_path / LEDGER_FILE
+    path.touch(mode=0o600)
+    os.truncate(path, SlotLedger.size_bytes())
+    open_as_parent(tmp_path)
+    assert path.stat().st_blocks * 512 >= SlotLedger.size_bytes()
+
+
+def test_a_full_disk_is_an_error_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            open_as_parent(tmp_path)
+    assert open_as_parent(tmp_path).ledger.is_valid(), "once there is room it starts"

@@ -3,16 +3,24 @@
 import asyncio
 import dataclasses
 
+import httpx
 import pytest
 
 from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.core.demand.fleet import FleetSample
-from partitiond.core.dispatch.routing import KeyRates
+from partitiond.core.dispatch.routing import (
+    BudgetPeriod,
+    HostShares,
+    KeyRates,
+    KeyShare,
+    RoutingTable,
+)
+from partitiond.core.keys.rates import SHARE_SECONDS
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.views.usage import UsageLine
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock
-from tests.proxy.conftest import key, replica, table
+from tests.proxy.conftest import error_of, key, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.liar import LyingEntry, opened
@@ -89,3 +97,58 @@ async def test_a_key_that_is_none_is_counted_as_nobody_s(make: Make) -> None:
         await b.proxy.until(lambda ok=number: sampled(b.proxy).replicas["m-1"].ok == ok)  # type: ignore[misc]
     caller.writer.close()
     assert list(sampled(b.proxy).usage) == [""]
+
+
+# A host keeps within its shares of a key's limits, and tells the head what it used of them
+
+
+BUDGET = KeyRates(token_budget=900, budget_period=BudgetPeriod.NEVER)
+
+
+async def ask(one: Host) -> httpx.Response:
+    return await one.proxy.complete(key="k1", max_tokens=10)
+
+
+async def admitted(one: Host, asks: int) -> int:
+    return sum([(await ask(one)).status_code == 200 for _ in range(asks)])
+
+
+def with_share(
+    table: RoutingTable, number: int, budget: float, *, spent: bool = False
+) -> RoutingTable:
+    row = KeyShare("k1", 0.5, 0.5, 1, 0.0, budget, spent)
+    return dataclasses.replace(table, shares=HostShares(number, 0.25, (row,)))
+
+
+async def test_a_host_uses_its_share_and_counts_it_for_the_head(make: Make) -> None:
+    """The entry is charged for what runs elsewhere."""
+    routes = table(replica(await make.engine()), keys=(key(rates=BUDGET),), keys_required=True)
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
+    state = b.proxy.state
+    told = state.table
+    assert sampled(b.proxy).keys == {}, "its head divides nothing"
+    assert state.apply(with_share(told, 7, 60.0))
+    assert sampled(b.proxy).shares_number == 7
+    few = await admitted(b, 12)
+    assert 0 < few < 12
+    refused = await ask(b)
+    assert error_of(refused) == (429, "budget_exhausted")
+    assert refused.headers["retry-after"] == str(SHARE_SECONDS)
+    await until_idle([a, b])
+    count = sampled(b.proxy).keys["k1"]
+    assert (count.requests, count.refused, count.in_flight) == (few, 13 - few, 0)
+    assert 0 < count.budget_tokens == count.tokens <= 60
+    assert not state.apply(with_share(told, 6, 900.0)), "it came late"
+    assert (await ask(b)).status_code == 429
+    assert state.apply(with_share(told, 8, 300.0))
+    assert await admitted(b, 5) == 5
+    assert state.apply(with_share(told, 9, 0.0, spent=True))
+    assert "retry-after" not in (await ask(b)).headers, "nothing is left anywhere"
+
+
+async def test_hosts_whose_head_divides_nothing_have_equal_parts(make: Make) -> None:
+    """As one whose store could not keep the first division."""
+    keys = (key(rates=KeyRates(requests_per_minute=8)),)
+    routes = table(replica(await make.engine()), keys=keys, keys_required=True)
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
+    assert [await admitted(one, 6) for one in (a, b)] == [4, 4]
