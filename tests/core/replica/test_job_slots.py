@@ -75,14 +75,6 @@ def shop(count: int, **held: int) -> Shop:
     return Shop(dict.fromkeys(G[:count], 4), held)
 
 
-def test_a_host_bounds_what_runs_on_all_its_devices() -> None:
-    here, queue = shop(8), jobs(8, *G[:8])
-    queue[7] = dataclasses.replace(queue[7], held_back=QUIET)
-    assert len(here.begin_all(queue, Slots(per_host=3))) == 3
-    expected = dict.fromkeys(("j3", "j4", "j5", "j6"), "waits for j0 or j1 or j2")
-    assert here.turn(queue, Slots(per_host=3)).waits == {**expected, "j7": QUIET}
-
-
 def test_a_host_that_takes_no_further_job_holds_up_no_other_host() -> None:
     here, slots = shop(3), Slots(per_host=1)
     here.host_of = {"g0": "a", "g1": "a", "g2": "b"}

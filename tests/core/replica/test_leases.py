@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import partition
 from partitiond.core.hardware.kinds import Device, DeviceKind, MigInstance, SharingMode
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
-from partitiond.core.hardware.room import overlap
-from partitiond.core.mig.geometry import Place, geometry_of, starts_of
 from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica import leases
@@ -185,33 +183,6 @@ def test_an_idle_instance_that_exists_is_taken_first() -> None:
     device = dataclasses.replace(SLICED, mig_instances=there, occupied_slices=(0, 1))
     assert leases.free_place(device, "2g.20gb", ()) == ("2g.20gb", 4, 2)
     assert leases.free_place(device, "2g.20gb", (("2g.20gb", 4, 2),)) == ("2g.20gb", 2, 2)
-
-
-_GEOMETRY = geometry_of("a100-80gb")
-assert _GEOMETRY is not None
-PROFILES = {profile.name: profile for profile in _GEOMETRY.profiles}
-PLACES = [(p.name, start, p.memory_slices) for p in PROFILES.values() for start in starts_of(p)]
-
-
-@given(st.lists(st.sampled_from(PLACES), max_size=5), st.sampled_from(sorted(PROFILES)))
-def test_a_slice_is_found_exactly_where_one_fits(wanted: list[Place], name: str) -> None:
-    """Brute force over all starts, beside any set of slices that do not overlap."""
-    places: list[Place] = []
-
-    def fits(place: Place) -> bool:
-        taken = {n for _, start, count in places for n in range(start, start + count)}
-        alike = sum(other[0] == place[0] for other in places)
-        free = taken.isdisjoint(range(place[1], place[1] + place[2]))
-        return free and alike < PROFILES[place[0]].max_instances
-
-    for place in wanted:
-        if fits(place):
-            places.append(place)
-    found = leases.free_place(SLICED, name, tuple(places))
-    assert (found is not None) == any(fits(place) for place in PLACES if place[0] == name)
-    if found is not None:
-        ours = MigSlice(GPU.id, Bytes(GIB), *found)
-        assert not any(overlap(ours, MigSlice(GPU.id, Bytes(GIB), *p)) for p in places)
 
 
 @pytest.mark.parametrize(

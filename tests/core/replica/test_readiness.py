@@ -289,31 +289,6 @@ def test_who_could_not_help_does_not_lengthen_the_turn_that_is_told() -> None:
     assert "up to 14 s" in found.waiting["new"]
 
 
-def test_in_a_b_a_c_a_b_the_popular_one_stays() -> None:
-    served: dict[str, Popularity] = {}
-    there: dict[str, float] = {}  # since when each has its room, in room for two
-    starts = 0
-    for turn, model in enumerate("ABACABABACAB" * 3):
-        now = 30.0 * turn
-        if model not in there:
-            residents = [
-                resident(
-                    name,
-                    idle=30.0,
-                    rate=expected_rate(served[name].req_per_s(now, 900.0), 30.0),
-                    had=now - since,
-                )
-                for name, since in there.items()
-            ]
-            free = Room(4 * (2 - len(there)), 2 - len(there))
-            (grant,) = decided([waiter(model)], residents, {"cpu": free}).granted
-            there = {n: s for n, s in there.items() if n not in dict(grant.steps)} | {model: now}
-            starts += 1
-            assert "A" in there
-        served[model] = served.get(model, Popularity()).with_requests(1, now, 900.0)
-    assert starts == 14  # A once, and the two others whenever they follow each other
-
-
 def test_a_gap_is_a_surprise_for_a_higher_rate_and_waiting_within_the_slo_counts_little() -> None:
     assert [counted_seconds(wait, 5.0) for wait in (4.0, 5.0, 7.0)] == [0.04, 0.05, 2.05]
     assert [expected_rate(0.5, gap) for gap in (0.0, 1.0, 100.0)] == [0.5, 0.5, 0.01]

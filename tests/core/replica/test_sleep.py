@@ -3,11 +3,8 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import partition as partitions
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.model.autoscale import Autoscale
@@ -51,19 +48,6 @@ def test_asleep_the_weights_wait_in_host_memory_or_stay_where_they_are() -> None
     assert found == SleepingFootprint(Bytes(700), Bytes(700), Bytes(2000))
     found = sleeping_footprint(AWAKE, DeviceKind.CPU)
     assert found == SleepingFootprint(Bytes(2700), Bytes(700), Bytes(0))
-
-
-@given(st.sampled_from([1, 2]), st.integers(1, 40), st.integers(1, 80))
-def test_asleep_never_holds_more_than_awake(level: int, asleep_gib: int, gib: int) -> None:
-    footprint = SleepingFootprint(Bytes(asleep_gib * GIB), Bytes(asleep_gib * GIB // 2))
-    memory = Bytes(gib * GIB)
-    for partition in (
-        partitions.WholeDevice("gpu-0", memory),
-        MemoryShare("gpu-0", memory),
-        MpsShare("gpu-0", memory, 40),
-        MigSlice("gpu-0", memory, "1g.10gb", 0, 1),
-    ):
-        assert sleep.asleep_partition(on_gpu(partition, footprint), level).memory_bytes <= memory
 
 
 def test_a_sleeper_computes_nothing_and_counts_whole_unless_it_shrinks() -> None:
