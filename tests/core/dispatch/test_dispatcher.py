@@ -121,15 +121,6 @@ def test_it_waits_for_a_place_and_gets_the_first() -> None:
     assert waits.entry is None
 
 
-def test_it_waits_for_an_ejected_replica_that_comes_back() -> None:
-    model, waits = Model(1), ask()
-    model.replicas[0].ejected = True
-    model.waits(waits)
-    assert model.decided() == []
-    model.replicas[0].ejected = False
-    assert model.starts() == [waits]
-
-
 def test_one_that_cannot_start_in_time_is_told_of_what_is_before_it() -> None:
     model = full(1, seconds=3.0)
     model.waits(ask(), ask(), ask())

@@ -138,15 +138,6 @@ def test_a_request_of_many_batches_is_overtaken_by_no_more_than_one() -> None:
     assert overtook == 800
 
 
-def test_what_started_without_waiting_counts() -> None:
-    queue = queued()
-    for _ in range(5):
-        queue.charge(RequestOwner("a"), 100)
-    for one in entries("ab"):
-        queue.push(one)
-    assert keys_taken(queue, 2) == "ba"
-
-
 def test_higher_priorities_go_first_and_lower_ones_keep_a_share() -> None:
     queue = queued(*entries("l" * 30), *entries("h" * 170, priority=5))
     order = keys_taken(queue, 150)
@@ -207,24 +198,6 @@ def test_while_nobody_has_a_slot_the_order_stays_open() -> None:
     assert taken(queue, busy(SLOTS)) is None
     queue.push(entry("top", priority=1))
     assert keys_taken(queue, 1) == "top"
-
-
-def test_a_large_request_is_overtaken_by_no_more_than_its_own_size() -> None:
-    """One replica of 1000 KV tokens, kept full by requests of 100; one needs 800 at once."""
-    queue = queued(entry("big", tokens=800, cost=Cost(1, 800)))
-    running, overtook = [100] * 9, 0
-    for _ in range(100):
-        queue.push(entry("small", tokens=100))
-        found = taken(queue, busy(len(running), sum(running), 1000))
-        if found is not None and found[0].key == "big":
-            break
-        if found is not None:
-            overtook += 100
-            running.append(100)
-        running = running[1:]
-    else:
-        pytest.fail("it never started")
-    assert overtook == 800
 
 
 def test_a_reservation_keeps_one_replica_and_the_others_go_on() -> None:
@@ -491,21 +464,3 @@ def test_nobody_waits_for_ever(seed: int, classes: int, tokens: int) -> None:
     # What may go before it: its own size of each other key, what it takes to earn its turn from
     # above, what overtakes it once set aside, and a request or two of rounding.
     assert started <= 2 * tokens + (tokens + 800) / AGEING_SHARE + 2000
-
-
-@given(st.integers(1, 40), st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 3))))
-def test_the_bound_holds_and_places_go_to_whoever_has_fewest(
-    places: int, pushes: list[tuple[str, int]]
-) -> None:
-    queue: FairQueue[int] = FairQueue(places)
-    wanted = dict.fromkeys(KEYS, 0)
-    for number, (key, _) in enumerate(pushes):
-        entry = Waiting(number, Cost(1, 10), 0.0, 1e9, share=RequestOwner(key))
-        wanted[key] += 1
-        gone = queue.push(entry)
-        assert len(queue) <= places
-        assert gone is None or gone not in set(queue)
-    have = {key: sum(entry.key == key for entry in queue) for key in KEYS}
-    for key in KEYS:
-        if have[key] < wanted[key]:  # it was refused or displaced: nobody has 2 more than it
-            assert all(have[other] <= have[key] + 1 for other in KEYS)

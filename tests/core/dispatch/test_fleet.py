@@ -1,7 +1,6 @@
 """The host for a request is chosen by its rules, and nonsense harms nobody else."""
 
 import dataclasses
-import math
 from typing import Any
 
 import pytest
@@ -9,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch import fleet
-from partitiond.core.dispatch.admission import admits
-from partitiond.core.dispatch.balance import ReplicaLoad, is_eligible
-from partitiond.core.dispatch.fleet import MAX_REFUSALS, OWN_HOST, choose_host
+from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.dispatch.fleet import OWN_HOST, choose_host
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import HostSlots
 from tests.core.dispatch.fleet_hosts import NOW, ROUTE, Own, Slots, asks, load, peer
@@ -188,71 +186,7 @@ def test_all_shares_are_the_bound_and_less_than_one_for_each_host(
         assert all(share > 0 for share, own in zip(shares, slots, strict=True) if own * max_queue)
 
 
-LIMITS = st.sampled_from([0, 1, 3, 8, 97])
-REPLICAS = st.builds(
-    ReplicaLoad, st.sampled_from("abcdef"), LIMITS, LIMITS, LIMITS, LIMITS, st.booleans(),
-    st.booleans(),
-)  # fmt: skip
-COUNTS = st.one_of(
-    NONSENSE,
-    st.builds(
-        PeerCounts, st.lists(REPLICAS, max_size=3).map(tuple), st.integers(0, 6),
-        st.integers(0, 6), st.sampled_from([1.0, 1 / 3, 1e-300, math.inf]),
-    ),
-)  # fmt: skip
 DRAWS = st.lists(st.floats(0, 1, exclude_max=True), max_size=3)
-
-
-TOLD = st.lists(st.tuples(COUNTS, st.sampled_from([0.0, 0.2, 0.3, 2.0, 2.5, math.inf])), max_size=4)
-OWN = st.builds(
-    lambda slots, waiting: Own(*slots, waiting=waiting),
-    st.lists(st.builds(Slots, st.sampled_from("uvw"), LIMITS, LIMITS, LIMITS, LIMITS), max_size=2),
-    st.integers(0, 4),
-)
-
-
-@given(
-    TOLD,
-    OWN,
-    st.sets(st.sampled_from([OWN_HOST, "h0", "h1"]), max_size=3),
-    st.frozensets(st.sampled_from("abcuv")),
-    DRAWS,
-)
-def test_who_is_chosen_may_be_and_room_is_found_where_there_is_any(
-    told: list[tuple[PeerCounts, float]],
-    own: Own,
-    refused: set[str],
-    tried: frozenset[str],
-    draws: list[float],
-) -> None:
-    peers = []
-    for number, (counts, age) in enumerate(told):
-        loads = PeerLoads(f"h{number}", 4)
-        loads.take_over(counts, NOW - age)
-        peers.append(loads)
-    request = asks(tried=tried, prefer=("b", "u"))
-    found = choose_host(own, peers, request, now=NOW, draws=draws, refused=refused)
-    fresh = [p for p in peers if p.host not in refused and NOW - p.told_at <= 0.2]
-    rooms = [
-        replica
-        for p in fresh
-        if not p.waiting
-        for replica in p.replicas.values()
-        if is_eligible(replica, tried) and admits(replica, request.cost)
-    ]
-    if found is None:
-        assert len(refused) >= MAX_REFUSALS or not rooms
-        return
-    assert found.host not in refused
-    if found.peer is None:
-        assert found is fleet.STAY
-        assert any(is_eligible(replica, tried) for replica in own.places.loads())
-        return
-    assert NOW - found.peer.told_at <= 2.0
-    serves = any(is_eligible(r, tried) for r in found.peer.replicas.values())
-    assert serves or not own.places.loads(), "else for a replica that comes back"
-    if rooms:
-        assert found.replica_id in {replica.replica_id for replica in rooms}
 
 
 @given(NONSENSE, DRAWS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from partitiond.core.dispatch import peer_loads
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import ReplicaLoad
-from partitiond.core.dispatch.peer_loads import MOST, SETTLE_SECONDS, PeerCounts, PeerLoads
+from partitiond.core.dispatch.peer_loads import MOST, PeerCounts, PeerLoads
 from tests.core.dispatch.fleet_hosts import load
 
 NUMBERS = st.one_of(
@@ -35,7 +35,6 @@ NONSENSE = st.builds(
     NUMBERS,
     NUMBERS,
 )
-COSTS = st.builds(Cost, st.integers(0, 5), st.integers(0, 3000))
 
 
 def shown(loads: PeerLoads) -> tuple[object, ...]:
@@ -111,39 +110,3 @@ def test_a_refusal_holds_until_new_counts() -> None:
     assert shown(loads) == ([("a", 0, 0)], 0, 0)
     loads.take_over(PeerCounts((load("a"),)), 0.1)
     assert not loads.full
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(["a", "b", "gone", ""]), COSTS), max_size=12),
-    st.integers(0, 12),
-    st.sets(st.integers(1, 14)),
-    st.sets(st.integers(1, 14)),
-)
-def test_counts_are_those_told_and_what_is_on_its_way(
-    sent: list[tuple[str, Cost]], last: int, ended: set[int], later: set[int]
-) -> None:
-    """Who has ended is taken out once, and only if the peer had not counted it."""
-    loads = PeerLoads("h")
-    counts = PeerCounts((load("a", 1), load("b", 2)), 3, 4)
-    loads.take_over(counts, 0.0)
-    for number, (name, cost) in enumerate(sent, 1):
-        loads.sent(number, cost, float(number), name)
-    for number in (*ended, *ended):
-        loads.ended(number)
-    loads.take_over(PeerCounts(counts.replicas, 3, 4), last + 0.5 + SETTLE_SECONDS)
-    for number in (*later, *ended):
-        loads.ended(number)
-    left = [s for n, s in enumerate(sent, 1) if n > last and n not in ended | later]
-    waits = [cost for name, cost in left if name not in {"a", "b"}]
-    assert shown(loads) == (
-        [
-            (
-                told.replica_id,
-                told.sequences + sum(c.sequences for n, c in left if n == told.replica_id),
-                sum(c.kv_tokens for n, c in left if n == told.replica_id),
-            )
-            for told in counts.replicas
-        ],
-        3 + len(waits),
-        4 + sum(cost.sequences for cost in waits),
-    )

@@ -92,45 +92,6 @@ def test_model_and_body_make_the_fingerprint() -> None:
     assert fingerprint("m", b"x") != fingerprint("n", b"x") != fingerprint("n", b"y")
 
 
-@given(st.integers(0, 2**32), st.integers(2, 8), st.floats(0.0, 3.0))
-def test_the_poison_takes_no_second_replica_down_however_often_it_is_sent(
-    seed: int, replicas: int, rate: float
-) -> None:
-    """Replicas that take requests and die of the poison, and a client that repeats everything."""
-    dice, quarantine, deaths = random.Random(seed), Quarantine(), 0
-    poison, now = fingerprint("m", b"poison"), 0.0
-    running: dict[int, list[tuple[bytes, float, bool]]] = {}
-
-    def send(body: bytes, at: float) -> None:
-        if quarantine.check(body, at) is None:
-            on = running.setdefault(dice.randrange(replicas), [])
-            on.append((body, at, dice.random() < 0.7))
-
-    for number in range(100):
-        now += 0.25
-        for _ in range(round(rate * dice.random() * 3)):
-            send(fingerprint("m", b"%d %d" % (number, dice.randrange(10**9))), now)
-        if number >= 20:
-            send(poison, now)
-        now += 0.1
-        for replica, held in list(running.items()):  # every engine begins what it has got
-            running[replica] = [one for one in held if now - one[1] <= 3]
-            if all(body != poison for body, _, _ in held):
-                for body, since, _ in held:
-                    if now - since > 3:
-                        quarantine.answered(body)
-                continue
-            deaths += 1
-            del running[replica]
-            seen = [Exposure(body, now - since, streamed=streamed, first_token=now - since > 0.5)
-                    for body, since, streamed in held]  # fmt: skip
-            for (body, _, _), verdict in zip(held, quarantine.died(seen, now), strict=True):
-                if verdict is RetryVerdict.RETRY:
-                    send(body, now)
-    assert now < rules.FIRST_SECONDS + 20 * 0.35, "the first quarantine is not over"
-    assert deaths == 1
-
-
 @given(st.integers(0, 2**32), st.integers(1, 40))
 def test_a_kill_of_a_busy_replica_refuses_only_those_that_had_just_begun(
     seed: int, count: int
