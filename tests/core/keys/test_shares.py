@@ -169,6 +169,17 @@ def test_places_in_flight_go_to_the_host_that_needs_them() -> None:
     assert not fleet.hosts["b"].ask(TOKENS, fleet.now)
 
 
+def test_a_budget_is_used_up_by_whoever_needs_it() -> None:
+    """But for less than two requests, which lie with idle hosts; then it is told when it renews."""
+    fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
+    found = fleet.drive(300.0, {"b": 4.0}, tokens=100.0)
+    assert found["b"] >= 28
+    last = fleet.hosts["b"].last
+    assert last is not None
+    assert last.retry_after_seconds is not None
+    assert last.retry_after_seconds > 3000
+
+
 def test_who_lacks_a_share_is_told_to_come_again_when_shares_are_divided() -> None:
     fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
     b = fleet.hosts["b"]
