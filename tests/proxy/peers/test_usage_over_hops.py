@@ -99,7 +99,8 @@ async def test_a_key_that_is_none_is_counted_as_nobody_s(make: Make) -> None:
     assert list(sampled(b.proxy).usage) == [""]
 
 
-# A host keeps within its shares of a key's limits, and tells the head what it used of them
+# A host keeps within its shares of a key's limits, and tells the head what it used of them.
+# How the head divides them `tests/core/keys/test_shares.py` says; here, that the proxy obeys.
 
 
 BUDGET = KeyRates(token_budget=900, budget_period=BudgetPeriod.NEVER)
