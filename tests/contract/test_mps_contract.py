@@ -110,7 +110,7 @@ async def test_a_daemon_answers_and_its_clients_keep_to_their_limits_and_are_end
         assert await daemon.ask(f"get_server_status {found[0].server_pid}") == "ACTIVE"
         assert found[0].server_pid in daemon.pids()
         assert await daemon.fault() == ""
-        (again,) = MpsControl(short_dir, gpu.program).running()
+        (again,) = MpsControl(short_dir, gpu.program).own_daemons()
         assert (again.uuid, again.pids()) == (daemon.uuid, daemon.pids())
         assert await again.clients() == found
         assert await daemon.terminate([one.pid]) == (one.pid,)

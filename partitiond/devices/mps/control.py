@@ -64,10 +64,6 @@ class MpsControl:
             check_seconds=self._check_seconds,
         )
 
-    def running(self) -> list[MpsDaemon]:
-        """Return our living daemons, including those that an earlier process of ours started."""
-        return [daemon for daemon in self.own_daemons() if daemon.process()]
-
     def own_daemons(self) -> list[MpsDaemon]:
         """Return daemons that we started and did not end: running ones, and leftovers of others."""
         found: list[MpsDaemon] = []

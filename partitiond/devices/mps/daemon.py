@@ -91,12 +91,16 @@ class MpsDaemon:
 
     @property
     def _access(self) -> MpsAccess:
+        """Whose daemon it is. Without a record this reads /proc: coroutines await `_reached`."""
         known = record.read(self.folder)
         if known is not None:
             return self._reached_by(known.launcher)
         # Without a record who started the daemon is not known: the living process is asked.
         kept = self._reached_by(UNKNOWN_LAUNCHER)
         return kept if kept.process() is not None else self._direct
+
+    async def _reached(self) -> MpsAccess:
+        return await PROC.look(f"MPS daemon of {self.uuid}", lambda: self._access)
 
     @property
     def kept(self) -> bool:
@@ -154,7 +158,7 @@ class MpsDaemon:
             wanted = self._wanted(group)
             running = await self.running()
             if running is not None:
-                known = record.read(self.folder) or self._unrecorded(wanted)
+                known = record.read(self.folder) or await self._unrecorded(wanted)
                 if await self._stays(known, wanted, users):
                     await self.ask("get_server_list")
                     self._keep(running)
@@ -189,13 +193,13 @@ class MpsDaemon:
             facts={"uuid": self.uuid, "serves": known.isolation_group},
         )
 
-    def _unrecorded(self, wanted: record.MpsRecord) -> record.MpsRecord:
+    async def _unrecorded(self, wanted: record.MpsRecord) -> record.MpsRecord:
         """Return a record for a running daemon that has lost its own.
 
         Raises:
             DeviceError: it runs as another user, and for which group is not known.
         """
-        if not self.kept:
+        if await self._reached() is self._direct:
             return record.MpsRecord(self.uuid, None)
         raise DeviceError(
             f"The MPS daemon of {self.uuid} runs, and its record in {self.folder} cannot be read: "
@@ -205,7 +209,7 @@ class MpsDaemon:
         )
 
     async def _start(self, wanted: record.MpsRecord) -> None:
-        await self._access.end_leftovers()
+        await (await self._reached()).end_leftovers()
         access = self._reached_by(wanted.launcher)
         await access.prepare()
         record.write(self.folder, wanted)
@@ -363,7 +367,7 @@ class MpsDaemon:
         else:
             answer = answers.server_answer(said)
             self._served[server.identity] = _identities(answer.clients)
-        logged = answers.fatal_line(await self._access.log("server.log"))
+        logged = answers.fatal_line(await (await self._reached()).log("server.log"))
         if answer.status == "FAULT" or (not answer.status and logged):
             said = f" Its log says: {logged}." if logged else ""
             return (
@@ -399,8 +403,8 @@ class MpsDaemon:
             running = await self.running()
             if running is not None:
                 await self._refuse_in_use()
-                await self._access.quit(running)
-            await self._access.end_leftovers()
+                await (await self._reached()).quit(running)
+            await (await self._reached()).end_leftovers()
             record.clear(self.folder)
             self._forget()
 
@@ -424,7 +428,7 @@ class MpsDaemon:
 
     async def ask(self, *commands: str, seconds: float | None = None) -> str:
         """Send the daemon any commands of its manual; return its answer. Raises DeviceError."""
-        return await self._access.ask(commands, seconds)
+        return await (await self._reached()).ask(commands, seconds)
 
 
 def _served(known: record.MpsRecord) -> str:

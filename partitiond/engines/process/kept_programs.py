@@ -80,8 +80,10 @@ class KeptPrograms:
             ) from error
 
     def process(self, folder: Path) -> ProcessId | None:
-        """Return the supervisor of the folder's program, alive or not; None if it never ran."""
-        return RunFolder(folder).process()
+        """Return the supervisor of the folder's program, alive or not; None if it never ran. Reads
+        /proc: without its record the living process is asked.
+        """
+        return RunFolder(folder).leader()
 
     def pids(self, folder: Path) -> Collection[int]:
         """Return the living processes of the folder's program: those of its cgroup.

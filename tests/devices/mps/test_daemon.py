@@ -60,7 +60,7 @@ async def test_a_second_ensure_keeps_it_and_daemons_are_apart(
     await one.ensure()
     assert one.pids() == (pid,)
     assert pid not in two.pids()
-    assert {daemon.uuid for daemon in control.running()} == {GPU, OTHER}
+    assert {daemon.uuid for daemon in control.own_daemons()} == {GPU, OTHER}
     await two.quit()
     assert one.pipe_dir.stat().st_mode & 0o077 == 0, "ours alone"
     assert b"CUDA_MPS_PROTOCOL_VERSION=2" in environment_of(pid)
@@ -160,7 +160,7 @@ async def test_a_proc_that_does_not_answer_is_left_behind(
             await daemon._look_for_fault()
         assert threading.active_count() <= before, "no second thread waits for it"
         change.setattr(daemon, "process", hangs)
-        for ask in (daemon.ensure, daemon.clients, daemon.quit):
+        for ask in (daemon.ensure, daemon.clients, daemon.quit, lambda: daemon.ask("quit")):
             with pytest.raises(SilentError, match="MPS daemon"):
                 await ask()
         answers.set()

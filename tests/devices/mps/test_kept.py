@@ -146,6 +146,22 @@ async def test_one_that_hangs_is_killed_without_its_consent(
     assert start_ticks(main) is None
 
 
+async def test_without_its_files_a_living_one_is_kept_and_takes_no_further_engine(
+    daemon: MpsDaemon,
+) -> None:
+    await daemon.ensure()
+    found = daemon.process()
+    for name in (records.RECORD, "process.json"):
+        (daemon.folder / name).unlink()
+    assert found is not None
+    assert (daemon.process(), daemon.kept) == (found, True)
+    assert await daemon.fault() == ""
+    with pytest.raises(DeviceError, match="takes no engine of"):
+        await daemon.ensure()
+    await daemon.quit()
+    assert start_ticks(found.pid) is None
+
+
 async def test_a_socket_at_which_nobody_listens_is_named(
     daemon: MpsDaemon, launcher: Launcher
 ) -> None:
