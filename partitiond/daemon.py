@@ -48,7 +48,6 @@ from partitiond.platform.service_process import (
     set_up_logging,
 )
 from partitiond.platform.systemd import keep_informed, stopping
-from partitiond.ports import Store
 from partitiond.ports.cluster import HostPlace
 from partitiond.run_folder import owned_run_folder
 from partitiond.serde import prepare
@@ -58,7 +57,7 @@ from partitiond.settings.service import (
     service_options,
     status_text,
 )
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from partitiond.store.lock import StateLock
 from partitiond.store.opening import BUSY_TIMEOUT_SECONDS
 
@@ -127,7 +126,7 @@ def run_daemon(
         )
 
 
-def _open_store(settings: Settings) -> SqlStore:
+def _open_store(settings: Settings) -> Store:
     """Open the store once no other process holds its lock. The event loop makes its calls."""
     store = open_store(settings.store_path, patience_seconds=STORE_PATIENCE_SECONDS)
     store.wait_until_writable(BUSY_TIMEOUT_SECONDS)

@@ -70,7 +70,7 @@ from partitiond.settings.cluster import ClusterSettings
 from partitiond.settings.proxy import DEFAULT_PEERS_PORT
 from partitiond.settings.schema import Settings
 from partitiond.settings.service import service_options
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.controller.fakes import FakeEngine, FakeResolver, FakeRunner
 from tests.controller.samples import ARCHITECTURE, NOW, measured_profile, plan, record, spec
 from tests.hosts.pipes import FakeAgent
@@ -250,7 +250,7 @@ class Head:
 
     def __init__(
         self,
-        store: SqlStore,
+        store: Store,
         own: FakeAgent,
         hosts: Hosts | None,
         settings: Settings,
@@ -319,7 +319,7 @@ class Head:
 
 
 @contextlib.asynccontextmanager
-async def head_of(store: SqlStore, folder: Path, size: argparse.Namespace) -> AsyncIterator[Head]:
+async def head_of(store: Store, folder: Path, size: argparse.Namespace) -> AsyncIterator[Head]:
     """Make a head that follows the hosts in the folder, or one of a host alone."""
     own: Any = agent_of(HEAD, 0, size)
     own.place = NO_PLACE
@@ -334,7 +334,7 @@ async def head_of(store: SqlStore, folder: Path, size: argparse.Namespace) -> As
         yield Head(store, own, fleet.hosts, settings, size, membership=fleet.membership)
 
 
-def fill(store: SqlStore, size: argparse.Namespace) -> Plan:
+def fill(store: Store, size: argparse.Namespace) -> Plan:
     """Add models, their profiles, keys, and the plan of all that runs; return the plan."""
     for number in range(size.models):
         name = model_name(number)

@@ -23,7 +23,7 @@ from partitiond.controller.views.health import MetricsText, Readiness
 from partitiond.controller.views.hosts import HostUseCases
 from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.fleet.registration import RegistrationRules
-from partitiond.ports import Store
+from partitiond.store import Store
 
 
 def _of(part: Callable[[Service], object]) -> Any:

@@ -72,10 +72,10 @@ from partitiond.ports import (
     PartitionWatch,
     ProfileRunner,
     ProxyControl,
-    Store,
 )
 from partitiond.ports.cluster import FleetHosts
 from partitiond.ports.host import FleetProxies
+from partitiond.store import Store
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

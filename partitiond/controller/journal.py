@@ -12,8 +12,9 @@ from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Plan
 from partitiond.core.plan.replica_changes import replica_changes
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
 from partitiond.ports.actor import current_actor
+from partitiond.store import Store
 
 log = logging.getLogger("partitiond.events")
 

@@ -24,7 +24,7 @@ from partitiond.controller.views.hosts import HostUseCases
 from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.core.errors import PartitiondError
 from partitiond.platform.background import Background
-from partitiond.ports import Store
+from partitiond.store import Store
 
 __all__ = ["Adapters", "Service", "ServiceOptions", "service_of"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from partitiond.core.errors import StoreBusyError
-from partitiond.ports import Store
+from partitiond.store import Store
 
 WAIT_SECONDS: Final = 5.0
 """If a backup or a shell holds the lock for longer than this, the caller gets an error."""

@@ -14,10 +14,10 @@ from partitiond.hosts.this_host import ThisHost
 from partitiond.hosts.together import Hosts
 from partitiond.platform.background import Background
 from partitiond.platform.clock import SystemClock
-from partitiond.ports import Store
 from partitiond.ports.cluster import Cluster
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
+from partitiond.store import Store
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Final
 
 from partitiond.core.errors import FencedError, InputError, StoreError
 from partitiond.hosts.calls.fencing import NO_HEAD, HeadSession
-from partitiond.ports import Store
 from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.store import Store
 
 MARK: Final = "head"
 """Kind of the mark that holds the record; its subject is empty."""

@@ -17,10 +17,11 @@ from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
 from partitiond.hosts.head import note_epoch, overtaken
 from partitiond.hosts.together import Hosts
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
 from partitiond.ports.cluster import Cluster, ClusterMember
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -37,9 +37,10 @@ from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
-from partitiond.ports import ProxyControl, Store
+from partitiond.ports import ProxyControl
 from partitiond.ports.host import PROXY_PATIENCE_SECONDS, HostTable
 from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

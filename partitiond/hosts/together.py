@@ -16,9 +16,9 @@ from partitiond.hosts.devices import (
 from partitiond.hosts.engines import HostsEngines, HostsProfiler
 from partitiond.hosts.models import HostsModels
 from partitiond.hosts.proxies import HostsProxies
-from partitiond.ports import Store
 from partitiond.ports.host import Clock
 from partitiond.ports.host_agent import AgentFacts, HostAgent
+from partitiond.store import Store
 
 
 class Hosts:

@@ -18,7 +18,6 @@ from partitiond.ports.host import (
 from partitiond.ports.model import FleetModels, ModelFolders, ModelResolver
 from partitiond.ports.partitions import PartitionControl, PartitionWatch
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner
-from partitiond.ports.store import Store
 from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "ProfileRunner",
     "ProxyControl",
     "ReturningEngines",
-    "Store",
     "TelemetrySource",
     "TelemetryWindow",
 ]

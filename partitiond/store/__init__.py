@@ -1,6 +1,6 @@
-"""Implements `ports.Store` in one SQLite file.
+"""Keeps everything in one SQLite file.
 
-There is one writer and a write-ahead log; every call of a `ports.Store` is one transaction. Values
+There is one writer and a write-ahead log; every call of the `Store` is one transaction. Values
 of the core are kept as JSON text (`partitiond.serde`), with the columns that are searched beside
 them, so that a new field of a dataclass with a default needs no migration. A body of another
 release is read with its unknown fields ignored. A body that lacks a required field is set aside: it
@@ -14,6 +14,6 @@ existing store, a copy is put beside it.
 
 from partitiond.store.lock import StateFolderBusyError, StateLock
 from partitiond.store.opening import open_store
-from partitiond.store.repository import SqlStore
+from partitiond.store.repository import Store
 
-__all__ = ["SqlStore", "StateFolderBusyError", "StateLock", "open_store"]
+__all__ = ["StateFolderBusyError", "StateLock", "Store", "open_store"]

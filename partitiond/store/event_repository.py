@@ -1,4 +1,4 @@
-"""Stores what happened and who asked for it: the events of `ports.Store` on SQLite."""
+"""Stores what happened and who asked for it: the events of `Store` on SQLite."""
 
 import dataclasses
 from collections.abc import Sequence

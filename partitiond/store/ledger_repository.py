@@ -1,4 +1,4 @@
-"""Stores the ledger of predicted and measured figures: part of `ports.Store` on SQLite."""
+"""Stores the ledger of predicted and measured figures: part of `Store` on SQLite."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -13,7 +13,7 @@ from partitiond.core.errors import StoreError
 from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.errors import store_error
 from partitiond.store.migrate import MIGRATIONS, back_up, create, pending, upgrade
-from partitiond.store.repository import SqlStore
+from partitiond.store.repository import Store
 from partitiond.store.sessions import IN_MEMORY, PATIENCE_SECONDS
 
 BUSY_TIMEOUT_SECONDS: Final = PATIENCE_SECONDS
@@ -26,7 +26,7 @@ def open_store(
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
     patience_seconds: float | None = None,
     migrations: Path = MIGRATIONS,
-) -> SqlStore:
+) -> Store:
     """Open the store, making it or bringing its schema up to date first.
 
     Args:
@@ -42,7 +42,7 @@ def open_store(
     if str(path) == IN_MEMORY:
         engine = make_engine(None, busy_timeout_seconds)
         create(engine, migrations)
-        return SqlStore(engine, IN_MEMORY)
+        return Store(engine, IN_MEMORY)
     file = Path(path)
     with _in_our_words(file):
         if not file.exists():
@@ -50,7 +50,7 @@ def open_store(
         else:
             _check_and_migrate(file, busy_timeout_seconds, migrations)
         engine = make_engine(file, busy_timeout_seconds)
-        return SqlStore(
+        return Store(
             engine,
             str(file),
             busy_timeout_seconds if patience_seconds is None else patience_seconds,

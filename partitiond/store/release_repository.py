@@ -1,4 +1,4 @@
-"""Stores releases of models: part of `ports.Store` on SQLite."""
+"""Stores releases of models: part of `Store` on SQLite."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final

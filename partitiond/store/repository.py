@@ -1,4 +1,4 @@
-"""Implements `ports.Store` on SQLite. Every call is one transaction.
+"""Keeps models, profiles, jobs, plans, events, keys and more on SQLite. Every call is one transaction.
 
 What an operator asked for (models, keys, the applied plan, marks) is on disk when a call returns.
 """
@@ -40,8 +40,11 @@ MAX_PLANS: Final = 50
 """Applied plans kept, for looking back."""
 
 
-class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseRepository, Sessions):
-    """`ports.Store` on one SQLite file. Made by `open_store`; safe to call from any thread."""
+class Store(EventRepository, LedgerRepository, UsageRepository, ReleaseRepository, Sessions):
+    """One SQLite file, and one writer. Made by `open_store`; safe to call from any thread.
+
+    Lists leave out rows that cannot be read; `unread` names them.
+    """
 
     def __init__(
         self, engine: Engine, path: str, patience_seconds: float = PATIENCE_SECONDS

@@ -1,4 +1,4 @@
-"""Stores the usage of keys and models by the hour. Part of `ports.Store`."""
+"""Stores the usage of keys and models by the hour. Part of `Store`."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ _PUT_MARK: Final = _NEW_MARK.on_conflict_do_update(
 
 
 class UsageRepository(Sessions):
-    """Mixed into `SqlStore`."""
+    """Mixed into `Store`."""
 
     def add_usage(
         self,

@@ -9,7 +9,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
 from partitiond.core.views.lists import ModelView
-from partitiond.ports import Store
+from partitiond.store import Store
 
 AT = "2030-01-01T00:00:00Z"
 

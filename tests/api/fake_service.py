@@ -27,8 +27,7 @@ from partitiond.core.units import Bytes
 from partitiond.core.views.fit import Fit
 from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile, ReplicaView
 from partitiond.core.views.preview import PlanPreview
-from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import Store, open_store
 from tests.api.fake_models import AT, FakeModels, refuse_huge_context
 from tests.api.fake_views import FakeConvergence, FakeDrift, FakeReleases, FakeScaling
 from tests.controller.fakes import FakeClock

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import Store, open_store
 from tests.controller.host import Host, serving
 
 

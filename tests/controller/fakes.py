@@ -37,7 +37,8 @@ from partitiond.core.replica.sleep import Traffic
 from partitiond.engines.process.spawn import to_end
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import ProfileRequest, Store
+from partitiond.ports import ProfileRequest
+from partitiond.store import Store
 from tests.controller.samples import ARCHITECTURE, NOW, measured_profile
 
 POLICY = ControllerPolicy(

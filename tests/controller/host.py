@@ -11,8 +11,7 @@ from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.devices.fake import FakeDevices
-from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import Store, open_store
 from tests.controller.fakes import (
     POLICY,
     FakeClock,

@@ -9,7 +9,7 @@ import pytest
 from partitiond.api.app import create_app
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.profile.jobs import JobState
-from partitiond.store import SqlStore, open_store
+from partitiond.store import open_store
 from tests.api.conftest import TOKEN, asking
 from tests.controller.fakes import a_moment
 from tests.controller.host import Host, serving
@@ -27,7 +27,6 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 
 
 def path(host: Host) -> str:
-    assert isinstance(host.store, SqlStore)
     return host.store.path
 
 

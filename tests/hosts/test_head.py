@@ -10,19 +10,19 @@ import pytest
 from partitiond.core.errors import StoreError
 from partitiond.hosts import head
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 
 NOW = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqlStore]:
+def store(tmp_path: Path) -> Iterator[Store]:
     opened = open_store(tmp_path / "store.sqlite3")
     yield opened
     opened.close()
 
 
-def started(store: SqlStore) -> HeadSession:
+def started(store: Store) -> HeadSession:
     return head.start_head(lambda _: None, store, NOW, is_head=True)
 
 
@@ -37,7 +37,7 @@ def test_a_head_is_overtaken_by_a_higher_epoch_that_a_host_of_its_own_obeys() ->
 
 
 def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
-    store: SqlStore, tmp_path: Path
+    store: Store, tmp_path: Path
 ) -> None:
     assert head.load_head(store) is None
     first, second = started(store), started(store)
@@ -59,7 +59,7 @@ def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
     assert obedience(third, second) is Obedience.REFUSE
 
 
-def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: SqlStore) -> None:
+def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: Store) -> None:
     store.set_mark(head.MARK, "", "{}", NOW)
     with pytest.raises(StoreError, match="head's record"):
         started(store)

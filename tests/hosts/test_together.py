@@ -26,7 +26,7 @@ from partitiond.hosts.together import Hosts
 from partitiond.models.copies import COPIES, CopiedFolders
 from partitiond.models.prepared import is_complete
 from partitiond.platform.clock import SystemClock
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.controller.fakes import POLICY, FakeResolver, FakeRunner, solved
 from tests.controller.samples import spec
 from tests.engine_fixtures import usable_cores
@@ -60,7 +60,7 @@ class OneFolder(FakeResolver):
 class Two:
     """The hosts "one", in this process, and "two", behind a pipe, each with a run folder."""
 
-    def __init__(self, folder: Path, store: SqlStore) -> None:
+    def __init__(self, folder: Path, store: Store) -> None:
         self.folder = folder
         self.store = store
         self.one, self.two = (self._agent(name) for name in ("one", "two"))

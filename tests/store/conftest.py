@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import Store, open_store
 
 
 @pytest.fixture(params=["file", "memory"])

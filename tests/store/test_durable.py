@@ -14,8 +14,7 @@ from sqlalchemy import Connection, Engine, event
 
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import UsagePosition
-from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import Store, open_store
 from tests.store.make import make_job, make_plan, make_profile, make_record
 
 NORMAL: Final = 1

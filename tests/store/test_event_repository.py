@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from partitiond.core.events import EventFilter
-from partitiond.ports import Store
-from partitiond.store import event_repository
+from partitiond.store import Store, event_repository
 
 
 def messages(store: Store, wanted: EventFilter, after: int = 0, limit: int = 200) -> list[str]:

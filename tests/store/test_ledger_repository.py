@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from partitiond.ports import Store
-from partitiond.store import ledger_repository
+from partitiond.store import Store, ledger_repository
 from tests.api.fake_views import ENTRY
 
 

@@ -7,21 +7,21 @@ import pytest
 
 from partitiond.core.errors import StoreBusyError
 from partitiond.core.events import Event
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.store.holder import locked
 
 PATIENCE_SECONDS = 0.05
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqlStore]:
+def store(tmp_path: Path) -> Iterator[Store]:
     made = open_store(tmp_path / "s.sqlite3", patience_seconds=PATIENCE_SECONDS)
     yield made
     made.close()
 
 
 def test_a_lock_is_waited_for_once_and_the_next_writes_only_try(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.store.sessions.LOCKED_SECONDS", 3600.0)
     with locked(store.path):
@@ -34,7 +34,7 @@ def test_a_lock_is_waited_for_once_and_the_next_writes_only_try(
     assert len(store.events()) == 1
 
 
-def test_after_a_wait_that_ended_well_calls_are_patient_again(store: SqlStore) -> None:
+def test_after_a_wait_that_ended_well_calls_are_patient_again(store: Store) -> None:
     events = [Event(0, "t", "k", str(number), "m") for number in range(5)]
     with locked(store.path):
         with pytest.raises(StoreBusyError):

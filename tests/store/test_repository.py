@@ -11,8 +11,7 @@ from partitiond.core.errors import ConflictError, NotFoundError, StoreError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.profile.jobs import JobState
 from partitiond.core.profile.record import Profile
-from partitiond.ports import Store
-from partitiond.store.repository import SqlStore
+from partitiond.store import Store
 from tests.store.make import make_job, make_plan, make_profile, make_record
 
 
@@ -54,7 +53,6 @@ def test_profiles_are_newest_first_and_replaced_by_id(store: Store) -> None:
 def test_profiles_read_before_one_was_added_are_as_if_read_anew(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(store, SqlStore)
     parsed: list[object] = []
     parse = store._parse
     for number, model in enumerate(("a", "a", "b", "b")):

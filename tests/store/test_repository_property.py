@@ -12,7 +12,7 @@ from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.model.workload import Workload
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 
 names = st.sampled_from(["a", "b", "c"])
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -35,7 +35,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.file = Path(self.folder.name) / "s.sqlite3"
-        self.store: SqlStore = open_store(self.file)
+        self.store: Store = open_store(self.file)
         self.expected: dict[str, ModelRecord] = {}
         self.counter = 0
 

@@ -16,7 +16,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.serde import BODY_VERSION
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.api.fake_views import CORRECTION
 from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
@@ -30,7 +30,7 @@ LOST = [
 ]
 
 
-def fill(store: SqlStore) -> None:
+def fill(store: Store) -> None:
     for name in ("a", "b"):
         store.add_model(record(name))
         store.add_profile(measured_profile(name))
@@ -67,7 +67,7 @@ def _name(one: object) -> str:
     return one.spec.name if isinstance(one, ModelRecord) else str(getattr(one, "id", ""))
 
 
-def everything(store: SqlStore) -> dict[str, list[object]]:
+def everything(store: Store) -> dict[str, list[object]]:
     return {
         "model": list(store.models()),
         "profile": list(store.profiles()),

@@ -48,7 +48,8 @@ from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
 from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.draw import most_host_cores
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

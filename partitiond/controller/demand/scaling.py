@@ -30,7 +30,8 @@ from partitiond.core.plan.record import Plan, PlanDiff
 from partitiond.core.replica.readiness import Popularity
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.scaling import ScalingView
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 HALF_LIFE_SECONDS: Final = 900.0
 """Half-life of a request in the estimate of how often its model is asked for. Chosen."""

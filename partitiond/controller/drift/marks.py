@@ -7,7 +7,8 @@ from typing import Final
 from partitiond import serde
 from partitiond.core.drift.correction import Correction
 from partitiond.core.errors import InputError, NotFoundError, StoreError
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from partitiond.core.profile.jobs import Job, JobCause, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.drift import Remeasure
-from partitiond.ports import Store
+from partitiond.store import Store
 
 SHORT_SECONDS: Final = 60.0
 """Window that shows a load of this moment, beside the longer one that the settings ask for."""

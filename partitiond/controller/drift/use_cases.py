@@ -37,7 +37,8 @@ from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

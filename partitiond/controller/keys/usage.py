@@ -28,7 +28,8 @@ from partitiond.core.keys.usage import (
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.keys.record import KeyRecord, KeyTerms, differences
 from partitiond.core.views.lists import KeyView
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 KEY_BYTES: Final = 32
 """256 random bits cannot be guessed, so a plain SHA-256 of a key may be stored."""

@@ -21,7 +21,8 @@ from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.views.fit import Fit
 from partitiond.core.views.preview import PlanPreview
-from partitiond.ports import Clock, ModelResolver, Store
+from partitiond.ports import Clock, ModelResolver
+from partitiond.store import Store
 
 Imagine = Callable[[Callable[[Situation], Situation], PlanQuestion], Awaitable[PlanPreview]]
 """`Plans.imagine`."""

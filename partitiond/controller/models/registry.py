@@ -64,7 +64,8 @@ from partitiond.core.replica.sleep import said_asleep
 from partitiond.core.views.lists import ModelView
 from partitiond.planner.model.instance import allowed_on
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, ModelResolver, Store
+from partitiond.ports import Clock, ModelResolver
+from partitiond.store import Store
 
 BEGIN_AGAIN_SECONDS: Final = 30.0
 """Pause before a chain that could not be begun is begun again: a source of models, or the store,

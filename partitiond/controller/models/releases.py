@@ -31,7 +31,8 @@ from partitiond.core.replica.releases import (
     way_back,
 )
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 PLANS_LOOKED_AT = 20
 """Number of applied plans that are searched for the places of an earlier release. Chosen."""

@@ -24,8 +24,9 @@ from partitiond.core.replica.convergence import (
     settling,
     superseded,
 )
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
 from partitiond.ports.actor import current_actor
+from partitiond.store import Store
 
 PLANS_KEPT: Final = 50
 """Number of replaced plans whose successors are remembered; older ones are forgotten."""

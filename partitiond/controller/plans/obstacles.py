@@ -33,7 +33,8 @@ from partitiond.core.replica.obstacles import (
 )
 from partitiond.core.replica.releases import release_of
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 ENGINE_SECONDS: Final = 5.0
 """Longest look for the engine, for which the start of a daemon waits. It takes milliseconds."""

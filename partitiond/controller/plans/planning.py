@@ -59,7 +59,8 @@ from partitiond.planner.answers.whatif import World
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Solving, run_flow_async
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 Solve = Callable[..., Awaitable[Plan | Infeasible]]
 """Solves a `PlanRequest`; if `on_progress` is given, it is called with `PlanProgress`."""

@@ -46,7 +46,8 @@ from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, sleepers
 from partitiond.core.views.preview import PlanPreview
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, EngineRunner, Store
+from partitiond.ports import Clock, EngineRunner
+from partitiond.store import Store
 
 SOLVES_PER_APPLY: Final = 10
 """Tries to make a plan that is not outdated when done; beyond, things change too fast. Chosen:

@@ -12,7 +12,7 @@ from partitiond.core.plan.record import Placement
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView, PrunableProfile
 from partitiond.fleet.profile_files import in_present_schema
-from partitiond.ports import Store
+from partitiond.store import Store
 
 
 class ProfileCatalog:

@@ -32,8 +32,9 @@ from partitiond.core.profile.jobs import (
 from partitiond.core.replica.job_slots import Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
 from partitiond.ports.actor import alone
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from partitiond.core.profile.record import Profile
 from partitiond.core.replica.leases import Lease
 from partitiond.fleet.estimates import estimate
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import FleetModels, ModelResolver, ProfileRunner, Store
+from partitiond.ports import FleetModels, ModelResolver, ProfileRunner
+from partitiond.store import Store
 
 
 def options_for(target: ProfileTarget, first_look_seconds: float = 0.0) -> ProfileOptions:

@@ -10,7 +10,8 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostStanding
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.named import device_named
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 MARK: Final = "cordon"
 """Kind of the marks in the store that hold the reason of a cordon, by device id."""

@@ -14,7 +14,7 @@ from partitiond.core.replica.observation import Observation, ObservedReplica, Re
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
 from partitiond.core.replica.reconcile import restart_seconds
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Store
+from partitiond.store import Store
 
 
 class Expectations:

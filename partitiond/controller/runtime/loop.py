@@ -80,8 +80,8 @@ from partitiond.ports import (
     EngineRunner,
     PartitionWatch,
     ReturningEngines,
-    Store,
 )
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

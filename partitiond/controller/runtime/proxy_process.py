@@ -20,8 +20,9 @@ from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, ProxyControl, Store
+from partitiond.ports import Clock, ProxyControl
 from partitiond.ports.host import PROXY_PATIENCE_SECONDS, FleetProxies
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

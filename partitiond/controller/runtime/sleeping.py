@@ -34,7 +34,8 @@ from partitiond.core.replica.sleep import (
 )
 from partitiond.core.replica.states import ReplicaState
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
-from partitiond.ports import Clock, Store
+from partitiond.ports import Clock
 from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.metrics.exposition import Metrics
 from partitiond.metrics.snapshot import MetricsSnapshot
-from partitiond.ports import Store
+from partitiond.store import Store
 
 
 class Readiness:

@@ -28,7 +28,8 @@ from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
 from partitiond.core.views.lists import ModelView, ReplicaView
 from partitiond.core.views.overview import WINDOW_SECONDS, Overview, ReplicaOverview
 from partitiond.planner.check.figures import level_together
-from partitiond.ports import Clock, DeviceGauges, Store
+from partitiond.ports import Clock, DeviceGauges
+from partitiond.store import Store
 
 GAUGE_SECONDS: Final = 1.0
 """Least time between two reads of the devices, however many callers look."""

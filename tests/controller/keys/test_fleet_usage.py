@@ -9,7 +9,7 @@ from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.core.demand.fleet import FleetSample
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
 from partitiond.core.keys.usage import UsagePosition, take_position
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.controller.fakes import FakeClock
 
 HOSTS = ("one", "two", "three")
@@ -35,7 +35,7 @@ class Proxy:
 class Fleet:
     """Hosts, and a head that may be started again, or another one's."""
 
-    def __init__(self, store: SqlStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.store, self.clock = store, FakeClock()
         self.proxies = {name: Proxy(name) for name in HOSTS}
         self.own = "one"

@@ -13,8 +13,7 @@ from partitiond.core.errors import InputError, StoreError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import ReplicaShare, UsageRecord
 from partitiond.core.views.usage import UsageBy, UsageReport
-from partitiond.ports import Store
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.controller.samples import NOW
 
 BY_BOTH = (UsageBy.KEY, UsageBy.MODEL)
@@ -111,7 +110,6 @@ async def test_a_report_is_added_up_beside_the_loop(
 
     monkeypatch.setattr(books.store, "usage", seen)
     books.count(2)
-    assert isinstance(books.store, SqlStore)
     with books.store._lock:  # as the loop holds it while it books
         report = await books.desk.report("2030-01-01", by=())
     assert [line.requests for line in report.lines] == [2]

@@ -23,7 +23,7 @@ from partitiond.core.plan.record import Infeasible, Placement, Unplaced, diff_pl
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.views.preview import PlanPreview
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock, a_moment
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
 

@@ -27,7 +27,7 @@ from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.samples import cpu, measured_profile, placement, plan, record
 

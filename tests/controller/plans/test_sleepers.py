@@ -21,7 +21,7 @@ from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.sleep import Sleeper
 from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.runtime.test_sleeping import sleeper
 from tests.controller.samples import cpu, measured_profile, plan, record, spec

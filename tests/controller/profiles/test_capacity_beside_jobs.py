@@ -19,7 +19,7 @@ from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import plan_maker, solved
 from tests.controller.samples import cpu, measured_profile, placement, record
 

@@ -21,8 +21,7 @@ from partitiond.core.replica.job_slots import Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.spawn import to_end
-from partitiond.ports import Store
-from partitiond.store import SqlStore
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock, a_moment
 from tests.machine import until
 
@@ -240,7 +239,6 @@ async def test_a_job_that_waits_is_known_however_many_came_after_it(
 
 def fill(store: Store, *, full: bool) -> None:
     """Let the store be full, by SQLite's own limit, or no longer."""
-    assert isinstance(store, SqlStore)
     with store._engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         limit = pages if full else 1_000_000

@@ -15,7 +15,7 @@ from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.states import ReplicaState
 from partitiond.devices.fake import FakeDevices
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import (
     POLICY,
     FakeClock,

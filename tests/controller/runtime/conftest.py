@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import record
 

@@ -9,7 +9,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, RoutingTable
 from partitiond.core.errors import PartitiondError
-from partitiond.store import SqlStore, open_store
+from partitiond.store import Store, open_store
 from tests.controller.fakes import FakeClock, FakeProxy
 
 
@@ -30,14 +30,14 @@ def table(*models: str) -> RoutingTable:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqlStore]:
+def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(tmp_path / "store.sqlite3")
     yield store
     store.close()
 
 
 async def test_a_change_that_was_not_confirmed_and_is_taken_back_is_told_again(
-    store: SqlStore,
+    store: Store,
 ) -> None:
     clock, proxy = FakeClock(), FullDisk()
     endpoint = Endpoint(

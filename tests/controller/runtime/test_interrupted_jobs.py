@@ -16,7 +16,7 @@ from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.profile.jobs import JobState
 from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices, fake_gpus
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock
 from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, spec

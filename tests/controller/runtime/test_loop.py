@@ -15,8 +15,7 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.engine import EngineExit, EngineHandle
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import Store, open_store
 from tests.controller.fakes import POLICY, FakeEngine, FakeRunner, a_moment, start_timed_out
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import cpu, placement, plan, record

@@ -11,7 +11,7 @@ from partitiond.controller.runtime.watching import ModelFiles
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock, FakeResolver, a_moment
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement, record, spec

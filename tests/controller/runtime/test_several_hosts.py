@@ -10,7 +10,7 @@ from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock, FakeRunner, a_moment
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement, plan, record

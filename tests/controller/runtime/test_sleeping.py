@@ -16,7 +16,7 @@ from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import MIB, Bytes
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement, plan, record, spec
 

@@ -5,7 +5,7 @@ import pytest
 from partitiond.controller.runtime.start_times import KEPT_STARTS, MARK, StartTimes
 from partitiond.core.errors import EngineUnavailableError, StoreError
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement

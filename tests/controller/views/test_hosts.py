@@ -8,7 +8,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.views.hosts import HostUseCases, OneHost
 from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.hardware.kinds import Device
-from partitiond.ports import Store
+from partitiond.store import Store
 from tests.controller.fakes import FakeClock
 from tests.controller.samples import cpu
 from tests.hosts.fleet import FINE, HEAD, LOST, FakeHosts

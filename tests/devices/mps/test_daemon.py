@@ -69,7 +69,7 @@ async def test_a_second_ensure_keeps_it_and_daemons_are_apart(
     assert known is not None
     assert known.process is not None
     records.write(one.folder, dataclasses.replace(known, process=None))
-    (again,) = control_in(tmp_path, program).running()
+    (again,) = control_in(tmp_path, program).own_daemons()
     assert (again.uuid, again.pids()) == (GPU, (pid,))
     await again.ensure()
     assert records.read(one.folder) == known, "completed"
