@@ -49,6 +49,7 @@ class ControllerPolicy:
         stop_retry_seconds: pause before an engine that could not be ended is ended again.
         stop_tries_at_exit: tries after which the daemon ends although an engine does not end.
         proxy_stop_seconds: time for the proxy to finish its requests when everything ends.
+        last_call_seconds: longest wait for each of the last calls when everything ends.
         fault_seconds: pause between two looks for devices that broke.
         memory_seconds: pause between two looks at what engines hold of their shares.
         wake_poll_seconds: pause between two looks at waiting requests, while a model sleeps.
@@ -70,6 +71,7 @@ class ControllerPolicy:
     stop_retry_seconds: float = 2.0
     stop_tries_at_exit: int = 5
     proxy_stop_seconds: float = 10.0
+    last_call_seconds: float = 60.0
     fault_seconds: float = 2.0
     memory_seconds: float = 5.0
     wake_poll_seconds: float = 0.1

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Awaitable
 
 from partitiond import __version__
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
@@ -73,6 +74,7 @@ class Daemon:
         parts.journal.note("daemon-started", "daemon", f"version {__version__}.")
         self._loop = asyncio.create_task(parts.controller.run(), name="reconcile loop")
         self._background.start()
+        await parts.endpoint.await_start(self._options.policy.adopt_seconds)
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the loop, the jobs, and (if asked) engines and proxy. Idempotent."""
@@ -123,8 +125,10 @@ class Daemon:
                 await asyncio.wait([self._loop])
             if stop_engines:
                 await parts.controller.stop_everything()
-                await self._clear_devices()
-                await parts.endpoint.stop(self._options.policy.proxy_stop_seconds)
+                await self._last("engine-left", "engines", parts.controller.tidy())
+                await self._last("device-left", "devices", self._clear_devices())
+                stop = parts.endpoint.stop(self._options.policy.proxy_stop_seconds)
+                await self._last("proxy-unreachable", "proxy", stop)
             else:
                 await parts.controller.detach()
                 await parts.endpoint.detach()
@@ -135,14 +139,17 @@ class Daemon:
 
     async def _clear_devices(self) -> None:
         """Restore the devices; note those that refuse, which the next daemon tries again."""
-        if self._parts.partitions is None:
-            return
+        if self._parts.partitions is not None:
+            for sentence in await self._parts.partitions.clear():
+                self._parts.journal.note("device-left", "devices", sentence)
+
+    async def _last(self, kind: str, subject: str, call: Awaitable[None]) -> None:
+        """Make a last call, which may hang; note what it left to the next daemon."""
         try:
-            left = await self._parts.partitions.clear()
-        except PartitiondError as error:
-            left = [str(error)]
-        for sentence in left:
-            self._parts.journal.note("device-left", "devices", sentence)
+            async with asyncio.timeout(self._options.policy.last_call_seconds):
+                await call
+        except (PartitiondError, TimeoutError) as error:
+            self._parts.journal.note(kind, subject, str(error) or "it did not end in time.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from partitiond.core.model.spec import Demand, EngineOptions, ModelSpec
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import POLICY
-from tests.controller.host import Host
+from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, spec
 from tests.machine import until
 
@@ -27,7 +27,7 @@ LIMITS = dataclasses.replace(POLICY.reconcile, start_deadline_seconds=4.0)
 HASTY = dataclasses.replace(
     POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1,
     fault_seconds=0.01, memory_seconds=0.01, reconcile=LIMITS, adopt_seconds=0.05,
-    idle_poll_seconds=0.01, wake_poll_seconds=0.01,
+    idle_poll_seconds=0.01, wake_poll_seconds=0.01, last_call_seconds=0.05,
 )  # fmt: skip
 DEVICES = [
     dataclasses.replace(cpu(1), id=f"cpu-{name}", cores=(core,)) for core, name in enumerate("abc")
@@ -152,8 +152,13 @@ CALLS = {
 }
 """What the control plane awaits of each of its ports: a new call hangs below by itself. All other
 ports are asked within these calls."""
-AT_THE_ENDS = {"runner.find", "proxy.ensure_running", "proxy.stop", "partitions.clear"}
-"""A daemon's beginning or end waits for these: their adapters have time limits of their own."""
+AT_THE_ENDS = {
+    "runner.find": "a daemon that begins waits for it: before it is known what runs, nothing may"
+    " start. Its adapter has a time limit for each engine",
+    "proxy.stop": "it is called at the end alone",
+    "partitions.clear": "it is called at the end alone",
+}
+"""Why a call does not hang while the daemon runs; the end waits for each of them only so long."""
 ABOUT = {"runner": "'a-", "resolver": "name='c'"}
 """Calls about engines of a, and files of c, hang; of other ports every call does."""
 
@@ -187,6 +192,8 @@ async def holds_up_nothing(host: Host, port: str, call: str) -> None:
     five seconds of either, and all is well once the call answers.
     """
     with hanging(getattr(host, port), call, ABOUT.get(port, "")) as met:
+        if call == "ensure_running":
+            host.proxy.die()
         (key,) = host.service.keys.keys()
         calls = measured(host), host.service.metrics.text(), host.service.keys.show(key.id)
         asked = [asyncio.ensure_future(call) for call in calls]
@@ -227,6 +234,18 @@ async def test_a_call_that_hangs_holds_up_nothing_else(
     for call in CALLS[port]:
         if f"{port}.{call}" not in AT_THE_ENDS:
             await holds_up_nothing(host, port, call)
+
+
+async def test_a_last_call_that_hangs_holds_up_the_end_only_so_long() -> None:
+    host = make_host()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(host))
+        await serve(host, "a")
+        for name in AT_THE_ENDS:
+            port, _, call = name.partition(".")
+            stack.enter_context(hanging(getattr(host, port), call))
+        await host.service.daemon.shutdown(stop_engines=True)
+        assert {"engine-left", "device-left", "proxy-unreachable"} <= set(host.kinds())
 
 
 async def test_a_job_whose_files_hang_keeps_no_engine_of_its_device_from_starting(

@@ -734,7 +734,10 @@ class Controller:
                 await engine.detach()
             await engine.ended()
         await asyncio.gather(*self._profiled)
-        await self._runner.find()  # clears the run folders of ended engines; their logs stay
+
+    async def tidy(self) -> None:
+        """Clear the run folders of ended engines; their logs stay."""
+        await self._runner.find()
 
     def _to_wait_for(self) -> bool:
         tries, standings = self._policy.stop_tries_at_exit, self._devices.hosts()

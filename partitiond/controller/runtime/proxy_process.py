@@ -15,7 +15,7 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engine_matching import FlightCounts
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
-from partitiond.core.errors import ConflictError, PartitiondError, SettingsError, StoreError
+from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
@@ -37,7 +37,7 @@ class Endpoint:
     """Keeps the proxy alive and its table current.
 
     Attributes:
-        created: whether `start` made the process, rather than adopt one.
+        created: whether the process was made here, rather than adopted.
         table: the last table that the proxy accepted; None before the first.
     """
 
@@ -78,26 +78,25 @@ class Endpoint:
         """Adopt or start the proxy.
 
         Args:
-            is_needed: whether nothing goes on without it. Else what keeps it from running (as a
-                port that something else took) is told, and it is tried again later.
+            is_needed: whether nothing goes on without it. Else it is waited for a moment at most,
+                and what keeps it from running (as a port that something else took) is told, and it
+                is tried again later.
 
         Raises:
-            SettingsError: it cannot run as it is set.
             PartitiondError: it cannot run, and is needed.
         """
-        try:
-            self.created = await self._proxy.ensure_running()
-        except PartitiondError as error:
-            if is_needed or isinstance(error, SettingsError):
-                raise
-            self._troubled(str(error))
-            return
+        await (self._ensure() if is_needed else self._patiently(self._start_again))
+
+    async def _ensure(self) -> None:
+        self.created = await self._proxy.ensure_running()
         reached(FaultPoint.PROXY_STARTED)
         if self.created:
             self._journal.note("proxy-started", "proxy", "the endpoint's process was started.")
         else:
             self._journal.note("proxy-adopted", "proxy", "the endpoint was found running.")
-        self._watch()
+        # The kernel says at once that the process has ended, instead of being asked.
+        self._exit = asyncio.create_task(self._proxy.wait_exit(), name="proxy exit")
+        self._exit.add_done_callback(lambda _: self._wake())
 
     @property
     def problem(self) -> str:
@@ -146,22 +145,19 @@ class Endpoint:
 
     async def _start_again(self) -> None:
         try:
-            started = await self._proxy.ensure_running()
+            await self._ensure()
         except PartitiondError as error:
             pause = min(RETRY_SECONDS_MAX, RETRY_SECONDS * 2**self._failures)
             self._failures = min(self._failures + 1, 16)
             self._retry_at = self._clock.monotonic() + pause
             self._troubled(str(error))
-            return
-        self._failures = 0
-        if started:
-            self._journal.note("proxy-started", "proxy", "the endpoint was gone; started again.")
-        self._watch()
+        else:
+            self._failures = 0
 
-    def _watch(self) -> None:
-        """Have the kernel say at once that the proxy's process has ended, instead of asking."""
-        self._exit = asyncio.create_task(self._proxy.wait_exit(), name="proxy exit")
-        self._exit.add_done_callback(lambda _: self._wake())
+    async def await_start(self, seconds: float) -> None:
+        """Wait so long for a start that `start` did not wait for."""
+        if self._call is not None:
+            await asyncio.wait([self._call], timeout=seconds)
 
     async def publish(self, content: RoutingTable) -> None:
         """Hand over the table if it says something new, or as a word that its keys are the newest.

@@ -354,24 +354,24 @@ class ProcessEngineRunner:
                 ) from error
 
     async def _find(self) -> Sequence[EngineHandle]:
-        found = []
-        for folder in await asyncio.to_thread(run_folders, self._run_dir):
-            if folder.path in self._starting:
-                continue
-            try:
-                handle = await process.look(folder.path, folder.handle)
-                if handle is not None and is_alive(_identity(handle)):
-                    found.append(handle)
-                    continue
-                leader = None if handle is None else _identity(handle)
-                if not await self._kill_all(folder, leader):
-                    self._cgroups.tidy(folder.path.name)
-                    await asyncio.to_thread(folder.clear)
-            except (SilentError, OSError) as error:
-                if isinstance(error, OSError):
-                    raise_if_out_of_files(error)
-                log.warning("what is left of an engine is looked for again later: %s", error)
-        return found
+        folders = await asyncio.to_thread(run_folders, self._run_dir)
+        looks = (self._find_in(one) for one in folders if one.path not in self._starting)
+        return [handle for handle in await asyncio.gather(*looks) if handle is not None]
+
+    async def _find_in(self, folder: RunFolder) -> EngineHandle | None:
+        try:
+            handle = await process.look(folder.path, folder.handle)
+            if handle is not None and is_alive(_identity(handle)):
+                return handle
+            leader = None if handle is None else _identity(handle)
+            if not await self._kill_all(folder, leader):
+                self._cgroups.tidy(folder.path.name)
+                await asyncio.to_thread(folder.clear)
+        except (SilentError, OSError) as error:
+            if isinstance(error, OSError):
+                raise_if_out_of_files(error)
+            log.warning("what is left of an engine is looked for again later: %s", error)
+        return None
 
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, log included; a living one's stays."""
