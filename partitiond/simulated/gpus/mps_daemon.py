@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -77,8 +77,6 @@ class ControlDaemon:
         self._log("Exit")
 
     async def _ui(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._log("Accepting connection...")
-        self._log("NEW UI")
         with contextlib.suppress(OSError):
             while line := (await reader.readline()).decode(errors="replace").strip():
                 self._log(f"Cmd:{line}")
@@ -89,14 +87,12 @@ class ControlDaemon:
                 await writer.drain()
                 if self.state.quitting:
                     break
-        self._log("UI closed")
         writer.close()
         if self.state.quitting and not self.state.servers:
             self._ended.set()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client until it ends."""
-        self._log("Accepting connection...")
         uid = _peer_uid(writer)
         with contextlib.suppress(OSError):
             asked = parse_client((await reader.readline()).decode(errors="replace"))
@@ -117,11 +113,10 @@ class ControlDaemon:
                 return
             client = Client(
                 asked.pid,
-                server.contexts,
                 asked.device,
                 lambda line: writer.write(f"{line}\n".encode()),
             )
-            self._attach(server, client)
+            server.clients.append(client)
             admitted = f"OK {asked.percentage:g} {asked.limit_bytes} {server.pid}\n"
             writer.write(admitted.encode())
             with contextlib.suppress(OSError):
@@ -159,7 +154,7 @@ class ControlDaemon:
         self.state.servers[process.pid] = server
         self._processes[process.pid] = process
         log = self._logs[process.pid] = Log(self._log_dir / "server.log", "Server", process.pid)
-        log.started(self._pipe_dir, self.state.devices)
+        log("Server has started")
         self._show_on_gpus(process.pid)
         self._log(f"NEW SERVER {process.pid}: Ready")
         watcher = asyncio.create_task(self._watch(server, process))
@@ -207,15 +202,9 @@ class ControlDaemon:
         for server in list(self.state.servers.values()):
             await self.stop_server(server)
 
-    def _attach(self, server: Server, client: Client) -> None:
-        server.contexts += 1
-        server.clients.append(client)
-        self._logs[server.pid].attached(client)
-
     def _detach(self, server: Server, client: Client) -> None:
         server.clients.remove(client)
         log = self._logs[server.pid]
-        log.detached(client, len(server.active()))
         if self.state.kill_faults and not client.terminated and server.status == "ACTIVE":
             self.break_server(server)
         if server.status == "FAULT" and not server.clients:
@@ -223,13 +212,12 @@ class ControlDaemon:
             log("All clients of the faulted devices have exited: recreated the context")
         self._changed.set()
 
-    def terminate(self, server: Server, client: Client) -> None:
+    def terminate(self, client: Client) -> None:
         """End a client's work: its next call fails, and its process is left alone."""
         client.terminated = True
         client.send("TERMINATE")
         if host := _host():  # free its memory at once, before its next call
             host.break_process(client.pid, CLIENT_TERMINATED)
-        self._logs[server.pid].inactive(client)
 
     def break_server(self, server: Server) -> None:
         """Simulate a fatal fault of one client, which reaches every client of the server."""
@@ -261,35 +249,8 @@ class Log:
         self._who = who
         self._pid = pid
 
-    def __call__(self, text: str, who: str = "") -> None:
-        """Write a line, under the log's own name or another."""
+    def __call__(self, text: str) -> None:
+        """Write a line."""
         now = datetime.datetime.now().isoformat(" ", "milliseconds")
         with self._path.open("a") as file:
-            file.write(f"[{now} {who or self._who:>7} {self._pid:>6}] {text}\n")
-
-    def started(self, pipe_dir: Path, devices: Sequence[str]) -> None:
-        """Log that a server is ready."""
-        self("Startup", "Other")
-        self(f"Connecting to control daemon on socket: {pipe_dir / 'control'}", "Other")
-        self("Initializing server process", "Other")
-        for index, device in enumerate(devices):
-            self(f"Creating server context on device {index} ({device})")
-        self("Server Priority set to 0")
-        self("Server has started")
-
-    def attached(self, client: Client) -> None:
-        """Log that a client has its context."""
-        self("Received new client request")
-        self("Worker created")
-        self("Creating worker thread")
-        self(f"Device (uuid {client.device}) is associated")
-        self(f"Status of client {{{client.pid}, {client.context_id}}} is ACTIVE")
-
-    def inactive(self, client: Client) -> None:
-        """Log that a client's work was ended."""
-        self(f"Status of client {{{client.pid}, {client.context_id}}} is INACTIVE")
-
-    def detached(self, client: Client, left: int) -> None:
-        """Log that a client is gone."""
-        self("Receive command failed, assuming client exit")
-        self(f"Client {client.pid} disconnected. Number of active client contexts is {left}")
+            file.write(f"[{now} {self._who:>7} {self._pid:>6}] {text}\n")

@@ -25,7 +25,6 @@ class Client:
     """
 
     pid: int
-    context_id: int
     device: str
     send: Callable[[str], None]
     terminated: bool = False
@@ -43,7 +42,6 @@ class Server:
     uid: int
     status: str = "ACTIVE"
     clients: list[Client] = dataclasses.field(default_factory=list)
-    contexts: int = 0
 
     def active(self) -> list[Client]:
         """Return clients whose work was not ended."""
