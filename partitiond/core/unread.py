@@ -8,11 +8,9 @@ class UnreadBody:
     """A row whose body cannot be read: it is set aside and left unchanged.
 
     Attributes:
-        kind: of the record that the body should hold: `Plan`, say.
         what: for people: "plan plan-7", "model opt-125m", "key ada".
         problem: which fields are missing or of another form.
     """
 
-    kind: type
     what: str
     problem: str

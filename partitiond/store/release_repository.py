@@ -55,7 +55,7 @@ class ReleaseRepository(Sessions):
             state = ReleaseState(row.state)
         except ValueError as error:
             problem = f"the store {self.path} holds a {what} that cannot be read: {error}."
-            self._set_aside(ModelSpec, what, StoreError(problem))
+            self._set_aside(what, StoreError(problem))
             return []
         specs = self._readable(ModelSpec, [(row.spec, what)])
         return [Release(row.model, row.version, row.at, state, spec) for spec in specs]

@@ -1,4 +1,4 @@
-"""Keeps models, profiles, jobs, plans, events, keys and more on SQLite. Every call is one transaction.
+"""Keeps models, profiles, jobs, plans, events, keys and more. Every call is one transaction.
 
 What an operator asked for (models, keys, the applied plan, marks) is on disk when a call returns.
 """
@@ -96,7 +96,7 @@ class Store(EventRepository, LedgerRepository, UsageRepository, ReleaseRepositor
             try:
                 yield self._model(row)
             except StoreError as error:
-                self._set_aside(ModelSpec, f"model {row.name}", error)
+                self._set_aside(f"model {row.name}", error)
 
     def _model(self, row: ModelRow) -> ModelRecord:
         text, spec = self._specs.get(row.name, ("", None))
@@ -238,6 +238,12 @@ class Store(EventRepository, LedgerRepository, UsageRepository, ReleaseRepositor
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(1)
         with self._read() as session:
             return next(iter(self._readable_plans(session.exec(query).all())), None)
+
+    def plan_id(self) -> str:
+        """Return the id of the applied plan, also of one that cannot be read; empty without one."""
+        query = select(PlanRow.id).order_by(col(PlanRow.sequence).desc()).limit(1)
+        with self._read() as session:
+            return session.exec(query).first() or ""
 
     # --- keys --------------------------------------------------------------------------------
 

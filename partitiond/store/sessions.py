@@ -128,13 +128,13 @@ class Sessions:
             try:
                 found.append(self._parse(kind, text, what))
             except StoreError as error:
-                self._set_aside(kind, what, error)
+                self._set_aside(what, error)
         return found
 
-    def _set_aside(self, kind: type, what: str, error: StoreError) -> None:
+    def _set_aside(self, what: str, error: StoreError) -> None:
         if what not in self._unread:
             log.error("%s", error)
-            self._unread[what] = UnreadBody(kind, what, error.message)
+            self._unread[what] = UnreadBody(what, error.message)
 
     def unread(self) -> Sequence[UnreadBody]:
         """Return rows that were found unreadable since the store was opened, each once."""

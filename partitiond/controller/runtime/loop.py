@@ -201,8 +201,7 @@ class Controller:
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
         # If the applied plan cannot be read, the engines that run are kept in its place.
-        lost = [body.what for body in store.unread() if body.kind is Plan]
-        self._lost_plan = lost[-1] if self.plan is None and lost else ""
+        self._lost_plan = store.plan_id() if self.plan is None else ""
         self._told_unread = 0
         self._devices.remember(self.plan.devices if self.plan is not None else ())
         self.problem = "the first pass is not over"

@@ -36,14 +36,14 @@ def unread_placement(handle: EngineHandle) -> Placement:
 
 
 def plan_of_running(
-    running: Iterable[Placement], devices: tuple[Device, ...], lost: str, now: str
+    running: Iterable[Placement], devices: tuple[Device, ...], plan_id: str, now: str
 ) -> Plan:
     """Return a plan of what runs, to replace one that cannot be read. Nothing is proven of it.
 
     Args:
         running: of the adopted engines; of two engines of one replica the first is kept.
         devices: as seen now.
-        lost: the plan that cannot be read, as in "plan plan-7".
+        plan_id: of the plan that cannot be read.
         now: ISO 8601, UTC.
     """
     kept: dict[str, Placement] = {}
@@ -51,13 +51,13 @@ def plan_of_running(
         kept.setdefault(placement.replica_id, placement)
     nothing = Certificate(Objective.MIN_DEVICES, 0.0, 0.0, 0.0, Status.FEASIBLE, "what runs", 0.0)
     return Plan(
-        id=lost.removeprefix("plan "),
+        id=plan_id,
         placements=tuple(kept.values()),
         devices=devices,
         forecasts=(),
         unplaced=(),
         certificate=nothing,
-        explanation=(f"The applied {lost} cannot be read; this is what runs.",),
+        explanation=(f"The applied plan {plan_id} cannot be read; this is what runs.",),
         created_at=now,
     )
 
