@@ -33,8 +33,9 @@ from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.fleet.registration import RegistrationRules
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.calls.fencing import HeadSession
-from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
+from partitiond.hosts.fleet import hosts_of_fleet
 from partitiond.hosts.head import start_head
+from partitiond.hosts.membership import Membership
 from partitiond.hosts.one_master import ensure_host_id, refuse_joined
 from partitiond.hosts.this_host import NO_PLACE, ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
@@ -162,7 +163,7 @@ def settle_heap() -> None:
 
 
 def make_service(
-    settings: Settings, store: Store, here: ThisHost, fleet: HostsOfFleet | None = None
+    settings: Settings, store: Store, here: ThisHost, fleet: Membership | None = None
 ) -> Service:
     """Make the service over this host's adapters, or over those of all hosts of a fleet."""
     everywhere = here if fleet is None else fleet.hosts
@@ -185,7 +186,7 @@ def make_service(
         cpu_speed=here.cpu_speed,
         partitions=everywhere.partitions,
         gauges=everywhere.gauges,
-        hosts=None if fleet is None else fleet.membership,
+        hosts=fleet,
     )
     return service_of(adapters, service_options(settings))
 

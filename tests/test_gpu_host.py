@@ -63,4 +63,4 @@ async def test_a_cgroup_that_cannot_be_had_is_a_devices_refusal(folder: Path) ->
     with pytest.raises(DeviceError, match=r"engine.cgroup = delegated is not possible") as refused:
         await control.daemon(host.uuids()[0]).ensure()
     assert "partitiond setup" in refused.value.hint
-    assert await asyncio.to_thread(control.running) == []
+    assert await asyncio.to_thread(control.own_daemons) == []

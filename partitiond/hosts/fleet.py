@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator
 
 from partitiond.core.hardware.host_state import HostLimits
@@ -20,23 +19,10 @@ from partitiond.settings.schema import Settings
 from partitiond.store import Store
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class HostsOfFleet:
-    """The hosts of a head.
-
-    Attributes:
-        hosts: composites of the ports over all agents.
-        membership: which hosts there are.
-    """
-
-    hosts: Hosts
-    membership: Membership
-
-
 @contextlib.asynccontextmanager
 async def hosts_of_fleet(
     settings: Settings, store: Store, here: ThisHost, cluster: Cluster, head: HeadSession
-) -> AsyncIterator[HostsOfFleet]:
+) -> AsyncIterator[Membership]:
     """Follow the members of the cluster as long as the context lasts.
 
     Args:
@@ -59,7 +45,7 @@ async def hosts_of_fleet(
     watching = Background([membership.watch, here.place.keep])
     watching.start()
     try:
-        yield HostsOfFleet(hosts, membership)
+        yield membership
     finally:
         await watching.stop()
         await membership.close()

@@ -66,6 +66,7 @@ class Membership:
         silent_seconds: as the setting.
 
     Attributes:
+        hosts: the given ones.
         problem: why it is not known who is in the cluster; empty if it is.
     """
 
@@ -79,7 +80,7 @@ class Membership:
         head: HeadSession,
         silent_seconds: float,
     ) -> None:
-        self._hosts = hosts
+        self.hosts = hosts
         self._cluster = cluster
         self._store = store
         self._clock = clock
@@ -142,10 +143,10 @@ class Membership:
             admit=self._admit,
         )
         self._remote[name] = agent
-        self._hosts.add(agent)
+        self.hosts.add(agent)
 
     def _remove(self, name: str) -> None:
-        self._hosts.remove(name)
+        self.hosts.remove(name)
         self._heard.pop(name, None)
         self._saved_at.pop(name, None)
         closing = asyncio.create_task(self._remote.pop(name).close(), name=f"{name} leaves")
@@ -195,14 +196,14 @@ class Membership:
         if why != self._overtaken:
             log.error("%s", why) if why else log.info("this control plane is the head again")
         self._overtaken = why
-        self._hosts.overtaken(why)
+        self.hosts.overtaken(why)
 
     # -- what people see -------------------------------------------------------------------
 
     def views(self) -> Sequence[HostView]:
         """Return all hosts, the head's first, then by name. Returns at once."""
         address = {m.host: m.address for m in self._members if not m.problem}
-        found = [self._view(view, address) for view in self._hosts.views()]
+        found = [self._view(view, address) for view in self.hosts.views()]
         refused = [
             HostView(m.host, HostState.REFUSED, m.problem, address=m.address)
             for m in self._members
@@ -228,7 +229,7 @@ class Membership:
             NotFoundError: there is no such host.
             ConflictError: it answers, is only silent, or is the head's own.
         """
-        host_to_forget(self._hosts.views(), name)
+        host_to_forget(self.hosts.views(), name)
         self._store.set_mark(MARK, name, None)
         self._known.pop(name, None)
         self._remove(name)

@@ -34,8 +34,6 @@ class GpuDescription:
         mig: whether MIG mode is on.
         mig_instances: GPU instances of each GPU, with their compute instances: "3g.40gb@4", a MIG
             profile and its first memory slice.
-        reset_possible: whether the GPU can be reset; false as in a virtual machine, where a change
-            of MIG mode waits for a reboot.
     """
 
     model: str
@@ -43,7 +41,6 @@ class GpuDescription:
     name: str | None = None
     mig: bool = False
     mig_instances: tuple[str, ...] = ()
-    reset_possible: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -78,8 +78,6 @@ def _write_gpu(records: Records, index: int, group: GpuDescription, host: str) -
             "reserved_bytes": model.reserved_mib * MIB,
             "context_bytes": model.context_mib * MIB,
             "mig_capable": bool(spec.mig_profiles),
-            "mig_needs_reset": model.mig_needs_reset,
-            "reset_possible": group.reset_possible,
             "mig_mode": group.mig,
             "mig_pending": group.mig,
             "swizzle": index % 2,

@@ -25,7 +25,6 @@ class GpuModel:
         pci_device_id: PCI ids of device and vendor.
         reserved_mib: memory that the driver keeps.
         context_mib: memory of one CUDA context.
-        mig_needs_reset: whether a change of MIG mode resets the GPU (A100, not Hopper and newer).
         gpm: whether the GPU has GPU performance metrics.
         engines: copy, decoder, JPEG and optical-flow engines per MIG profile, in the catalog's
             order.
@@ -37,7 +36,6 @@ class GpuModel:
     pci_device_id: int
     reserved_mib: int = 600
     context_mib: int = 448
-    mig_needs_reset: bool = False
     gpm: bool = False
     engines: tuple[tuple[int, int, int, int], ...] = ()
 
@@ -53,7 +51,7 @@ _H100_ENGINES: Final = (
 
 
 def _a100(name: str, pci: int) -> GpuModel:
-    return GpuModel(name, (8, 0), 7, pci, mig_needs_reset=True, engines=_A100_ENGINES)
+    return GpuModel(name, (8, 0), 7, pci, engines=_A100_ENGINES)
 
 
 def _hopper(name: str, pci: int) -> GpuModel:

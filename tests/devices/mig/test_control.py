@@ -194,14 +194,13 @@ async def test_a_crash_anywhere_is_mended(
 
 
 async def test_nothing_is_made_where_mig_is_off_or_waits_for_a_reset(tmp_path: Path) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as (host, uuid):
+    with one(tmp_path, GpuDescription("a100-80gb")) as (host, uuid):
         assert await control().instances(uuid) == ()
         with pytest.raises(DeviceError, match="MIG is off") as refused:
             await control().ensure(cut(uuid, CUT[0]))
         assert "-mig 1" in refused.value.hint
-        pynvml.nvmlInit()
-        pynvml.nvmlDeviceSetMigMode(pynvml.nvmlDeviceGetHandleByUUID(uuid), 1)
-        pynvml.nvmlShutdown()
+        with host._records.locked():
+            host._records.set("gpu", 0, {"mig_pending": True})
         with pytest.raises(DeviceError, match="next reset") as refused:
             await control().ensure(cut(uuid, CUT[0]))
         assert "--gpu-reset" in refused.value.hint

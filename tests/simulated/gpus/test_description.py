@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pynvml
 import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, InputError, NotFoundError, SpecError
@@ -31,17 +30,6 @@ def test_every_gpu_of_the_catalog_can_be_simulated() -> None:
     assert MODELS.keys() == gpus
     for key in gpus:
         assert len(mig_profile_fields(key)) == len(HARDWARE[key].mig_profiles)
-
-
-def test_a_gpu_may_have_another_name(tmp_path: Path) -> None:
-    gpu = GpuDescription("a100-80gb", name="X" * 60, mig=True, mig_instances=("1g.10gb+me@0",))
-    with SimulatedHost.create(described(gpus=(gpu,)), tmp_path / "host").installed():
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        assert pynvml.nvmlDeviceGetName(handle) == "X" * 60
-        mig_device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, 0)
-        assert pynvml.nvmlDeviceGetName(mig_device) == "X" * 60 + " MIG 1g.10gb+me"
-        pynvml.nvmlShutdown()
 
 
 @pytest.mark.parametrize(

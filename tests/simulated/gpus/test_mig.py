@@ -91,7 +91,7 @@ def test_compute_instances_share_one_gpu_instance(mig: SimulatedHost) -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["create", "chosen", "destroy"]),
+        st.sampled_from(["create", "destroy"]),
         st.sampled_from(sorted(PROFILES)),
         st.integers(0, 7),
     ),
@@ -114,28 +114,20 @@ def test_any_sequence_agrees_with_the_rules(
             if start in there:
                 pynvml.nvmlGpuInstanceDestroy(there.pop(start)[1])
         else:
-            at = created(gpu, name, None if action == "chosen" else start)
-            if at is None:
-                assert not free if action == "chosen" else start not in free
-            else:
-                at_slice, handle = at
-                assert at_slice in free
-                assert action == "chosen" or at_slice == start
-                there[at_slice] = (name, handle)
+            handle = created(gpu, name, start)
+            assert (handle is not None) == (start in free)
+            if handle is not None:
+                there[start] = (name, handle)
         seen = {i.slice_start: i.mig_profile for i in mig.geometry(uuid)}
         assert seen == {at: held for at, (held, _) in there.items()}
 
 
-def created(gpu: Any, name: str, start: int | None) -> tuple[int, Any] | None:
-    """First slice and handle of a new instance; None where it is refused."""
+def created(gpu: Any, name: str, start: int) -> Any | None:
+    """Handle of a new instance; None where it is refused."""
     try:
-        if start is None:
-            handle = pynvml.nvmlDeviceCreateGpuInstance(gpu, IDS[name])
-        else:
-            handle = create(gpu, name, start)
+        return create(gpu, name, start)
     except (pynvml.NVMLError_InvalidArgument, pynvml.NVMLError_InsufficientResources):
         return None
-    return pynvml.nvmlGpuInstanceGetInfo(handle).placement.start, handle
 
 
 def fits(there: dict[int, tuple[str, Any]], name: str, start: int) -> bool:

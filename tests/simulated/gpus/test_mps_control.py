@@ -1,8 +1,6 @@
 """The simulated nvidia-cuda-mps-control works for an operator: program, files, logs."""
 
-import contextlib
 import os
-import socket
 import subprocess
 import types
 from collections.abc import Iterator
@@ -59,16 +57,6 @@ class Daemon:
     def pid(self) -> int:
         return int((self.pipe_dir / "nvidia-cuda-mps-control.pid").read_text())
 
-    @contextlib.contextmanager
-    def client(self, percentage: str = "-1", limit: int = -1) -> Iterator["socket.SocketIO"]:
-        """A context of this very process."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(60)
-            connection.connect(str(self.pipe_dir / "control.sock"))
-            connection.sendall(f"CLIENT {os.getpid()} {percentage} {limit} {GPU}\n".encode())
-            with connection.makefile("rwb", buffering=0) as lines:
-                yield lines
-
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
@@ -97,15 +85,6 @@ def test_it_looks_as_the_real_one_does(daemon: Daemon) -> None:
     deep = daemon.pipe_dir.parent / ("x" * 100)
     deep.mkdir()
     assert Daemon(deep).run("-d").returncode == 1, "its sockets' paths are too long"
-
-
-def test_a_client_gets_what_it_asks_for(daemon: Daemon) -> None:
-    assert daemon.ask("get_default_active_thread_percentage") == "100.0"
-    for percentage, limit, told in (("60", 3 << 30, f"60 {3 << 30}"), ("-1", -1, "100 -1")):
-        with daemon.client(percentage, limit) as lines:
-            admitted = lines.readline()
-            server = daemon.ask("get_server_list")
-            assert admitted == f"OK {told} {server}\n".encode()
 
 
 def asked(device: str = GPU) -> ClientRequest:

@@ -27,19 +27,13 @@ def test_every_shipped_host_is_there(name: str, tmp_path: Path) -> None:
         pynvml.nvmlShutdown()
 
 
-def test_figures_of_an_a100(nvml: SimulatedHost) -> None:
+def test_memory_adds_up_in_both_of_its_versions(nvml: SimulatedHost) -> None:
     gpu = handle(nvml)
     memory = pynvml.nvmlDeviceGetMemoryInfo(gpu, version=pynvml.nvmlMemory_v2)
     assert memory.total == 80 * GIB
     assert memory.total == memory.free + memory.used + memory.reserved
     first = pynvml.nvmlDeviceGetMemoryInfo(gpu)
     assert (first.free, first.used) == (memory.free, memory.reserved)
-    assert pynvml.nvmlDeviceGetName(gpu) == "NVIDIA A100-SXM4-80GB"
-    assert pynvml.nvmlDeviceGetCudaComputeCapability(gpu) == (8, 0)
-    assert pynvml.nvmlDeviceGetArchitecture(gpu) == pynvml.NVML_DEVICE_ARCH_AMPERE
-    with pytest.raises(pynvml.NVMLError_NotSupported):  # of MIG devices only
-        pynvml.nvmlDeviceGetAttributes_v2(gpu)
-    assert pynvml.nvmlSystemGetDriverVersion() == "580.95.05"
     assert pynvml.nvmlErrorString(19) == "In use by another client"
 
 

@@ -118,8 +118,6 @@ static nvmlReturn_t init(const char *function) {
     sim_call call = {.host = host};
     nvmlReturn_t result = meet_fault(&call, function);
     if (result == NVML_SUCCESS && !host->driver_loaded) result = NVML_ERROR_DRIVER_NOT_LOADED;
-    if (result == NVML_SUCCESS && __atomic_load_n(&initialised, __ATOMIC_SEQ_CST) == 0)
-        sim_own_client(host, true);
     sim_unlock(host);
     if (result == NVML_SUCCESS) __atomic_add_fetch(&initialised, 1, __ATOMIC_SEQ_CST);
     return result;
@@ -130,14 +128,6 @@ NVML_EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     return init(__func__);
 }
 
-static void forget_client(void) {
-    sim_host *host = sim_attach();
-    if (host == NULL || !sim_lock(host)) return;
-    sim_client *client = sim_own_client(host, false);
-    if (client != NULL) client->used = 0;
-    sim_unlock(host);
-}
-
 NVML_EXPORT nvmlReturn_t nvmlShutdown(void) {
     sim_host *host = sim_attach();
     while (host != NULL && sim_hangs(host, __func__, SIM_NONE)) usleep(1000);
@@ -145,6 +135,5 @@ NVML_EXPORT nvmlReturn_t nvmlShutdown(void) {
     while (before > 0 && !__atomic_compare_exchange_n(&initialised, &before, before - 1, false,
                                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
     }
-    if (before == 1) forget_client();
     return before > 0 ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
 }

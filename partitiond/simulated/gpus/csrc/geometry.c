@@ -76,14 +76,6 @@ static unsigned existing(const sim_gpu *gpu, unsigned row) {
     return count;
 }
 
-/* Of two starts that are free, the driver's own choice leaves those of larger instances. */
-static int choose_start(const sim_profile *profile, uint32_t taken) {
-    for (int start = SIM_MEMORY_SLICES - 1; start >= 0; start--)
-        if ((profile->starts >> start & 1) && !(taken & cover(start, profile->memory_slices)))
-            return start;
-    return -1;
-}
-
 /* Ids are nodes of a binary tree over the memory slices; which half comes first differs between
  * GPUs, so nothing can be read from an id. */
 static uint32_t instance_id(const sim_gpu *gpu, uint32_t start, uint32_t size) {
@@ -96,20 +88,18 @@ nvmlReturn_t sim_instance_create(sim_host *host, unsigned gpu_index, unsigned ro
                                  sim_instance **created) {
     sim_gpu *gpu = &host->gpu[gpu_index];
     const sim_profile *profile = &gpu->profiles[row];
-    uint32_t taken = taken_slices(gpu);
-    if (start != SIM_NONE && (start >= SIM_MEMORY_SLICES || !(profile->starts >> start & 1)))
+    if (start >= SIM_MEMORY_SLICES || !(profile->starts >> start & 1))
         return NVML_ERROR_INVALID_ARGUMENT;
     if (existing(gpu, row) >= profile->max_instances) return NVML_ERROR_INSUFFICIENT_RESOURCES;
-    int at = start == SIM_NONE ? choose_start(profile, taken) : (int)start;
-    if (at < 0 || (taken & cover(at, profile->memory_slices)))
+    if (taken_slices(gpu) & cover(start, profile->memory_slices))
         return NVML_ERROR_INSUFFICIENT_RESOURCES;
     for (unsigned i = 0; i < SIM_INSTANCES; i++) {
         sim_instance *instance = &gpu->instances[i];
         if (instance->used) continue;
         memset(instance, 0, sizeof *instance);
-        instance->id = instance_id(gpu, at, profile->memory_slices);
+        instance->id = instance_id(gpu, start, profile->memory_slices);
         instance->profile_row = row;
-        instance->start = at;
+        instance->start = start;
         instance->size = profile->memory_slices;
         instance->serial = host->next_serial++;
         instance->used = 1;

@@ -9,7 +9,6 @@ sim_profile *sim_profile_by_enum(sim_gpu *gpu, uint32_t profile);
 int sim_profile_row(const sim_gpu *gpu, uint32_t id); /* -1: none */
 sim_compute *sim_compute_by_id(sim_instance *instance, uint32_t id);
 
-/* Creates one; start SIM_NONE lets the driver choose. */
 nvmlReturn_t sim_instance_create(sim_host *host, unsigned gpu, unsigned row, uint32_t start,
                                  sim_instance **created);
 nvmlReturn_t sim_instance_destroy(sim_host *host, unsigned gpu, sim_instance *instance);

@@ -22,8 +22,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
 static nvmlReturn_t give_gpu(sim_call *call, unsigned index, nvmlDevice_t *device) {
     if (call->host->gpu[index].lost) return NVML_ERROR_GPU_IS_LOST;
     *device = sim_handle_of(SIM_GPU_HANDLE, index, 0, 0);
-    sim_client *client = sim_own_client(call->host, false);
-    if (client != NULL) client->gpus |= 1ull << index; /* NVML opens a GPU with its first handle */
     return *device == NULL ? NVML_ERROR_MEMORY : NVML_SUCCESS;
 }
 

@@ -14,32 +14,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned *cur
     END(NVML_SUCCESS);
 }
 
-/* The pending mode is kept whatever becomes of its activation. An A100 is reset for it, which
- * needs it idle, and closed to all other programs that look at it, as monitoring ones; where a virtual machine may not reset it, a reboot is due. */
-static nvmlReturn_t activate(sim_call *call) {
-    sim_gpu *gpu = call->gpu;
-    if (gpu->mig_pending == gpu->mig_mode) return NVML_SUCCESS;
-    sim_reap(call->host);
-    if (sim_process_count(call->host, call->index, SIM_NONE) || sim_instance_count(gpu))
-        return NVML_ERROR_IN_USE;
-    if (gpu->mig_needs_reset && sim_others_look_at(call->host, call->index))
-        return NVML_ERROR_IN_USE;
-    if (gpu->mig_needs_reset && !gpu->reset_possible) return NVML_ERROR_RESET_REQUIRED;
-    gpu->mig_mode = gpu->mig_pending;
-    return NVML_SUCCESS;
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned mode,
-                                              nvmlReturn_t *activation) {
-    BEGIN_GPU(device);
-    REQUIRE(activation != NULL && mode <= 1, NVML_ERROR_INVALID_ARGUMENT);
-    REQUIRE(call.gpu->mig_capable, NVML_ERROR_NOT_SUPPORTED);
-    REQUIRE_PRIVILEGE();
-    call.gpu->mig_pending = mode;
-    *activation = activate(&call);
-    END(NVML_SUCCESS);
-}
-
 #define FILL_PROFILE(info, profile)                        \
     do {                                                   \
         (info)->id = (profile)->id;                        \
@@ -122,12 +96,6 @@ static nvmlReturn_t create(sim_call *call, unsigned id, uint32_t start, nvmlGpuI
         sim_instance_create(call->host, call->index, (unsigned)row, start, &created);
     if (result == NVML_SUCCESS) *out = sim_handle_of(SIM_GI_HANDLE, call->index, created->serial, 0);
     return result;
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceCreateGpuInstance(nvmlDevice_t device, unsigned id,
-                                                     nvmlGpuInstance_t *instance) {
-    BEGIN_GPU(device);
-    END(create(&call, id, SIM_NONE, instance));
 }
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceCreateGpuInstanceWithPlacement(nvmlDevice_t device, unsigned id,

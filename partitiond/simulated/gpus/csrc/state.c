@@ -181,32 +181,6 @@ sim_process *sim_add_process(sim_host *host, uint32_t gpu, pid_t pid) {
     return NULL;
 }
 
-sim_client *sim_own_client(sim_host *host, bool make) {
-    pid_t pid = getpid();
-    uint64_t started = sim_started(pid);
-    for (unsigned i = 0; i < SIM_CLIENTS; i++) {
-        sim_client *client = &host->clients[i];
-        if (client->used && client->pid == pid && client->started == started) return client;
-    }
-    for (unsigned i = 0; make && i < SIM_CLIENTS; i++) {
-        sim_client *client = &host->clients[i];
-        if (client->used && sim_started(client->pid) == client->started) continue;
-        *client = (sim_client){1, pid, started, 0};
-        return client;
-    }
-    return NULL;
-}
-
-bool sim_others_look_at(const sim_host *host, uint32_t gpu) {
-    for (unsigned i = 0; i < SIM_CLIENTS; i++) {
-        const sim_client *client = &host->clients[i];
-        if (client->used && client->pid != getpid() && (client->gpus >> gpu & 1) &&
-            sim_started(client->pid) == client->started)
-            return true;
-    }
-    return false;
-}
-
 static bool matches(const sim_fault *fault, const char *function, uint32_t gpu) {
     if (fault->gpu != SIM_NONE && fault->gpu != gpu) return false;
     if (strcmp(fault->function, "mig") == 0)

@@ -19,7 +19,6 @@
 #define SIM_INSTANCES 8
 #define SIM_COMPUTES 7
 #define SIM_PROCESSES 1024
-#define SIM_CLIENTS 256
 #define SIM_FAULTS 64
 #define SIM_EVENTS 256
 #define SIM_MEMORY_SLICES 8
@@ -54,7 +53,7 @@ typedef struct {
     uint32_t domain, bus, device, pci_device_id;
     uint32_t architecture, cc_major, cc_minor, sm_count;
     uint64_t total_bytes, reserved_bytes, context_bytes;
-    uint32_t lost, mig_capable, mig_needs_reset, reset_possible, mig_mode, mig_pending, swizzle;
+    uint32_t lost, mig_capable, mig_mode, mig_pending, swizzle;
     uint32_t compute_mode, persistence_mode;
     uint32_t gpm, energy_counter;
     double sm_activity, sm_occupancy, tensor_activity, dram_activity, gpu_util;
@@ -82,14 +81,6 @@ typedef struct {
     uint32_t broken;       /* CUDA error that its every next call answers; 0: well */
     uint32_t server_pid;   /* of its MPS server */
 } sim_process;
-
-/* A process that has NVML started, and which GPUs it has opened. */
-typedef struct {
-    uint32_t used;
-    int32_t pid;
-    uint64_t started;
-    uint64_t gpus; /* bits */
-} sim_client;
 
 /* Instead of an error code: the calling process dies by SIGKILL. */
 enum { SIM_KILL_BEFORE = -1, SIM_KILL_AFTER = -2, SIM_KILL_LOCKED = -3 };
@@ -123,7 +114,6 @@ typedef struct {
     uint64_t calls;        /* of all processes, failing ones included */
     sim_gpu gpu[SIM_GPUS];
     sim_process processes[SIM_PROCESSES];
-    sim_client clients[SIM_CLIENTS];
     sim_fault faults[SIM_FAULTS];
     sim_event events[SIM_EVENTS];
 } sim_host;
@@ -145,11 +135,6 @@ uint64_t sim_started(pid_t pid);
 uint64_t sim_used_bytes(const sim_host *host, uint32_t gpu, uint32_t instance_id);
 unsigned sim_process_count(const sim_host *host, uint32_t gpu, uint32_t instance_id);
 sim_process *sim_add_process(sim_host *host, uint32_t gpu, pid_t pid);
-
-/* This process's record; made where `make` says so. NULL: none, or no room. Wants the lock. */
-sim_client *sim_own_client(sim_host *host, bool make);
-/* Whether another living process has opened the GPU through NVML. Wants the lock. */
-bool sim_others_look_at(const sim_host *host, uint32_t gpu);
 
 /* The error that a call is to answer by a fault that was asked for; 0: none. Wants the lock. */
 int sim_fault_of(sim_host *host, const char *function, uint32_t gpu, uint32_t *delay_ms);
