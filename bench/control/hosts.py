@@ -330,8 +330,8 @@ async def head_of(store: Store, folder: Path, size: argparse.Namespace) -> Async
     settings = Settings(cluster=cluster)
     hosts = SocketCluster(folder, seconds=MESSAGE_SECONDS)
     head = HeadSession(HEAD, 1, 1, "bench")
-    async with hosts_of_fleet(settings, store, own, hosts, head) as fleet:
-        yield Head(store, own, fleet.hosts, settings, size, membership=fleet.membership)
+    async with hosts_of_fleet(settings, store, own, hosts, head) as membership:
+        yield Head(store, own, membership.hosts, settings, size, membership=membership)
 
 
 def fill(store: Store, size: argparse.Namespace) -> Plan:
