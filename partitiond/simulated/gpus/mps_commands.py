@@ -5,22 +5,37 @@ Words that the documentation does not show (mostly refusals) are ours: do not de
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from partitiond.simulated.gpus.mps_state import Server
+from partitiond.simulated.gpus.mps_state import Client, MpsState, Server
 
-if TYPE_CHECKING:
-    from partitiond.simulated.gpus.mps_daemon import ControlDaemon
+
+class DaemonOperations(Protocol):
+    """Operations of commands beyond the state."""
+
+    state: MpsState
+
+    async def shut_down(self, seconds: float | None) -> None:
+        """Shut down once all clients have ended, or by force after some seconds."""
+        ...
+
+    def terminate(self, client: Client) -> None:
+        """End a client's work."""
+        ...
+
+    def break_server(self, server: Server) -> None:
+        """Simulate a client's fatal fault."""
+        ...
 
 
 class _UsageError(Exception):
     """A command was refused; the message is the answer."""
 
 
-Command = Callable[["ControlDaemon", Sequence[str]], str | Awaitable[str]]
+Command = Callable[[DaemonOperations, Sequence[str]], str | Awaitable[str]]
 
 
-async def answer(host: "ControlDaemon", line: str) -> str:
+async def answer(host: DaemonOperations, line: str) -> str:
     """Return the answer to one line; empty if there is none."""
     words = line.split()
     if not words:
@@ -35,7 +50,7 @@ async def answer(host: "ControlDaemon", line: str) -> str:
         return str(error)
 
 
-def _server(host: "ControlDaemon", word: str) -> Server:
+def _server(host: DaemonOperations, word: str) -> Server:
     server = host.state.servers.get(_number(word))
     if server is None:
         raise _UsageError(f"Server {word} does not exist")
@@ -54,22 +69,22 @@ def _taking(count: int, words: Sequence[str], usage: str) -> Sequence[str]:
     return words
 
 
-def _get_server_list(host: "ControlDaemon", _words: Sequence[str]) -> str:
+def _get_server_list(host: DaemonOperations, _words: Sequence[str]) -> str:
     return "\n".join(str(pid) for pid in host.state.servers)
 
 
-def _get_server_status(host: "ControlDaemon", words: Sequence[str]) -> str:
+def _get_server_status(host: DaemonOperations, words: Sequence[str]) -> str:
     (pid,) = _taking(1, words, "get_server_status <PID>")
     return _server(host, pid).status
 
 
-def _get_client_list(host: "ControlDaemon", words: Sequence[str]) -> str:
+def _get_client_list(host: DaemonOperations, words: Sequence[str]) -> str:
     (pid,) = _taking(1, words, "get_client_list <PID>")
     clients = _server(host, pid).active()
     return "\n".join(dict.fromkeys(str(client.pid) for client in clients))
 
 
-def _terminate_client(host: "ControlDaemon", words: Sequence[str]) -> str:
+def _terminate_client(host: DaemonOperations, words: Sequence[str]) -> str:
     server_pid, client_pid = _taking(2, words, "terminate_client <server PID> <client PID>")
     server = _server(host, server_pid)
     clients = [client for client in server.active() if client.pid == _number(client_pid)]
@@ -82,11 +97,11 @@ def _terminate_client(host: "ControlDaemon", words: Sequence[str]) -> str:
     return "0"
 
 
-def _get_default_percentage(_host: "ControlDaemon", _words: Sequence[str]) -> str:
+def _get_default_percentage(_host: DaemonOperations, _words: Sequence[str]) -> str:
     return "100.0"
 
 
-async def _quit(host: "ControlDaemon", words: Sequence[str]) -> str:
+async def _quit(host: DaemonOperations, words: Sequence[str]) -> str:
     seconds = None
     if words:
         flag, value = _taking(2, words, "quit [-t <seconds>]")
@@ -97,19 +112,19 @@ async def _quit(host: "ControlDaemon", words: Sequence[str]) -> str:
     return ""
 
 
-def _simulate_fault(host: "ControlDaemon", words: Sequence[str]) -> str:
+def _simulate_fault(host: DaemonOperations, words: Sequence[str]) -> str:
     for server in [_server(host, words[0])] if words else list(host.state.servers.values()):
         host.break_server(server)
     return ""
 
 
-def _simulate_kill_faults(host: "ControlDaemon", words: Sequence[str]) -> str:
+def _simulate_kill_faults(host: DaemonOperations, words: Sequence[str]) -> str:
     (value,) = _taking(1, words, "simulate_kill_faults <0|1>")
     host.state.kill_faults = bool(_number(value))
     return ""
 
 
-def _simulate_refuse_terminate(host: "ControlDaemon", words: Sequence[str]) -> str:
+def _simulate_refuse_terminate(host: DaemonOperations, words: Sequence[str]) -> str:
     host.state.refuse_terminate = " ".join(words)
     return ""
 
