@@ -34,6 +34,7 @@ def test_counts_are_those_of_transformers(
     engine_environment: EngineEnvironment,  # noqa: F811
 ) -> None:
     named = {name: dict(entry.config) for name, entry in CATALOG.items()}
+    del named["jina-embeddings-v3"]  # its rotary positions are code in its repository
     named |= PUBLIC
     named |= {f"variant {number}": config for number, config in enumerate(variants())}
     finished = subprocess.run(

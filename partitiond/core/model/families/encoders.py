@@ -10,22 +10,28 @@ from typing import Final
 from partitiond.core.model.families.blueprint import Blueprint, Matrix
 from partitiond.core.model.families.reading import (
     Config,
+    bad,
     flag,
     head_dim,
     layer_count,
+    shown,
     texts,
     whole,
 )
 
+_POSITIONS: Final = "position_embedding_type"
 _ROBERTA_OFFSET: Final = 2
 """Positions of RoBERTa start behind its padding index, 1 (transformers: RobertaEmbeddings)."""
 
 
 def bert(config: Config) -> Blueprint:
-    """BERT: learned positions, kinds of segment, biases everywhere, a pooler."""
+    """BERT: learned (or Jina's rotary) positions, kinds of segment, biases everywhere, a pooler."""
     hidden, inner = whole(config, "hidden_size"), whole(config, "intermediate_size")
-    positions = whole(config, "max_position_embeddings")
-    tables = whole(config, "vocab_size") + positions + whole(config, "type_vocab_size", default=2)
+    positions, kind = whole(config, "max_position_embeddings"), config.get(_POSITIONS, "absolute")
+    if kind not in {"absolute", "rotary"}:
+        raise bad(_POSITIONS, f"is {shown(kind)}, which vLLM does not serve", kind)
+    tables = whole(config, "vocab_size") + whole(config, "type_vocab_size", default=2)
+    tables += positions if kind == "absolute" else 0
     layer = [(f"attention.{n}", hidden, hidden) for n in ("query", "key", "value", "output")]
     layer += [("intermediate", hidden, inner), ("output", inner, hidden)]
     return _encoder(

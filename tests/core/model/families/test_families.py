@@ -100,7 +100,10 @@ def test_every_family_names_the_key_it_misses(family: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("family", ["mamba", "t5", "llama-but-new", "", None, 7])
+@pytest.mark.parametrize(
+    "family",
+    ["mamba", "t5", "qwen3_5", "gemma4", "gpt_oss", "nemotron_h", "deepseek_v4", "", None, 7],
+)
 def test_an_unknown_family_is_refused_and_the_known_ones_are_named(family: object) -> None:
     with pytest.raises(SpecError, match="model_type") as caught:
         architecture_from_config({**PUBLIC["llama-2-7b"], "model_type": family})
@@ -127,6 +130,7 @@ MIXTRAL, DEEPSEEK = PUBLIC["mixtral-8x7b"], PUBLIC["deepseek-v3"]
         ({**LLAMA, "vocab_size": "32000"}, "vocab_size"),
         ({**LLAMA, "vocab_size": True}, "vocab_size"),
         ({**LLAMA, "hidden_size": 4095}, "hidden_size"),
+        ({**LLAMA, "model_type": "bert", "position_embedding_type": "alibi"}, "position_embedding"),
         ({**LLAMA, "num_key_value_heads": 5}, "num_key_value_heads"),
         ({**LLAMA, "tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({**LLAMA, "quantization_config": {"bits": 4}}, "quantization_config"),
