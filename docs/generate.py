@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, cast, get_args
 
-from bench.profiler.factor_fit import FIGURES, FactorFit, fit_kinds, sources_in
+from bench.profiler.factor_fit import FIGURES, FactorFit, fit_all
 from partitiond.cli.groups import Lists
 from partitiond.fleet.file import fleet_schema
 
@@ -569,7 +569,7 @@ def benchmarks_page() -> str:
     begin, end = ERRORS
     text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
     before, rest = text.split(begin)
-    blocks = [_errors(found) for found in fit_kinds(list(sources_in(ROOT / "profiles")))]
+    blocks = [_errors(found) for found in fit_all(ROOT / "profiles")]
     return "\n\n".join([f"{before}{begin}", *blocks, f"{end}{rest.split(end)[1]}"])
 
 
