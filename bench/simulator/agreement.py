@@ -27,7 +27,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from bench.serving.demo_fleet import demo_fleet, options_parser
 from bench.serving.mixed_plan import make_plan, measured_profiles
@@ -50,7 +50,6 @@ from loadgen import Outcome
 from loadgen import Slo as Bounds
 from loadgen.results.records import Record
 from loadgen.results.statistics import is_good, percentile
-from partitiond.core.errors import InputError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Objective, Placement
@@ -190,7 +189,7 @@ def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str
     engine_of = best_known(
         specs,
         {device.id: device for device in plan.devices},
-        _unmeasured,
+        {},
         {profile.id: profile for profile in setup.profiles},
     )
     head = trace.head
@@ -206,10 +205,6 @@ def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str
     arrivals = {name: iter(arrivals_of(trace, name)) for name in head.rates}
     report = FleetRun(plan, specs, engine_of, options).run(arrivals)
     return {one.model: simulated_figures(one, head.seconds) for one in report.models}
-
-
-def _unmeasured(spec: ModelSpec) -> NoReturn:
-    raise InputError(f"{spec.name} has no measured profile.", hint="Measure it first.")
 
 
 def arrivals_of(trace: Trace, model: str) -> list[Arrival]:

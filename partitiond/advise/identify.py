@@ -16,19 +16,13 @@ from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
-from partitiond.core.model.recognised import default_workload
-from partitiond.core.model.spec import (
-    EngineOptions,
-    ModelSource,
-    ModelSpec,
-    SourceKind,
-)
-from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
+from partitiond.core.model.recognised import completed
+from partitiond.core.model.spec import ModelSource, ModelSpec
+from partitiond.core.model.workload import MAX_TOKENS, Workload, reserved_context
 from partitiond.models.catalog import entry_of, source_for
 
 LEAST_REQ_PER_S: Final = 0.001
 """A model without requests keeps one replica; a demand of zero cannot be planned. Chosen."""
-LEAST_CONTEXT: Final = 256
 
 ArchitectureOf = Callable[[ModelSource], Architecture]
 
@@ -106,7 +100,7 @@ def identify(
         traffic: observed traffic of the name.
         served: what the engine tells about the name.
         wishes: what the user specifies.
-        architecture_of: returns architectures of models that neither a file nor the catalog has.
+        architecture_of: returns the architecture of a source; a file's own go first.
         taken: names of specs that other models have.
     """
     if traffic.planned.high > MAX_DEMAND_REQ_PER_S:
@@ -119,20 +113,23 @@ def identify(
         source, architecture, names = _source(traffic.model, served, wishes, spec, architecture_of)
     except (SpecError, ModelSourceError) as error:
         return UnidentifiedModel(traffic, str(error))
-    assumed = spec.workload if spec else default_workload(architecture, EngineOptions())
-    workload, notes = _workload(traffic, assumed)
-    base = spec or ModelSpec(
-        name=_free_name(slug(traffic.model), taken), source=source, engine=EngineOptions("auto")
-    )
-    planned = dataclasses.replace(base, workload=workload)
-    context, more = _context(planned, traffic, served)
-    planned = dataclasses.replace(
-        planned, engine=dataclasses.replace(planned.engine, max_model_len=context)
-    )
+    written = spec or ModelSpec(_free_name(slug(traffic.model), taken), source)
     rate = max(LEAST_REQ_PER_S, traffic.planned.middle)
-    demand = dataclasses.replace(base.demand, req_per_s=rate)
-    planned = dataclasses.replace(planned, demand=demand)
-    return Known(traffic, planned, architecture, names, (*notes, *more))
+    planned = completed(
+        dataclasses.replace(
+            written,
+            workload=_workload(traffic) or written.workload,
+            demand=dataclasses.replace(written.demand, req_per_s=rate),
+            variants=(),
+        ),
+        {"": architecture},
+    )
+    context, notes = _context(planned, traffic, served)
+    if _workload(traffic) is None:
+        notes += (f"no request ended: planned for {planned.workload.key} tokens",)
+    engine = dataclasses.replace(planned.engine, max_model_len=context)
+    planned = dataclasses.replace(planned, engine=engine)
+    return Known(traffic, planned, architecture, names, notes)
 
 
 def slug(name: str) -> str:
@@ -160,14 +157,14 @@ def _source(
         given = wishes.architectures.get(spec.name)
         entry = entry_of(spec.source)
         names = (spec.name, entry.name) if entry else (spec.name,)
-        return spec.source, given or _architecture(spec.source, architecture_of), names
+        return spec.source, given or architecture_of(spec.source), names
     reasons = []
     for text in filter(None, (model, served.root, slug(model))):
         try:
             source, entry = source_for(text, hub=True)
             return (
                 source,
-                _architecture(source, architecture_of),
+                architecture_of(source),
                 ((entry.name, slug(model)) if entry else (slug(model),)),
             )
         except (SpecError, ModelSourceError) as error:
@@ -178,20 +175,11 @@ def _source(
     )
 
 
-def _architecture(source: ModelSource, architecture_of: ArchitectureOf) -> Architecture:
-    entry = entry_of(source)
-    if entry is not None:
-        return entry.architecture
-    if source.kind is SourceKind.CONFIG:
-        raise SpecError(f"{source.ref} is in no catalog.", hint="Name a hub id or a folder.")
-    return architecture_of(source)
-
-
-def _workload(traffic: ObservedTraffic, assumed: Workload) -> tuple[Workload, tuple[str, ...]]:
-    """Return the observed request shape; without requests the assumed one."""
+def _workload(traffic: ObservedTraffic) -> Workload | None:
+    """Return the observed request shape; None without requests."""
     if traffic.prompt is None or traffic.output is None:
-        return assumed, (f"no request ended: planned for {assumed.key} tokens",)
-    return workload_of(traffic.prompt, traffic.output), ()
+        return None
+    return workload_of(traffic.prompt, traffic.output)
 
 
 def _context(
@@ -202,17 +190,16 @@ def _context(
     A KV cache must hold one request of full length, so planning for a context that is never used
     would cost memory that is never used.
     """
-    own = spec.engine.max_model_len or served.max_model_len
+    least, own = spec.workload.longest_tokens, served.max_model_len
     if spec.engine.max_model_len is not None:
-        return max(spec.engine.max_model_len, spec.workload.longest_tokens), ()
+        return max(spec.engine.max_model_len, least), ()
     lengths = (traffic.prompt, traffic.output)
     seen = [figures.longest for figures in lengths if figures is not None]
     known = [length for length in seen if length is not None]
     longest = math.fsum(known) if len(known) == len(lengths) else 0.0
     if longest <= 0 and own is not None:
-        return max(own, spec.workload.longest_tokens), ()
-    wanted = max(LEAST_CONTEXT, math.ceil(CONTEXT_RESERVE * longest))
-    wanted = max(spec.workload.longest_tokens, min(wanted, own or MAX_TOKENS))
+        return max(own, least), ()
+    wanted = max(least, reserved_context(longest, own or MAX_TOKENS))
     if own is None or wanted >= own:
         return wanted, ()
     return wanted, (

@@ -17,10 +17,10 @@ from partitiond.core.errors import PartitiondError, ProfileError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.transfer import transfer_profile
 from partitiond.core.performance.transfer_fit import Source, Subject, source_of
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.fleet.estimates import estimate, sizes
+from partitiond.fleet.estimates import estimate, kinds_of, sizes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,10 +47,9 @@ def profiles_for(
         measured: available profiles of any model; those of this model on these devices are used.
         now: ISO 8601, UTC.
     """
-    kinds = {(d.hardware, d.memory_bytes, d.modes): d for d in devices}
     estimated = [
         estimate(known.spec, known.architecture, device, size, now)
-        for device in kinds.values()
+        for device in kinds_of(devices)
         for size in sizes(device)
     ]
     found, notes = _measured(known, {d.hardware for d in devices}, measured, now)
@@ -106,7 +105,8 @@ def _carried(known: Known, profiles: Sequence[Profile], now: str) -> Iterator[Pr
     ]
     yield transfer_profile(
         sources,
-        Target(subject, known.spec.max_model_len),
+        subject,
+        known.spec.max_model_len,
         profile_id=_id(first, known),
         created_at=now,
         partitiond_version=__version__,

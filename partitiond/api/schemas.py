@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model.request_options import check_sampling
-from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec
+from partitiond.core.model.spec import DEFAULT_WORKLOAD, ModelSpec
 from partitiond.core.model.workload import MAX_TOKENS, Workload
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.fleet.parts import (
@@ -26,10 +26,8 @@ from partitiond.fleet.parts import (
 from partitiond.fleet.registration import (
     ChangeableBody,
     RegistrationRules,
-    check_contexts,
     check_flags,
     to_variants,
-    usual_workload,
 )
 from partitiond.fleet.workloads import changed_workload
 from partitiond.serde import from_jsonable, to_jsonable
@@ -64,11 +62,8 @@ class ModelPatch(ChangeableBody, Patch):
             merged["request_defaults"] = self.request_defaults or {}
             check_sampling(merged["request_defaults"])
         try:
-            if "workload" in self.model_fields_set and "source" in merged:
-                source = from_jsonable(ModelSource, merged["source"])
-                engine = from_jsonable(EngineOptions, merged.get("engine", {}))
-                workload = self._workload(spec.workload, usual_workload(source, engine))
-                merged["workload"] = to_jsonable(workload)
+            if "workload" in self.model_fields_set:
+                merged["workload"] = to_jsonable(self._workload(spec.workload))
             changed = from_jsonable(ModelSpec, merged)
         except InputError as error:
             raise SpecError(error.message, hint=error.hint, facts=error.facts) from error
@@ -77,17 +72,16 @@ class ModelPatch(ChangeableBody, Patch):
             changed = dataclasses.replace(changed, variants=variants)
         if changed.source != spec.source:
             check_folder(changed.source, rules.allow_folders)
-        check_contexts(changed)
         parts = (changed.engine, changed.variants, changed.engine_kind)
         if parts != (spec.engine, spec.variants, spec.engine_kind):
             check_flags(changed)
         return changed
 
-    def _workload(self, old: Workload, usual: Workload) -> Workload:
+    def _workload(self, old: Workload) -> Workload:
         changes: WorkloadPatch | None = self.workload
         if changes is None:
-            return usual
-        return changed_workload(old, changes.model_dump(exclude_unset=True), usual)
+            return DEFAULT_WORKLOAD
+        return changed_workload(old, changes.model_dump(exclude_unset=True))
 
 
 def merge(target: Any, patch: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,20 @@
 """Estimates profiles, and says for which partition sizes that is worth it."""
 
+from collections.abc import Iterable
+
 from partitiond import __version__
 from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import estimate_profile, hardware_of
-from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.performance.transfer_fit import subject_of
 from partitiond.core.profile.record import Profile
+
+
+def kinds_of(devices: Iterable[Device]) -> list[Device]:
+    """Return one device of each kind: those are alike whose estimates are."""
+    return list({(d.hardware, d.memory_bytes, d.modes): d for d in devices}.values())
 
 
 def sizes(device: Device) -> tuple[PartitionSize, ...]:
@@ -37,7 +44,6 @@ def estimate(
     now: str,
     *,
     variant: str = "",
-    profile_id: str = "",
     figures: CpuFigures | None = None,
 ) -> Profile:
     """Return the estimated profile of one form of a model on one kind of device and partition size.
@@ -49,25 +55,16 @@ def estimate(
         size: the partition size.
         now: ISO 8601 UTC.
         variant: name of the form; empty for the model itself.
-        profile_id: of the profile; empty derives it from the rest.
         figures: measured figures of the host's CPU.
     """
     name = f"{spec.name}-{variant}" if variant else spec.name
     return estimate_profile(
-        model=spec.name,
-        architecture=architecture,
-        workload=spec.workload,
-        hardware=device,
-        size=size,
-        max_model_len=spec.max_model_len,
-        profile_id=profile_id or f"estimate-{name}-{device.hardware}-{size.key}",
+        subject_of(spec, architecture, hardware_of(device, figures), size),
+        spec.max_model_len,
+        profile_id=f"estimate-{name}-{device.hardware}-{size.key}",
         created_at=now,
-        dtype=spec.engine.dtype,
-        max_num_batched_tokens=spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+        device=device,
         weights=spec.weights.value,
         partitiond_version=__version__,
-        quantization=spec.engine.quantization,
-        kv_cache_dtype=spec.engine.kv_cache_dtype,
         variant=variant,
-        figures=figures,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.errors import SpecError
@@ -14,7 +14,7 @@ from partitiond.core.model.recognised import recognised
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.plan.record import Candidate, ModelDemand, Objective
-from partitiond.fleet.estimates import estimate, sizes
+from partitiond.fleet.estimates import estimate, kinds_of, sizes
 from partitiond.fleet.file import Fleet
 from partitiond.models.catalog import entry_of
 from partitiond.planner.model.candidates import asked, candidates_for
@@ -109,18 +109,17 @@ def estimated_demands(
         few_sizes: estimate fewer sizes of a device; None does so if there are many models.
         on_estimate: called with (models estimated, models) before each.
     """
-    kinds = list({(d.hardware, d.memory_bytes, d.modes): d for d in devices}.values())
     keys = tuple({d.hardware for d in devices})
     coarse = has_many(fleet) if few_sizes is None else few_sizes
-    places = [(d, size) for d in kinds for size in (coarse_sizes if coarse else sizes)(d)]
+    places = [
+        (d, size) for d in kinds_of(devices) for size in (coarse_sizes if coarse else sizes)(d)
+    ]
     made: dict[object, ModelDemand] = {}
     for number, asked_for in enumerate(fleet.models):
         if on_estimate is not None:
             on_estimate(number, len(fleet.models))
-        names = ("", *(variant.name for variant in asked_for.variants))
-        found = {n: _architecture(fleet, asked_for.as_variant(n), architecture_of) for n in names}
-        spec = recognised(asked_for, found)
-        forms = [(name, spec.as_variant(name), found[name]) for name in names]
+        spec, found = recognise(fleet, asked_for, architecture_of)
+        forms = [(name, spec.as_variant(name), found[name]) for name in found]
         key = (_speed_alone(spec), *(architecture for *_, architecture in forms))
         if key not in made:
             profiles = [
@@ -191,20 +190,29 @@ def _compute(device: Device, size: PartitionSize) -> float:
             return 100
 
 
-def _architecture(
-    fleet: Fleet, spec: ModelSpec, architecture_of: ArchitectureOf | None
-) -> Architecture:
-    given = fleet.architectures.get(spec.name)
-    known = entry_of(spec.source)
-    found = given or (known.architecture if known is not None else None)
-    if found is None and architecture_of is not None:
-        found = architecture_of(spec)
-    if found is None:
-        raise SpecError(
-            f"{fleet.path}: the architecture of {spec.name} is not known.",
-            hint="Give its numbers in an `architecture` table, or name a catalog model.",
-        )
-    return found
+def recognise(
+    fleet: Fleet, spec: ModelSpec, architecture_of: ArchitectureOf | None = None
+) -> tuple[ModelSpec, Mapping[str, Architecture]]:
+    """Return a model as its configs complete it, and the architecture of every form, by name.
+
+    Raises:
+        SpecError: nobody knows the architecture, or a context is too long or too short.
+    """
+
+    def architecture(form: ModelSpec) -> Architecture:
+        given, known = fleet.architectures.get(form.name), entry_of(form.source)
+        found = given or (known.architecture if known is not None else None)
+        if found is None and architecture_of is not None:
+            found = architecture_of(form)
+        if found is None:
+            raise SpecError(
+                f"{fleet.path}: the architecture of {form.name} is not known.",
+                hint="Give its numbers in an `architecture` table, or name a catalog model.",
+            )
+        return found
+
+    found = {name: architecture(spec.as_variant(name)) for name in spec.form_names}
+    return recognised(spec, found), found
 
 
 def leaner(demand: ModelDemand) -> ModelDemand:

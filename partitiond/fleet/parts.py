@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from partitiond.core.errors import SpecError
 from partitiond.core.model.demand import DEFAULT_WINDOW_SECONDS
 from partitiond.core.model.spec import (
-    DEFAULT_WORKLOAD,
     EngineOptions,
     FaultDomain,
     ModelSource,
@@ -101,9 +100,9 @@ class WorkloadBody(Body):
         (), description="Trace: [prompt, output] in tokens; the means follow from them."
     )
 
-    def to_workload(self, default: Workload = DEFAULT_WORKLOAD) -> Workload:
-        """Convert to the core's type, with the means of `default` if absent. Raises SpecError."""
-        return workload_of(default, **self.model_dump())
+    def to_workload(self) -> Workload:
+        """Convert to the core's type; what is absent is the default. Raises SpecError."""
+        return workload_of(**self.model_dump())
 
 
 class SloBody(Body):

@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
-from partitiond.core.model.recognised import default_workload
 from partitiond.core.model.request_options import (
     MAX_ALIASES,
     check_aliases,
@@ -32,7 +31,6 @@ from partitiond.core.model.spec import (
     Variant,
     Weights,
 )
-from partitiond.core.model.workload import Workload
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.fleet.parts import (
     MAX_VARIANTS,
@@ -49,7 +47,6 @@ from partitiond.fleet.parts import (
     check_folder,
     named_source,
 )
-from partitiond.models.catalog import entry_of
 
 Aliases = Annotated[tuple[str, ...], Field(max_length=MAX_ALIASES)]
 Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
@@ -196,12 +193,11 @@ class ModelBody(ChangeableBody, NamedBody):
         fields |= {
             "name": self.name or name,
             "source": source,
-            "workload": self.workload.to_workload(usual_workload(source, fields["engine"])),
+            "workload": self.workload.to_workload(),
             "variants": to_variants(self.variants, fields["engine"], rules),
         }
         spec = ModelSpec(**fields)
         check_flags(spec)
-        check_contexts(spec)
         return spec
 
     def wrong_values(self, rules: RegistrationRules) -> Iterator[tuple[tuple[str, ...], SpecError]]:
@@ -248,12 +244,6 @@ class ModelBody(ChangeableBody, NamedBody):
         return source, entry.name if entry else suggested_name(source.ref)
 
 
-def usual_workload(source: ModelSource, engine: EngineOptions) -> Workload:
-    """Return the workload of a model for which none is given, as far as the catalog knows it."""
-    entry = entry_of(source)
-    return default_workload(entry.architecture if entry else None, engine)
-
-
 def suggested_name(ref: str) -> str:
     """Derive a model name from the last part of a hub id or path."""
     last = ref.rstrip("/").rsplit("/", 1)[-1].lower()
@@ -268,20 +258,6 @@ def to_variants(
 ) -> tuple[Variant, ...]:
     """Convert to the core's type. Raises SpecError."""
     return tuple(body.to_variant(engine, rules.allow_folders) for body in bodies)
-
-
-def check_contexts(spec: ModelSpec) -> None:
-    """Check variants. Raises SpecError if a variant's context is too short for the requests."""
-    longest = spec.workload.longest_tokens
-    for variant in spec.variants:
-        context = spec.as_variant(variant.name).max_model_len
-        if context < longest:
-            raise SpecError(
-                f"requests of up to {longest} tokens do not fit in a context of {context}, which "
-                f"the variant {variant.name} has.",
-                hint="Leave the variant's max_model_len out to take the model's.",
-                facts={"variant": variant.name, "max_model_len": context},
-            )
 
 
 def check_flags(spec: ModelSpec) -> None:

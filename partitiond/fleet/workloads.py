@@ -12,7 +12,6 @@ from partitiond.core.model.workload import MAX_TRACE_PAIRS, LengthShape, Workloa
 
 
 def workload_of(
-    default: Workload = DEFAULT_WORKLOAD,
     *,
     prompt_tokens: int | None = None,
     output_tokens: int | None = None,
@@ -24,7 +23,7 @@ def workload_of(
     """Make a workload from the given values; a shape that is not given follows from them.
 
     Pairs make a trace, a variation makes a lognormal, anything else is fixed. The means of a trace
-    follow from its pairs. Means that are not given are those of `default`.
+    follow from its pairs.
 
     Raises:
         SpecError: the values contradict each other or are out of range.
@@ -46,8 +45,8 @@ def workload_of(
             )
         return traced
     return Workload(
-        default.prompt_tokens if prompt_tokens is None else prompt_tokens,
-        default.output_tokens if output_tokens is None else output_tokens,
+        DEFAULT_WORKLOAD.prompt_tokens if prompt_tokens is None else prompt_tokens,
+        DEFAULT_WORKLOAD.output_tokens if output_tokens is None else output_tokens,
         shape,
         *variations,
         pairs=given_pairs,
@@ -60,9 +59,7 @@ def _shape(pairs: tuple[tuple[int, int], ...], variations: tuple[float, float]) 
     return LengthShape.LOGNORMAL if any(variations) else LengthShape.FIXED
 
 
-def changed_workload(
-    old: Workload, changes: Mapping[str, Any], default: Workload = DEFAULT_WORKLOAD
-) -> Workload:
+def changed_workload(old: Workload, changes: Mapping[str, Any]) -> Workload:
     """Return the workload after a merge patch: absent fields stay, None restores the default.
 
     A change of shape keeps only the fields that the new shape has: a trace that becomes lognormal
@@ -70,7 +67,6 @@ def changed_workload(
 
     Args:
         changes: fields of `workload_of`.
-        default: the model's `core.model.recognised.default_workload`.
 
     Raises:
         SpecError: the values contradict each other or are out of range.
@@ -90,7 +86,7 @@ def changed_workload(
             "output_variation": old.output_variation,
         }
     merged = {key: value for key, value in kept.items() if key not in changes} | given
-    return workload_of(default, **{**merged, "shape": shape})
+    return workload_of(**{**merged, "shape": shape})
 
 
 def _shape_after(

@@ -90,11 +90,8 @@ def tokenizer_json(config: Mapping[str, Any]) -> dict[str, Any]:
         {
             "id": identifier,
             "content": text,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
             "special": True,
+            **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
         }
         for identifier, text in sorted(special.items())
     ]
@@ -106,22 +103,15 @@ def tokenizer_json(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
+        **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
         "added_tokens": added,
-        "normalizer": None,
         "pre_tokenizer": byte_level,
-        "post_processor": None,
         "decoder": byte_level,
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
+            **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix")),
             "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
             "vocab": vocabulary(size, special),
             "merges": [],
         },

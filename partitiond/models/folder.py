@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import ModelSourceError
-from partitiond.core.model.families import is_counted
 from partitiond.core.model.families.unlisted import STORED_BYTES
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -22,7 +21,8 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the folder's `config.json`.
 
     What vLLM reads beside it is added: how ModelOpt up to 0.29 quantised the weights, and the
-    modules of a sentence-transformers model; and the size of weights of a family not counted.
+    modules of a sentence-transformers model; and the size of the weights, which bounds a family
+    that is not counted.
 
     Raises:
         ModelSourceError: the folder or its config is missing, or the config is no JSON object.
@@ -38,7 +38,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         listed = _read_json(folder, modules)
         found = listed if isinstance(listed, list) else []
         added["modules"] = [one.get("type") for one in found if isinstance(one, dict)]
-    if not is_counted(config) and (stored := _stored_bytes(folder)):
+    if stored := _stored_bytes(folder):
         added[STORED_BYTES] = stored
     return {**config, **added}
 

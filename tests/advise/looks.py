@@ -15,6 +15,10 @@ from partitiond.advise.readings import (
     ScrapedHistogram,
     readings_of,
 )
+from partitiond.core.errors import ModelSourceError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSource
+from partitiond.models.catalog import entry_of
 
 Look = tuple[float, tuple[Sample, ...]]
 """Seconds since the observation began, and what an address told."""
@@ -85,3 +89,10 @@ def histogram(values: Sequence[float], bounds: Sequence[float]) -> ScrapedHistog
     ends = (*bounds, math.inf)
     counts = tuple(float(sum(1 for v in values if v <= end)) for end in ends)
     return ScrapedHistogram(ends, counts, math.fsum(values))
+
+
+def of_catalog(source: ModelSource) -> Architecture:
+    """The architecture of a catalog model; nothing else can be fetched."""
+    if (entry := entry_of(source)) is not None:
+        return entry.architecture
+    raise ModelSourceError(f"{source.ref} cannot be fetched.", hint="Check the network.")

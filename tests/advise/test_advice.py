@@ -10,18 +10,12 @@ from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, Use
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.today import Deployment, parse_devices
 from partitiond.advise.traffic import traffic_of
-from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.spec import ModelSource
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.model.types import PlanRequest
-from tests.advise.looks import window
+from tests.advise.looks import of_catalog, window
 
 NOW = "2026-01-01T00:00:00+00:00"
 CHOICES = Choices(NOW, time_limit_seconds=2.0)
-
-
-def nobody(source: ModelSource) -> Architecture:
-    raise AssertionError(source)
 
 
 def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[UnidentifiedModel]]:
@@ -29,7 +23,7 @@ def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[Unidentifi
     known: list[Known] = []
     strangers: list[UnidentifiedModel] = []
     for traffic in traffic_of(window(a, m, per_second=rate) for a, m, rate in engines):
-        what = identify(traffic, ServedName(max_model_len=1024), UserChoices(), nobody)
+        what = identify(traffic, ServedName(max_model_len=1024), UserChoices(), of_catalog)
         if isinstance(what, Known):
             known.append(what)
         else:

@@ -13,15 +13,10 @@ from partitiond.advise.identify import (
     slug,
 )
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
-from partitiond.core.errors import ModelSourceError
 from partitiond.core.model import spec as specs
-from partitiond.core.model.architecture import Architecture
 from partitiond.models.catalog import CATALOG
+from tests.advise.looks import of_catalog as asked
 from tests.advise.looks import window
-
-
-def asked(source: specs.ModelSource) -> Architecture:
-    raise ModelSourceError(f"{source.ref} cannot be fetched.", hint="Check the network.")
 
 
 def traffic(model: str, per_second: float = 1.0) -> ObservedTraffic:

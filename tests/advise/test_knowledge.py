@@ -11,8 +11,6 @@ from partitiond.advise.today import parse_devices
 from partitiond.advise.traffic import traffic_of
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.spec import ModelSource
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
@@ -20,7 +18,7 @@ from partitiond.devices.fake import fake_cpu
 from partitiond.fleet.profile_files import read_profile
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
-from tests.advise.looks import window
+from tests.advise.looks import of_catalog, window
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 NOW = "2026-01-01T00:00:00+00:00"
@@ -29,13 +27,9 @@ NOW = "2026-01-01T00:00:00+00:00"
 @pytest.fixture
 def known() -> Known:
     (traffic,) = traffic_of([window(model="smollm2-135m")])
-    found = identify(traffic, ServedName(max_model_len=512), UserChoices(), no_architecture)
+    found = identify(traffic, ServedName(max_model_len=512), UserChoices(), of_catalog)
     assert isinstance(found, Known)
     return found
-
-
-def no_architecture(source: ModelSource) -> Architecture:
-    raise AssertionError(source)
 
 
 @pytest.fixture

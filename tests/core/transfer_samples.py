@@ -6,10 +6,10 @@ from typing import Final
 
 from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
+from partitiond.core.hardware.kinds import HardwareSpec, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.transfer import transfer_profile
 from partitiond.core.performance.transfer_fit import Source, Subject, TermFit
 from partitiond.core.profile.frontier import find_knee
 from partitiond.core.profile.points import Footprint, Latency, OperatingPoint
@@ -66,8 +66,13 @@ def predicted(
     known: list[Source], wanted: Subject, max_model_len: int = 256, memory_bytes: int | None = None
 ) -> Profile:
     """What they tell of the subject."""
-    target = Target(wanted, max_model_len=max_model_len, memory_bytes=memory_bytes)
-    return transfer_profile(known, target, profile_id="t1", created_at="2026-01-01T00:00:00Z")
+    if memory_bytes is not None:
+        total = Bytes(memory_bytes + headroom_bytes(memory_bytes))
+        wanted = dataclasses.replace(
+            wanted, hardware=dataclasses.replace(wanted.hardware, memory_bytes=total)
+        )
+    now = "2026-01-01T00:00:00Z"
+    return transfer_profile(known, wanted, max_model_len, profile_id="t1", created_at=now)
 
 
 def estimated(known: Source) -> Source:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
+from partitiond.core.model.recognised import recognised
 from partitiond.core.model.workload import MAX_TRACE_PAIRS, LengthShape, Workload
 from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.fleet.workloads import changed_workload, evenly_drawn, read_pairs, workload_of
@@ -31,9 +32,10 @@ def test_the_shape_follows_from_what_is_given() -> None:
 
 def test_every_catalog_model_registers_by_its_default() -> None:
     for entry in (*CATALOG.values(), *QUANTISED.values()):
-        spec = ModelBody(model=entry.name).to_spec(RegistrationRules())
-        assert spec.max_model_len <= entry.architecture.max_position, entry.name
-        assert spec.workload.prompt_tokens >= 408, entry.name  # 512 tokens less a fifth, and one
+        written = ModelBody(model=entry.name).to_spec(RegistrationRules())
+        spec = recognised(written, {"": entry.architecture})
+        assert spec.workload.prompt_tokens >= 511, entry.name
+        assert (spec.workload.output_tokens == 1) is entry.architecture.pools, entry.name
 
 
 def test_contradictions_are_refused() -> None:

@@ -13,6 +13,7 @@ from partitiond.core.model.spec import EngineOptions, ModelSpec, PointName, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
+from partitiond.core.performance.transfer_fit import subject_of
 from partitiond.core.plan.record import Candidate, ModelDemand, Plan
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory
 from partitiond.core.profile.points import Telemetry
@@ -46,17 +47,10 @@ def profile(
     **changes: object,
 ) -> Profile:
     """An estimate on hardware `of`, as if it had been measured unless told."""
-    made = estimate_profile(
-        model="opt-125m",
-        architecture=CATALOG["opt-125m"].architecture,
-        workload=SPEC.workload,
-        hardware=HARDWARE[of],
-        size=size,
-        max_model_len=SPEC.max_model_len,
-        profile_id=f"measured-{variant}",
-        created_at="2026-01-01T00:00:00Z",
-        quantization=quantization,
-    )
+    engine = dataclasses.replace(SPEC.engine, quantization=quantization)
+    spec = dataclasses.replace(SPEC, name="opt-125m", engine=engine)
+    subject = subject_of(spec, CATALOG["opt-125m"].architecture, HARDWARE[of], size)
+    made = estimate_profile(subject, SPEC.max_model_len, profile_id=f"measured-{variant}")
     changes = {"kind": ProfileKind.MEASURED, "variant": variant, **changes}
     found = dataclasses.replace(made, **changes)  # type: ignore[arg-type]
     return loaded(found, variant) if variant in LOAD_QUANTISATIONS else found

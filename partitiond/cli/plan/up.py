@@ -21,8 +21,8 @@ from partitiond.core.errors import (
     PartitiondError,
     SpecError,
 )
-from partitiond.core.model.recognised import POOLING
-from partitiond.core.model.spec import DEFAULT_WORKLOAD, EngineOptions, ModelSpec
+from partitiond.core.model.recognised import is_recognised
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, LATER, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
 from partitiond.core.views.preview import PlanPreview
@@ -123,27 +123,10 @@ def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: boo
     if spec.source == dataclasses.replace(known.spec.source, revision=None):
         spec = dataclasses.replace(spec, source=known.spec.source)
     if dry_run:
-        return UNCHANGED if _same(known.spec, spec) else "changed"
+        return UNCHANGED if is_recognised(spec, known.spec) else "changed"
     # The daemon completes the spec by the model's config, before it compares.
     updated = client.update(spec.name, spec)
     return UNCHANGED if updated.version == known.version else "changed"
-
-
-def _same(old: ModelSpec, new: ModelSpec) -> bool:
-    """Whether both are equal but for what the source's config tells: that it pools."""
-    pools = POOLING in old.engine.extra_args and old.workload.output_tokens == 1
-    if pools and new.workload == DEFAULT_WORKLOAD:
-        new = dataclasses.replace(new, workload=old.workload)
-    return _without_runner(old) == _without_runner(new)
-
-
-def _without_runner(spec: ModelSpec) -> ModelSpec:
-    def plain(engine: EngineOptions) -> EngineOptions:
-        left = tuple(flag for flag in engine.extra_args if flag != POOLING)
-        return dataclasses.replace(engine, extra_args=left)
-
-    forms = tuple(dataclasses.replace(form, engine=plain(form.engine)) for form in spec.variants)
-    return dataclasses.replace(spec, engine=plain(spec.engine), variants=forms)
 
 
 def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:

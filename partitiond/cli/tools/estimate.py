@@ -1,6 +1,7 @@
 """Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -14,12 +15,13 @@ from partitiond.core.hardware.cpus import measured_cpu
 from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, mig_profile
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.recognised import default_workload
-from partitiond.core.model.spec import EngineOptions, Slo
+from partitiond.core.model.recognised import recognised
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.performance import comparison
-from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
+from partitiond.core.performance.estimate_report import EstimateReport, estimate_report
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
+from partitiond.fleet.registration import suggested_name
 from partitiond.fleet.workloads import workload_of
 
 NO_BOUND_SECONDS = 86400.0
@@ -69,31 +71,43 @@ def estimate(
             hint="As --hardware a100-40gb, or --compare a100-40gb,l4,t4.",
         )
     name, architecture = architecture_for(model)
-    question = Question(
-        model=name,
-        architecture=architecture,
+    written = ModelSpec(
+        suggested_name(name),
+        ModelSource(SourceKind.CONFIG, name),
         workload=workload_of(
-            default_workload(architecture, EngineOptions(max_model_len=max_model_len)),
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             prompt_variation=prompt_variation,
             output_variation=output_variation,
         ),
         slo=slo_of(slo_ttft, slo_tpot),
-        dtype=dtype,
-        quantization=quantization,
-        kv_cache_dtype=kv_cache_dtype,
-        memory_fraction=memory_fraction,
-        max_model_len=max_model_len,
+        engine=EngineOptions(
+            dtype=dtype,
+            max_model_len=max_model_len,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+        ),
     )
+    spec = recognised(written, {"": architecture})
     where = _Where(ctx, sm_percent, mig, cores)
+
+    def estimated(kind: HardwareSpec, size: PartitionSize) -> EstimateReport:
+        return estimate_report(spec, architecture, kind, size, memory_fraction)
+
     if compare is not None:
-        _compare(question, where, compare, as_json=as_json)
+        kinds = where.kinds(compare)
+        options = comparison.compare([(kind, estimated(kind, size)) for kind, size in kinds])
+        result = {
+            "model": spec.name,
+            "workload": spec.workload.key,
+            "slo": spec.slo,
+            "devices": options,
+        }
+        emit(result, as_json=as_json, render=lambda: comparison_table(spec, options))
         return
     assert hardware is not None
-    report = where.report(question, hardware)
-
-    emit(report, as_json=as_json, render=lambda: estimate_table(report, question.slo))
+    report = estimated(*where.hardware(hardware))
+    emit(report, as_json=as_json, render=lambda: estimate_table(report, spec.slo))
 
 
 def slo_of(ttft: float | None, tpot: float | None) -> Slo | None:
@@ -114,12 +128,17 @@ class _Where:
     mig: str | None
     cores: int | None
 
-    def report(self, question: Question, text: str) -> EstimateReport:
-        """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
-        return estimate_report(question, *self.hardware(text))
+    def kinds(self, names: str) -> Sequence[tuple[HardwareSpec, PartitionSize]]:
+        """Return each hardware of a list of names once. Raises InputError, SpecError."""
+        asked = [self.hardware(name) for name in names.split(",") if name.strip()]
+        if not asked:
+            raise InputError("--compare names no hardware.", hint="As --compare a100-40gb,l4,t4.")
+        return list({(spec.key, size.key): (spec, size) for spec, size in asked}.values())
 
     def hardware(self, text: str) -> tuple[HardwareSpec, PartitionSize]:
-        """Return the hardware of a name, and the partition of it that the options ask for."""
+        """Return the hardware of a name, and the partition of it that the options ask for.
+        Raises SpecError, DeviceError.
+        """
         if text.strip().lower() == "cpu":
             return self._cpu()
         spec, found = find_hardware(text)
@@ -158,22 +177,3 @@ class _Where:
         figures = cpu_figures(device, settings.state_dir)
         spec = measured_cpu(device.hardware, device.memory_bytes, figures)
         return spec, PartitionSize(SharingMode.CORES, cores)
-
-
-def _compare(question: Question, where: _Where, names: str, *, as_json: bool) -> None:
-    # Two names of the same hardware are one row.
-    kinds = {
-        (spec.key, size.key): (spec, size)
-        for spec, size in (where.hardware(name) for name in names.split(",") if name.strip())
-    }
-    if not kinds:
-        raise InputError("--compare names no hardware.", hint="As --compare a100-40gb,l4,t4.")
-    estimates = [(spec, estimate_report(question, spec, size)) for spec, size in kinds.values()]
-    options = comparison.compare(estimates)
-    result = {
-        "model": question.model,
-        "workload": question.workload.key,
-        "slo": question.slo,
-        "devices": options,
-    }
-    emit(result, as_json=as_json, render=lambda: comparison_table(question, options))

@@ -7,9 +7,9 @@ from rich.text import Text
 
 from partitiond.cli.columns import new_table
 from partitiond.cli.tables import duration, rate
-from partitiond.core.model.spec import Slo
+from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.performance.comparison import DeviceOption
-from partitiond.core.performance.estimate_report import EstimateReport, Question
+from partitiond.core.performance.estimate_report import EstimateReport
 from partitiond.core.performance.replicas import best_replication
 from partitiond.core.units import format_bytes
 
@@ -147,9 +147,9 @@ def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
     yield from report.notes
 
 
-def comparison_table(question: Question, options: Sequence[DeviceOption]) -> RenderableType:
+def comparison_table(spec: ModelSpec, options: Sequence[DeviceOption]) -> RenderableType:
     """One row per device: the best use of it."""
-    heading = f"{question.model}, {question.workload.key}{_bounds(question.slo)}: estimates"
+    heading = f"{spec.name}, {spec.workload.key}{_bounds(spec.slo)}: estimates"
     table = new_table(
         "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">match",
         whole={"one device"},

@@ -9,12 +9,10 @@ from loadgen.errors import InputError as TraceError
 from loadgen.load.traces import read_trace
 from partitiond.cli.plan.offline import laid_over, resolved_architecture, saved_plan
 from partitiond.core.errors import InputError
-from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.fleet.file import Fleet, load_fleet
-from partitiond.fleet.offline import fleet_request
-from partitiond.models.catalog import entry_of
+from partitiond.fleet.offline import fleet_request, recognise
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.settings.schema import Settings
@@ -63,7 +61,12 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
         )
     request = _request(asked, fleet, settings)
     plan = saved_plan(asked.plan) if asked.plan is not None else _solved(request)
-    specs = {spec.name: spec for spec in fleet.models}
+    models = [
+        recognise(fleet, spec, lambda form: resolved_architecture(form, settings))
+        for spec in fleet.models
+    ]
+    specs = {spec.name: spec for spec, _ in models}
+    found = {(spec.name, form): known for spec, forms in models for form, known in forms.items()}
     strangers = {placement.model for placement in plan.wanted} - specs.keys()
     if strangers:
         raise InputError(
@@ -74,7 +77,7 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
     engine_of = best_known(
         specs,
         {device.id: device for device in plan.devices},
-        lambda spec: _architecture(fleet, spec, settings),
+        found,
     )
     if asked.fitted is not None:
         engine_of = read_fitted(asked.fitted).applied(engine_of)
@@ -115,12 +118,6 @@ def _solved(request: PlanRequest) -> Plan:
             hint="; ".join(found.remedies) or "Ask `partitiond plan --from` what would help.",
         )
     return found
-
-
-def _architecture(fleet: Fleet, spec: ModelSpec, settings: Settings) -> Architecture:
-    entry = entry_of(spec.source)
-    known = fleet.architectures.get(spec.name) or (entry.architecture if entry else None)
-    return known or resolved_architecture(spec, settings)
 
 
 def _arrivals(

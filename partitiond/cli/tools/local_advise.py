@@ -26,16 +26,15 @@ from partitiond.advise.today import (
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
 from partitiond.cli.options import client_of, settings_of
 from partitiond.cli.output import err, say
+from partitiond.cli.plan.offline import resolved_architecture
 from partitiond.cli.progress import reporting
 from partitiond.core.errors import PartitiondError, SpecError, UpstreamError
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.spec import ModelSource, ModelSpec
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import format_duration
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.profile_files import profile_paths, read_profile
-from partitiond.models.resolver import Resolver
 from partitiond.settings.schema import Settings
 
 
@@ -202,7 +201,7 @@ def _identified(
             one,
             next((s for s in told if s is not None), ServedName()),
             wishes,
-            lambda source: _architecture(source, settings),
+            lambda source: resolved_architecture(ModelSpec("unnamed", source), settings),
             [k.spec.name for k in known],
         )
         if isinstance(what, Known):
@@ -210,9 +209,3 @@ def _identified(
         else:
             strangers.append(what)
     return known, strangers
-
-
-def _architecture(source: ModelSource, settings: Settings) -> Architecture:
-    """Architecture of a model outside the catalog, from its folder or its config on the hub."""
-    resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
-    return asyncio.run(resolver.architecture(ModelSpec("unnamed", source)))

@@ -14,11 +14,6 @@ from partitiond.core.replica.releases import engine_parts
 from partitiond.ports import ModelResolver
 
 
-def form_names(spec: ModelSpec) -> tuple[str, ...]:
-    """The model itself (the empty name), then its variants in the order they are listed."""
-    return ("", *(variant.name for variant in spec.variants))
-
-
 async def recognise(
     resolver: ModelResolver, spec: ModelSpec
 ) -> tuple[ModelSpec, Mapping[str, Architecture]]:
@@ -30,7 +25,7 @@ async def recognise(
         ModelSourceError, SpecError: a form cannot be had. The model is then not registered at all,
             because a variant that never starts would never be noticed.
     """
-    found = {name: await resolver.architecture(spec.as_variant(name)) for name in form_names(spec)}
+    found = {name: await resolver.architecture(spec.as_variant(name)) for name in spec.form_names}
     return recognised(spec, found), found
 
 
@@ -44,7 +39,7 @@ def form_estimates(
     """Return estimated profiles of every form on each target, in place of former estimates."""
     return tuple(
         _of_form(profile, name)
-        for name in form_names(spec)
+        for name in spec.form_names
         for form in (dataclasses.replace(spec.as_variant(name), variants=()),)
         for profile in estimates(form, architectures[name], targets, created_at, figures)
     )
@@ -62,6 +57,6 @@ def other_form(old: ModelSpec, new: ModelSpec, variant: str) -> bool:
 
     A variant that is not listed any more does not count: the next plan stops its engines.
     """
-    if any(variant not in form_names(spec) for spec in (old, new)):
+    if any(variant not in spec.form_names for spec in (old, new)):
         return False
     return engine_parts(old.as_variant(variant)) != engine_parts(new.as_variant(variant))

@@ -24,7 +24,7 @@ from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import hardware_of
-from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.transfer import transfer_profile
 from partitiond.core.performance.transfer_fit import source_of, usable_points
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.fleet.estimates import estimate
@@ -139,9 +139,8 @@ def _of_size(
         size,
         form.created_at,
         variant=form.variant,
-        profile_id=f"{guess.id}@{size.key}",
     )
-    return made, guess.id
+    return dataclasses.replace(made, id=f"{guess.id}@{size.key}"), guess.id
 
 
 def _transferred(
@@ -152,10 +151,8 @@ def _transferred(
     subject = next(s.subject for s in sources if s.profile is first)
     made = transfer_profile(
         sources,
-        Target(
-            dataclasses.replace(subject, size=size),
-            form.spec.as_variant(form.variant).max_model_len,
-        ),
+        dataclasses.replace(subject, size=size),
+        form.spec.as_variant(form.variant).max_model_len,
         profile_id=f"{first.id}@{size.key}",
         created_at=form.created_at,
         partitiond_version=__version__,

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from partitiond.controller.profiles.job_room import ONLY_THERE
 from partitiond.controller.profiles.partition import check_partition, device_for
-from partitiond.core.errors import InputError, SpecError
+from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.precision import engine_dtype
+from partitiond.core.model.recognised import check_lengths
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
@@ -136,14 +137,7 @@ def measured_spec(spec: ModelSpec, options: ProfileOptions) -> ModelSpec:
         kv_cache_dtype=options.kv_cache_dtype or form.engine.kv_cache_dtype,
     )
     measured = dataclasses.replace(form, engine=engine, workload=options.workload or form.workload)
-    longest = measured.workload.longest_tokens
-    if longest > measured.max_model_len:
-        raise SpecError(
-            f"requests of up to {longest} tokens do not fit in a context of "
-            f"{measured.max_model_len}.",
-            hint="Give shorter lengths, or leave max_model_len out to derive it from them.",
-            facts={"longest_tokens": longest, "max_model_len": measured.max_model_len},
-        )
+    check_lengths(measured)
     return measured
 
 

@@ -18,7 +18,7 @@ from partitiond.core.errors import NotFoundError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, short_device
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.recognised import check_context
+from partitiond.core.model.recognised import recognised
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
@@ -91,7 +91,8 @@ class ProfileWork:
             tell(Progress("fetching", text, fraction))
 
         model = await self._resolver.resolve(measured_spec(spec, options), fetching)
-        check_context(model.spec, model.architecture)
+        alone = dataclasses.replace(model.spec, variants=())
+        model = dataclasses.replace(model, spec=recognised(alone, {"": model.architecture}))
         if isinstance(self._resolver, FleetModels):
             model = await self._resolver.bring(model, device.host, fetching)
         request = profile_request(

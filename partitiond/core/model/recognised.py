@@ -1,77 +1,143 @@
-"""Completes a specification by what the model's own config says, as vLLM does."""
+"""Completes a specification by what the model's own config says, as vLLM does.
+
+Whoever asks anything about a model asks it of the recognised specification: registering, plans
+and dry runs, estimates, simulations, advice.
+"""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from partitiond.core.errors import SpecError
-from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.engine_task import EngineTask, words_of
 from partitiond.core.model.spec import DEFAULT_WORKLOAD, EngineOptions, ModelSpec
-from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
+from partitiond.core.model.workload import MAX_TOKENS, LengthShape, Workload
 
 POOLING: Final = "--runner=pooling"
 
 
-def default_workload(architecture: Architecture | None, engine: EngineOptions) -> Workload:
-    """Return the workload of a model for which none is given.
+class Told(Protocol):
+    """What a config tells; an `Architecture` does."""
 
-    A model that pools (by its config, or by the flags of its engine) answers in one step, which
-    counts as an output of 1 token, and its prompt is shortened to what the context has room for. A
-    model that generates has the usual one, also where it does not fit: its user says what is asked
-    of it.
+    @property
+    def pools(self) -> bool:
+        """Whether vLLM starts it to embed, rank or classify."""
+        ...
 
-    Args:
-        architecture: of the model; None if only the engine can tell it.
-        engine: options of its engine.
-    """
-    if architecture is not None:
-        engine = _to_pool(engine, architecture)
-    if engine.task is EngineTask.GENERATE:
-        return DEFAULT_WORKLOAD
-    built_for = architecture.max_position if architecture else MAX_TOKENS
-    room = min(engine.max_model_len or int(built_for / CONTEXT_RESERVE), built_for) - 1
-    return Workload(min(DEFAULT_WORKLOAD.prompt_tokens, max(1, room)), 1)
+    @property
+    def max_position(self) -> int:
+        """Longest context that it was built for, in tokens."""
+        ...
 
 
-def recognised(spec: ModelSpec, found: Mapping[str, Architecture]) -> ModelSpec:
-    """Return the spec of a model that pools with the flag that says so; others as they are.
-
-    A task that the user names stays, and so does a workload other than the usual one of a model
-    that generates.
-
-    Args:
-        found: architecture of each form, by its name.
+def recognised(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
+    """Return the spec as its configs complete it: `completed`.
 
     Raises:
-        SpecError: a form is asked for a longer context than it was built for.
+        SpecError: see `check_context`.
+    """
+    made = completed(spec, found)
+    for name, told in found.items():
+        check_context(made.as_variant(name), told, name)
+    return made
+
+
+def completed(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
+    """Return the spec with the task of its model, the usual lengths of that, and its context.
+
+    A model that pools answers in one step, which counts as an output of 1 token; its usual prompt
+    is shortened to what the context has room for. A model that generates has the usual workload,
+    also where it does not fit: its user says what is asked of it. Tasks and lengths other than the
+    usual ones stay as they are.
+
+    Args:
+        found: what the config of each form tells, by its name.
     """
     engine = _to_pool(spec.engine, found[""])
-    forms = [
-        dataclasses.replace(v, engine=_to_pool(v.engine, found[v.name])) for v in spec.variants
-    ]
-    usual = spec.workload == DEFAULT_WORKLOAD
-    workload = default_workload(found[""], engine) if usual else spec.workload
-    spec = dataclasses.replace(spec, engine=engine, variants=tuple(forms), workload=workload)
-    for name, architecture in found.items():
-        check_context(spec.as_variant(name), architecture)
-    return spec
+    workload = spec.workload
+    if engine.task is not EngineTask.GENERATE:
+        context = min(engine.max_model_len or MAX_TOKENS, found[""].max_position)
+        workload = _pooled(workload, context)
+    forms = tuple(
+        dataclasses.replace(
+            form,
+            engine=_reserving(_to_pool(form.engine, found[form.name]), workload, found[form.name]),
+        )
+        for form in spec.variants
+    )
+    engine = _reserving(engine, workload, found[""])
+    return dataclasses.replace(spec, engine=engine, variants=forms, workload=workload)
 
 
-def check_context(spec: ModelSpec, architecture: Architecture) -> None:
-    """Raise SpecError if it is asked for a longer context than it was built for."""
-    asked = spec.max_model_len
-    if asked > architecture.max_position:
+def check_context(spec: ModelSpec, told: Told, variant: str = "") -> None:
+    """Raise SpecError if its context is longer than it was built for, or as in `check_lengths`."""
+    check_lengths(spec, variant)
+    asked, built_for = spec.max_model_len, told.max_position
+    if asked > built_for:
         raise SpecError(
-            f"{spec.name} is asked for a context of {asked} tokens, but was built for "
-            f"{architecture.max_position}.",
+            f"{spec.name} is asked for a context of {asked} tokens, but was built for {built_for}.",
             hint="Lower max_model_len, or the workload's prompt and output tokens.",
-            facts={"max_model_len": asked, "max_position": architecture.max_position},
+            facts={"max_model_len": asked, "max_position": built_for},
         )
 
 
-def _to_pool(engine: EngineOptions, architecture: Architecture) -> EngineOptions:
+def check_lengths(spec: ModelSpec, variant: str = "") -> None:
+    """Raise SpecError if its requests do not fit in its context; `variant` names its form."""
+    asked, longest = spec.max_model_len, spec.workload.longest_tokens
+    if longest > asked:
+        whose = f", which the variant {variant} has" if variant else ""
+        raise SpecError(
+            f"requests of up to {longest} tokens do not fit in a context of {asked}{whose}.",
+            hint="Give shorter lengths, or leave max_model_len out to derive it from them.",
+            facts={"longest_tokens": longest, "max_model_len": asked},
+        )
+
+
+def is_recognised(written: ModelSpec, known: ModelSpec) -> bool:
+    """Return whether `known` is what `written` became once its model was recognised."""
+    try:
+        told = {name: _ToldOnce.of(known.as_variant(name)) for name in written.form_names}
+        return recognised(written, told) == known
+    except SpecError:  # a form that is not known, or a longer context
+        return False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ToldOnce:
+    """What a config told, as far as a recognised form shows it."""
+
+    pools: bool
+    max_position: int
+
+    @classmethod
+    def of(cls, form: ModelSpec) -> "_ToldOnce":
+        engine = form.engine
+        return cls(POOLING in engine.extra_args, engine.max_model_len or MAX_TOKENS)
+
+
+def _pooled(workload: Workload, context: int) -> Workload:
+    """Return the workload with the lengths of a model that pools where it has the usual ones."""
+    usual = DEFAULT_WORKLOAD
+    if workload.shape is LengthShape.TRACE:
+        return workload
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    return dataclasses.replace(
+        workload,
+        prompt_tokens=max(1, min(prompt, context - 1)) if prompt == usual.prompt_tokens else prompt,
+        output_tokens=1 if output == usual.output_tokens else output,
+    )
+
+
+def _reserving(engine: EngineOptions, workload: Workload, told: Told) -> EngineOptions:
+    """Return the options with the context named where the model was built for less than usual."""
+    context = workload.reserved_context(told.max_position)
+    if engine.max_model_len is not None or context == workload.reserved_context():
+        return engine
+    return dataclasses.replace(engine, max_model_len=context)
+
+
+def _to_pool(engine: EngineOptions, told: Told) -> EngineOptions:
     generates = ("--runner", "generate") in words_of(engine.extra_args)
-    if not architecture.pools or generates or engine.task is not EngineTask.GENERATE:
+    if not told.pools or generates or engine.task is not EngineTask.GENERATE:
         return engine
     return dataclasses.replace(engine, extra_args=(*engine.extra_args, POOLING))

@@ -5,7 +5,6 @@ The constructors validate, so a value of these types is always a sensible one.
 
 import dataclasses
 import enum
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -32,7 +31,7 @@ from partitiond.core.model.request_options import (
     check_defaults_fit,
     check_request_limits,
 )
-from partitiond.core.model.workload import CONTEXT_RESERVE, MAX_TOKENS, Workload
+from partitiond.core.model.workload import MAX_TOKENS, Workload
 
 __all__ = [
     "DEFAULT_WORKLOAD",
@@ -347,6 +346,11 @@ class ModelSpec:
         check_request_limits(self.request_limits)
         check_defaults_fit(self.request_defaults, self.request_limits)
 
+    @property
+    def form_names(self) -> tuple[str, ...]:
+        """The model itself (the empty name), then its variants in the order they are listed."""
+        return ("", *(variant.name for variant in self.variants))
+
     def offered_as(self, other: "ModelSpec") -> "ModelSpec":
         """This spec with the other's names, defaults and limits, which only the proxy looks at.
 
@@ -405,11 +409,5 @@ class ModelSpec:
 
     @property
     def max_model_len(self) -> int:
-        """The context length that its engine is started with, in tokens.
-
-        This is the workload's with a quarter to spare, because real requests vary around the
-        profiled shape; at least 256.
-        """
-        if self.engine.max_model_len is not None:
-            return self.engine.max_model_len
-        return max(256, math.ceil(self.workload.longest_tokens * CONTEXT_RESERVE))
+        """The context length that its engine is started with, in tokens."""
+        return self.engine.max_model_len or self.workload.reserved_context()

@@ -21,6 +21,20 @@ CONTEXT_RESERVE: Final = 1.25
 """Factor over the longest request expected: the next one may be longer. Chosen, not measured."""
 
 
+LEAST_CONTEXT: Final = 256
+"""Shortest context that is reserved, in tokens: less saves nothing. Chosen."""
+
+
+def reserved_context(longest: float, built_for: int = MAX_TOKENS) -> int:
+    """Return the context to reserve for requests of up to `longest` tokens.
+
+    A quarter is to spare, because real requests vary around what is expected, as far as the model
+    was built for that.
+    """
+    wanted = max(LEAST_CONTEXT, math.ceil(longest * CONTEXT_RESERVE))
+    return max(math.ceil(longest), min(wanted, built_for))
+
+
 class LengthShape(enum.StrEnum):
     """How the lengths of a workload's requests vary."""
 
@@ -145,6 +159,10 @@ class Workload:
         if self.pairs:
             return max(prompt + output for prompt, output in self.pairs)
         return max(self.prompt_lengths) + max(self.output_lengths)
+
+    def reserved_context(self, built_for: int = MAX_TOKENS) -> int:
+        """Return the context that a plan reserves for it, in tokens: `reserved_context`."""
+        return reserved_context(self.longest_tokens, built_for)
 
     @property
     def moments(self) -> LengthMoments:

@@ -11,10 +11,10 @@ from typing import Any, Final
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import hardware_of
-from partitiond.core.performance.roofline import Rates, Step, prompt_context, rates, step_seconds
+from partitiond.core.performance.roofline import Rates, Step, prompt_context, step_seconds
+from partitiond.core.performance.transfer_fit import subject_of
 
 SPEED_VARIABLE: Final = "PARTITIOND_SIMULATED_SPEED"
 """`EngineSpeed` as JSON in an engine's environment; the daemon sets it, never a user."""
@@ -62,15 +62,8 @@ def steps_of(
         size: of its partition.
         dtype: in which it runs.
     """
-    engine = spec.engine
-    loaded = as_loaded(
-        architecture,
-        dtype=dtype,
-        quantization=engine.quantization,
-        kv_cache_dtype=engine.kv_cache_dtype,
-    )
-    reached = rates(hardware_of(device), size, dtype=dtype, quantization=engine.quantization)
-    return RooflineSteps(loaded, reached, prompt_context(spec.workload))
+    rounds = subject_of(spec, architecture, hardware_of(device), size, dtype).rounds
+    return RooflineSteps(rounds.architecture, rounds.reached, prompt_context(spec.workload))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ of the rate, 10 % of the memory). A replica served from an estimate is provision
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware.cpus import cpu_hardware, measured_cpu
@@ -22,21 +21,17 @@ from partitiond.core.hardware.kinds import (
 )
 from partitiond.core.hardware.lookup import mig_profile, sm_share
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import engine_dtype
-from partitiond.core.model.workload import Workload
+from partitiond.core.numbers.bisection import largest
 from partitiond.core.performance.footprint import (
     BLOCK_TOKENS,
     CPU_CONTEXT_GIB,
     MAX_BATCH,
-    MAX_NUM_BATCHED_TOKENS,
     EngineLimits,
+    cache_tokens,
     footprint_at,
     kv_tokens,
-    max_batch_safe,
 )
 from partitiond.core.performance.latency import (
-    RoundCase,
     e2el_latency,
     itl_latency,
     tpot_latency,
@@ -50,6 +45,7 @@ from partitiond.core.performance.roofline import (
     NO_FACTORS,
     Factors,
 )
+from partitiond.core.performance.rounds import RoundCase
 from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
 from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint, Telemetry
@@ -71,16 +67,9 @@ class _Case:
     def kind(self) -> DeviceKind:
         return self.subject.hardware.kind
 
-    @property
-    def architecture(self) -> Architecture:
-        return self.rounds.architecture
-
-    @property
-    def workload(self) -> Workload:
-        return self.rounds.workload
-
-    def limits(self, batch: int) -> EngineLimits:
-        return EngineLimits(batch, self.max_model_len, self.rounds.max_num_batched_tokens)
+    def footprint(self, batch: int) -> Footprint:
+        limits = EngineLimits(batch, self.max_model_len, self.subject.max_num_batched_tokens)
+        return footprint_at(self.rounds.architecture, self.subject.workload, limits, self.kind)
 
 
 def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSpec:
@@ -139,49 +128,33 @@ def partition_bytes(hardware: HardwareSpec | Device, size: PartitionSize) -> int
 
 
 def estimate_profile(
-    *,
-    model: str,
-    architecture: Architecture,
-    workload: Workload,
-    hardware: HardwareSpec | Device,
-    size: PartitionSize,
+    subject: Subject,
     max_model_len: int,
-    profile_id: str,
-    created_at: str,
-    dtype: str = "auto",
+    *,
+    profile_id: str = "",
+    created_at: str = "",
+    device: Device | None = None,
     memory_bytes: int | None = None,
     max_batch: int = MAX_BATCH,
-    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
     weights: str = "real",
     partitiond_version: str = "",
-    quantization: str = "",
-    kv_cache_dtype: str = "auto",
     variant: str = "",
-    figures: CpuFigures | None = None,
     refined: bool = False,
     factors: Factors = NO_FACTORS,
 ) -> Profile:
     """Return an estimated profile with operating points at powers of two.
 
     Args:
-        model: model name.
-        architecture: as `architecture_from_config` gives it; `dtype` sets its bytes per value.
-        workload: request shape.
-        hardware: a kind of device, or a device of a host.
-        size: the partition to estimate for.
+        subject: the model on its partition.
         max_model_len: context length of the engine, in tokens.
         profile_id: identifier of the new profile.
         created_at: ISO 8601 UTC.
-        dtype: the engine's dtype; "auto" as `engine_dtype` says.
+        device: the device of a host; None for any of the subject's kind.
         memory_bytes: memory budget of the partition; None for all usable memory in it.
         max_batch: largest batch.
-        max_num_batched_tokens: tokens of one step.
         weights: "real" or "dummy", for the provenance.
         partitiond_version: for the provenance.
-        quantization: that the engine applies to the weights while loading.
-        kv_cache_dtype: precision of the KV cache.
         variant: form of the model that the profile is for.
-        figures: measured figures of a CPU device.
         refined: points at most 1.25x apart, up to exactly the largest batch that fits.
         factors: how much longer the parts of a step take than the constants say.
 
@@ -192,38 +165,33 @@ def estimate_profile(
     Raises:
         SpecError: there is no estimate for this partition kind on this device.
     """
-    spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
-    budget = partition_bytes(hardware, size) if memory_bytes is None else memory_bytes
-    chosen = engine_dtype(spec, dtype, architecture, quantization)
-    subject = Subject(
-        model, architecture, spec, size, workload, chosen, quantization, kv_cache_dtype,
-        max_num_batched_tokens,
-    )  # fmt: skip
+    of_partition = partition_bytes(device or subject.hardware, subject.size)
+    budget = of_partition if memory_bytes is None else memory_bytes
     alike = subject.rounds
     rounds = dataclasses.replace(alike, reached=factors.of(alike.reached))
     case = _Case(subject, rounds, max_model_len)
-    fitting = _largest_batch(case, budget, max_batch)
+    fitting = largest(lambda batch: case.footprint(batch).peak_bytes <= budget, max_batch)
     batches = batch_ladder(fitting) if refined else _powers_of_two(fitting)
     points = tuple(_point(case, batch) for batch in batches)
-    started = _started(case, max(1, points[-1].batch if points else 0))
+    most = points[-1].batch if points else 1
     return Profile(
         id=profile_id,
-        model=model,
+        model=subject.model,
         kind=ProfileKind.ESTIMATED,
-        hardware=spec.key,
-        size=size,
-        workload=workload,
-        dtype=chosen,
+        hardware=subject.hardware.key,
+        size=subject.size,
+        workload=subject.workload,
+        dtype=subject.dtype,
         points=points,
         knee=_knee(points, LimitedBy.MEMORY if fitting < max_batch else LimitedBy.CAP),
-        footprint=started,
-        kv_cache_tokens=_cache_tokens(case, points),
+        footprint=case.footprint(most),
+        kv_cache_tokens=cache_tokens(most, subject.workload, max_model_len, case.kind),
         provenance=_provenance(
-            case, hardware, weights=weights, created_at=created_at, version=partitiond_version
+            case, device, weights=weights, created_at=created_at, version=partitiond_version
         ),
         variant=variant,
-        max_num_batched_tokens=max_num_batched_tokens,
-        kv_cache_dtype=kv_cache_dtype,
+        max_num_batched_tokens=subject.max_num_batched_tokens,
+        kv_cache_dtype=subject.kv_cache_dtype,
     )
 
 
@@ -246,33 +214,6 @@ def batch_ladder(largest: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _largest_batch(case: _Case, budget: int, cap: int) -> int:
-    return max_batch_safe(
-        case.architecture,
-        case.workload,
-        budget,
-        max_model_len=case.max_model_len,
-        kind=case.kind,
-        max_num_batched_tokens=case.rounds.max_num_batched_tokens,
-        cap=cap,
-    )
-
-
-def _started(case: _Case, batch: int) -> Footprint:
-    return footprint_at(case.architecture, case.workload, case.limits(batch), case.kind)
-
-
-def _kv_tokens(case: _Case, batch: int) -> int:
-    return kv_tokens(batch, case.workload, case.max_model_len, BLOCK_TOKENS[case.kind])
-
-
-def _cache_tokens(case: _Case, points: Iterable[OperatingPoint]) -> int:
-    """Return tokens of the whole blocks that an engine for the largest point starts with."""
-    block = BLOCK_TOKENS[case.kind]
-    largest = max((point.batch for point in points), default=1)
-    return -(-_kv_tokens(case, largest) // block) * block
-
-
 def _powers_of_two(limit: int) -> tuple[int, ...]:
     return tuple(2**n for n in range(limit.bit_length()))
 
@@ -280,7 +221,8 @@ def _powers_of_two(limit: int) -> tuple[int, ...]:
 def _point(case: _Case, batch: int) -> OperatingPoint:
     cycle = case.rounds.round(batch).seconds
     tpot = tpot_latency(case.rounds, batch)
-    moments = case.workload.moments
+    workload = case.subject.workload
+    moments = workload.moments
     told = _activity(case, batch, cycle) if case.kind is DeviceKind.GPU else None
     watts = None if told is None else told.power_watts
     return OperatingPoint(
@@ -291,9 +233,9 @@ def _point(case: _Case, batch: int) -> OperatingPoint:
         ttft=ttft_latency(case.rounds, batch),
         tpot=tpot,
         itl=itl_latency(case.rounds, batch),
-        e2el=e2el_latency(case.workload, cycle),
-        kv_tokens=_kv_tokens(case, batch),
-        footprint_bytes=_started(case, batch).peak_bytes,
+        e2el=e2el_latency(workload, cycle),
+        kv_tokens=kv_tokens(batch, workload, case.max_model_len, BLOCK_TOKENS[case.kind]),
+        footprint_bytes=case.footprint(batch).peak_bytes,
         running_mean=float(batch),
         prompt_tokens_per_s=batch / cycle * moments.p / moments.o,
         telemetry=told,
@@ -336,26 +278,25 @@ def _notes(case: _Case) -> tuple[str, ...]:
     ]
     if case.kind is DeviceKind.CPU:
         notes.append(f"engine processes assumed to take {CPU_CONTEXT_GIB:.1f} GiB of host memory")
-    if case.architecture.note:
-        notes.append(case.architecture.note)
+    if case.subject.architecture.note:
+        notes.append(case.subject.architecture.note)
     return tuple(notes)
 
 
 def _provenance(
     case: _Case,
-    hardware: HardwareSpec | Device,
+    device: Device | None,
     *,
     weights: str,
     created_at: str,
     version: str,
 ) -> Provenance:
-    device = hardware if isinstance(hardware, Device) else None
     key, quantization = case.subject.hardware.key, case.subject.quantization
     return Provenance(
         engine="estimate",
         engine_version="",
         engine_args=(
-            f"--max-num-batched-tokens={case.rounds.max_num_batched_tokens}",
+            f"--max-num-batched-tokens={case.subject.max_num_batched_tokens}",
             *((f"--quantization={quantization}",) if quantization else ()),
         ),
         weights=weights,

@@ -9,86 +9,17 @@ from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import engine_dtype, require_dtype
-from partitiond.core.model.spec import Slo
-from partitiond.core.model.workload import Workload
+from partitiond.core.model.precision import require_dtype
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import estimate_profile, partition_bytes
-from partitiond.core.performance.footprint import (
-    MAX_NUM_BATCHED_TOKENS,
-    EngineLimits,
-    footprint_at,
-    max_batch,
-)
+from partitiond.core.performance.footprint import max_batch
 from partitiond.core.performance.replicas import Replication, replicas_that_fit, replications
-from partitiond.core.performance.transfer_fit import Subject
+from partitiond.core.performance.transfer_fit import subject_of
 from partitiond.core.profile.points import Footprint, LimitedBy, OperatingPoint
-from partitiond.core.profile.record import Profile, operating_point
+from partitiond.core.profile.record import operating_point
 
 MEMORY_FRACTION: Final = 0.9
 """Share of the device memory for all that engines hold; vLLM's default and the paper's."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Question:
-    """The inputs of an estimate.
-
-    Attributes:
-        model: name, for display.
-        architecture: of the model as published.
-        workload: request shape.
-        slo: bounds, or None if throughput alone counts.
-        dtype: of the engine; "auto" as `engine_dtype` says.
-        quantization, kv_cache_dtype: as in `EngineOptions`.
-        memory_fraction: share of the memory for all footprints together.
-        max_model_len: context length; None derives it from the workload.
-        max_num_batched_tokens: tokens of one engine step.
-    """
-
-    model: str
-    architecture: Architecture
-    workload: Workload
-    slo: Slo | None = None
-    dtype: str = "auto"
-    quantization: str = ""
-    kv_cache_dtype: str = "auto"
-    memory_fraction: float = MEMORY_FRACTION
-    max_model_len: int | None = None
-    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
-
-    def __post_init__(self) -> None:
-        if not 0 < self.memory_fraction <= 1:
-            raise SpecError(
-                f"the memory fraction must lie above 0 and at most at 1, "
-                f"got {self.memory_fraction:g}.",
-                hint="Write 0.9 for 90 % of the device memory.",
-            )
-        longest, built_for = self.workload.longest_tokens, self.architecture.max_position
-        if self.context_tokens > built_for:
-            raise SpecError(
-                f"{self.model} was built for {built_for} tokens of context, "
-                f"this needs {self.context_tokens}.",
-                hint="Lower the prompt or output tokens."
-                if longest > built_for
-                else f"Give a context of {longest} to {built_for} tokens, or leave it out.",
-                facts={"max_position": built_for},
-            )
-        if self.context_tokens < longest:
-            raise SpecError(
-                f"requests of up to {longest} tokens do not fit in a context of "
-                f"{self.context_tokens}.",
-                hint="Give shorter lengths, or leave the context out to derive it from them.",
-                facts={"longest_tokens": longest},
-            )
-
-    @property
-    def context_tokens(self) -> int:
-        """Context length of the engine: as given, or the longest request plus a quarter."""
-        if self.max_model_len is not None:
-            return self.max_model_len
-        wanted = max(256, math.ceil(self.workload.longest_tokens * 1.25))
-        # The quarter is for real requests, which vary; it ends at the model's longest context.
-        longest = self.workload.longest_tokens
-        return max(longest, min(wanted, self.architecture.max_position))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,33 +101,48 @@ class EstimateReport:
 
 
 def estimate_report(
-    question: Question, hardware: HardwareSpec, size: PartitionSize
+    spec: ModelSpec,
+    architecture: Architecture,
+    hardware: HardwareSpec,
+    size: PartitionSize,
+    memory_fraction: float = MEMORY_FRACTION,
 ) -> EstimateReport:
     """Estimate a model on a kind of device or a partition of it.
 
+    Args:
+        spec: recognised.
+        architecture: of the model as published.
+        hardware, size: the partition.
+        memory_fraction: share of the memory for all footprints together.
+
     Raises:
-        SpecError: the hardware has no such partition or dtype.
+        SpecError: the hardware has no such partition or dtype, or the share is none.
     """
-    subject = _subject(question, hardware, size)
+    if not 0 < memory_fraction <= 1:
+        raise SpecError(
+            f"the memory fraction must lie above 0 and at most at 1, got {memory_fraction:g}.",
+            hint="Write 0.9 for 90 % of the device memory.",
+        )
+    require_dtype(hardware, spec.engine.dtype)
+    subject = subject_of(spec, architecture, hardware, size)
     loaded = subject.loaded
-    sold, budget = _memory(question, hardware, size)
-    profile = _profile(question, subject, budget)
-    point = operating_point(profile, question.slo)
+    sold, budget = _memory(memory_fraction, hardware, size)
+    profile = estimate_profile(subject, spec.max_model_len, memory_bytes=budget, refined=True)
+    point = operating_point(profile, spec.slo)
     batch = point.batch if point else 1
-    limits = EngineLimits(batch, question.context_tokens, question.max_num_batched_tokens)
     return EstimateReport(
-        model=question.model,
+        model=subject.model,
         hardware=hardware.key,
         partition=size.key,
-        workload=question.workload.key,
+        workload=subject.workload.key,
         dtype=subject.dtype,
-        quantization=question.quantization,
-        kv_cache_dtype=question.kv_cache_dtype,
+        quantization=subject.quantization,
+        kv_cache_dtype=subject.kv_cache_dtype,
         parameters=loaded.parameters,
         memory_bytes=sold,
         budget_bytes=budget,
-        memory_fraction=question.memory_fraction,
-        max_batch=max_batch(loaded, question.workload, sold, share=question.memory_fraction),
+        memory_fraction=memory_fraction,
+        max_batch=max_batch(loaded, subject.workload, sold, share=memory_fraction),
         max_batch_safe=profile.points[-1].batch if profile.points else 0,
         weights_bytes=loaded.resident_bytes,
         kv_bytes_per_token=loaded.kv_bytes_per_token,
@@ -207,56 +153,21 @@ def estimate_report(
         throughput_output_tokens_per_s=point.output_tokens_per_s if point else 0.0,
         ttft_p95_seconds=point.ttft.p95 if point else None,
         tpot_p95_seconds=point.tpot.p95 if point else None,
-        footprint=footprint_at(loaded, question.workload, limits, hardware.kind),
+        footprint=subject.footprint(batch, spec.max_model_len),
         replicas_that_fit=_replicas_that_fit(hardware, size, point, budget),
-        replications=replications(profile, subject, budget, question.slo),
+        replications=replications(profile, subject, budget, spec.slo),
         points=tuple(_estimated(p) for p in profile.points),
         notes=profile.provenance.notes,
     )
 
 
-def _subject(question: Question, hardware: HardwareSpec, size: PartitionSize) -> Subject:
-    require_dtype(hardware, question.dtype)
-    return Subject(
-        model=question.model,
-        architecture=question.architecture,
-        hardware=hardware,
-        size=size,
-        workload=question.workload,
-        dtype=engine_dtype(hardware, question.dtype, question.architecture, question.quantization),
-        quantization=question.quantization,
-        kv_cache_dtype=question.kv_cache_dtype,
-        max_num_batched_tokens=question.max_num_batched_tokens,
-    )
-
-
-def _memory(question: Question, hardware: HardwareSpec, size: PartitionSize) -> tuple[int, int]:
+def _memory(fraction: float, hardware: HardwareSpec, size: PartitionSize) -> tuple[int, int]:
     """Return the memory as sold, and the budget for footprints, in bytes."""
     if size.mode is SharingMode.MIG:
         sold = reported = mig_profile(hardware, size.mig_profile).memory_bytes
     else:
         sold, reported = hardware.sold_bytes, hardware.memory_bytes
-    share = math.floor(reported * question.memory_fraction)
-    return sold, min(share, partition_bytes(hardware, size))
-
-
-def _profile(question: Question, subject: Subject, budget: int) -> Profile:
-    return estimate_profile(
-        model=question.model,
-        architecture=question.architecture,
-        workload=question.workload,
-        hardware=subject.hardware,
-        size=subject.size,
-        max_model_len=question.context_tokens,
-        profile_id="",
-        created_at="",
-        dtype=subject.dtype,
-        memory_bytes=budget,
-        max_num_batched_tokens=question.max_num_batched_tokens,
-        quantization=question.quantization,
-        kv_cache_dtype=question.kv_cache_dtype,
-        refined=True,
-    )
+    return sold, min(math.floor(reported * fraction), partition_bytes(hardware, size))
 
 
 def _replicas_that_fit(

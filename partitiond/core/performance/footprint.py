@@ -6,7 +6,7 @@ below, which is why an estimated profile has a wider memory margin than a measur
 
 There are two answers to "how large a batch fits": `max_batch` is the paper's model (weights and
 mean KV occupancy in 90 % of the memory, powers of two) and reproduces its Table 1;
-`max_batch_safe` uses the full footprint, and plans use only this one.
+an estimate uses the full footprint, and plans use only that one.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ from typing import Final
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import Workload
-from partitiond.core.numbers.bisection import largest
 from partitiond.core.profile.points import Footprint, SleepingFootprint
 from partitiond.core.units import GIB, MIB, Bytes
 
@@ -108,6 +107,12 @@ def _blocks_held(workload: Workload, block_tokens: int) -> tuple[float, float]:
             second += steps * (block * block_tokens) ** 2
     mean = first / count
     return mean, math.sqrt(max(0.0, second / count - mean**2))
+
+
+def cache_tokens(batch: int, workload: Workload, max_model_len: int, kind: DeviceKind) -> int:
+    """Return the same in whole blocks of a kind of device, as engines are started."""
+    block = BLOCK_TOKENS[kind]
+    return -(-kv_tokens(batch, workload, max_model_len, block) // block) * block
 
 
 def kv_cache_bytes(
@@ -266,25 +271,6 @@ def max_batch(
     left = memory_bytes * share - architecture.resident_bytes
     fits = left / per_request if per_request else cap * (left > 0)
     return 0 if fits < 1 else min(cap, 2 ** math.floor(math.log2(fits)))
-
-
-def max_batch_safe(
-    architecture: Architecture,
-    workload: Workload,
-    memory_bytes: int,
-    *,
-    max_model_len: int,
-    kind: DeviceKind,
-    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
-    cap: int = MAX_BATCH,
-) -> int:
-    """Return the largest batch whose full footprint fits in `memory_bytes`; 0 if none fits."""
-
-    def fits(batch: int) -> bool:
-        limits = EngineLimits(batch, max_model_len, max_num_batched_tokens)
-        return footprint_at(architecture, workload, limits, kind).peak_bytes <= memory_bytes
-
-    return largest(fits, cap)  # the footprint grows with the batch
 
 
 CPU_CONTEXT_GIB: Final = CONTEXT_BYTES[DeviceKind.CPU] / GIB

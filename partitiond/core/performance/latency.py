@@ -11,19 +11,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.roofline import Rates
-from partitiond.core.performance.rounds import (
-    Cycle,
-    Round,
-    RoundTerms,
-    StepMix,
-    cycle_of,
-    decode_round,
-    round_terms,
-    step_mix,
-)
+from partitiond.core.performance.rounds import Cycle, RoundCase, StepMix
 from partitiond.core.profile.points import Latency
 
 _Z95: Final = 1.645
@@ -38,44 +27,6 @@ _OWN_PROMPTS: Final = 8
 """Number of equally likely prompts that represent all lengths in a time to first token. Chosen."""
 _RARE: Final = 1e-4
 """Rarer steps are left out of latencies: percentiles go to the 99th. Chosen."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RoundCase:
-    """A model under a workload on a partition, for any batch.
-
-    Attributes:
-        architecture: as loaded.
-        workload: request shape.
-        reached: rates that the partition reaches.
-        max_num_batched_tokens: tokens of one engine step.
-    """
-
-    architecture: Architecture
-    workload: Workload
-    reached: Rates
-    max_num_batched_tokens: int
-
-    def round(self, batch: int) -> Round:
-        """Return the mean round of `batch` slots."""
-        return decode_round(
-            self.architecture, self.workload, batch, self.reached, self.max_num_batched_tokens
-        )
-
-    def terms(self, batch: int) -> RoundTerms:
-        """Return the parts of a round of `batch` slots."""
-        return round_terms(
-            self.architecture, self.workload, batch, self.reached, self.max_num_batched_tokens
-        )
-
-    @property
-    def cycle(self) -> Cycle:
-        """Cycle that each slot goes through."""
-        return cycle_of(self.workload, self.max_num_batched_tokens)
-
-    def mix(self, cycle: Cycle, others: int, own_prompt_tokens: float = 0.0) -> StepMix:
-        """Return the steps of `others` slots, beside one more prompt if given."""
-        return step_mix(self.architecture, cycle, others, self.reached, own_prompt_tokens)
 
 
 def _spread(mean: float, deviation: float) -> Latency:

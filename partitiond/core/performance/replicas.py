@@ -22,7 +22,7 @@ from partitiond.core.performance.interference import (
 from partitiond.core.performance.rounds import RoundTerms
 from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.points import Latency, OperatingPoint
-from partitiond.core.profile.record import Profile, holds_slo
+from partitiond.core.profile.record import Profile, held_points, holds_slo
 from partitiond.core.units import Bytes
 
 
@@ -50,16 +50,6 @@ class Replication:
     tpot_p95_seconds: float
     footprint_bytes: Bytes
     sigma: float
-
-
-def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ...]:
-    """Return points up to the knee that hold the SLO when alone, batches ascending."""
-    knee = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
-    return tuple(
-        p
-        for p in profile.points
-        if p.batch <= knee and not p.kv_limited and (slo is None or holds_slo(p, slo, profile.slo))
-    )
 
 
 def replicas_that_fit(
@@ -137,7 +127,7 @@ def best_replication(found: Sequence[Replication]) -> Replication | None:
 def _all(
     profile: Profile, subject: Subject, budget_bytes: int, slo: Slo | None
 ) -> Iterator[Replication]:
-    for point in usable_points(profile, slo):
+    for point in held_points(profile, slo):
         terms = subject.terms(point.batch)
         seconds = point.batch / point.output_tokens_per_s
         for mode, most in _modes(subject.hardware, profile):

@@ -279,41 +279,54 @@ def step_mix(
     )
 
 
-def decode_round(
-    architecture: Architecture,
-    workload: Workload,
-    batch: int,
-    reached: Rates,
-    max_num_batched_tokens: int,
-) -> Round:
-    """Return the mean round of `batch` slots that are refilled as soon as they finish."""
-    cycle = cycle_of(workload, max_num_batched_tokens)
-    mix = step_mix(architecture, cycle, batch, reached)
-    steps = cycle.steps / workload.moments.o
-    engine = steps * mix.mean_seconds
-    seconds = max(engine, reached.sent_seconds(batch, batch / workload.moments.o))
-    return Round(seconds, steps * mix.mean_steps, seconds / engine)
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoundCase:
+    """A model under a workload on a partition, for any batch.
 
+    Attributes:
+        architecture: as loaded.
+        workload: request shape.
+        reached: rates that the partition reaches.
+        max_num_batched_tokens: tokens of one engine step.
+    """
 
-def round_terms(
-    architecture: Architecture,
-    workload: Workload,
-    batch: int,
-    reached: Rates,
-    max_num_batched_tokens: int,
-) -> RoundTerms:
-    """Split a round's time by what it is spent on."""
-    cycle = cycle_of(workload, max_num_batched_tokens)
-    mix = step_mix(architecture, cycle, batch, reached)
-    steps = cycle.steps / workload.moments.o
-    compute, weights, kv, sequences = (steps * seconds for seconds in mix.terms)
-    traffic = weights + kv
-    lumps = steps * mix.work_seconds - max(compute, traffic) if reached.overlaps else 0.0
-    return RoundTerms(
-        fixed=steps * mix.mean_steps * fixed_seconds(architecture, reached),
-        weights=weights,
-        compute=compute,
-        kv=kv,
-        sequences=sequences,
-        lumps=max(0.0, lumps),
-    )
+    architecture: Architecture
+    workload: Workload
+    reached: Rates
+    max_num_batched_tokens: int
+
+    @property
+    def cycle(self) -> Cycle:
+        """Cycle that each slot goes through."""
+        return cycle_of(self.workload, self.max_num_batched_tokens)
+
+    def mix(self, cycle: Cycle, others: int, own_prompt_tokens: float = 0.0) -> StepMix:
+        """Return the steps of `others` slots, beside one more prompt if given."""
+        return step_mix(self.architecture, cycle, others, self.reached, own_prompt_tokens)
+
+    @property
+    def _steps(self) -> float:
+        """Steps of a slot's cycle per output token."""
+        return self.cycle.steps / self.workload.moments.o
+
+    def round(self, batch: int) -> Round:
+        """Return the mean round of `batch` slots that are refilled as soon as they finish."""
+        mix = self.mix(self.cycle, batch)
+        engine = self._steps * mix.mean_seconds
+        sent = self.reached.sent_seconds(batch, batch / self.workload.moments.o)
+        seconds = max(engine, sent)
+        return Round(seconds, self._steps * mix.mean_steps, seconds / engine)
+
+    def terms(self, batch: int) -> RoundTerms:
+        """Split a round's time by what it is spent on."""
+        mix, steps, reached = self.mix(self.cycle, batch), self._steps, self.reached
+        compute, weights, kv, sequences = (steps * seconds for seconds in mix.terms)
+        lumps = steps * mix.work_seconds - max(compute, weights + kv) if reached.overlaps else 0.0
+        return RoundTerms(
+            fixed=steps * mix.mean_steps * fixed_seconds(self.architecture, reached),
+            weights=weights,
+            compute=compute,
+            kv=kv,
+            sequences=sequences,
+            lumps=max(0.0, lumps),
+        )

@@ -20,11 +20,11 @@ from partitiond.core.performance.estimate import partition_bytes
 from partitiond.core.performance.footprint import (
     BLOCK_TOKENS,
     MAX_BATCH,
-    EngineLimits,
-    footprint_at,
+    cache_tokens,
     kv_tokens,
 )
-from partitiond.core.performance.latency import RoundCase, e2el_latency, itl_latency, ttft_latency
+from partitiond.core.performance.latency import e2el_latency, itl_latency, ttft_latency
+from partitiond.core.performance.rounds import RoundCase
 from partitiond.core.performance.transfer_check import (
     DEFAULT_ERROR,
     Check,
@@ -57,24 +57,10 @@ BATCH_REACH: Final = 2
 """Batches are predicted up to this multiple of the largest measured one. Chosen, not measured."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Target:
-    """The profile that is wanted.
-
-    Attributes:
-        subject: model, partition and workload.
-        max_model_len: context length of the engine, in tokens.
-        memory_bytes: budget of the partition; None for all that is usable in it.
-    """
-
-    subject: Subject
-    max_model_len: int
-    memory_bytes: int | None = None
-
-
 def transfer_profile(
     sources: Sequence[Source],
-    target: Target,
+    subject: Subject,
+    max_model_len: int,
     *,
     profile_id: str,
     created_at: str,
@@ -84,7 +70,8 @@ def transfer_profile(
 
     Args:
         sources: at least one; of the same kind of device as the target.
-        target: the profile that is wanted.
+        subject: the model on its partition that a profile is wanted of.
+        max_model_len: context length of the engine, in tokens.
         profile_id: identifier to give it.
         created_at: ISO 8601, UTC.
         partitiond_version: for the provenance.
@@ -92,19 +79,17 @@ def transfer_profile(
     Raises:
         SpecError: there is nothing to learn from, or the sources say nothing about the target.
     """
-    _check(sources, target)
+    _check(sources, subject)
     fit = fit_terms(sources)
-    nearest = min(sources, key=lambda s: distance(s.subject, target.subject, fit))
-    offset = _footprint_offset(nearest)
-    most, limited_by = _largest(sources, target, offset)
-    points = tuple(_point(target, fit, nearest, batch, offset) for batch in _batches(sources, most))
-    started = _footprint(target, max(1, most), offset)
+    nearest = min(sources, key=lambda s: distance(s.subject, subject, fit))
+    found = _Transfer(subject, max_model_len, fit, nearest, _footprint_offset(nearest))
+    most, limited_by = _largest(sources, found)
+    points = tuple(found.point(batch) for batch in _batches(sources, most))
     knee = (
         find_knee(points, capped_by=limited_by)
         if points
         else Knee(None, None, None, TOLERANCE, 0.0, LimitedBy.MEMORY, 0)
     )
-    subject = target.subject
     return Profile(
         id=profile_id,
         model=subject.model,
@@ -115,17 +100,19 @@ def transfer_profile(
         dtype=subject.dtype,
         points=points,
         knee=knee,
-        footprint=started,
-        kv_cache_tokens=_cache_tokens(target, max(1, most)),
-        provenance=_provenance(sources, target, created_at, partitiond_version),
+        footprint=found.footprint(max(1, most)),
+        kv_cache_tokens=cache_tokens(
+            max(1, most), subject.workload, max_model_len, subject.hardware.kind
+        ),
+        provenance=_provenance(sources, found, created_at, partitiond_version),
         max_num_batched_tokens=subject.max_num_batched_tokens,
         kv_cache_dtype=subject.kv_cache_dtype,
         variant=nearest.profile.variant if nearest.profile.model == subject.model else "",
-        transfer=_transfer(sources, target, fit),
+        transfer=_transfer(sources, subject, fit),
     )
 
 
-def _check(sources: Sequence[Source], target: Target) -> None:
+def _check(sources: Sequence[Source], subject: Subject) -> None:
     if not any(usable_points(source.profile) for source in sources):
         raise SpecError(
             "a transfer needs a measured profile with at least one point.",
@@ -139,7 +126,7 @@ def _check(sources: Sequence[Source], target: Target) -> None:
                 hint="Only measured profiles can be transferred: errors would add up unseen.",
                 facts={"profile": profile.id},
             )
-        here, there = source.subject.hardware.kind, target.subject.hardware.kind
+        here, there = source.subject.hardware.kind, subject.hardware.kind
         if here is not there:
             raise SpecError(
                 f"the profile {profile.id} was measured on a {here.upper()}; it says nothing "
@@ -149,13 +136,13 @@ def _check(sources: Sequence[Source], target: Target) -> None:
             )
 
 
-def _transfer(sources: Sequence[Source], target: Target, fit: TermFit) -> Transfer:
+def _transfer(sources: Sequence[Source], subject: Subject, fit: TermFit) -> Transfer:
     nothing = f"one profile, nothing to check it on: {DEFAULT_ERROR:.0%} assumed at distance 0"
     return Transfer(
         source_ids=tuple(source.profile.id for source in sources),
         method=f"step time by terms, each scaled by its roofline; {fit.points} points explained "
         f"within {fit.residual_share:.1%}; {_proof(leave_one_out(sources), nothing)}",
-        error_share=error_band(sources, target.subject, fit),
+        error_share=error_band(sources, subject, fit),
     )
 
 
@@ -176,25 +163,18 @@ def _batches(sources: Sequence[Source], most: int) -> tuple[int, ...]:
     return tuple(sorted(b for b in measured | powers if b <= most))
 
 
-def _largest(sources: Sequence[Source], target: Target, offset: int) -> tuple[int, LimitedBy]:
+def _largest(sources: Sequence[Source], wanted: "_Transfer") -> tuple[int, LimitedBy]:
     """Return the largest batch to predict: it fits into memory, within reach of the measured
     batches.
     """
     measured = max(p.batch for s in sources for p in usable_points(s.profile))
     cap = min(MAX_BATCH, BATCH_REACH * measured)
-    budget = target.memory_bytes
-    if budget is None and target.subject.hardware.memory_bytes > 0:
-        budget = partition_bytes(target.subject.hardware, target.subject.size)
-    if budget is None:
+    subject = wanted.subject
+    if subject.hardware.memory_bytes <= 0:
         return cap, LimitedBy.CAP
-    room = budget
-    found = largest(lambda batch: _footprint(target, batch, offset).peak_bytes <= room, cap)
+    room = partition_bytes(subject.hardware, subject.size)
+    found = largest(lambda batch: wanted.footprint(batch).peak_bytes <= room, cap)
     return found, LimitedBy.CAP if found == cap else LimitedBy.MEMORY
-
-
-def _modelled(subject: Subject, batch: int, max_model_len: int) -> Footprint:
-    limits = EngineLimits(batch, max_model_len, subject.max_num_batched_tokens)
-    return footprint_at(subject.loaded, subject.workload, limits, subject.hardware.kind)
 
 
 def _footprint_offset(source: Source) -> int:
@@ -205,58 +185,70 @@ def _footprint_offset(source: Source) -> int:
     longest = engine_argument(source.profile, "--max-model-len")
     max_model_len = int(longest) if longest else source.profile.workload.longest_tokens
     differences = [
-        p.footprint_bytes - _modelled(source.subject, p.batch, max_model_len).peak_bytes
+        p.footprint_bytes - source.subject.footprint(p.batch, max_model_len).peak_bytes
         for p in usable_points(source.profile)
     ]
     return max(differences, default=0)
 
 
-def _footprint(target: Target, batch: int, offset: int) -> Footprint:
-    terms = _modelled(target.subject, batch, target.max_model_len)
-    # However little the source's processes held, the weights and the cache are there.
-    least = terms.weights_bytes + terms.kv_cache_bytes
-    peak = max(terms.peak_bytes + offset, least)
-    return dataclasses.replace(
-        terms, unexplained_bytes=peak - terms.peak_bytes, peak_bytes=Bytes(peak)
-    )
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Transfer:
+    """What the points of one transfer share.
 
+    Attributes:
+        subject, max_model_len: what is wanted.
+        fit: factors of the terms.
+        source: the nearest one.
+        offset: see `_footprint_offset`.
+    """
 
-def _cache_tokens(target: Target, batch: int) -> int:
-    subject = target.subject
-    block = BLOCK_TOKENS[subject.hardware.kind]
-    return -(-kv_tokens(batch, subject.workload, target.max_model_len, block) // block) * block
+    subject: Subject
+    max_model_len: int
+    fit: TermFit
+    source: Source
+    offset: int
 
+    def footprint(self, batch: int) -> Footprint:
+        """Return the footprint of an engine for so many requests."""
+        terms = self.subject.footprint(batch, self.max_model_len)
+        # However little the source's processes held, the weights and the cache are there.
+        least = terms.weights_bytes + terms.kv_cache_bytes
+        peak = max(terms.peak_bytes + self.offset, least)
+        return dataclasses.replace(
+            terms, unexplained_bytes=peak - terms.peak_bytes, peak_bytes=Bytes(peak)
+        )
 
-def _point(target: Target, fit: TermFit, source: Source, batch: int, offset: int) -> OperatingPoint:
-    subject = target.subject
-    seconds = fit.seconds(subject.terms(batch))
-    moments = subject.workload.moments
-    like = min(usable_points(source.profile), key=lambda p: abs(math.log(p.batch / batch)))
+    def point(self, batch: int) -> OperatingPoint:
+        """Predict one operating point."""
+        subject, here = self.subject, self.source.subject
+        seconds = self.fit.seconds(subject.terms(batch))
+        moments = subject.workload.moments
+        usable = usable_points(self.source.profile)
+        like = min(usable, key=lambda p: abs(math.log(p.batch / batch)))
+        longer = seconds / measured_round(like)
+        alike = subject.workload == here.workload
 
-    def ratio(latency: Callable[[RoundCase, int], Latency]) -> float:
-        new = _calibrated(latency, subject, seconds, batch)
-        return new / _calibrated(latency, source.subject, measured_round(like), like.batch)
+        def ratio(latency: Callable[[RoundCase, int], Latency]) -> float:
+            new = _calibrated(latency, subject, seconds, batch)
+            return new / _calibrated(latency, here, measured_round(like), like.batch)
 
-    return OperatingPoint(
-        batch=batch,
-        output_tokens_per_s=batch / seconds,
-        half_width=0.0,
-        req_per_s=batch / seconds / moments.o,
-        ttft=_scaled(like.ttft, ratio(ttft_latency)),
-        tpot=_scaled(like.tpot, seconds / measured_round(like)),
-        itl=_scaled(like.itl, ratio(itl_latency)),
-        e2el=_e2el(target, source, like, seconds),
-        kv_tokens=kv_tokens(
-            batch,
-            subject.workload,
-            target.max_model_len,
-            BLOCK_TOKENS[subject.hardware.kind],
-        ),
-        footprint_bytes=_footprint(target, batch, offset).peak_bytes,
-        running_mean=float(batch),
-        prompt_tokens_per_s=batch / seconds * moments.p / moments.o,
-        telemetry=_host_use(like.telemetry),
-    )
+        return OperatingPoint(
+            batch=batch,
+            output_tokens_per_s=batch / seconds,
+            half_width=0.0,
+            req_per_s=batch / seconds / moments.o,
+            ttft=_scaled(like.ttft, ratio(ttft_latency)),
+            tpot=_scaled(like.tpot, longer),
+            itl=_scaled(like.itl, ratio(itl_latency)),
+            e2el=_scaled(like.e2el, longer) if alike else e2el_latency(subject.workload, seconds),
+            kv_tokens=kv_tokens(
+                batch, subject.workload, self.max_model_len, BLOCK_TOKENS[subject.hardware.kind]
+            ),
+            footprint_bytes=self.footprint(batch).peak_bytes,
+            running_mean=float(batch),
+            prompt_tokens_per_s=batch / seconds * moments.p / moments.o,
+            telemetry=_host_use(like.telemetry),
+        )
 
 
 def _host_use(told: Telemetry | None) -> Telemetry | None:
@@ -281,24 +273,17 @@ def _calibrated(
     return latency(subject.rounds, batch).mean * (seconds / of_roofline)
 
 
-def _e2el(target: Target, source: Source, like: OperatingPoint, seconds: float) -> Latency:
-    there, here = target.subject.workload, source.subject.workload
-    if there == here:
-        return _scaled(like.e2el, seconds / measured_round(like))
-    return e2el_latency(there, seconds)
-
-
 def _provenance(
-    sources: Sequence[Source], target: Target, created_at: str, version: str
+    sources: Sequence[Source], wanted: _Transfer, created_at: str, version: str
 ) -> Provenance:
     first = sources[0].profile.provenance
-    subject = target.subject
+    subject = wanted.subject
     ids = ", ".join(source.profile.id for source in sources)
     return dataclasses.replace(
         first,
         engine_args=(
             f"--max-num-batched-tokens={subject.max_num_batched_tokens}",
-            f"--max-model-len={target.max_model_len}",
+            f"--max-model-len={wanted.max_model_len}",
             f"--dtype={subject.dtype}",
             *((f"--quantization={subject.quantization}",) if subject.quantization else ()),
         ),

@@ -20,14 +20,18 @@ from typing import Final
 from partitiond.core.hardware.kinds import HardwareSpec
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import as_loaded
+from partitiond.core.model.precision import as_loaded, engine_dtype
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.numbers.least_squares import non_negative
-from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.performance.latency import RoundCase
+from partitiond.core.performance.footprint import (
+    MAX_NUM_BATCHED_TOKENS,
+    EngineLimits,
+    footprint_at,
+)
 from partitiond.core.performance.roofline import rates
-from partitiond.core.performance.rounds import RoundTerms
-from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.performance.rounds import RoundCase, RoundTerms
+from partitiond.core.profile.points import Footprint, OperatingPoint
 from partitiond.core.profile.record import Profile
 
 TIE_WEIGHT: Final = 0.1
@@ -81,6 +85,40 @@ class Subject:
     def terms(self, batch: int) -> RoundTerms:
         """Return the roofline's parts of a round."""
         return self.rounds.terms(batch)
+
+    def footprint(self, batch: int, max_model_len: int) -> Footprint:
+        """Return the footprint of an engine for so many requests of that context, in tokens."""
+        limits = EngineLimits(batch, max_model_len, self.max_num_batched_tokens)
+        return footprint_at(self.loaded, self.workload, limits, self.hardware.kind)
+
+
+def subject_of(
+    spec: ModelSpec,
+    architecture: Architecture,
+    hardware: HardwareSpec,
+    size: PartitionSize,
+    dtype: str = "",
+) -> Subject:
+    """Return what an estimate or a simulated engine of a model is about.
+
+    Args:
+        spec: recognised, of the form that runs (`ModelSpec.as_variant`).
+        architecture: of that form, before its precision is applied.
+        hardware, size: the partition.
+        dtype: in which it runs; empty for what its options lead to on this hardware.
+    """
+    engine = spec.engine
+    return Subject(
+        model=spec.name,
+        architecture=architecture,
+        hardware=hardware,
+        size=size,
+        workload=spec.workload,
+        dtype=engine_dtype(hardware, dtype or engine.dtype, architecture, engine.quantization),
+        quantization=engine.quantization,
+        kv_cache_dtype=engine.kv_cache_dtype,
+        max_num_batched_tokens=engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

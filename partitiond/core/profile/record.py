@@ -161,17 +161,16 @@ def _same_bounds(one: Slo, other: Slo) -> bool:
     return (one.ttft_seconds, one.tpot_seconds) == (other.ttft_seconds, other.tpot_seconds)
 
 
-def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
-    """Return the default operating point: the knee; with an SLO, the largest batch <= knee that
-    holds it.
-
-    None if no measured batch up to the knee holds the SLO.
-    """
+def held_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ...]:
+    """Return the points up to the knee that hold the SLO when alone."""
     limit = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
-    usable = [p for p in profile.points if p.batch <= limit and not p.kv_limited]
-    if slo is not None:
-        usable = [p for p in usable if holds_slo(p, slo, profile.slo)]
-    return max(usable, key=lambda p: p.batch, default=None)
+    usable = (p for p in profile.points if p.batch <= limit and not p.kv_limited)
+    return tuple(p for p in usable if slo is None or holds_slo(p, slo, profile.slo))
+
+
+def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
+    """Return the default operating point: the largest of `held_points`; None if none holds."""
+    return max(held_points(profile, slo), key=lambda p: p.batch, default=None)
 
 
 CAPACITY_SHARE_UNCONFIRMED: Final = 0.8

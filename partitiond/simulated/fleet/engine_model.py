@@ -9,7 +9,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.engine_speed import steps_of
-from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS, kv_tokens
+from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS, cache_tokens
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.simulated.fleet.host_costs import NO_COSTS, HostCosts
@@ -49,7 +49,7 @@ def engine_from_profile(profile: Profile, batch: int, max_model_len: int) -> Eng
     tokens = (
         -(-point.kv_tokens // block) * block
         if point is not None
-        else _cache_tokens(batch, profile.workload, max_model_len, kind)
+        else cache_tokens(batch, profile.workload, max_model_len, kind)
     )
     return EngineModel(
         fit_steps(profile),
@@ -73,7 +73,7 @@ def engine_from_roofline(
     dtype = candidate.dtype or spec.engine.dtype
     return EngineModel(
         steps_of(spec, architecture, device, candidate.size, dtype),
-        _cache_tokens(candidate.batch, spec.workload, spec.max_model_len, device.kind),
+        cache_tokens(candidate.batch, spec.workload, spec.max_model_len, device.kind),
         spec.max_model_len,
         spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
     )
@@ -82,15 +82,15 @@ def engine_from_roofline(
 def best_known(
     specs: Mapping[str, ModelSpec],
     devices: Mapping[str, Device],
-    architecture_of: Callable[[ModelSpec], Architecture],
+    architectures: Mapping[tuple[str, str], Architecture],
     profiles: Mapping[str, Profile] | None = None,
 ) -> EngineOf:
     """Return a function that uses each placement's best source: its profile, or the roofline.
 
     Args:
-        specs: specs of all models, by name.
+        specs: recognised, of all models, by name.
         devices: devices of the plan, by id.
-        architecture_of: returns the architecture of a form of a model; asked without a profile.
+        architectures: of each form, by model and variant; needed without a profile.
         profiles: profiles by id; estimated ones are replaced by the roofline they come from.
     """
 
@@ -100,15 +100,10 @@ def best_known(
         profile = (profiles or {}).get(candidate.profile_id)
         if profile is not None and profile.points and profile.kind is not ProfileKind.ESTIMATED:
             return engine_from_profile(profile, candidate.batch, spec.max_model_len)
-        return engine_from_roofline(spec, architecture_of(spec), candidate, device)
+        architecture = architectures[placement.model, candidate.variant]
+        return engine_from_roofline(spec, architecture, candidate, device)
 
     return engine_of
-
-
-def _cache_tokens(batch: int, workload: Workload, max_model_len: int, kind: DeviceKind) -> int:
-    """Return the tokens that a batch needs, in whole blocks, as engines are started."""
-    block = BLOCK_TOKENS[kind]
-    return -(-kv_tokens(batch, workload, max_model_len, block) // block) * block
 
 
 def route_of(placement: Placement, behaves: EngineModel, workload: Workload) -> ReplicaRoute:

@@ -11,11 +11,10 @@ import pytest
 
 from partitiond import serde
 from partitiond.api.app import create_app
-from partitiond.api.schemas import ModelPatch
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.fleet.registration import ModelBody, RegistrationRules, suggested_name
+from partitiond.fleet.registration import RegistrationRules, suggested_name
 from tests.api.conftest import asking
 from tests.api.fake_service import FakeService
 
@@ -143,11 +142,6 @@ async def test_a_variant_differs_from_the_models_engine_in_what_it_names(
     assert (fp8["engine"]["quantization"], fp8["engine"]["max_num_batched_tokens"]) == ("fp8", 1024)
     assert awq["source"] == {"kind": "hub", "ref": "org/opt-125m-awq", "revision": None}
     assert awq["engine"]["dtype"] == "float16"
-    short = [{"name": "short", "engine": {"max_model_len": 800}}]
-    await http.patch(HERE, json={"variants": short})
-    longer = await http.patch(HERE, json={"workload": {"prompt_tokens": 900}})
-    assert longer.status_code == 422
-    assert "short" in longer.json()["detail"]
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
@@ -237,11 +231,3 @@ def test_names_follow_from_sources() -> None:
         assert suggested_name(ref) == name
     with pytest.raises(SpecError, match="no name"):
         suggested_name("///")
-
-
-def test_a_change_takes_the_usual_workload_of_what_it_leads_to() -> None:
-    made = ModelBody.model_validate({"model": "opt-125m"}).to_spec(RegistrationRules())
-    source = {"kind": "hub", "ref": "BAAI/bge-m3", "revision": None}
-    patch = ModelPatch.model_validate({"source": source, "workload": None})
-    assert patch.apply_to(made, RegistrationRules()).workload == Workload(512, 1)
-    assert made.workload == Workload(512, 256)

@@ -13,7 +13,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.roofline import Factors
-from partitiond.core.performance.transfer_fit import Source, source_of
+from partitiond.core.performance.transfer_fit import Source, Subject, source_of
 from partitiond.core.profile.record import ProfileKind
 from partitiond.models.catalog import CATALOG
 
@@ -24,10 +24,10 @@ def made(hardware: str, model: str, factors: Factors = TRUE, prompt: int = 160) 
     """A profile as an engine with these factors would give it."""
     spec = hardware_for_key(hardware)
     mode = SharingMode.CORES if spec.cores else SharingMode.WHOLE
+    size, workload = PartitionSize(mode, 2, 100), Workload(prompt, 64)
+    subject = Subject(model, CATALOG[model].architecture, spec, size, workload)
     profile = estimate_profile(
-        model=model, architecture=CATALOG[model].architecture, workload=Workload(prompt, 64),
-        hardware=spec, size=PartitionSize(mode, 2, 100), max_model_len=prompt + 64,
-        profile_id=model, created_at="", dtype="bfloat16", memory_bytes=1 << 40, max_batch=256,
+        subject, prompt + 64, profile_id=model, memory_bytes=1 << 40, max_batch=256,
         factors=factors,
     )  # fmt: skip
     measured = dataclasses.replace(profile, kind=ProfileKind.MEASURED)

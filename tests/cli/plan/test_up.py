@@ -91,8 +91,14 @@ def test_a_dry_run_leaves_out_that_a_model_was_found_to_pool(
     file.write_text(f'[[models]]\nmodel = "{folder}"\nname = "m"\nauto = false\n')
     cli("up --no-profile --no-wait -f", file).ended(0, "m: registered")
     known, pools = service.store.model("m"), EngineOptions(extra_args=("--runner=pooling",))
-    for workload, said in (((512, 1), "unchanged"), ((64, 1), "unchanged"), ((9, 9), "changed")):
-        found = dataclasses.replace(known.spec, engine=pools, workload=Workload(*workload))
+    for lengths, built_for, said in (
+        ((512, 1), None, "unchanged"),
+        ((64, 1), 65, "unchanged"),
+        ((64, 1), None, "changed"),
+        ((9, 9), None, "changed"),
+    ):
+        engine = dataclasses.replace(pools, max_model_len=built_for)
+        found = dataclasses.replace(known.spec, engine=engine, workload=Workload(*lengths))
         known = dataclasses.replace(known, spec=found, version=known.version + 1)
         service.store.update_model(known, expected_version=known.version - 1)
         cli("up --dry-run -f", file).ended(0, f"m: would be {said}")

@@ -28,7 +28,7 @@ def test_json_has_the_figures_by_name_and_the_largest_batch_of_the_papers_table_
 
 def test_a_model_that_pools_is_estimated_by_its_defaults(cli: Cli) -> None:
     found = cli("tools estimate bge-reranker-base", *A100, "--json").json
-    assert found["workload"] == "408/1"
+    assert found["workload"] == "511/1"
 
 
 def test_a_model_is_a_folder_or_a_config_file(cli: Cli, tmp_path: Path) -> None:
@@ -100,6 +100,6 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(cli: Cli) -> None:
         ("--hardware l4 --prompt-tokens 4000", "2048"),
         ("--hardware a100-40gb:1g.5gb --mig 2g.10gb", "Give one of them"),
         ("--hardware l4 --max-model-len 10", "requests of up to 768"),
-        ("--hardware l4 --max-model-len 1000000", "768 to 2048"),
+        ("--hardware l4 --max-model-len 1000000", "built for 2048"),
     ):
         cli(*("tools", "estimate", "opt-1.3b", *words.split())).refused(2, said)

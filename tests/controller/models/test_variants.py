@@ -147,6 +147,12 @@ async def test_a_model_that_pools_is_started_to_pool_unless_its_user_says_otherw
 async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) -> None:
     with pytest.raises(SpecError, match="context of 4097 tokens, but was built for"):
         await host.register("a", engine=EngineOptions(max_model_len=4097))
+    short = Variant("short", EngineOptions(max_model_len=90))
+    with pytest.raises(SpecError, match="which the variant short has"):
+        await host.register("b", variants=(short,))
+    made = Workload(3500, 500)
+    await host.register("b", workload=made, auto=False)
+    assert host.store.model("b").spec.max_model_len == 4096, "a quarter more would be too long"
     await host.register("a", auto=False)
     job = await host.service.models.profile("a", ProfileOptions(workload=Workload(4000, 100)))
     await until(lambda: host.service.jobs.job(job.id).state is JobState.FAILED)

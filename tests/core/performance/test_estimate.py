@@ -9,11 +9,12 @@ import pytest
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import CpuFigures, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import estimate as estimates
 from partitiond.core.performance.estimate import batch_ladder, estimate_profile, prior_curve
 from partitiond.core.performance.roofline import SERVER_REQUEST_SECONDS, SERVER_TOKEN_SECONDS
-from partitiond.core.performance.transfer_fit import Subject
+from partitiond.core.performance.transfer_fit import Subject, subject_of
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point
 from partitiond.core.units import GIB, MIB, Bytes
@@ -25,18 +26,18 @@ SLICE = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
 
 
 def estimate(name: str = "opt-1.3b", **changes: Any) -> Profile:
-    arguments: dict[str, Any] = {
-        "model": name,
-        "architecture": CATALOG[name].architecture,
-        "workload": Workload(512, 256),
-        "hardware": HARDWARE["a100-40gb"],
-        "size": WHOLE,
-        "max_model_len": 960,
-        "profile_id": "p1",
-        "created_at": "2026-01-01T00:00:00Z",
-        **changes,
-    }
-    return estimate_profile(**arguments)
+    """The estimate on an A100, or on the given hardware or device."""
+    device, figures = changes.pop("device", None), changes.pop("figures", None)
+    kind = changes.pop("hardware", HARDWARE["a100-40gb"])
+    if device is not None:
+        kind = estimates.hardware_of(device, figures)
+    source = ModelSource(SourceKind.CONFIG, name)
+    options = EngineOptions(dtype=changes.pop("dtype", "auto"))
+    workload = changes.pop("workload", Workload(512, 256))
+    spec = ModelSpec(name, source, workload=workload, engine=options)
+    subject = subject_of(spec, CATALOG[name].architecture, kind, changes.pop("size", WHOLE))
+    longest = changes.pop("max_model_len", 960)
+    return estimate_profile(subject, longest, device=device, **changes)
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -93,7 +94,7 @@ def test_a_cpu_device_is_estimated_by_its_cores_and_by_what_was_measured() -> No
     slow = CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")
     one, two, four, measured = (
         estimate(
-            "smollm2-135m", hardware=device, size=PartitionSize(SharingMode.CORES, n), figures=known
+            "smollm2-135m", device=device, size=PartitionSize(SharingMode.CORES, n), figures=known
         )
         for n, known in ((1, None), (2, None), (4, None), (2, slow))
     )
@@ -110,7 +111,7 @@ def test_a_cpu_without_bfloat16_computes_in_32_bits_and_is_slower_in_the_type_it
         by_itself, emulated = (
             estimate(
                 "smollm2-135m",
-                hardware=device,
+                device=device,
                 size=PartitionSize(SharingMode.CORES, 1),
                 figures=measured,
                 dtype=dtype,

@@ -56,20 +56,6 @@ def test_a_larger_batch_never_needs_less(
     assert one <= more
 
 
-@given(st.integers(0, 80 * GIB), st.sampled_from(sorted(CATALOG)))
-def test_max_batch_safe_fits_and_one_more_does_not(memory_bytes: int, name: str) -> None:
-    architecture = CATALOG[name].architecture
-    batch = footprints.max_batch_safe(
-        architecture, PAPER, memory_bytes, max_model_len=960, kind=DeviceKind.GPU
-    )
-
-    def peak(size: int) -> int:
-        return footprint_at(architecture, PAPER, EngineLimits(size, 960), DeviceKind.GPU).peak_bytes
-
-    assert batch == 0 or peak(batch) <= memory_bytes
-    assert batch == 512 or peak(batch + 1) > memory_bytes
-
-
 def test_the_terms_add_up_to_the_peak_and_a_cpu_engine_has_no_graphs() -> None:
     parts = footprints.footprint(OPT, EngineLimits(64, 960), 2 * GIB, DeviceKind.GPU)
     assert parts.unexplained_bytes == 0

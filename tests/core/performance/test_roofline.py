@@ -14,7 +14,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import roofline
 from partitiond.core.performance.roofline import Step, rates, step_bytes, step_flops
-from partitiond.core.performance.rounds import decode_round
+from partitiond.core.performance.rounds import RoundCase
 from partitiond.core.units import GIB
 from partitiond.models.catalog import CATALOG
 from tests.core.performance.test_rounds import MOE
@@ -47,8 +47,8 @@ def test_one_sequence_is_bound_by_bandwidth_and_a_long_prompt_by_arithmetic() ->
 
 def test_prompts_beyond_the_token_budget_take_more_steps() -> None:
     reached = rates(A100, WHOLE)
-    few = decode_round(OPT, Workload(512, 256), 8, reached, 2048)
-    many = decode_round(OPT, Workload(2048, 32), 64, reached, 2048)
+    few = RoundCase(OPT, Workload(512, 256), reached, 2048).round(8)
+    many = RoundCase(OPT, Workload(2048, 32), reached, 2048).round(64)
     assert few.steps == pytest.approx(257 / 256)  # a slot misses one step between two requests
     assert 65 / 32 <= many.steps < 1.15 * 65 / 32  # never fewer than its tokens fill
 
@@ -130,7 +130,7 @@ def test_faster_hardware_and_more_sms_are_never_slower(
     field, factor = change
     faster = dataclasses.replace(A100, **{field: factor * getattr(A100, field)})
     here, there, more, whole = (
-        decode_round(OPT, Workload(512, 256), batch, rates(hardware, size), 2048).seconds
+        RoundCase(OPT, Workload(512, 256), rates(hardware, size), 2048).round(batch).seconds
         for hardware, size in (
             (A100, mps(percent)), (faster, mps(percent)), (A100, mps(percent + 1)), (A100, WHOLE)
         )

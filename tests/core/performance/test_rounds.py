@@ -14,9 +14,9 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.core.performance import rounds
 from partitiond.core.performance.engine_speed import RooflineSteps
-from partitiond.core.performance.latency import RoundCase, itl_latency, tpot_latency, ttft_latency
+from partitiond.core.performance.latency import itl_latency, tpot_latency, ttft_latency
 from partitiond.core.performance.roofline import Rates, Step, prompt_context, rates, step_seconds
-from partitiond.core.performance.rounds import binomial, cycle_of, decode_round, round_terms
+from partitiond.core.performance.rounds import RoundCase, binomial, cycle_of
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.engine.batch import Batch, Sequence
 
@@ -31,8 +31,8 @@ MOE = dataclasses.replace(
 SHARE = rates(HARDWARE["a100-40gb"], PartitionSize(SharingMode.MPS, 1, 20))
 
 
-def case(workload: Workload, budget: int = 2048) -> RoundCase:
-    return RoundCase(OPT, workload, SHARE, budget)
+def case(workload: Workload, reached: Rates = SHARE) -> RoundCase:
+    return RoundCase(OPT, workload, reached, 2048)
 
 
 def stepped(asked: RoundCase, batch: int, requests: int = 600) -> tuple[float, list[float]]:
@@ -114,9 +114,8 @@ def test_a_larger_batch_never_loses_throughput(
         else Workload(prompt, output)
     )
     reached = dataclasses.replace(SHARE, overlaps=overlaps)
-    one, more = (
-        decode_round(architecture, workload, b, reached, budget).seconds for b in (batch, batch + 1)
-    )
+    asked = RoundCase(architecture, workload, reached, budget)
+    one, more = (asked.round(b).seconds for b in (batch, batch + 1))
     assert more > one * (1 - 1e-12)
     assert (batch + 1) / more >= batch / one * (1 - 1e-9)
 
@@ -124,13 +123,13 @@ def test_a_larger_batch_never_loses_throughput(
 @given(st.integers(1, 300), st.integers(1, 3000), st.integers(1, 300))
 def test_terms_add_up_and_lumps_never_save_time(batch: int, prompt: int, output: int) -> None:
     workload = Workload(prompt, output)
-    terms = round_terms(OPT, workload, batch, SHARE, 2048)
+    terms = case(workload).terms(batch)
     total = terms.device_seconds + terms.fixed + terms.sequences
     total = max(total, SHARE.sent_seconds(batch, batch / output))
-    assert total == pytest.approx(decode_round(OPT, workload, batch, SHARE, 2048).seconds)
+    assert total == pytest.approx(case(workload).round(batch).seconds)
     assert terms.lumps >= 0
     serial = dataclasses.replace(SHARE, overlaps=False)
-    assert round_terms(OPT, workload, batch, serial, 2048).lumps == 0
+    assert case(workload, serial).terms(batch).lumps == 0
 
 
 @given(st.integers(0, 500), st.floats(0, 0.9))
@@ -144,8 +143,8 @@ def test_binomial_shares_have_their_mean(trials: int, chance: float) -> None:
 def test_one_slot_alone_misses_no_step() -> None:
     workload = Workload(100, 3)
     free = Rates(1e12, 1e12, 1e-3, 0.0)  # nearly all of a step is fixed
-    assert decode_round(OPT, workload, 1, free, 2048).steps == pytest.approx(1)
-    assert decode_round(OPT, workload, 50, free, 2048).steps == pytest.approx(4 / 3, rel=1e-3)
+    assert case(workload, free).round(1).steps == pytest.approx(1)
+    assert case(workload, free).round(50).steps == pytest.approx(4 / 3, rel=1e-3)
 
 
 def test_a_step_is_read_from_its_slots() -> None:

@@ -32,7 +32,7 @@ def test_a_measured_profile_goes_before_the_roofline() -> None:
     (placed,) = plan({"gpu": [candidate(NAME, profile_id=profile.id)]}, {}).placements
     on = {"gpu": device("gpu", "a100-80gb")}
     for known, expected in (({profile.id: profile}, StepModel), ({}, RooflineSteps)):
-        behaves = best_known(specs, on, lambda _: CATALOG[NAME].architecture, known)(placed)
+        behaves = best_known(specs, on, {(NAME, ""): CATALOG[NAME].architecture}, known)(placed)
         assert isinstance(behaves.steps, expected)
         assert behaves.kv_cache_tokens >= BATCH * WORKLOAD.moments.occupancy_mean
         assert behaves.kv_cache_tokens % 16 == 0

@@ -24,7 +24,8 @@ from partitiond.core.model.families.reading import Config, scaled_positions, sho
 from partitiond.core.model.families.unlisted import bounded, tower_parameters
 from partitiond.core.model.families.wrapped import unwrap
 
-FAMILIES: Final = tuple(sorted({*CLASSIC, *ENCODERS, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
+_BUILDERS: Final = {**CLASSIC, **ENCODERS}
+FAMILIES: Final = tuple(sorted({*_BUILDERS, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
 """Values of `model_type` whose parameters can be counted."""
 
 
@@ -64,11 +65,6 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     return stored_quantised(architecture, plan, quantisation)
 
 
-def is_counted(config: Config) -> bool:
-    """Return whether the parameters of the config's family can be counted. Raises SpecError."""
-    return unwrap(config)[0].get("model_type") in FAMILIES
-
-
 _GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")
 _POOLS: Final = ("Model", "ForTextEncoding", "Classification", "ForRewardModeling")
 """Ends of class names, in the order in which vLLM 0.32 asks for them (`config/model.py`)."""
@@ -87,19 +83,15 @@ def _pools(config: Config, family: str) -> bool:
     return any(n.endswith(_POOLS) and not n.endswith(_GENERATES) for n in names[:1])
 
 
-def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
+def blueprint(family: str, config: Config) -> Blueprint:
     """Return the weights of a model of one of `FAMILIES`, one by one. Raises SpecError."""
-    if family in CLASSIC:
-        return CLASSIC[family](config)
-    if family in ENCODERS:
-        return ENCODERS[family](config)
-    if family in MIXTURES:
-        return mixture_of_experts(family, config)
-    if family in LATENT:
-        return latent_attention(family, config)
-    if family in HYBRID:
-        return hybrid(family, config)
-    return dense(family, config)
+    if family in _BUILDERS:
+        return _BUILDERS[family](config)
+    of_several = (
+        (MIXTURES, mixture_of_experts), (LATENT, latent_attention), (HYBRID, hybrid)
+    )  # fmt: skip
+    build = next((build for families, build in of_several if family in families), dense)
+    return build(family, config)
 
 
 def _unknown(family: object) -> SpecError:

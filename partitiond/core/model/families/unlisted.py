@@ -22,8 +22,7 @@ from partitiond.core.model.families.reading import (
 from partitiond.core.model.precision import BYTES_PER_VALUE
 
 STORED_BYTES: Final = "weights_bytes"
-"""Key that `models.folder` adds to the config of a family that is not counted: bytes of its weight
-files."""
+"""Key that `models.folder` adds to a config: bytes of the weight files."""
 _HEADS: Final = ("num_attention_heads", "n_head", "n_heads")
 _TOWERS: Final = ("vision_config", "audio_config")
 _USUAL_TOWER: Final = {"hidden": 1152, "inner": 4304, "layers": 27}

@@ -19,57 +19,35 @@ _SAME_AS: Final = {
 _FLAT: Final = {"qwen2_vl": "qwen2", "qwen2_5_vl": "qwen2"}
 """Multimodal families whose published configs keep the decoder's keys at the top."""
 
+_GEMMA2: Final = {
+    "vocab_size": 256000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+}
+_WIDER: Final = {"hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28}
+_LLAMA: Final = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
+_WINDOW: Final = {"max_position_embeddings": 131072, "sliding_window": 4096}
+
 _CLASS_DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     # A nested config leaves out values that are defaults of its configuration class (transformers
     # writes only the difference).
-    "gemma3_text": {
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 131072,
-    },
-    "gemma2": {
-        "vocab_size": 256000,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 8192,
-    },
-    "gemma": {
-        "vocab_size": 256000,
-        "hidden_size": 3072,
-        "intermediate_size": 24576,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "head_dim": 256,
-        "max_position_embeddings": 8192,
-    },
-    "llama": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "max_position_embeddings": 2048,
-    },
-    "mistral": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "sliding_window": 4096,
-    },
+    "gemma3_text": {**_GEMMA2, "vocab_size": 262208, "max_position_embeddings": 131072},
+    "gemma2": _GEMMA2,
+    "gemma": {**_GEMMA2, **_WIDER, "num_attention_heads": 16, "num_key_value_heads": 16},
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, **_WINDOW, "intermediate_size": 14336, "num_key_value_heads": 8},
 }
 
 _NOTE: Final = "A text decoder; room for its towers is reserved, their activations are not counted."
