@@ -149,6 +149,10 @@ say "The endpoint of each host serves every model, wherever it runs"
 until_true "all endpoints reach each other" "not any(h.unreached for h in hosts())"
 ask_all head gpu-1 gpu-2
 
+say "Goodput beside the plan: engines step as it says of their model, share and neighbours"
+start_load llama-3.2-1b "$(cat "$folder/proxy-head")" 20 5 512 256
+end_goodput 5
+
 say "gpu-2 dies under load: its Ray, its agent, its engines and its endpoint"
 start_load opt-125m "$(cat "$folder/proxy-head")" 20
 mark "gpu-2 dies"

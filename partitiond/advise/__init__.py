@@ -4,7 +4,6 @@ Engines anywhere report on `/metrics` what they did. Some minutes of these repor
 lengths. The planner then packs the same demand onto the same devices.
 
     scraper       reads what engines report: HTTP GET alone
-    exposition    reads samples from Prometheus text
     readings      converts samples to one engine's reading
     observe       computes what one engine did between readings: restarts, gaps, lost looks
     lengths       converts histograms to means, variation and a workload

@@ -14,11 +14,15 @@ The label `engine` distinguishes the engines of one data-parallel server.
 """
 
 import collections
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 ENDED: Final = "vllm:request_success_total"
@@ -42,6 +46,21 @@ WANTED: Final = frozenset(
     f"{base}_{part}" for base in HISTOGRAMS.values() for part in ("bucket", "sum", "count")
 )
 """All metrics that are read; an engine's other metrics need not be kept."""
+
+
+_NAME_END: Final = re.compile(r"[{ \t]")
+
+
+def parse(text: str, names: Container[str]) -> Iterator[Sample]:
+    """Yield samples of the metrics with these names; NaN, and lines that are none, are left out."""
+    for line in text.splitlines():
+        # Most lines are not wanted: the name, which is quick to find, is enough to tell.
+        if _NAME_END.split(line, maxsplit=1)[0] not in names:
+            continue
+        families: list[Metric] = []
+        with contextlib.suppress(ValueError, IndexError):
+            families = list(text_string_to_metric_families(line))
+        yield from (s for family in families for s in family.samples if not math.isnan(s.value))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

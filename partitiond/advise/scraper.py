@@ -10,10 +10,9 @@ from typing import Any, Final
 
 import httpx
 
-from partitiond.advise.exposition import parse
 from partitiond.advise.identify import ServedName
 from partitiond.advise.observe import keep
-from partitiond.advise.readings import WANTED, EngineKey, Reading, readings_of
+from partitiond.advise.readings import WANTED, EngineKey, Reading, parse, readings_of
 from partitiond.core.errors import SpecError, UpstreamError
 
 TIMEOUT_SECONDS: Final = 5.0

@@ -4,6 +4,7 @@ Bodies of the control API, tables of a fleet file and options of the command lin
 each field is described here, and nowhere else.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -296,12 +297,7 @@ class VariantBody(Body):
             source, _ = named_source(self.model, hub=True)
         if source is not None:
             check_folder(source, allowed)
-        return Variant(self.name, _replaced(engine, options), source)
-
-
-def _replaced(engine: EngineOptions, options: dict[str, Any]) -> EngineOptions:
-    kept = {name: getattr(engine, name) for name in EngineOptions.__dataclass_fields__}
-    return EngineOptions(**{**kept, **options})
+        return Variant(self.name, dataclasses.replace(engine, **options), source)
 
 
 def named_source(model: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | None]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from prometheus_client.samples import Sample
 
-from partitiond.advise.exposition import parse
 from partitiond.advise.observe import EngineWindow, Interval, observe
 from partitiond.advise.readings import (
     WANTED,
     EngineKey,
     Reading,
     ScrapedHistogram,
+    parse,
     readings_of,
 )
 from partitiond.core.errors import ModelSourceError

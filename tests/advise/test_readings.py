@@ -5,8 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.advise.exposition import parse
-from partitiond.advise.readings import WANTED, EngineKey, Reading, readings_of
+from partitiond.advise.readings import WANTED, EngineKey, Reading, parse, readings_of
 from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.exposition import render
 from partitiond.simulated.engine.loop import EngineLoop

@@ -35,6 +35,7 @@ def test_the_tour_runs_unattended_and_draws_what_happened(ray_python: Path, tmp_
     ((failed, sent),) = ((int(a), int(b)) for a, b in FAILED.findall(done.stdout))
     assert sent >= 290, done.stdout
     assert failed <= sent // 5, done.stdout
+    assert re.search(r"^goodput: \S+ of 5 requests/s", done.stdout, re.M), done.stdout
     drawn = [text.text for text in ElementTree.parse(picture).iter() if text.tag.endswith("text")]
     for words in ("gpu-2 dies", "lost", "head", "gpu-1", "gpu-2"):
         assert words in drawn

@@ -37,14 +37,7 @@ from partitiond.core.performance.latency import (
     tpot_latency,
     ttft_latency,
 )
-from partitiond.core.performance.roofline import (
-    BANDWIDTH_EFFICIENCY,
-    FLOPS_EFFICIENCY,
-    MEASURED_BANDWIDTH_EFFICIENCY,
-    MEASURED_FLOPS_EFFICIENCY,
-    NO_FACTORS,
-    Factors,
-)
+from partitiond.core.performance.roofline import NO_FACTORS, Factors, efficiencies
 from partitiond.core.performance.rounds import RoundCase
 from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
@@ -268,9 +261,7 @@ def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:
 
 def _notes(case: _Case) -> tuple[str, ...]:
     spec = case.subject.hardware
-    measured = spec.cpu is not None
-    of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
-    of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
+    of_bandwidth, of_arithmetic = efficiencies(spec)
     notes = [
         "estimated: nothing was measured",
         f"hardware figures: {spec.source}",

@@ -146,6 +146,16 @@ def kv_cache_bytes(
     return Bytes(math.ceil(held * block_tokens * architecture.kv_bytes_per_token_layer) + state)
 
 
+def cache_bytes(
+    architecture: Architecture, workload: Workload, limits: EngineLimits, kind: DeviceKind
+) -> Bytes:
+    """Return bytes of a KV cache for `limits.max_num_seqs` requests of a workload."""
+    block, batch = BLOCK_TOKENS[kind], limits.max_num_seqs
+    tokens = kv_tokens(batch, workload, limits.max_model_len, block)
+    step = limits.max_num_batched_tokens
+    return kv_cache_bytes(architecture, tokens, block, batch=batch, step_tokens=step)
+
+
 def _window_blocks(
     architecture: Architecture, batch: int, block_tokens: int, step_tokens: int
 ) -> int:
@@ -240,16 +250,7 @@ def footprint_at(
     architecture: Architecture, workload: Workload, limits: EngineLimits, kind: DeviceKind
 ) -> Footprint:
     """Return the footprint of an engine whose KV cache holds `limits.max_num_seqs` requests."""
-    block = BLOCK_TOKENS[kind]
-    tokens = kv_tokens(limits.max_num_seqs, workload, limits.max_model_len, block)
-    cache = kv_cache_bytes(
-        architecture,
-        tokens,
-        block,
-        batch=limits.max_num_seqs,
-        step_tokens=limits.max_num_batched_tokens,
-    )
-    return footprint(architecture, limits, cache, kind)
+    return footprint(architecture, limits, cache_bytes(architecture, workload, limits, kind), kind)
 
 
 def max_batch(

@@ -133,6 +133,13 @@ class Step:
     prefill_context: float = 0.0
 
 
+def efficiencies(hardware: HardwareSpec) -> tuple[float, float]:
+    """Return the shares of its bandwidth and of its arithmetic that are assumed to be reached."""
+    if hardware.cpu is not None:
+        return MEASURED_BANDWIDTH_EFFICIENCY, MEASURED_FLOPS_EFFICIENCY
+    return BANDWIDTH_EFFICIENCY, FLOPS_EFFICIENCY
+
+
 def rates(
     hardware: HardwareSpec, size: PartitionSize, *, dtype: str = "auto", quantization: str = ""
 ) -> Rates:
@@ -170,9 +177,7 @@ def rates(
                 hint="Measure a profile on it instead.",
                 facts={"size": size.key, "hardware": hardware.key},
             )
-    measured = hardware.cpu is not None
-    of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
-    of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
+    of_bandwidth, of_arithmetic = efficiencies(hardware)
     return Rates(
         flops_per_s=flops * sm_share(hardware, size) * of_arithmetic,
         bytes_per_s=bandwidth * of_bandwidth,

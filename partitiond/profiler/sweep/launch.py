@@ -12,13 +12,11 @@ from partitiond.core.model.spec import EngineOptions
 from partitiond.core.numbers.bisection import largest
 from partitiond.core.performance.engine_speed import speed_environment
 from partitiond.core.performance.footprint import (
-    BLOCK_TOKENS,
     MAX_BATCH,
     MAX_NUM_BATCHED_TOKENS,
     EngineLimits,
-    footprint,
-    kv_cache_bytes,
-    kv_tokens,
+    cache_bytes,
+    footprint_at,
 )
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import format_bytes
@@ -110,15 +108,8 @@ def confirming_launch(
 
 def kv_bytes(request: ProfileRequest, architecture: Architecture, batch: int) -> int:
     """Return bytes of the KV cache that this batch of the request's workload needs."""
-    spec = request.model.spec
-    block = BLOCK_TOKENS[request.device.kind]
-    return kv_cache_bytes(
-        architecture,
-        kv_tokens(batch, spec.workload, spec.max_model_len, block),
-        block,
-        batch=batch,
-        step_tokens=step_tokens(spec.engine, batch),
-    )
+    workload = request.model.spec.workload
+    return cache_bytes(architecture, workload, _limits_at(request, batch), request.device.kind)
 
 
 def _launch(
@@ -185,16 +176,18 @@ def _limits(launch: EngineLaunch) -> EngineLimits:
     return EngineLimits(launch.max_num_seqs, launch.max_model_len, launch.max_num_batched_tokens)
 
 
+def _limits_at(request: ProfileRequest, batch: int) -> EngineLimits:
+    spec = request.model.spec
+    return EngineLimits(batch, spec.max_model_len, step_tokens(spec.engine, batch))
+
+
 def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: int) -> int:
     """Return the largest batch up to `wanted` whose full footprint fits; 0 if none does."""
-    spec = request.model.spec
+    workload, kind = request.model.spec.workload, request.device.kind
 
     def fits(batch: int) -> bool:
-        tokens = step_tokens(spec.engine, batch)
-        limits = EngineLimits(batch, spec.max_model_len, tokens)
-        cache = kv_bytes(request, architecture, batch)
-        needed = footprint(architecture, limits, cache, request.device.kind).peak_bytes
-        return needed <= request.memory_bytes
+        needed = footprint_at(architecture, workload, _limits_at(request, batch), kind)
+        return needed.peak_bytes <= request.memory_bytes
 
     return largest(fits, wanted)  # the footprint grows with the batch
 

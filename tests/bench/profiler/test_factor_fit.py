@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.profiler.factor_fit import FIGURES, errors, fit_factors, fit_kinds, sources_in
+from bench.profiler.factor_fit import FIGURES, errors, fit_all, fit_factors, fit_kinds, sources_in
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.hardware.partition import PartitionSize
@@ -71,3 +71,7 @@ def test_a_fit_is_to_profiles_with_decode_steps(tmp_path: Path) -> None:
     assert not list(sources_in(tmp_path))
     (tmp_path / "chat.json").write_text(chat)
     assert len(list(sources_in(tmp_path))) == 1
+    of_profiles, published = fit_all(tmp_path)
+    assert (of_profiles.profiles, published.models) == (1, 6)
+    assert set(published.shipped) == {"tokens/s"}, "others published nothing else"
+    assert published.shipped["tokens/s"] < published.left_out["tokens/s"] < 0.2

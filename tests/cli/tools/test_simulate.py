@@ -1,10 +1,12 @@
 """`partitiond tools simulate` makes simulated hosts and changes their state."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from partitiond.models.catalog import CATALOG
 from partitiond.simulated.gpus import SimulatedHost, shipped_descriptions
 from tests.cli.conftest import Cli
 
@@ -130,6 +132,16 @@ def test_traffic_is_reported_by_model_and_a_trace_replayed_to_its_end(
     (one,) = slower.ended(0).json["models"]
     assert one["served"]["tpot"]["p50"] == pytest.approx(0.02)
     assert one["served"]["ttft"]["p50"] >= 0.12
+    pools = tmp_path / "pools"
+    pools.mkdir()
+    (pools / "config.json").write_text(json.dumps(dict(CATALOG["bge-small-en-v1.5"].config)))
+    (tmp_path / "pools.toml").write_text(
+        f'[[devices]]\nhardware = "l4-24gb"\n[[models]]\nmodel = "{pools}"\n'
+        "demand = { req_per_s = 5 }\n"
+    )
+    asked = (tmp_path / "pools.toml", "--seconds", 20, "--time-limit", 1, "--json")
+    served = cli(f"{SIMULATE} fleet", *asked).ended(0).json["all"]["served"]
+    assert served["output_tokens"] == served["answered"] > 0, "it answers in one step"
     for words, said in (
         (("--fitted", fleet), "not a valid FittedHost"),
         (("--workload", "rain"), "poisson"),
