@@ -27,11 +27,11 @@ _ROBERTA_OFFSET: Final = 2
 def bert(config: Config) -> Blueprint:
     """BERT: learned (or Jina's rotary) positions, kinds of segment, biases everywhere, a pooler."""
     hidden, inner = whole(config, "hidden_size"), whole(config, "intermediate_size")
-    positions, kind = whole(config, "max_position_embeddings"), config.get(_POSITIONS, "absolute")
-    if kind not in {"absolute", "rotary"}:
+    positions, kind = whole(config, "max_position_embeddings"), config.get(_POSITIONS)
+    if kind not in (None, "absolute", "rotary"):  # noqa: PLR6201 -- it may have no hash
         raise bad(_POSITIONS, f"is {shown(kind)}, which vLLM does not serve", kind)
     tables = whole(config, "vocab_size") + whole(config, "type_vocab_size", default=2)
-    tables += positions if kind == "absolute" else 0
+    tables += 0 if kind == "rotary" else positions
     layer = [(f"attention.{n}", hidden, hidden) for n in ("query", "key", "value", "output")]
     layer += [("intermediate", hidden, inner), ("output", inner, hidden)]
     return _encoder(
