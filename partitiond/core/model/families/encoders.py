@@ -28,7 +28,7 @@ def bert(config: Config) -> Blueprint:
     """BERT: learned (or Jina's rotary) positions, kinds of segment, biases everywhere, a pooler."""
     hidden, inner = whole(config, "hidden_size"), whole(config, "intermediate_size")
     positions, kind = whole(config, "max_position_embeddings"), config.get(_POSITIONS)
-    if kind not in (None, "absolute", "rotary"):  # noqa: PLR6201 -- it may have no hash
+    if kind not in (None, "absolute", "rotary"):
         raise bad(_POSITIONS, f"is {shown(kind)}, which vLLM does not serve", kind)
     tables = whole(config, "vocab_size") + whole(config, "type_vocab_size", default=2)
     tables += 0 if kind == "rotary" else positions
