@@ -37,6 +37,7 @@ from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.search.portfolio import evaluate, solve_portfolio
 from partitiond.planner.search.priorities import lexicographic, order, values_of
+from partitiond.planner.search.single_starts import with_single_starts
 from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
@@ -50,7 +51,8 @@ from partitiond.planner.search.without_outage import (
 from partitiond.planner.stop import Stop, never
 
 AGAIN_SHARE: Final = 0.5
-"""Share of the time limit for each further solve, if the best plan has an outage. Chosen."""
+"""If the best plan has an outage, all further solves take so much of the time limit together: each
+has half of what those before it left. Chosen."""
 
 
 class PlanRefusedError(PartitiondError):
@@ -78,7 +80,7 @@ def solve(
     began = time.monotonic()
     request = usable_request(request)
     first = _made(request, on_progress, stop)
-    made = _without_outage(first, on_progress, stop)
+    made = _with_starts(_without_outage(first, on_progress, stop), stop)
     placements = made.placements
     if request.models and not placements:
         return Infeasible(
@@ -172,9 +174,8 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
     if not coming:
         return made
     models = {outage.model for outage in coming}
-    again = dataclasses.replace(
-        request, time_limit_seconds=AGAIN_SHARE * request.time_limit_seconds
-    )
+    seconds = AGAIN_SHARE / 2 * request.time_limit_seconds
+    again = dataclasses.replace(request, time_limit_seconds=seconds)
     beside = _made(with_old_ones(again, models, for_good=False), on_progress, stop)
     replaced = _replaced(made, beside)
     if replaced is not None:
@@ -188,7 +189,10 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
         asked = with_old_ones(again, staying, for_good=True)
-        asked = dataclasses.replace(asked, objective=objective, move_price=move_price)
+        seconds /= 2
+        asked = dataclasses.replace(
+            asked, objective=objective, move_price=move_price, time_limit_seconds=seconds
+        )
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()
@@ -198,17 +202,29 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
             and all_stay(asked, held.placements)
             and not forbidden_outages(request, placements)
         ):
-            answer = _held(made, placements, coming, held.found.method)
+            answer = _held(made, placements, coming, held.found.method, stop)
             alone = made.found.beside
             if alone is None:
                 return answer
             # Asked apart, what runs and what is new may not gain from one another.
             starts = assign(made.instance, alone)
-            return max(answer, _held(made, starts, coming, made.found.method), key=_held_order)
+            apart = _held(made, starts, coming, made.found.method, stop)
+            return max(answer, apart, key=_held_order)
     raise PlanRefusedError(
         "no plan without an outage was found, though all that runs could stay.",
         hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
     )
+
+
+def _with_starts(made: _Made, stop: Stop) -> _Made:
+    """Return the answer with what idle devices serve of what it leaves out."""
+    request, placements = made.instance.request, made.placements
+    if not (made.missing and placements) or made.outages:
+        return made
+    more = with_single_starts(request, placements, idle=True, stop=stop)
+    if len(more) == len(placements):
+        return made
+    return _as_asked(made, request, more, made.found.method) or made
 
 
 def _replaced(made: _Made, beside: _Made) -> _Made | None:
@@ -241,10 +257,30 @@ def _held_order(made: _Made) -> tuple[int, Any]:
 
 
 def _held(
-    made: _Made, placements: tuple[Placement, ...], coming: tuple[Outage, ...], method: str
+    made: _Made,
+    placements: tuple[Placement, ...],
+    coming: tuple[Outage, ...],
+    method: str,
+    stop: Stop,
 ) -> _Made:
-    """Return the answer with running replicas that stay, and the models that this holds back: those
-    that lack something, or whose replicas stay although their rules or candidates changed."""
+    """Return the answer with running replicas that stay and starts beside them, and the models that
+    this holds back."""
+    more = with_single_starts(made.instance.request, placements, idle=False, stop=stop)
+    answers = (_held_as(made, one, coming, method) for one in dict.fromkeys((more, placements)))
+    answer = next((one for one in answers if one is not None), None)
+    if answer is None:
+        raise PlanRefusedError(
+            "the running replicas are no part of any plan, though they could stay.",
+            hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
+        )
+    return answer
+
+
+def _held_as(
+    made: _Made, placements: tuple[Placement, ...], coming: tuple[Outage, ...], method: str
+) -> _Made | None:
+    """Return placements as the answer, and the models that they hold back: those that lack
+    something, or whose replicas stay although their rules or candidates changed."""
     request, ran = made.instance.request, {p.replica_id: p for p in made.instance.request.running}
     stays = (p for p in placements if p.replica_id in ran and same_engine(ran[p.replica_id], p))
     old = by_key((p.model, p) for p in stays)
@@ -265,10 +301,7 @@ def _held(
             held = names | ({*seconds} & ({*old} if less else lacks))
             outages = (seconds.get(name, Outage(name, 0.0, 0.0)) for name in sorted(held))
             return dataclasses.replace(found, outages=tuple(outages))
-    raise PlanRefusedError(
-        "the running replicas are no part of any plan, though they could stay.",
-        hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
-    )
+    return None
 
 
 def _as_asked(

@@ -9,7 +9,7 @@ EACH = 25
 OFTEN = range(0, 225, EACH)
 SELDOM = range(225, 2_625, EACH)
 ONCE = (
-    155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 400_685, 401_426,
+    155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 202_699, 400_685, 401_426,
     1_000_631, 1_000_886, 1_002_263, 1_003_186, 7_101_247, 12_000_251,
     12_008_026, 12_012_482, 12_016_512, 12_016_921, 13_008_082
 )  # fmt: skip
@@ -21,8 +21,8 @@ size that runs and was left out, one that left although it had to stay, a demand
 that a model without a rate took from, what was completed greedily beside what runs where every
 better plan had an outage (three times: in one class, for a lower one, and asked apart), an instance
 that had to leave its place for what spare room was filled with, moves where starts alone would do,
-memory that instances were said to share, a moved replica that was said to stay, a size that started
-and was left out.
+an instance that may not move, beside which nothing was started, memory that instances were said to
+share, a moved replica that was said to stay, a size that started and was left out.
 """
 
 

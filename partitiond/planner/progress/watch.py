@@ -102,12 +102,12 @@ class SolveMonitor:
         asks to stop. Without a clock only the caller ends it."""
         return lambda: self.stop() or (not self.fixed and time.monotonic() > at)
 
-    def finish(self) -> Stop:
-        """Return a `Stop` for the steps after the search: it allows them about their reserved time
-        once more, and stops at once if the caller asked to stop. Without a clock it never stops."""
-        limit = self.instance.request.time_limit_seconds
-        more = max(FINISH_LEAST, FINISH_MORE * limit)
-        return self.until(max(time.monotonic(), self.deadline) + more)
+    def finish(self, share: float = 1.0) -> Stop:
+        """Return a `Stop` for a step after the search: a share of the time until a fifth of the
+        limit beyond the search's end, or of half a second if that has come."""
+        limit, now = self.instance.request.time_limit_seconds, time.monotonic()
+        left = self.deadline + FINISH_MORE * limit - now
+        return self.until(now + share * max(FINISH_LEAST, left))
 
     def restart(self, objective: Objective) -> None:
         """Switch to another objective; values reported from now on belong to it."""

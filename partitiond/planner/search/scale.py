@@ -40,12 +40,11 @@ from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.nearest import May, least_against
 from partitiond.planner.search.repair import completed
 from partitiond.planner.search.searching import serve_everything
+from partitiond.planner.stop import Stop
 
 SLACK: Final = 1e-6
 SAFETY: Final = 1e-9
 """Relative slack subtracted for floating-point sums: some million terms are off by less."""
-SEARCH_SHARE: Final = 0.9
-"""Share of the time for bound and plans; the rest is for sharing out what is left over. Chosen."""
 LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
@@ -63,9 +62,8 @@ ASKS: Final = 16
 """Number of factors asked for if the clock may not count. Chosen, not measured."""
 FEW: Final = 6
 """Number of factors asked for before CP-SAT is used. Chosen, not measured."""
-REST_SHARE: Final = 0.1
 ASK_SHARE: Final = 0.1
-"""Shares of the limit: beyond it for sharing what is left over, and for one factor. Chosen."""
+"""Share of the limit for one factor. Chosen."""
 EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the limit; one takes up to three. Chosen."""
 PASSES: Final = 3
@@ -146,7 +144,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         raising.bound_by_prices()
         if not raising.done():
             raising.price_replicas()
-    most = ASKS if raising.fixed or not searches else math.inf
+    most = ASKS if watch.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
     raising.prove()
     if exact:
@@ -191,14 +189,7 @@ class Raising:
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
         self.optimal, self.step, self.asked = False, FIRST_STEP, 0
-        self.limit, self.fixed = instance.request.time_limit_seconds, instance.request.deterministic
-        self.end, self.stop = time.monotonic() + SEARCH_SHARE * self.limit, watch.stop
-
-    def left(self, more: float = 0.0) -> float:
-        """Return the seconds left plus a share of the limit; infinite if there is no clock."""
-        if self.stop():
-            return 0.0
-        return math.inf if self.fixed else self.end + more * self.limit - time.monotonic()
+        self.limit, self.stop = instance.request.time_limit_seconds, watch.stop
 
     def met(self) -> bool:
         """Whether the best factor is proven the largest, even if no factor above 0 was found."""
@@ -206,7 +197,7 @@ class Raising:
 
     def done(self) -> bool:
         """Return whether the bound is reached or below 0, or the time is over."""
-        return self.met() or self.bound < 0 or self.left() <= 0
+        return self.met() or self.bound < 0 or self.watch.left() <= 0
 
     def lower(self, bound: float, name: str) -> None:
         """Record that no plan has a factor larger than `bound`."""
@@ -285,12 +276,10 @@ class Raising:
             made = from_nothing(asked, worth, by_cost=True, stop=self.stop).packing
             return not made.lacking() and self.keep(made, GREEDY)
         self.asked += 1
-        seconds = ASK_SHARE * self.limit
-        seconds = seconds if self.fixed else min(seconds, self.left())
         answer = serve_everything(
             self._sites_for(asked),
             self.worth,
-            seconds=seconds,
+            seconds=min(ASK_SHARE * self.limit, self.watch.left()),
             stop=self.stop,
             start=self.best,
             number=self.asked,
@@ -345,7 +334,7 @@ class Raising:
                 self.best,
                 deterministic_seconds=EXACT_SHARE * self.limit,
                 scale=Scale(self.target, self.bound),
-                wall_seconds=self.left(),
+                wall_seconds=math.inf if self.watch.fixed else self.watch.left(),
                 stop=self.stop,
             )
             if found.packing is None or found.bound is None:
@@ -383,7 +372,7 @@ class Raising:
         for packing in tried:
             if ranks and self.stop():
                 break
-            full = self.given_away(packing, self.left(REST_SHARE) / len(tried))
+            full = self.given_away(packing, self.watch.finish(1 / (len(tried) - len(ranks))))
             value = factor_of(full, self.target)
             done = applied(instance, full)
             worth = with_price(instance, objective, value, done)
@@ -405,13 +394,13 @@ class Raising:
                 kept.instance = self.instance
                 yield kept
 
-    def given_away(self, packing: Packing, seconds: float) -> Packing:
+    def given_away(self, packing: Packing, stop: Stop) -> Packing:
         """Give what is left over to models that gain goodput; no model falls below the factor."""
-        instance, end = self.instance, time.monotonic() + seconds
+        instance = self.instance
         value, grown = factor_of(packing, self.target), packing.copy()
         grown.instance = instance
         adding = Adding(grown, usual_prices(self.sites))
-        most_goodput(adding, instance.needs, lambda: self.stop() or time.monotonic() > end)
+        most_goodput(adding, instance.needs, stop)
         if any(not need.rated for need in instance.needs):
             # Needs are held to the factor and to what each model has of its demand, so no device
             # goes to a level at which a model falls below these.
@@ -422,7 +411,7 @@ class Raising:
                 for h, n in zip(held.needs, instance.needs, strict=True)
             )
             grown.instance = dataclasses.replace(held, needs=tuple(needs))
-            fill(grown, range(len(grown.loads)), self.stop)
+            fill(grown, range(len(grown.loads)), stop)
             grown.instance = instance
         grown.settle()
         return grown if factor_of(grown, self.target) >= value * (1 - SLACK) else packing

@@ -13,6 +13,7 @@ from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.scale import Raising, factor_of, largest_factor
+from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
 
@@ -82,7 +83,7 @@ def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given
     assert not known.keep(first, "one that is worse")
     assert known.value == values[-1] > factor_of(first, known.target)
     assert 0.5 * known.bound < known.value <= known.bound
-    more = known.given_away(first, 2.0)
+    more = known.given_away(first, never)
     assert more.goodput() > first.goodput()
     assert factor_of(more, known.target) >= factor_of(first, known.target) * (1 - 1e-6)
 
@@ -102,7 +103,7 @@ def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rat
         packing = Packing(instance)
         for index in range(3):
             packing.add(index, index, option)
-        more = raising(instance).given_away(packing, 5.0)
+        more = raising(instance).given_away(packing, never)
         assert (more.rates[1] < packing.rates[1]) is slowed
         assert more.counts[2] == (3 if slowed else 2), "two of them fit beside each other"
 

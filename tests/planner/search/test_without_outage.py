@@ -18,12 +18,14 @@ from partitiond.core.plan.record import (
     diff_plans,
 )
 from partitiond.core.units import GIB, Bytes
+from partitiond.planner import api
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import packing_of
+from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.search.nearest import LEAVES, OUTAGE, nearest_goodput
 from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpu, gpus, point, want
@@ -76,6 +78,22 @@ def planned(request: PlanRequest) -> Plan:
 def served(made: Plan) -> dict[str, float]:
     """The requests/s that each model gets."""
     return {f.model: f.capacity_req_per_s for f in made.forecasts}
+
+
+def test_what_is_asked_again_takes_half_of_the_time_limit_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits, real = list[float](), api.solve_portfolio
+
+    def spy(instance: Instance, *more: object) -> SolveAnswer:
+        limits.append(instance.request.time_limit_seconds)
+        return real(instance, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api, "solve_portfolio", spy)
+    assert planned(fleet(5)).held_back
+    first, *again = limits
+    assert len(again) > 1
+    assert sum(again) <= first / 2
 
 
 OBJECTIVES = Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MAX_GOODPUT, Objective.MAX_MIN
