@@ -11,7 +11,7 @@ from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.answers import figures_of
 from partitiond.core.plan.record import ModelDemand, Objective, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.model.costs import device_units, true_bound, true_priced_bound
+from partitiond.planner.model.costs import device_units, true_bound
 from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 from tests.planner.problems import plan_for
@@ -43,17 +43,6 @@ def test_no_saving_in_price_is_worth_a_device_under_min_devices(
     some = sorted(units)[:count]
     assert true_bound(request, sum(some) / PRICE_SCALE) <= len(some)
     assert true_bound(request, float(len(some))) == len(some)
-
-
-def test_a_bound_with_the_price_of_moves_asks_no_more_of_the_dearest_device() -> None:
-    """One dear device and two moves at 0.3 cost 1.6, and a trifle more in the integers."""
-    devices = gpu("cheap", price_per_hour=1.0), gpu("dear", price_per_hour=9.0)
-    request = PlanRequest(devices, (), objective=Objective.MIN_DEVICES, move_price=0.3)
-    dear = max(device_units(request)) / PRICE_SCALE
-    assert true_priced_bound(request, dear + 0.6) <= 1.6
-    assert true_priced_bound(request, dear + 0.6) > 1.598
-    whole = dataclasses.replace(request, move_price=0.25)
-    assert true_priced_bound(whole, dear + 0.49) == 1.5
 
 
 def test_a_device_of_unknown_power_is_a_clear_error() -> None:

@@ -12,7 +12,6 @@ from partitiond.planner.model.costs import (
     goodput_of,
     smallest_share,
     true_bound,
-    true_priced_bound,
     true_value,
 )
 from partitiond.planner.model.needs import LEAST
@@ -48,8 +47,6 @@ def certify(
     price, moves = price_of_a_move(request, objective), moves_made(instance, placements)
     # Prices are not negative: a value no plan reaches without them, none reaches with them.
     value, bound = with_moves(objective, own, moves, price), own_bound
-    if price and objective.is_cost and found.priced_bound is not None:
-        bound = max(own_bound, true_priced_bound(request, found.priced_bound))
     gap = abs(bound - value) / max(abs(value), 1e-9)
     rates = rates_of(instance, placements, levels)
     classes = () if _counts_nothing(instance, found) else found.class_bounds

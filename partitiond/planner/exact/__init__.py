@@ -22,13 +22,11 @@ from partitiond.planner.exact.constraints import (
 )
 from partitiond.planner.exact.objectives import (
     Goal,
-    Moves,
     Scale,
     Stage,
     maximise_goodput,
     maximise_scale,
     maximise_share,
-    moves_cost,
     total_cost,
 )
 from partitiond.planner.exact.variables import Variables, make_variables, variable_count
@@ -43,7 +41,6 @@ __all__ = [
     "MAX_VARIABLES",
     "Exact",
     "Goal",
-    "Moves",
     "Scale",
     "Stage",
     "solve_exact",
@@ -81,7 +78,6 @@ def solve_exact(
     scale: Scale | None = None,
     wall_seconds: float = math.inf,
     stop: Callable[[], bool] = lambda: False,
-    moves: Moves | None = None,
     stage: Stage | None = None,
     stays: Packing | None = None,
 ) -> Exact:
@@ -99,19 +95,17 @@ def solve_exact(
         wall_seconds: wall-clock limit, if the answer may depend on the clock.
         stop: called periodically; True ends the solve with the best packing so far.
         stage: for `Goal.GOODPUT`: which models count; None for all.
-        moves: for `Goal.COST`: the price of moves; load i of a hint is then device i.
         stays: what load i holds stays on device i, as it does in a hint then.
     """
-    fixed = moves is not None or stays is not None
     model, unit, replica = cp_model.CpModel(), 1.0 / PRICE_SCALE, 0
     variables = make_variables(model, instance, devices, hint=hint)
     for index in devices:
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
-    if not fixed:
-        add_order(model, instance, variables)
     add_rules(model, instance, variables)
-    if stays is not None:
+    if stays is None:
+        add_order(model, instance, variables)
+    else:
         add_staying(model, variables, stays)
     if goal is Goal.GOODPUT:
         unit, replica = maximise_goodput(model, instance, variables, stage)
@@ -120,12 +114,11 @@ def solve_exact(
     else:
         add_demands(model, instance, variables)
         if goal is Goal.COST:
-            price = 0 if moves is None else moves_cost(model, instance, variables, moves)
-            model.minimize(total_cost(instance, variables) + price)
+            model.minimize(total_cost(instance, variables))
         else:
             maximise_share(model, instance, variables, cost_limit)
     if hint is not None:
-        _add_hint(model, variables, hint, as_it_is=fixed)
+        _add_hint(model, variables, hint, as_it_is=stays is not None)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # with more, the answer is not always the same
     solver.parameters.random_seed = instance.request.seed

@@ -1,6 +1,5 @@
 """Builds the goal of one solve: cost, goodput, or the largest factor; and the price of moves."""
 
-import collections
 import dataclasses
 import enum
 import math
@@ -9,7 +8,6 @@ from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
-from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.exact.constraints import add_numbers
 from partitiond.planner.exact.variables import Terms, Variables, by_model
 from partitiond.planner.model.rates import reference_rates
@@ -201,49 +199,3 @@ def _cover(model: cp_model.CpModel, mine: Terms, rate: float, factor: Any) -> No
     most = math.ceil(rate)
     given = sum(count * (min(each, most) * times) for count, each in mine)
     model.add(given >= math.floor(step * times) * factor)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Moves:
-    """The price of moves.
-
-    Attributes:
-        units: price of one move, in 1 / PRICE_SCALE.
-        staying: device and item of each replica that runs and could stay.
-    """
-
-    units: int
-    staying: tuple[tuple[int, int], ...]
-
-
-def moves_cost(
-    model: cp_model.CpModel, instance: Instance, variables: Variables, moves: Moves
-) -> Any:
-    """Return a lower bound on the price of all moves; minimised, it equals that price.
-
-    The moves of a model are the replicas that left the place where they run, or the replicas that
-    start beyond those that had to move, whichever number is smaller.
-    """
-    runs = collections.Counter(moves.staying)
-    counts = [(index, item, count) for (index, _, item), count in variables.count.items()]
-    there = by_key(((index, item), count) for index, item, count in counts)
-    placed = by_key((instance.items[item].model, count) for _, item, count in counts)
-    kept: dict[int, list[Any]] = collections.defaultdict(list)
-    staying: dict[int, int] = collections.Counter()
-    for (index, item), number in runs.items():
-        stays = model.new_int_var(0, number, f"stays_{index}_{item}")
-        model.add(stays <= sum(there[index, item]))
-        kept[instance.items[item].model].append(stays)
-        staying[instance.items[item].model] += number
-    names = [demand.model for demand in instance.request.models]
-    total = []
-    for number, could in staying.items():
-        running = sum(p.model == names[number] for p in instance.request.running)
-        moved = model.new_int_var(0, could, f"moves_{number}")
-        by_stops = model.new_bool_var(f"stops_{number}")
-        stays = sum(kept[number])
-        model.add(moved >= could - stays).only_enforce_if(by_stops.negated())
-        fresh = sum(placed[number]) - stays - (running - could)
-        model.add(moved >= fresh).only_enforce_if(by_stops)
-        total.append(moved)
-    return moves.units * sum(total)

@@ -102,22 +102,6 @@ def true_bound(request: PlanRequest, bound: float) -> float:
     return float(math.ceil(bound / dearest - EPSILON * max(1.0, bound)))
 
 
-def true_priced_bound(request: PlanRequest, bound: float) -> float:
-    """Convert a bound on the integers' cost including the price of moves, as `true_bound` does.
-
-    Under MIN_DEVICES n devices and m moves cost at most n (1 + the largest tie) + m prices, so
-    n + m prices is at least the bound divided by (1 + the largest tie). It is also a multiple of
-    the price if the price divides the cost of a device.
-    """
-    if request.objective is not Objective.MIN_DEVICES or not request.devices:
-        return bound
-    least = bound / (max(device_units(request)) / PRICE_SCALE)
-    grain = request.move_price
-    if grain <= 0 or abs(1 / grain - round(1 / grain)) > EPSILON:
-        return least
-    return grain * math.ceil(least / grain - EPSILON * max(1.0, least / grain))
-
-
 def true_value(request: PlanRequest, value: float) -> float:
     """Return the objective's own value of a packing that costs `value` in the integers."""
     whole = request.objective is Objective.MIN_DEVICES

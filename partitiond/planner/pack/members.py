@@ -10,7 +10,6 @@ from partitiond.planner.pack.running import staying_items
 EPSILON: Final = 1e-6
 KEPT: Final = "kept what runs"
 EXACT: Final = "exact (CP-SAT)"
-EXACT_WITH_MOVES: Final = "exact with moves (CP-SAT)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -63,19 +63,12 @@ def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:
     return _count(instance, kept, collections.Counter(p.model for p in placements))
 
 
-def staying_of(instance: Instance) -> list[tuple[int, int, Placement]]:
-    """Return running replicas that need not move, in the form of `running.staying_items`."""
-    found = []
-    for index, item, placement in staying_items(instance):
-        was, now = placement.candidate.release, instance.items[item].candidate.release
-        if not (was and now) or was == now:
-            found.append((index, item, placement))
-    return found
-
-
 def _count(instance: Instance, kept: Mapping[str, int], placed: Mapping[str, int]) -> int:
     running = collections.Counter(p.model for p in instance.request.running)
-    staying = collections.Counter(placement.model for _, _, placement in staying_of(instance))
+    staying = collections.Counter[str]()
+    for _, item, old in staying_items(instance):
+        was, now = old.candidate.release, instance.items[item].candidate.release
+        staying[old.model] += not (was and now) or was == now
     total = 0
     for model, could in staying.items():
         fresh = placed.get(model, 0) - kept.get(model, 0)

@@ -25,8 +25,6 @@ class SolveAnswer:
         proven_impossible: for a fallback from a cost objective: True if serving everything is
             proven impossible, False if it was not found in time; None if this is no fallback.
         best_value: the best value of any member; the plan may be worse in order to move less.
-        priced_bound: lower bound on the cost including the price of moves, in the unit of `bound`;
-            None if nothing better than `bound` is proven.
         class_bounds: if models with a priority other than 0 count, each priority with the most
             weighted requests/s that the best plan gives it (`priorities.bounds_of`).
         beside: if this plan has an outage that is not allowed, the best one found without.
@@ -42,6 +40,5 @@ class SolveAnswer:
     method: str
     proven_impossible: bool | None = None
     best_value: float | None = None
-    priced_bound: float | None = None
     class_bounds: tuple[tuple[int, float], ...] = ()
     beside: Packing | None = None

@@ -18,7 +18,6 @@ from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import in_order, most_goodput
 from partitiond.planner.pack.members import (
     EPSILON,
-    EXACT_WITH_MOVES,
     KEPT,
     Member,
     drop_surplus,
@@ -113,7 +112,7 @@ def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) 
         # The shares of models without a rate count only among equally good plans.
         most, shares = best[0].packing.cost() + EQUAL, any(not n.rated for n in instance.needs)
         return [m for m in best if m.packing.cost() <= most] if shares else best[:1]
-    return sorted(best, key=lambda m: not m.name.startswith((KEPT, EXACT_WITH_MOVES)))
+    return sorted(best, key=lambda m: not m.name.startswith(KEPT))
 
 
 def least_against(ranked: Iterable[Packing], may: May) -> int:

@@ -14,15 +14,15 @@ from typing import Final
 from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices
 from partitiond.planner.columns.search import expresses, plan_by_columns
-from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
+from partitiond.planner.exact import Exact, Goal, Stage, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
-from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
+from partitiond.planner.model.types import RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import from_nothing
-from partitiond.planner.pack.members import EPSILON, EXACT, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, staying_of, with_price
+from partitiond.planner.pack.members import EPSILON, EXACT, KEPT, Member, member
+from partitiond.planner.pack.moves import count_of_moves
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.running import running_packing, staying_items
+from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress, SolveMonitor
 from partitiond.planner.search.nearest import OUTAGE, May, nearest_cost, nearest_goodput
@@ -257,14 +257,13 @@ def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
         watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
         return None
     _add_starts_alone(watch, found, may, by_cost=True)
-    priced_bound = _exact_with_moves(watch, found.members, least)
     chosen = nearest_cost(watch, found.members, may=may)
     least = watch.bound if watch.bound is not None else least
     best = min(found.members, key=lambda m: m.packing.cost())
     optimal = chosen.packing.cost() <= least + EPSILON
     answer = _answer(watch, found, chosen, best=best, bound=least, optimal=optimal)
     beside = _beside(found.members, chosen, may, by_cost=True)
-    return dataclasses.replace(answer, priced_bound=priced_bound, beside=beside)
+    return dataclasses.replace(answer, beside=beside)
 
 
 def _answer(
@@ -352,30 +351,6 @@ def evaluate(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
     return answer if objective.is_cost else _by_class(watch, found, answer)
 
 
-def _exact_with_moves(watch: SolveMonitor, members: list[Member], least: float) -> float | None:
-    """Run CP-SAT with the price of moves on small instances, and add its plan to the members.
-
-    Returns a bound on the cost including that price, if one was proven.
-    """
-    instance, objective = watch.instance, watch.objective
-    price = price_of_a_move(instance.request, objective)
-    if not price or _variables(instance) > SMALL or not staying_items(instance):
-        return None
-    here = [m.packing for m in members if m.name.startswith(KEPT)]
-    costs = (with_price(instance, objective, p.cost(), applied(instance, p)) for p in here)
-    if any(cost <= least + EPSILON for cost in costs):
-        return None
-    staying = tuple((index, item) for index, item, _ in staying_of(instance))
-    moves = Moves(math.floor(price * PRICE_SCALE), staying)
-    every = [*range(len(instance.group_of))]
-    exact = _exact(watch, Goal.COST, every, next(iter(here), None), moves=moves)
-    if exact is None:
-        return None
-    if exact.packing is not None:
-        members.append(member(EXACT_WITH_MOVES, exact.packing))
-    return exact.bound
-
-
 def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
     """Maximise the common factor (`planner.search.scale`); the most goodput if no factor is above
     0."""
@@ -427,15 +402,14 @@ def _exact(
     hint: Packing | None,
     *,
     stage: Stage | None = None,
-    moves: Moves | None = None,
     stays: Packing | None = None,
     share: float = 1.0,
 ) -> Exact | None:
-    """Run CP-SAT from a packing in a share of its time; with moves, in all remaining time."""
+    """Run CP-SAT from a packing in a share of its time."""
     instance, left = watch.instance, watch.left()
     if left <= 0:
         return None
-    part = 1.0 if moves else EXACT_SHARE if hint else HOPE_SHARE
+    part = EXACT_SHARE if hint else HOPE_SHARE
     return solve_exact(
         instance,
         goal,
@@ -445,6 +419,5 @@ def _exact(
         wall_seconds=math.inf if watch.fixed else share * part * left,
         stop=watch.stop,
         stage=stage,
-        moves=moves,
         stays=stays,
     )

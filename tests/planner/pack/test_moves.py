@@ -17,7 +17,6 @@ from partitiond.core.plan.record import (
     Objective,
     Placement,
     Plan,
-    Status,
     diff_plans,
 )
 from partitiond.core.profile.record import ProfileKind
@@ -76,8 +75,6 @@ def test_a_saved_device_must_be_worth_more_than_its_moves(
     assert proof.moves == (moves if devices == 1 and price else 0)
     assert proof.value == pytest.approx(devices + price * proof.moves)
     assert (proof.own_value, proof.own_bound) == (devices, 1)
-    # The price of fewer moves than these is proven, too: CP-SAT counts them.
-    assert proof.status is Status.OPTIMAL
 
 
 def test_a_move_costs_devices_and_a_hundredth_of_what_is_served_stands_for_one() -> None:
