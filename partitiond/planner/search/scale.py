@@ -39,7 +39,7 @@ from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.nearest import May, least_against
 from partitiond.planner.search.repair import completed
-from partitiond.planner.search.searching import serve_everything
+from partitiond.planner.search.searching import HOPE_SHARE, serve_everything
 from partitiond.planner.stop import Stop
 
 SLACK: Final = 1e-6
@@ -190,6 +190,7 @@ class Raising:
         self.value, self.name = 0.0, "none"
         self.optimal, self.step, self.asked = False, FIRST_STEP, 0
         self.limit, self.stop = instance.request.time_limit_seconds, watch.stop
+        self.hopeless = watch.within(HOPE_SHARE)
 
     def met(self) -> bool:
         """Whether the best factor is proven the largest, even if no factor above 0 was found."""
@@ -261,7 +262,7 @@ class Raising:
     def ask_for_more(self, most: float) -> None:
         """Ask for increasing factors, at most `most` times."""
         asked, first = 0, self.bound / 2
-        while asked < most and not self.done():
+        while asked < most and not (self.done() or (self.best is None and self.hopeless())):
             factor = first if self.best is None else self.value * (1 + self.step)
             if not self._ask(min(factor, self.bound)):
                 first /= 2

@@ -71,6 +71,10 @@ def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given
     known = raising(build_instance(asked))
     known.lower(known.alone(), "alone")
     known.bound_by_prices()
+    hopeless, known.hopeless = known.hopeless, lambda: True
+    known.ask_for_more(2)
+    assert not known.asked, "the fallback needs time, too"
+    known.hopeless = hopeless
     values, plans = [0.0], []
     for _ in range(4):
         known.ask_for_more(1)
@@ -83,6 +87,9 @@ def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given
     assert not known.keep(first, "one that is worse")
     assert known.value == values[-1] > factor_of(first, known.target)
     assert 0.5 * known.bound < known.value <= known.bound
+    before, known.hopeless = known.asked, lambda: True
+    known.ask_for_more(1)
+    assert known.asked > before, "there is a plan"
     more = known.given_away(first, never)
     assert more.goodput() > first.goodput()
     assert factor_of(more, known.target) >= factor_of(first, known.target) * (1 - 1e-6)
