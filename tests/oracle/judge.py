@@ -154,8 +154,6 @@ def _of_changes(question: Question, loads: list[list[Load]], plan: Plan) -> list
         if (value := value_of(question, chosen, there)) is not None
     ]
     least = min(priced, default=None)
-    if least is not None and Fraction(proof.bound) - least > ROUNDING * least:
-        found.append(f"bound: {proof.bound:.12g} with moves, the best is {float(least):.12g}")
     optimal = proof.status is Status.OPTIMAL and least is not None
     if optimal and least is not None and Fraction(proof.value) - least > SLACK * least:
         found.append(f"optimal: {proof.value:.12g} with moves, the best is {float(least):.12g}")

@@ -1,22 +1,16 @@
 """Long work can be ended, and parts left out for speed leave answers right."""
 
-import dataclasses
 import itertools
 from pathlib import Path
 
 import pytest
 from ortools.sat.python import cp_model
 
-from bench.planner.shipped import request
 from partitiond.core.errors import SpecError
-from partitiond.core.model.spec import Demand
 from partitiond.fleet import offline
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.offline import fleet_request, leaner
 from partitiond.planner.exact import solve_stoppable
-from partitiond.planner.model.instance import build_instance
-from partitiond.planner.pack.adding import fill
-from partitiond.planner.pack.packing import Packing
 from tests.planner.build import point, want
 
 
@@ -42,20 +36,6 @@ def test_a_stop_ends_the_exact_solver_with_what_it_has() -> None:
 
     outcome = solve_stoppable(solver, model, stop)
     assert outcome in (cp_model.UNKNOWN, cp_model.INFEASIBLE)
-
-
-def test_filling_ends_when_it_is_told_to() -> None:
-    asked = request("over", 6, 4, 1, 1.0)
-    models = (dataclasses.replace(asked.models[0], demand=Demand()), *asked.models[1:])
-    instance = build_instance(dataclasses.replace(asked, models=models))
-    packing = Packing(instance)
-    fill(packing, range(4), lambda: True)
-    assert not packing.used()
-    fill(packing, range(4))
-    filled = packing.counts[0]
-    assert filled > 0
-    fill(packing, range(4))
-    assert packing.counts[0] == filled, "the first time filled all there was"
 
 
 def test_a_lean_demand_keeps_what_serves_and_what_takes_least() -> None:

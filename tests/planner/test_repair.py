@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.planner.shipped import request as benchmark
-from partitiond.core.plan.record import MAX_MOVE_PRICE, ModelDemand, Placement
+from partitiond.core.plan.record import ModelDemand, Placement
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
@@ -22,8 +22,7 @@ from partitiond.planner.search.annealing import to_packing
 from partitiond.planner.search.improve import Improver
 from partitiond.planner.search.repair import completed, kept, moves_of
 from partitiond.planner.stop import Stop
-from tests.planner.build import gpu, point, want
-from tests.planner.problems import plan_for
+from tests.planner.build import gpu
 
 GPUS = tuple(gpu(f"g{i}") for i in range(4))
 
@@ -51,17 +50,6 @@ def changed(asked: PlanRequest, seed: int, share: float = 0.2) -> PlanRequest:
 def repaired_of(instance: Instance, *, by_cost: bool = True) -> Packing:
     """What runs, completed."""
     return completed(instance, usual_prices(build_sites(instance)), by_cost=by_cost)
-
-
-def test_a_repair_that_cannot_serve_everything_leaves_it_to_a_fresh_plan() -> None:
-    spread = tuple(want(f"s{i}", point(f"s{i}", 5, 30, sm=20), rate=4) for i in range(4))
-    runs: tuple[Placement, ...] = ()
-    for device, model in zip(GPUS, spread, strict=True):
-        runs += plan_for(PlanRequest((device,), (model,))).placements
-    large = tuple(want(f"l{i}", point(f"l{i}", 5, 70, sm=60), rate=4) for i in range(2))
-    request = PlanRequest(GPUS, (*spread, *large), running=runs, move_price=MAX_MOVE_PRICE)
-    made = plan_for(dataclasses.replace(request, time_limit_seconds=3))
-    assert made.unplaced == ()
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])

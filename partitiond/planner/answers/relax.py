@@ -20,10 +20,7 @@ RELAX_SHARE = 0.25
 FLOW_SHARE = 3.0
 """Multiple of the limit for all changes together; a plan in progress is finished. Chosen."""
 SLACK = 0.999
-HALVINGS = 4
-"""Plans made to find that share. Chosen: three after the first one narrow it to an eighth."""
-LEAST_SCALE = 0.01
-"""A smaller share of the demands is not proposed; SLACK rounds shares down. Both are chosen."""
+"""A rate that a plan gives is rounded down by at least this factor."""
 
 
 def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
@@ -36,8 +33,6 @@ def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
         cheapest += yield from _lowered(here, outcome)
     cheapest += yield from _rules(here, lacking)
     cheapest += yield from _devices(here, lacking)
-    if isinstance(outcome, Plan):
-        cheapest += yield from _scaled(here, outcome)
     late = "there was not enough time to try every change that might help"
     return Relaxations(late if here.late() else "", tuple(cheapest))
 
@@ -106,24 +101,5 @@ def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
         here.steps += 1
         served = yield from _serving(here, [f"+{added} {kind}"])
         low, high = (low, added) if served else (added, high if found else 2 * high)
-        found = served or found
-    return found
-
-
-def _scaled(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
-    """Return the largest common share of all demands that is found to be served, by halving the
-    range between the share that the present plan serves and all of it.
-    """
-    given = [
-        f.capacity_req_per_s / f.demand_req_per_s for f in plan.forecasts if f.demand_req_per_s
-    ]
-    if not given:
-        return []
-    low, high, found = min(given), 1.0, list[Alternative]()
-    here.steps += HALVINGS
-    for tried in range(HALVINGS):
-        share = low if tried == 0 else (low + high) / 2
-        served = share >= LEAST_SCALE and (yield from _serving(here, [f"demand *{_down(share)}"]))
-        low, high = (share, high) if served or tried == 0 else (low, share)
         found = served or found
     return found

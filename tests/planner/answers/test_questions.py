@@ -274,7 +274,6 @@ def test_too_much_demand_names_the_smallest_ways_out() -> None:
     assert "+2 a100-80gb" in ways, "one for a, one for b and c"
     assert all(one.serves_all for one in found.cheapest)
     assert any(text.startswith("demand a=") for text in ways)
-    assert any(text.startswith("demand *0.") for text in ways)
 
 
 @pytest.mark.parametrize(

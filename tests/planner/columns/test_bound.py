@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 from partitiond.core.model.placement_rules import PlacementRules
-from partitiond.core.plan.record import ModelDemand, Objective, Plan
-from partitiond.planner.api import solve
-from partitiond.planner.check import check_plan
+from partitiond.core.plan.record import ModelDemand, Objective
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
 from partitiond.planner.columns.master import Master, RowPrices
-from partitiond.planner.columns.search import expresses, packed, plan_by_columns
+from partitiond.planner.columns.search import expresses, packed
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
@@ -30,7 +28,6 @@ from tests.planner.problems import (
     level_of,
     plan_for,
     question,
-    request_of,
     seeds,
     sites_of,
 )
@@ -74,24 +71,6 @@ def test_the_program_is_no_worse_than_any_plan_once_no_column_pays(seed: int) ->
     master = Master(fleet, fleet.all(), 200)
     master.converge(_never)
     assert is_bound(asked, master.value * (1 + 1e-5))
-
-
-@pytest.mark.parametrize("seed", seeds(100, 12))
-def test_columns_yield_a_plan_and_no_better_one_than_its_bound(seed: int) -> None:
-    asked = _asked(seed)
-    request = request_of(asked, time_limit_seconds=2.0)
-    instance = build_instance(request)
-    if not expresses(instance):
-        return
-    watch = SolveMonitor(instance)
-    made, _ = plan_by_columns(watch, np.ones(len(sites_of(asked).entry_item)))
-    assert watch.bound is not None
-    assert is_bound(asked, watch.bound, full=watch.value is not None)
-    assert made.packing.goodput() <= watch.bound * (1 + 1e-9)
-    plan = solve(request)
-    if isinstance(plan, Plan):
-        hosts = request.host_memory_bytes
-        assert not check_plan(plan, request.models, request.interference, hosts, request.before)
 
 
 def _columns(fleet: ColumnProblem, rng: random.Random) -> list[DeviceColumn]:

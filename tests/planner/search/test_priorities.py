@@ -68,10 +68,8 @@ def test_the_lowest_is_served_as_well_as_it_can_be_beside_a_far_higher_one(
     assert [p.bound for p in proof.by_priority] == pytest.approx([2000.0, 3.0, 2.0, 0.0])
 
 
-def _two() -> tuple[PlanRequest, Plan]:
-    models = ranked("high", 1, 2.0, wanted=4.0), ranked("low", 0, 3.0, wanted=9.0)
-    request = asked(2, *models)
-    return request, planned(2, *models)
+def _two() -> Plan:
+    return planned(2, ranked("high", 1, 2.0, wanted=4.0), ranked("low", 0, 3.0, wanted=9.0))
 
 
 def test_a_part_of_a_replica_of_a_higher_priority_counts_before_a_lower_one() -> None:
@@ -120,16 +118,6 @@ def test_optimal_is_no_sum_in_which_a_lower_priority_is_lost() -> None:
     assert proof.status is Status.FEASIBLE
 
 
-@pytest.mark.parametrize("all_or_nothing", [True, False])
-def test_who_wants_all_or_nothing_gets_no_part_of_it(all_or_nothing: bool) -> None:
-    models = ranked("a", 0, 1.0), ranked("b", 0, 1.0, gib=80)
-    request = dataclasses.replace(
-        asked(1, *models), objective=Objective.MIN_DEVICES, all_or_nothing=all_or_nothing
-    )
-    found = solve_portfolio(build_instance(request))
-    assert (found.packing.goodput() == 0.0) == all_or_nothing
-
-
 @pytest.mark.parametrize(
     ("one", "other", "better"),
     [
@@ -148,7 +136,7 @@ def test_the_first_difference_decides(
 
 
 def test_no_sentence_counts_requests_by_their_priority() -> None:
-    _, both = _two()
+    both = _two()
     assert (
         "priority 1 gets 4 weighted requests/s of at most 4, then priority 0 gets 6 weighted "
         in (both.explanation[0])
@@ -167,7 +155,7 @@ def test_what_a_proof_leaves_open_is_of_the_same_priority(
     low_value: float | None, low_bound: float | None, says: tuple[float, float, int]
 ) -> None:
     """The higher one's bound is above its value; the lower one has less, or as much."""
-    _, both = _two()
+    both = _two()
     top, low = both.certificate.by_priority
     if low_value is not None and low_bound is not None:
         low = dataclasses.replace(low, value=low_value, bound=low_bound)
