@@ -63,7 +63,7 @@ def test_least_numbers_come_first_then_priorities() -> None:
 
 def test_a_model_gets_no_more_than_it_lacks_or_may_have() -> None:
     for changes, count in (({"rate": 5}, 0), ({"rate": 6}, 1), ({"rate": 6, "max_replicas": 1}, 0)):
-        found = started(asked(want("a", A, **changes)), placed(A, on="g0"))  # type: ignore[arg-type]
+        found = started(asked(want("a", A, **changes)), placed(A, on="g0"))
         assert found == [("a-2", "a", "g1")][:count]
 
 
