@@ -50,13 +50,15 @@ class ControlClient(ViewCalls):
 
     # --- models ------------------------------------------------------------------------------
 
-    def register(self, model: Mapping[str, Any] | ModelSpec) -> ModelRecord:
+    def register(
+        self, model: Mapping[str, Any] | ModelSpec, *, dry_run: bool = False
+    ) -> ModelRecord:
         """Register a model: a body of POST /models, or a specification.
 
-        A relative folder is relative to this process's working folder.
+        A relative folder is relative to this process's working folder. `dry_run` registers nothing.
         """
         body = registration_body(model)
-        return self._send(ModelRecord, "POST", "/models", body=body)
+        return self._send(ModelRecord, "POST", "/models", body=body, query=_dry(dry_run))
 
     def models(self) -> Sequence[ModelView]:
         """Return all models, by name."""
@@ -67,19 +69,31 @@ class ControlClient(ViewCalls):
         return self._get(ModelView, f"/models/{quoted(name)}")
 
     def update(
-        self, name: str, changes: Mapping[str, Any] | ModelSpec, version: int | None = None
+        self,
+        name: str,
+        changes: Mapping[str, Any] | ModelSpec,
+        version: int | None = None,
+        *,
+        dry_run: bool = False,
     ) -> ModelRecord:
         """Change a model: by a merge patch, or a whole specification (its name and weights are
         ignored).
 
         Args:
             version: refuse (PreconditionFailedError) if the model has another version.
+            dry_run: change nothing; return what would be stored.
         """
         if isinstance(changes, ModelSpec):
             body = spec_body(changes)
             changes = {key: value for key, value in body.items() if key not in _FIXED}
-        path = f"/models/{quoted(name)}"
-        return self._send(ModelRecord, "PATCH", path, body=dict(changes), version=version)
+        return self._send(
+            ModelRecord,
+            "PATCH",
+            f"/models/{quoted(name)}",
+            body=dict(changes),
+            version=version,
+            query=_dry(dry_run),
+        )
 
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove a model; its replicas are drained and stopped."""
@@ -264,3 +278,7 @@ class ControlClient(ViewCalls):
         """Ask the daemon to end, which it does after the answer."""
         body = {"stop_engines": stop_engines}
         self._call("POST", "/shutdown", body=body, timeout=timeout)
+
+
+def _dry(dry_run: bool) -> dict[str, str] | None:
+    return {"dry_run": "true"} if dry_run else None

@@ -30,9 +30,11 @@ class FakeModels:
         self.change_before_update = False
         self.in_use = False
 
-    async def register(self, spec: ModelSpec) -> ModelRecord:
+    async def register(self, spec: ModelSpec, *, dry_run: bool = False) -> ModelRecord:
         refuse_huge_context(spec)
         record = ModelRecord(spec, 1, AT, AT)
+        if dry_run:
+            return record
         self.store.add_model(record)
         self.store.add_event(AT, "model-registered", spec.name, "registered")
         return record
@@ -43,13 +45,17 @@ class FakeModels:
     def model(self, name: str) -> ModelView:
         return ModelView(self.store.model(name), "unavailable", 0, 0, None, False, "waits")
 
-    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+    async def update(
+        self, spec: ModelSpec, expected_version: int | None, *, dry_run: bool = False
+    ) -> ModelRecord:
         if self.in_use:
             raise ConflictError(f"{spec.name} has replicas with the old options.")
         if self.change_before_update:
             self._bump(spec.name)
         old = self.store.model(spec.name)
         record = ModelRecord(spec, old.version + 1, old.created_at, AT)
+        if dry_run:
+            return record
         version = old.version if expected_version is None else expected_version
         self.store.update_model(record, expected_version=version)
         return record

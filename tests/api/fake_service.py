@@ -28,7 +28,7 @@ from partitiond.core.views.fit import Fit
 from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile, ReplicaView
 from partitiond.core.views.preview import PlanPreview
 from partitiond.store import Store, open_store
-from tests.api.fake_models import AT, FakeModels, refuse_huge_context
+from tests.api.fake_models import AT, FakeModels
 from tests.api.fake_views import FakeConvergence, FakeDrift, FakeReleases, FakeScaling
 from tests.controller.fakes import FakeClock
 from tests.hosts.fleet import FakeHosts
@@ -285,8 +285,6 @@ class FakeFit:
     async def plan_with(
         self, specs: Sequence[ModelSpec], *, allow_outage: bool = False
     ) -> PlanPreview:
-        for spec in specs:
-            refuse_huge_context(spec)
         self.planned_with.append(tuple(spec.name for spec in specs))
         return await self._plans.preview(answers.PlanQuestion(allow_outage=allow_outage))
 

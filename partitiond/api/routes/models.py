@@ -1,8 +1,9 @@
 """Serves /models: registered models and their state."""
 
 import dataclasses
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from partitiond.api.given import ModelControl, Options
 from partitiond.api.replies import ExpectedVersion, check_version, etag, no_content, problems, reply
@@ -16,6 +17,7 @@ from partitiond.fleet.registration import ModelBody
 
 router = APIRouter(prefix="/models", tags=["models"])
 
+DryRun = Annotated[bool, Query(description="Store nothing; answer what would be stored.")]
 _ETAG = {"ETag": {"description": "Version of what was registered.", "schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "Path of the result.", "schema": {"type": "string"}}}
 
@@ -32,7 +34,9 @@ _LOCATION = {"Location": {"description": "Path of the result.", "schema": {"type
         **problems(409),
     },
 )
-async def register_model(body: ModelBody, models: ModelControl, options: Options) -> Response:
+async def register_model(
+    *, body: ModelBody, models: ModelControl, options: Options, dry_run: DryRun = False
+) -> Response:
     """Register a model and, with `auto`, start the chain: estimate, profile, plan.
 
     Repeating a registration changes nothing and answers 200; another specification under a name
@@ -40,7 +44,7 @@ async def register_model(body: ModelBody, models: ModelControl, options: Options
     """
     spec = body.to_spec(options)
     try:
-        record, status = await models.register(spec), 201
+        record, status = await models.register(spec, dry_run=dry_run), 201
     except ConflictError:
         known = {view.record.spec.name: view.record for view in models.models()}
         if spec.name not in known or not same_request(known[spec.name].spec, spec):
@@ -90,7 +94,13 @@ async def get_model(name: str, models: ModelControl) -> Response:
     responses={200: {"headers": _ETAG}, **problems(404, 409, 412)},
 )
 async def change_model(
-    name: str, body: ModelPatch, models: ModelControl, options: Options, expected: ExpectedVersion
+    *,
+    name: str,
+    body: ModelPatch,
+    models: ModelControl,
+    options: Options,
+    expected: ExpectedVersion,
+    dry_run: DryRun = False,
 ) -> Response:
     """Change what was registered: absent fields stay, null returns to the default.
 
@@ -101,7 +111,7 @@ async def change_model(
     spec = body.apply_to(record.spec, options)
     if spec != record.spec:
         try:
-            record = await models.update(spec, record.version)
+            record = await models.update(spec, record.version, dry_run=dry_run)
         except ConflictError as error:
             raise _as_precondition(error, models, name, expected) from error
     return reply(record, headers=etag(record))

@@ -10,7 +10,7 @@ from partitiond.api.plan_stream import OPENAPI, plan_events
 from partitiond.api.replies import problems, reply
 from partitiond.api.schemas import ApplyBody
 from partitiond.api.streams import MEDIA_TYPE, EventStream, changes, wants_stream
-from partitiond.core.errors import InputError, NotFoundError
+from partitiond.core.errors import NotFoundError
 from partitiond.core.plan.record import Plan
 from partitiond.core.replica.convergence import Convergence
 from partitiond.core.views.preview import PlanPreview
@@ -96,13 +96,7 @@ async def preview_plan(
     asked = body or PlanBody()
     question = asked.to_question()
     if asked.models:
-        specs = []
-        for model in asked.models:
-            try:
-                specs.append(model.to_spec(options))
-            except InputError as error:
-                error.facts["model"] = model.name or ""
-                raise
+        specs = [model.to_spec(options) for model in asked.models]
         return reply(await fit.plan_with(specs, allow_outage=question.allow_outage))
     if wants_stream(accept):
         made = plan_events(lambda take: plans.preview(question, take), request.url.path)

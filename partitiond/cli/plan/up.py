@@ -1,7 +1,6 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,14 +17,11 @@ from partitiond.core.errors import (
     InputError,
     ModelSourceError,
     NotFoundError,
-    PartitiondError,
     SpecError,
 )
-from partitiond.core.model.recognised import is_recognised
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, LATER, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
-from partitiond.core.views.preview import PlanPreview
 from partitiond.fleet.file import load_fleet
 
 if TYPE_CHECKING:
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
 UNCHANGED: Final = "unchanged"
 REFUSED: Final = "refused"
-REFUSALS: Final = (InputError, ModelSourceError)
 
 
 @spread
@@ -62,16 +57,21 @@ def up(  # noqa: PLR0917 -- typer passes them by name
         say("[settings] of the file is for `plan --from`: the daemon plans by its own settings.")
     settings = settings_of(ctx)
     with client_of(ctx) as client:
-        changes = {}
+        changes: dict[str, str] = {}
+        new: list[ModelSpec] = []
         for spec in fleet.models:
             try:
-                changes[spec.name] = change = register_or_update(client, spec, dry_run=dry_run)
-            except REFUSALS as error:
-                _tell_refused(spec.name, error, changes)
+                stored, change = register_or_update(client, spec, dry_run=dry_run)
+            except (InputError, ModelSourceError) as error:
+                changes[spec.name] = REFUSED
+                say(f"{spec.name} is refused: {error}")
                 continue
+            changes[spec.name] = change
+            if change != UNCHANGED:
+                new.append(stored)
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
         if dry_run:
-            preview = _imagined(client, fleet.models, changes, outage=allow_outage)
+            preview = client.plan_with(new, allow_outage=allow_outage)
         else:
             if not no_profile:
                 taken = [name for name, change in changes.items() if change != REFUSED]
@@ -88,28 +88,13 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     raise typer.Exit(Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible))
 
 
-def _tell_refused(name: str, why: PartitiondError, changes: dict[str, str]) -> None:
-    changes[name] = REFUSED
-    say(f"{name} is refused: {why}")
+def register_or_update(
+    client: "ControlClient", spec: ModelSpec, *, dry_run: bool = False
+) -> tuple[ModelSpec, str]:
+    """Make the registered model equal `spec`, as the daemon completes it by the model's config.
 
-
-def _imagined(
-    client: "ControlClient", specs: Iterable[ModelSpec], changes: dict[str, str], *, outage: bool
-) -> PlanPreview:
-    """Plan with what is new or changed. A refusal names its model, which the next try omits."""
-    while True:
-        new = [spec for spec in specs if changes[spec.name] not in (UNCHANGED, REFUSED)]
-        try:
-            return client.plan_with(new, allow_outage=outage)
-        except REFUSALS as error:
-            name = str(error.facts.get("model"))
-            if name not in [spec.name for spec in new]:
-                raise
-            _tell_refused(name, error, changes)
-
-
-def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: bool = False) -> str:
-    """Make the registered model equal `spec`; return "registered", "changed" or "unchanged".
+    Returns:
+        What is stored, or would be, and "registered", "changed" or "unchanged".
 
     Raises:
         InputError, ModelSourceError: the daemon refuses the model.
@@ -117,16 +102,11 @@ def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: boo
     try:
         known = client.model(spec.name).record
     except NotFoundError:
-        if not dry_run:
-            client.register(spec)
-        return "registered"
+        return client.register(spec, dry_run=dry_run).spec, "registered"
     if spec.source == dataclasses.replace(known.spec.source, revision=None):
         spec = dataclasses.replace(spec, source=known.spec.source)
-    if dry_run:
-        return UNCHANGED if is_recognised(spec, known.spec) else "changed"
-    # The daemon completes the spec by the model's config, before it compares.
-    updated = client.update(spec.name, spec)
-    return UNCHANGED if updated.version == known.version else "changed"
+    updated = client.update(spec.name, spec, dry_run=dry_run)
+    return updated.spec, UNCHANGED if updated.version == known.version else "changed"
 
 
 def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:

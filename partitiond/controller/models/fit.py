@@ -12,7 +12,6 @@ from partitiond.controller.profiles.params import ProfilingOptions
 from partitiond.controller.profiles.targets import best_profiles, profile_targets
 from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.controller.views.parts import frontier_views
-from partitiond.core.errors import InputError, ModelSourceError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
@@ -95,7 +94,7 @@ class FitUseCases:
         Those that sleep go on sleeping, as they do when they change.
 
         Raises:
-            InputError, ModelSourceError: a model cannot be had, or cannot run here; facts name it.
+            InputError, ModelSourceError: a model cannot be had, or cannot run here.
         """
         models = [(*await self._as_registered(spec), self._obstacles.of(spec)) for spec in specs]
 
@@ -109,12 +108,8 @@ class FitUseCases:
 
     async def _as_registered(self, spec: ModelSpec) -> tuple[ModelRecord, Sequence[Profile]]:
         """Return a model as if it were registered, and its best profiles."""
-        try:
-            self._accept(spec)
-            spec, architectures = await recognise(self._resolver, spec)
-        except (InputError, ModelSourceError) as error:
-            error.facts["model"] = spec.name
-            raise
+        self._accept(spec)
+        spec, architectures = await recognise(self._resolver, spec)
         now = self._clock.utc_iso()
         targets = profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
         devices = [target.device for target in targets]

@@ -138,8 +138,10 @@ class Registry:
         self._group_warning = group_warning
         self._cpu_speed = cpu_speed
 
-    async def register(self, spec: ModelSpec) -> ModelRecord:
-        """Register a model and (with `auto`) start the chain for it.
+    async def register(self, spec: ModelSpec, *, dry_run: bool = False) -> ModelRecord:
+        """Register a model and (with `auto`) start the chain for it; return what is stored.
+
+        `dry_run` stores nothing, and refuses what would be refused.
 
         Raises:
             ConflictError: its name, or one of its aliases, is taken.
@@ -152,6 +154,8 @@ class Registry:
         self._refuse_taken_names(spec, new=True)  # another model may have taken one meanwhile
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        if dry_run:
+            return record
         self._store.add_model(record)
         reached(FaultPoint.MODEL_STORED)
         self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
@@ -378,10 +382,12 @@ class Registry:
         failed = failed_profiles((record,), lambda _: self._best(record.spec), jobs, desired)
         return failed.get(name)
 
-    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+    async def update(
+        self, spec: ModelSpec, expected_version: int | None, *, dry_run: bool = False
+    ) -> ModelRecord:
         """Replace the spec of a model; a changed workload or demand goes through the chain again.
 
-        Aliases, default parameters and limits of requests go to the proxy, and change no plan.
+        `dry_run` stores nothing, and refuses what would be refused. Aliases, default parameters and limits of requests go to the proxy, and change no plan.
 
         Raises:
             NotFoundError: there is no such model.
@@ -393,7 +399,7 @@ class Registry:
         old = self._store.model(spec.name)
         self._refuse_taken_names(spec)
         if spec == old.spec.offered_as(spec):
-            record = self._replace(old, spec)
+            record = self._replace(old, spec, dry_run=dry_run)
             self._controller.wake()
             return record
         self._accept(spec)
@@ -405,14 +411,17 @@ class Registry:
         figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         self._refuse_taken_names(spec)
-        record = self._replace(old, spec)
-        self._begin(spec, architectures, figures)
+        record = self._replace(old, spec, dry_run=dry_run)
+        if not dry_run:
+            self._begin(spec, architectures, figures)
         return record
 
-    def _replace(self, old: ModelRecord, spec: ModelSpec) -> ModelRecord:
+    def _replace(self, old: ModelRecord, spec: ModelSpec, *, dry_run: bool) -> ModelRecord:
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
+        if dry_run:
+            return record
         self._releases.begins(old, spec)
         self._store.update_model(record, expected_version=old.version)
         reached(FaultPoint.MODEL_UPDATED)

@@ -93,28 +93,6 @@ def check_lengths(spec: ModelSpec, variant: str = "") -> None:
         )
 
 
-def is_recognised(written: ModelSpec, known: ModelSpec) -> bool:
-    """Return whether `known` is what `written` became once its model was recognised."""
-    try:
-        told = {name: _ToldOnce.of(known.as_variant(name)) for name in written.form_names}
-        return recognised(written, told) == known
-    except SpecError:  # a form that is not known, or a longer context
-        return False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _ToldOnce:
-    """What a config told, as far as a recognised form shows it."""
-
-    pools: bool
-    max_position: int
-
-    @classmethod
-    def of(cls, form: ModelSpec) -> "_ToldOnce":
-        engine = form.engine
-        return cls(POOLING in engine.extra_args, engine.max_model_len or MAX_TOKENS)
-
-
 def _pooled(workload: Workload, context: int) -> Workload:
     """Return the workload with the lengths of a model that pools where it has the usual ones."""
     usual = DEFAULT_WORKLOAD

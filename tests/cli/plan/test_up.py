@@ -8,8 +8,6 @@ import pytest
 from partitiond.cli.plan.up import profile_missing
 from partitiond.cli.waiting import by_reason
 from partitiond.core.errors import ConflictError
-from partitiond.core.model.spec import EngineOptions
-from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
 from partitiond.core.replica.convergence import ReplicaProgress, Standing
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
@@ -80,32 +78,19 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     file.write_text(same)
     cli("up --dry-run -f", file).ended(0)
     assert len(service.fit.planned_with) == 1, "the daemon's own plan"
+    assert service.store.model("smollm2-135m").spec.min_replicas == 0
     assert [question.allow_outage for question in service.plans.questions] == [True, False]
 
 
-def test_a_dry_run_leaves_out_that_a_model_was_found_to_pool(
+def test_a_model_that_comes_from_elsewhere_is_changed(
     service: FakeService, cli: Cli, tmp_path: Path
 ) -> None:
-    (folder := tmp_path / "m").mkdir()
     file = tmp_path / "fleet.toml"
-    file.write_text(f'[[models]]\nmodel = "{folder}"\nname = "m"\nauto = false\n')
-    cli("up --no-profile --no-wait -f", file).ended(0, "m: registered")
-    known, pools = service.store.model("m"), EngineOptions(extra_args=("--runner=pooling",))
-    for lengths, built_for, said in (
-        ((512, 1), None, "unchanged"),
-        ((64, 1), 65, "unchanged"),
-        ((64, 1), None, "changed"),
-        ((9, 9), None, "changed"),
-    ):
-        engine = dataclasses.replace(pools, max_model_len=built_for)
-        found = dataclasses.replace(known.spec, engine=engine, workload=Workload(*lengths))
-        known = dataclasses.replace(known, spec=found, version=known.version + 1)
-        service.store.update_model(known, expected_version=known.version - 1)
-        cli("up --dry-run -f", file).ended(0, f"m: would be {said}")
-    (other := tmp_path / "other").mkdir()
-    file.write_text(f'[[models]]\nmodel = "{other}"\nname = "m"\nauto = false\n')
-    cli("up --no-profile --no-wait -f", file)
-    assert service.store.model("m").spec.source.ref == str(other)
+    for folder in (tmp_path / "m", tmp_path / "other"):
+        folder.mkdir()
+        file.write_text(f'[[models]]\nmodel = "{folder}"\nname = "m"\nauto = false\n')
+        cli("up --no-profile --no-wait -f", file)
+        assert service.store.model("m").spec.source.ref == str(folder)
 
 
 def test_a_model_that_is_refused_keeps_no_other_from_its_place(

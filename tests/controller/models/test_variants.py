@@ -8,7 +8,7 @@ import pytest
 from partitiond.controller.models.variants import form_estimates, other_form
 from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_of
 from partitiond.controller.runtime.launches import form_of
-from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.errors import ConflictError, ModelSourceError, SpecError
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.spec import (
     DEFAULT_WORKLOAD,
@@ -142,6 +142,23 @@ async def test_a_model_that_pools_is_started_to_pool_unless_its_user_says_otherw
         made = host.store.model(name).spec
         assert (made.engine == engine) == (made.engine.task is EngineTask.GENERATE)
         assert made.workload == workload, name
+
+
+async def test_a_dry_run_answers_what_would_be_stored_and_stores_nothing(host: Host) -> None:
+    models, pooling = host.service.models, EngineOptions(extra_args=("--runner=pooling",))
+    new = await models.register(spec("a", engine=pooling), dry_run=True)
+    assert (new.version, host.store.models()) == (1, ())
+    await host.register("a", engine=pooling)
+    with pytest.raises(ConflictError, match="registered already"):
+        await models.register(spec("a"), dry_run=True)
+    as_was = host.store.model("a")
+    offered = dataclasses.replace(as_was.spec, aliases=("b",))
+    for changed in (spec("a"), offered):  # a model that generates loses its flag, too
+        would_be = await models.update(changed, None, dry_run=True)
+        assert (would_be.version, would_be.spec) == (2, changed)
+        assert host.store.model("a") == as_was
+    with pytest.raises(SpecError, match="context of 4097 tokens, but was built for"):
+        await models.update(spec("a", engine=EngineOptions(max_model_len=4097)), None, dry_run=True)
 
 
 async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) -> None:
