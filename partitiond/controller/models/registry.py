@@ -128,6 +128,7 @@ class Registry:
         self._staleness = staleness
         self._seen: object = None
         self._not_begun: dict[str, str] = {}
+        self._forgiven: set[str] = set()
         self._begin_at = math.inf
         self.devices_came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -210,15 +211,10 @@ class Registry:
     def _targets(self) -> tuple[ProfileTarget, ...]:
         return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
 
-    def _measure(self, spec: ModelSpec, *, again: bool = False) -> None:
-        """Queue the jobs that the chain needs of a model; withdraw those that it needs no more.
-
-        Args:
-            spec: the model.
-            again: what failed is tried again.
-        """
+    def _measure(self, spec: ModelSpec) -> None:
+        """Queue the jobs that the chain needs of a model; withdraw those that it needs no more."""
         measurable = not self._lacks_engine(spec)
-        wanted = self._wanted(spec, again=again) if spec.auto and measurable else {}
+        wanted = self._wanted(spec) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
             needed = wanted.pop(_work_of(job), None)  # one that is being cancelled is not repeated
             own = job.reason and not job.drift_of  # drift withdraws its own
@@ -239,8 +235,10 @@ class Registry:
         return obstacle is not None and obstacle.kind is ObstacleKind.ENGINE_ABSENT
 
     def measure(self, name: str) -> None:
-        """Queue the jobs that the chain needs of a model whose engine has become available."""
-        self._measure(self._store.model(name).spec, again=True)
+        """Queue the jobs that the chain needs of a model whose engine has become available; what
+        failed before is tried again, now or once its device is seen."""
+        self._forgiven.update(job.id for job in self._jobs.ended(name))
+        self._measure(self._store.model(name).spec)
 
     def measure_rest(self, name: str) -> None:
         """Queue what a model's looks left open; if the store refuses a job, it is queued later.
@@ -253,7 +251,7 @@ class Registry:
             except StoreError as error:
                 self._begin_later(name, error)
 
-    def _wanted(self, spec: ModelSpec, *, again: bool) -> dict[Work, tuple[Params, str]]:
+    def _wanted(self, spec: ModelSpec) -> dict[Work, tuple[Params, str]]:
         """Return the jobs that the chain needs: the parameters and the reason of each.
 
         A model that is not measured waits for a first look at one kind of device where it may be;
@@ -271,7 +269,8 @@ class Registry:
         ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
         ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
         ended = without_interrupted(ended, _work_of)
-        tried = {_work_of(job) for job in ended if job.created_at >= since and not again}
+        counted = [job for job in ended if job.id not in self._forgiven]
+        tried = {_work_of(job) for job in counted if job.created_at >= since}
         repeated = {(_work_of(job), job.reason) for job in ended}
         wanted: dict[Work, tuple[Params, str]] = {}
 

@@ -250,8 +250,6 @@ def _why_unplanned(name: str, own: Sequence[Job], plan: Plan | None, chain_note:
     for job in own:
         if job.state is JobState.QUEUED:
             return f"{job.id} {job.progress.message}"
-    if own and own[0].state is JobState.FAILED:
-        return f"its profile failed ({own[0].id}): {first_line(own[0].error)}"
     unplaced = [u for u in (plan.unplaced if plan is not None else ()) if u.model == name]
     if unplaced:
         return f"{unplaced[0].reason} {unplaced[0].remedy}".strip()

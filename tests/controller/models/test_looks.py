@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from partitiond.controller.views.records import model_note
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
@@ -92,6 +93,26 @@ async def test_a_model_waits_for_a_look_at_one_kind_of_device_that_succeeds(fail
         await host.serves("b")
         mine = [job for job in host.jobs(JobState.SUCCEEDED) if job.subject == "b"]
         assert mine[-1].reason == NOT_MEASURED, "at whichever kind has room"
+
+
+async def test_with_an_engine_a_failed_look_is_tried_again_also_once_its_device_is_seen() -> None:
+    gpu = fake_gpus("a100-40gb", 1)[0]
+    async with serving(LooksHost(FakeDevices([gpu]))) as host:
+        host.profiler.fails_on = gpu.hardware
+        await host.register("a", demand=WANTED, max_replicas=1)
+        await until(lambda: bool(host.jobs(JobState.FAILED)))
+        host.devices.become([cpu(2)])
+        await host.serves("a")
+        failed = host.jobs(JobState.FAILED)
+        told = model_note(
+            "a", jobs=failed, plan=None, planned=(), engines=(), chain_note="waits.", fetching=""
+        )
+        assert told == "waits.", "it is measured, if not there"
+        host.service.models.measure("a")
+        host.profiler.fails_on = ""
+        host.devices.become([cpu(2), gpu])
+        await host.lives(5.0)
+        assert gpu.hardware in {job.hardware for job in host.jobs(JobState.SUCCEEDED)}
 
 
 async def test_a_changed_model_is_measured_in_full_again() -> None:
