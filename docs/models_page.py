@@ -21,6 +21,10 @@ FIGURES = (
     "all layers while it is within every sliding window. MHA keeps keys and values of every head, "
     "GQA of groups of heads, MQA of one, MLA one compressed latent."
 )
+PARSERS = (
+    "Engines get the model's parser as `--tool-call-parser` (with `--enable-auto-tool-choice`) or "
+    "`--reasoning-parser`, unless `engine.extra_args` has the flag; not with dummy weights:"
+)
 QUANTISED = (
     "Quantised weights, as `MODEL-FORM` where a model is asked for; `partitiond models catalog "
     "MODEL` tells their repositories and their bytes, scales and zero points included. Whether the "
@@ -47,6 +51,12 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
     for row in listed:
         notes.setdefault(row.note, []).append(f"`{row.name}`")
     yield listing((", ".join(names), note) for note, names in notes.items() if note)
+    yield PARSERS
+    parsed: dict[str, list[str]] = {}
+    for row in listed:
+        for kind, parser in row.parsers.items():
+            parsed.setdefault(f"{kind}: {parser}", []).append(f"`{row.name}`")
+    yield listing((parser, ", ".join(names) + ".") for parser, names in parsed.items())
     yield "## Quantised forms"
     yield QUANTISED
     yield ", ".join(f"`{row.name}-{form.name}`" for row in listed for form in row.quantised) + "."

@@ -1,6 +1,7 @@
 """Lists the catalog as rows, for the command line, its JSON and the reference page."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from partitiond.models.catalog import CATALOG, CatalogEntry
@@ -21,7 +22,7 @@ class CatalogRow:
     """A model of the catalog with what follows from its config.
 
     Attributes:
-        name, hub_id, revision, package, licence, gated, purpose: as in the catalog.
+        name, hub_id, revision, package, licence, gated, purpose, parsers: as in the catalog.
         family: `model_type` of its config.
         parameters: number of all weights.
         active_parameters: number of the weights that one token passes through.
@@ -41,6 +42,7 @@ class CatalogRow:
     licence: str
     gated: bool
     purpose: str
+    parsers: Mapping[str, str]
     family: str
     parameters: int
     active_parameters: int

@@ -13,7 +13,7 @@ from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.precision import with_dtype
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind, Weights
-from partitiond.models.catalog import CatalogEntry, entry_of
+from partitiond.models.catalog import CatalogEntry, entry_of, parser_flags
 from partitiond.models.dummy import write_dummy_folder
 from partitiond.models.folder import has_tokenizer, read_config, require_complete
 from partitiond.models.hub import Hub
@@ -93,7 +93,8 @@ class Resolver:
         config = await look_at(folder, lambda: read_config(folder))
         architecture = _architecture(spec, config)
         report("ready", 1.0)
-        return ResolvedModel(spec, folder, revision, architecture, dummy_weights=False)
+        flags = parser_flags(spec.source, spec.engine.extra_args)
+        return ResolvedModel(spec, folder, revision, architecture, False, flags)
 
     def _effective_source(self, source: ModelSource) -> ModelSource:
         entry = entry_of(source)
@@ -133,7 +134,9 @@ class Resolver:
         if not (own and await look_at(folder, lambda: has_tokenizer(folder))):
             folder = await self._dummy_folder(spec.source, config)
         report("ready", 1.0)
-        return ResolvedModel(spec, folder, spec.source.revision, architecture, dummy_weights=True)
+        simulated = spec.engine_kind == "simulated"
+        flags = parser_flags(spec.source, spec.engine.extra_args) if simulated else ()
+        return ResolvedModel(spec, folder, spec.source.revision, architecture, True, flags)
 
     async def _dummy_folder(self, source: ModelSource, config: Mapping[str, Any]) -> Path:
         """Make one folder per config: another config gets another folder, never a changed one."""

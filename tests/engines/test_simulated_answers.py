@@ -24,6 +24,33 @@ def completion(**body: Any) -> Generation:
     return read_generation({"prompt": "Hi", **body}, chat=False, model=MODEL, max_model_len=512)
 
 
+def test_with_a_parser_a_chat_calls_a_tool_until_it_has_its_result() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+
+    def answered(role: str = "user", **body: Any) -> tuple[dict[str, Any], list[Any]]:
+        chat = {"messages": [{"role": role, "content": "Hi"}], "max_tokens": 3, **body}
+        made = read_generation(chat, chat=True, model=MODEL, max_model_len=512, calls_tools=True)
+        reply = completions.Reply(True, "chatcmpl-1", 0, MODEL, made)
+        chunks = [reply.chunk(0, at)["choices"][0] for at in range(made.output_tokens)]
+        return reply.whole()["choices"][0], chunks
+
+    whole, chunks = answered(tools=tools)
+    (call,) = whole["message"]["tool_calls"]
+    assert (call["function"], whole["finish_reason"]) == (
+        {"name": "f", "arguments": "{}"},
+        "tool_calls",
+    )
+    assert chunks[0]["delta"] == {"tool_calls": [{"index": 0, **call}]}
+    assert (chunks[-1]["delta"], chunks[-1]["finish_reason"]) == ({}, "tool_calls")
+    named, _ = answered(tools=tools, tool_choice=tools[1])
+    assert named["message"]["tool_calls"][0]["function"]["name"] == "g"
+    for words, _ in (
+        answered(), answered(tools=tools, tool_choice="none"), answered("tool", tools=tools),
+    ):  # fmt: skip
+        assert words["message"]["content"]
+        assert "tool_calls" not in words["message"]
+
+
 class TestTokens:
     @given(st.text())
     def test_every_text_comes_back(self, text: str) -> None:

@@ -60,6 +60,20 @@ async def test_a_quantised_form_is_known_without_the_hub(text: str, tmp_path: Pa
     resolved = await resolver(tmp_path).resolve(spec(text))
     config = json.loads((resolved.folder / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "awq"
+    assert resolved.parser_flags == (), "no parser knows the tokens of a made tokenizer"
+
+
+@pytest.mark.usefixtures("no_hub")
+async def test_a_parser_of_the_catalog_is_a_flag_unless_the_user_names_another(
+    tmp_path: Path,
+) -> None:
+    for given, flags in (
+        ((), ("--tool-call-parser=hermes", "--enable-auto-tool-choice")),
+        (("--tool-call-parser", "xlam"), ("--enable-auto-tool-choice",)),
+    ):
+        asked = spec("qwen3-0.6b", engine=EngineOptions(extra_args=given), engine_kind="simulated")
+        found = (await resolver(tmp_path).resolve(asked)).parser_flags
+        assert set(found) == {*flags, "--reasoning-parser=qwen3"}
 
 
 async def test_a_dummy_folder_is_made_once(tmp_path: Path) -> None:

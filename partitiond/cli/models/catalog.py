@@ -106,6 +106,7 @@ def _record(row: CatalogRow) -> RenderableType:
         ("KV cache", f"{row.kv_bytes_per_token:,} bytes per token in 16 bits"),
         ("attention", f"{row.attention}{window}"),
         ("context", f"{row.max_position} tokens"),
+        ("parsers", ", ".join(f"{name} {value}" for name, value in row.parsers.items())),
         ("note", row.note),
     )
     forms = [

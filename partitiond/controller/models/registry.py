@@ -386,7 +386,8 @@ class Registry:
     ) -> ModelRecord:
         """Replace the spec of a model; a changed workload or demand goes through the chain again.
 
-        `dry_run` stores nothing, and refuses what would be refused. Aliases, default parameters and limits of requests go to the proxy, and change no plan.
+        Aliases, default parameters and limits of requests go to the proxy, and change no plan.
+        `dry_run` stores nothing, and refuses what would be refused.
 
         Raises:
             NotFoundError: there is no such model.

@@ -167,7 +167,7 @@ def launch_for(
         max_model_len=spec.max_model_len,
         dtype=_dtype(candidate, spec.engine.dtype),
         dummy_weights=model.dummy_weights,
-        extra_args=spec.engine.extra_args,
+        extra_args=(*model.parser_flags, *spec.engine.extra_args),
         engine_kind=spec.engine_kind,
         extra_env=_extra_env(placement, model, device),
         quantization=spec.engine.quantization,

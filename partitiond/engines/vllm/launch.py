@@ -113,8 +113,11 @@ SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--fail-start": 1,
     "--runner": 1,
     "--convert": 1,
+    "--enable-auto-tool-choice": 0,
+    "--tool-call-parser": 1,
+    "--reasoning-parser": 1,
 }
-"""Flags a user may pass to the simulated engine; --runner and --convert are as vLLM's."""
+"""Flags a user may pass to the simulated engine; from --runner on they are as vLLM's."""
 
 
 def check_extra_args(args: Sequence[str], engine_kind: str = "vllm") -> None:

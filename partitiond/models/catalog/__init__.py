@@ -12,7 +12,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +58,8 @@ class CatalogEntry:
         published: its parameters as published; None for a quantised form.
         quantised: quantised forms of the model by name, as "int4-awq", with their repositories.
         form_of: for a quantised form, the name of the model; empty otherwise.
+        parsers: the engine's parser of its tool calls ("tool_call") and of its chain of thought
+            ("reasoning"), as vLLM's documentation names them.
     """
 
     name: str
@@ -72,6 +74,7 @@ class CatalogEntry:
     published: Published | None = None
     quantised: Mapping[str, "CatalogEntry"] = dataclasses.field(default_factory=dict)
     form_of: str = ""
+    parsers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def architecture(self) -> Architecture:
@@ -79,6 +82,17 @@ class CatalogEntry:
         counted = architecture_from_config(self.config)
         note = " ".join(filter(None, (self.note, counted.note)))
         return dataclasses.replace(counted, note=note)
+
+
+def parser_flags(source: ModelSource, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the engine's flags of a model's parsers, but for those that are given already."""
+    entry = entry_of(source)
+    parsers = entry.parsers if entry is not None else {}
+    flags = [f"--{name.replace('_', '-')}-parser={value}" for name, value in parsers.items()]
+    if "tool_call" in parsers:
+        flags.append("--enable-auto-tool-choice")
+    named = {argument.partition("=")[0] for argument in given}
+    return tuple(flag for flag in flags if flag.partition("=")[0] not in named)
 
 
 def entry_from_json(text: str) -> CatalogEntry:
@@ -103,6 +117,7 @@ def _quantised_form(entry: CatalogEntry, form: Mapping[str, Any]) -> CatalogEntr
         config={**entry.config, "quantization_config": form["quantization_config"]},
         purpose=f"{entry.name} with quantised weights.",
         form_of=entry.name,
+        parsers=entry.parsers,
     )
 
 

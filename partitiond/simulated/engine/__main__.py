@@ -36,6 +36,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="served model name")
     parser.add_argument("--runner", help="pooling: embed and rank")
     parser.add_argument("--convert", help="classify")
+    parser.add_argument("--enable-auto-tool-choice", action="store_true")
+    parser.add_argument("--tool-call-parser", help="chats call the first tool; any name is taken")
+    parser.add_argument("--reasoning-parser", help="taken, and without effect")
     parser.add_argument("--profile", type=Path, help="profile (JSON) whose speed to have")
     parser.add_argument("--token-seconds", type=float, help="one decode step alone")
     parser.add_argument("--step-factor", type=float, default=1.0, help="times of what was planned")
@@ -130,6 +133,7 @@ def main(argv: list[str]) -> int:
         crash_after_requests=arguments.crash_after_requests,
         crash_at_running=arguments.crash_at_running,
         break_at_token=arguments.break_at_token,
+        calls_tools=arguments.enable_auto_tool_choice and bool(arguments.tool_call_parser),
         sleep=Sleep(memory) if arguments.enable_sleep_mode else None,
     )
     print(f"INFO KV cache size: {arguments.kv_cache_tokens:,} tokens", flush=True)

@@ -100,7 +100,11 @@ async def _generate(
     engine: SimulatedEngine, request: Request, body: dict[str, Any], *, chat: bool
 ) -> Response:
     generation = read_generation(
-        body, chat=chat, model=engine.model, max_model_len=engine.max_model_len
+        body,
+        chat=chat,
+        model=engine.model,
+        max_model_len=engine.max_model_len,
+        calls_tools=engine.calls_tools,
     )
     await engine.accept()
     name = request_id(request, "chatcmpl" if chat else "cmpl", body)

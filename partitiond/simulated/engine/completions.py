@@ -105,15 +105,26 @@ class Reply:
 
     def _chat_choice(self, index: int, answer: GeneratedAnswer) -> dict[str, Any]:
         absent = ("refusal", "annotations", "audio", "function_call", "reasoning")
+        message = {"role": "assistant", "content": answer.text, **dict.fromkeys(absent)}
+        if self.generation.tool:
+            message |= {"content": None, "tool_calls": [self._tool_call(index)]}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, **dict.fromkeys(absent)},
+            "message": message,
             "logprobs": self._logprobs(answer.pieces, 0),
-            "finish_reason": answer.finish_reason,
+            "finish_reason": self._finish_reason(answer),
             "stop_reason": answer.stop_reason,
             "token_ids": list(answer.ids) if self.generation.show_ids else None,
             "routed_experts": None,
         }
+
+    def _tool_call(self, index: int) -> dict[str, Any]:
+        function = {"name": self.generation.tool, "arguments": "{}"}
+        name = f"{self.id.replace('chatcmpl', 'chatcmpl-tool')}-{index}"
+        return {"id": name, "type": "function", "function": function}
+
+    def _finish_reason(self, answer: GeneratedAnswer) -> str:
+        return "tool_calls" if self.generation.tool else answer.finish_reason
 
     def _logprobs(self, pieces: tuple[str, ...], offset: int) -> dict[str, Any] | None:
         count = self.generation.logprobs
@@ -145,7 +156,10 @@ class Reply:
         first_of_echo = generation.echo and position == 0
         piece = answer.pieces[position]
         choice: dict[str, Any] = {"index": index}
-        if self.chat:
+        if generation.tool:  # all of the call at once; what follows is held back
+            call = {"index": 0, **self._tool_call(index)}
+            choice["delta"] = {"tool_calls": [call]} if position == 0 else {}
+        elif self.chat:
             choice["delta"] = {"content": piece}
         else:
             before = tokens.decode(generation.prompt_of(index)) if first_of_echo else ""
@@ -153,7 +167,7 @@ class Reply:
         told = generation.logprobs is not None
         offset = sum(map(len, answer.pieces[:position])) if told else 0
         choice["logprobs"] = self._logprobs((piece,), offset)
-        choice["finish_reason"] = answer.finish_reason if last else None
+        choice["finish_reason"] = self._finish_reason(answer) if last else None
         if last or not self.chat:
             choice["stop_reason"] = answer.stop_reason if last else None
         if not self.chat:

@@ -41,6 +41,7 @@ class SimulatedEngine:
         crash_after_requests: the process dies when it accepts more generations than this.
         crash_at_running: the process dies when so many generations are in flight.
         break_at_token: every generation breaks before the token of this number.
+        calls_tools: chats with tools are answered by a call, as an engine with a parser does.
         sleep: the engine's sleep mode; None if it has none.
     """
 
@@ -51,6 +52,7 @@ class SimulatedEngine:
     crash_after_requests: int | None = None
     crash_at_running: int | None = None
     break_at_token: int | None = None
+    calls_tools: bool = False
     accepted: int = 0
     sleep: Sleep | None = None
 

@@ -68,6 +68,7 @@ class Generation:
         logprobs: how many alternatives to report of each token; None for no log probabilities.
         echo: the prompt's text comes before the answer's.
         show_ids: the answer has token ids.
+        tool: the function that the answer calls; empty for an answer in words.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -78,6 +79,7 @@ class Generation:
     logprobs: int | None = None
     echo: bool = False
     show_ids: bool = False
+    tool: str = ""
 
     @property
     def prompt_tokens(self) -> int:

@@ -26,7 +26,12 @@ TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 
 
 def read_generation(
-    body: dict[str, Any], *, chat: bool, model: str, max_model_len: int
+    body: dict[str, Any],
+    *,
+    chat: bool,
+    model: str,
+    max_model_len: int,
+    calls_tools: bool = False,
 ) -> Generation:
     """Check a (chat) completion request. Raises RefusedError with vLLM's status and type."""
     stream = flag(body, "stream")
@@ -35,7 +40,8 @@ def read_generation(
     check_model(body, model)
     if chat:
         prompts = (chat_ids(body, model),)
-        refuse_tools(body)
+        if not calls_tools:
+            refuse_tools(body)
     _refuse_unsupported(body, chat=chat)
     limits = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
     sampling = read_sampling(
@@ -54,7 +60,18 @@ def read_generation(
         logprobs=_chat_logprobs(body) if chat else _logprobs(body, "logprobs"),
         echo=not chat and flag(body, "echo"),
         show_ids=flag(body, "return_token_ids"),
+        tool=_called(body) if chat and calls_tools else "",
     )
+
+
+def _called(body: Mapping[str, Any]) -> str:
+    """Return the function that a chat's answer calls: the named one, else the first, unless the
+    chat ends with a call's result."""
+    tools, choice = body.get("tools"), body.get("tool_choice") or "auto"
+    if not tools or choice == "none" or body["messages"][-1]["role"] == "tool":
+        return ""
+    called = choice if isinstance(choice, dict) else tools[0]
+    return str(called["function"]["name"])
 
 
 def read_batch(body: dict[str, Any], model: str, max_model_len: int) -> Generation:

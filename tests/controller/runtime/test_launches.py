@@ -14,6 +14,7 @@ from partitiond.controller.runtime.launches import (
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare, MpsShare, Partition
 from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.model.spec import EngineOptions
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
@@ -39,6 +40,14 @@ def test_an_engine_has_its_replicas_name_while_that_is_free() -> None:
     assert engine_name("a-1", ()) == "a-1"
     assert engine_name("a-1", {"a-1"}) == "a-1.2"
     assert engine_name("a-1", {"a-1", "a-1.2"}) == "a-1.3"
+
+
+def test_an_engine_gets_its_models_parsers_before_what_its_user_says() -> None:
+    flags, own = ("--tool-call-parser=hermes",), ("--seed=1",)
+    model = dataclasses.replace(resolved(), parser_flags=flags)
+    model = dataclasses.replace(model, spec=spec("a", engine=EngineOptions(extra_args=own)))
+    launch = launch_for(placement("a-1", [1]), model, cpu(), name="a-1")
+    assert launch.extra_args == (*flags, *own)
 
 
 def test_limits_come_from_the_operating_point_and_are_explicit() -> None:
