@@ -276,7 +276,12 @@ async def _run(
         )
         # In a thread, because the event loop already supervises engines.
         app = await asyncio.to_thread(
-            create_app, service, admin_token=admin, metrics_token=metrics, options=api
+            create_app,
+            service,
+            admin_token=admin,
+            metrics_token=metrics,
+            options=api,
+            endpoint=(settings.proxy_url, settings.state_dir / "proxy" / "log" / "proxy.log"),
         )
         config = uvicorn.Config(
             app,

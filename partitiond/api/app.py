@@ -1,6 +1,7 @@
 """Builds the application of the control API."""
 
 import functools
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -13,7 +14,7 @@ from partitiond.api.auth import AdminAuth
 from partitiond.api.limits import BodyLimit
 from partitiond.api.profile_rows import ProfileRows
 from partitiond.api.replies import only_known_query, until_writable
-from partitiond.api.routes import ROUTERS, health, ui
+from partitiond.api.routes import ROUTERS, health, ui, ui_endpoint
 from partitiond.api.sessions import DashboardSessions
 from partitiond.controller.service import Service
 from partitiond.fleet.registration import RegistrationRules
@@ -32,6 +33,7 @@ def create_app(
     admin_token: str,
     metrics_token: str = "",
     options: RegistrationRules | None = None,
+    endpoint: tuple[str, Path] = ("", Path()),
 ) -> FastAPI:
     """Build the control API over a service.
 
@@ -39,6 +41,7 @@ def create_app(
         admin_token: the token that requests must carry, as made by `auth.ensure_token`.
         metrics_token: opens only `GET /metrics`; if empty, that path takes the admin token.
         options: options from the settings; the defaults of RegistrationRules if None.
+        endpoint: URL of the endpoint and path of its log, for the dashboard.
 
     The first call takes some tenths of a second; it may be made in a thread.
     """
@@ -54,6 +57,7 @@ def create_app(
     )
     app.state.service = service
     app.state.options = options or RegistrationRules()
+    app.state.endpoint_url, app.state.endpoint_log = endpoint
     app.state.sessions = DashboardSessions(admin_token)
     app.state.profile_rows = ProfileRows()
     app.router.routes.extend(_routes())
@@ -83,7 +87,8 @@ def _routes() -> tuple[BaseRoute, ...]:
     """
     together = APIRouter(redirect_slashes=False)
     for router in ROUTERS:
-        changes = router not in (health.router, ui.router)  # shutdown must not wait for the store
+        # Shutdown must not wait for the store.
+        changes = router not in (health.router, ui.router, ui_endpoint.router)
         together.include_router(router, dependencies=CHECKS if changes else [])
     nowhere = {"type": "http", "method": "GET", "path": "/ ", "root_path": "", "headers": []}
     for route in together.routes:

@@ -29,7 +29,8 @@ STATE_STYLES = {
     "running": "yellow",
     "drowsy": "yellow",
     "falling-asleep": "yellow",
-    "sleeping": "cyan",
+    "asleep": "cyan",
+    "scaled to zero": "cyan",
     "waking": "yellow",
     "draining": "yellow",
     "stopping": "yellow",
@@ -151,7 +152,7 @@ def models_table(models: Sequence[ModelView], page: int | None = None) -> Render
 
 
 def _is_fine(state: str) -> bool:
-    return STATE_STYLES.get(state) in ("green", "cyan")  # sleeping is intended
+    return STATE_STYLES.get(state) in ("green", "cyan")  # cyan: it is idle as intended
 
 
 def _profile_word(view: ModelView) -> str:
@@ -191,7 +192,7 @@ def replicas_table(
             short_device(view.device_id),
             partition_text(view.partition),
             f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
-            format_bytes(view.held_bytes if view.state == "sleeping" else view.memory_bytes),
+            format_bytes(view.held_bytes if view.state == "asleep" else view.memory_bytes),
             "-" if view.pid is None else str(view.pid),
             *([remark] if remarked else []),
         )

@@ -294,7 +294,7 @@ SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = 
     _scaling(
         "planned_requests_per_second", "Requests/s that plans are made for.", "planned_req_per_s"
     ),
-    _scaling("at_zero", "1 while it has given up its engines, or sleeps.", "at_zero"),
+    _scaling("scaled_to_zero", "1 while it is scaled to zero.", "scaled_to_zero"),
     _plan("placements", "Replicas of the applied plan.", lambda plan: float(len(plan.placements))),
     _plan("unplaced", "Models, or parts of demands, without a place.",
           lambda plan: float(len(plan.unplaced))),

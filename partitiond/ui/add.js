@@ -26,7 +26,17 @@ export function addView() {
         h("div", { class: "buttons" },
           h("button", { id: "add-model", class: checked && known.fit.fits ? "primary" : "", disabled: !checked || known.busy || known.saving, on: { click: save } },
             checked && !known.fit.fits ? "Add it all the same" : "Add the model")))),
+    browse(),
   ];
+}
+
+const catalog = () => state.session.catalog ?? [];
+
+function browse() {
+  return h("details", { key: "catalog", class: "panel" }, h("summary", {}, `The catalog: ${catalog().length} models`),
+    table("the catalog", ["Model", ["Parameters", "num"], "For", [h("span", { class: "unseen" }, "Check"), "buttons"]], catalog().map((one) => ({ key: one.name, cells: [
+      one.name, one.parameters, one.purpose,
+      h("button", { "aria-label": `Does ${one.name} fit?`, on: { click: () => { form.elements.model.value = one.name; form.requestSubmit(); window.scrollTo(0, 0); } } }, "Does it fit?")] }))));
 }
 
 /** Kept as one element: what people typed is theirs, whatever is drawn again around it. */
@@ -35,7 +45,7 @@ function formView() {
   const text = (id, label, help, more = {}) => h("div", { class: "field" }, h("label", { for: id }, label),
     h("input", { id, name: id, ...more }), help ? h("p", { class: "help" }, help) : null);
   form = h("form", { class: "panel form", "data-own": true, key: "add", on: { submit: check, input: changed } },
-    h("datalist", { id: "catalog" }, (state.session.catalog ?? []).map((name) => h("option", { value: name }))),
+    h("datalist", { id: "catalog" }, catalog().map(({ name }) => h("option", { value: name }))),
     text("model", "Model", "A catalog name, a Hugging Face id (org/name) or an absolute folder.", { required: true, list: "catalog", autocomplete: "off", placeholder: "qwen2.5-0.5b" }),
     text("name", "Name", "What clients put into “model”; empty takes it from the source.", { autocomplete: "off" }),
     h("div", { class: "row" },

@@ -9,7 +9,7 @@ const LOOK_MILLISECONDS = 20_000;
 /** A problem as the API tells it: what is wrong, and what to do next. */
 export class Problem extends Error {
   constructor(status, body) {
-    super(body.detail ?? "the daemon does not answer.");
+    super(body.detail ?? body.error?.message ?? "the daemon does not answer.");
     this.status = status;
     this.hint = body.hint ?? "";
     this.code = body.code ?? "";

@@ -6,13 +6,14 @@ import { forget, look, onChange, state } from "./state.js";
 import { fleetView } from "./fleet.js";
 import { modelView } from "./model.js";
 import { addView } from "./add.js";
+import { tryView } from "./try.js";
 import { planView } from "./plan.js";
 import { jobsView } from "./jobs.js";
 import { eventsView } from "./events.js";
 import { keysView, leaveKeys } from "./keys.js";
 
 const VIEWS = [
-  ["#/", "Fleet"], ["#/add", "Add a model"], ["#/plan", "Plan"], ["#/jobs", "Jobs"],
+  ["#/", "Fleet"], ["#/try", "Try a prompt"], ["#/add", "Add a model"], ["#/plan", "Plan"], ["#/jobs", "Jobs"],
   ["#/events", "Events"], ["#/keys", "Keys"],
 ];
 const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
@@ -27,6 +28,7 @@ function route() {
 function view(at) {
   if (at.startsWith("#/models/")) return modelView(written(at.slice("#/models/".length)));
   switch (at) {
+    case "#/try": return tryView();
     case "#/add": return addView();
     case "#/plan": return planView();
     case "#/jobs": return jobsView();

@@ -1,9 +1,10 @@
 // The first view: what the fleet does, what the devices hold, and what each model gets.
 
-import { h, table } from "./dom.js";
+import { call } from "./api.js";
+import { dialog, h, table, toast } from "./dom.js";
 import { bytes, clock, deviceName, gib, number, partition, percent, plural, seconds, watts } from "./format.js";
 import { spark } from "./charts.js";
-import { colour, history, letter, state } from "./state.js";
+import { colour, history, letter, look, state } from "./state.js";
 import { jobRow } from "./jobs.js";
 
 export function fleetView() {
@@ -72,8 +73,8 @@ function cards(views, replicas, heading = "h3") {
   return [
     h("div", { class: "devices" }, busy.map((d) => deviceCard(d, replicas, heading))),
     empty.length ? h("p", { class: "empty-devices" }, h("strong", {}, `${plural(empty.length, "device")} empty: `),
-      empty.map((d) => h("span", { class: "chip", key: d.device.id, title: `${d.device.hardware}, ${bytes(d.device.memory_bytes)}` },
-        deviceName(d.device.id)))) : null];
+      empty.map((d) => h("button", { class: "chip", key: d.device.id, title: `${d.device.hardware}, ${bytes(d.device.memory_bytes)}; cordon it`, on: { click: () => cordon(d) } },
+        index(d.device), deviceName(d.device.id)))) : null];
 }
 
 function deviceCard(view, replicas, heading) {
@@ -84,7 +85,7 @@ function deviceCard(view, replicas, heading) {
   const mode = here[0]?.partition.mode ?? "";
   return h("article", { class: `device ${view.cordoned ? "cordoned" : ""}`, key: d.id, "aria-label": `${deviceName(d.id)}, ${d.hardware}` },
     h("header", {},
-      h(heading, {}, deviceName(d.id)), h("span", { class: "muted" }, d.hardware),
+      h(heading, {}, index(d), deviceName(d.id)), h("span", { class: "muted" }, d.hardware),
       mode ? h("span", { class: "pill" }, mode === "cores" ? "cores" : mode) : null,
       d.health !== "fine" ? h("span", { class: "pill bad" }, d.health) : null,
       h("span", { class: "gauges" },
@@ -98,12 +99,54 @@ function deviceCard(view, replicas, heading) {
     coming.length ? bar("To come", coming.map((r) => memory(r, r.coming_bytes, d)), `${gib(view.coming_bytes)} GiB`) : null,
     bar("Compute", now.map((r) => ({ engine: r, share: r.compute_share, words: percent(r.compute_share) })),
       percent(Math.min(1, now.reduce((sum, r) => sum + r.compute_share, 0)))),
+    mode === "mig" || d.mig_instances.length ? slices(d, now) : null,
     h("ul", { class: "replicas" }, here.map((r) => h("li", { key: r.engine },
       h("a", { href: `#/models/${encodeURIComponent(r.model)}` },
         h("span", { class: `swatch ${colour(r.model)}`, "aria-hidden": "true" }, letter(r.model)), r.engine),
       h("span", { class: "muted" }, `${partition(r.partition)} · ${bytes(r.memory_bytes)}`),
       r.state === "serving" ? h("span", { class: "muted" }, `${number(r.in_flight ?? r.measured?.in_flight ?? 0)}/${r.limit}`)
-        : h("span", { class: `pill ${r.state}` }, r.state)))));
+        : h("span", { class: `pill ${r.state}` }, r.state)))),
+    h("button", { class: "quiet", "aria-label": `${view.cordoned ? "Uncordon" : "Cordon"} ${deviceName(d.id)}`, on: { click: () => cordon(view) } }, view.cordoned ? "Uncordon" : "Cordon…"));
+}
+
+/** Its number on its host, as nvidia-smi counts. */
+function index(device) {
+  if (device.kind !== "gpu") return null;
+  const own = state.overview.devices.filter((d) => d.device.host === device.host && d.device.kind === "gpu");
+  return h("span", { class: "muted" }, `#${own.findIndex((d) => d.device.id === device.id)} `);
+}
+
+/** The eight memory slices of a GPU under MIG, with the instances where they are. */
+function slices(d, now) {
+  const used = now.filter((r) => r.partition.mode === "mig").map((r) => ({ engine: r, start: r.partition.slice_start, count: r.partition.slice_count }));
+  const free = d.mig_instances.filter((one) => !used.some((u) => u.start === one.slice_start));
+  const at = (start, count) => ({ left: `${12.5 * start}%`, width: `${12.5 * count}%` });
+  const label = `Slices: ${[...used.map((u) => `${u.engine.engine} ${u.engine.partition.mig_profile} from ${u.start}`), ...free.map((one) => `${one.mig_profile} from ${one.slice_start} without an engine`)].join(", ") || "none"}`;
+  return h("div", { class: "bar-row", key: "Slices" }, h("span", { class: "bar-name" }, "Slices"),
+    h("div", { class: "fill slices", role: "img", "aria-label": label },
+      free.map((one) => h("span", { class: "instance", key: `free-${one.slice_start}`, style: at(one.slice_start, one.slice_count) })),
+      used.map((u) => h("span", { class: `segment ${colour(u.engine.model)} ${u.engine.state}`, key: u.engine.engine, title: `${u.engine.engine}: ${u.engine.partition.mig_profile}`,
+        style: at(u.start, u.count) }, h("span", {}, letter(u.engine.model))))),
+    h("span", { class: "bar-total" }, `${used.reduce((sum, u) => sum + u.count, 0)} of 8`));
+}
+
+async function cordon(view) {
+  const { id } = view.device;
+  const reason = h("input", { id: "cordon-reason", maxlength: 200, autofocus: true });
+  if (!view.cordoned) {
+    const sure = await dialog(`Cordon ${deviceName(id)}?`, h("div", { class: "field" },
+      h("p", {}, "Nothing is placed there any more, and the next plan moves away what is on it."), h("label", { for: "cordon-reason" }, "Why"), reason),
+    [{ label: "Cancel" }, { label: "Cordon", kind: "primary", value: "yes" }]);
+    if (sure !== "yes") return;
+  }
+  try {
+    const path = `/devices/${encodeURIComponent(id)}/cordon`;
+    await (view.cordoned ? call("DELETE", path) : call("PUT", path, reason.value.trim() ? { reason: reason.value.trim() } : {}));
+    toast(`${deviceName(id)} is ${view.cordoned ? "in use again" : "cordoned"}.`);
+  } catch (error) {
+    toast(`${error.message} ${error.hint}`, "bad");
+  }
+  look();
 }
 
 const memory = (engine, size, device) => ({ engine, share: size / device.memory_bytes, words: bytes(size) });

@@ -1,8 +1,8 @@
 // One model: its frontier, where it works, and predicted against measured for each replica.
 
-import { call, post } from "./api.js";
+import { call, get, post } from "./api.js";
 import { dialog, h, table, toast } from "./dom.js";
-import { bytes, number, partition, seconds, watts } from "./format.js";
+import { bytes, clock, day, number, partition, seconds, watts } from "./format.js";
 import { frontierPlot, spark, tpotPlot } from "./charts.js";
 import { colour, deviceAt, history, letter, look, state } from "./state.js";
 
@@ -14,11 +14,17 @@ export function modelView(name) {
     return [h("h1", {}, name), h("p", { class: "panel" }, `No model is registered as ${name}. `, h("a", { href: "#/" }, "All models"))];
   }
   const replicas = state.overview.replicas.filter((r) => r.model === name);
+  const idle = m.availability === "asleep" || m.availability === "scaled to zero";
   return [
     h("div", { class: "heading" },
       h("h1", {}, h("span", { class: `swatch ${colour(name)}`, "aria-hidden": "true" }, letter(name)), name,
         h("span", { class: `pill ${m.availability}` }, m.availability)),
       h("div", { class: "buttons" },
+        h("a", { class: "button", href: "#/try" }, "Try it"),
+        h("button", { on: { click: () => requests(name) } }, "Requests"),
+        h("button", { id: "change", on: { click: () => change(name) } }, "Change…"),
+        h("button", { on: { click: () => asleep(name, idle ? "wake" : "sleep") } }, idle ? "Wake" : "Sleep"),
+        h("button", { on: { click: () => rollBack(name) } }, "Roll back…"),
         h("button", { on: { click: () => measure(name) } }, "Measure"),
         h("button", { class: "danger", on: { click: () => remove(name, replicas.length) } }, "Remove…"))),
     m.obstacle ? h("p", { class: "banner bad" }, h("strong", {}, m.obstacle.reason), ` ${m.obstacle.hint}`)
@@ -100,13 +106,82 @@ function engines(replicas) {
 function row(r) {
   const m = r.measured;
   return { key: r.engine, cells: [
-    [r.engine, r.drift ? h("span", { class: "note bad" }, r.drift) : null],
+    [r.engine, h("button", { class: "quiet", "aria-label": `Log of ${r.engine}`, on: { click: () => log(r.engine) } }, "Log"), r.drift ? h("span", { class: "note bad" }, r.drift) : null],
     deviceAt(r.device_id), `${partition(r.partition)}, ${bytes(r.memory_bytes)}`, h("span", { class: `pill ${r.state}` }, r.state),
     `${m ? number(m.mean_batch) : r.in_flight ?? "–"} of ${r.limit}`,
     number(m?.output_tokens_per_s), number(r.planned_output_tokens_per_s),
     seconds(m?.tpot_seconds), `≤ ${seconds(r.planned_tpot_p95_seconds)}`,
     seconds(m?.first_seconds), `≤ ${seconds(r.planned_ttft_p95_seconds)}`,
     number(m?.req_per_s), number(r.planned_req_per_s)] };
+}
+
+const model = (name) => `/models/${encodeURIComponent(name)}`;
+
+/** Does it, says so, or says why not. */
+async function done(act, said) {
+  try {
+    await act();
+    toast(said);
+  } catch (error) {
+    toast(`${error.message} ${error.hint}`, "bad");
+  }
+  look();
+}
+
+const asleep = (name, what) => done(() => post(`${model(name)}/${what}`, {}), what === "wake" ? `${name} wakes.` : `${name} falls asleep.`);
+
+async function log(engine) {
+  const found = await get(`/ui/log/${encodeURIComponent(engine)}`).catch((error) => ({ text: `${error.message} ${error.hint}`, path: "" }));
+  const shown = h("pre", { class: "log", tabindex: 0 }, found.text);
+  const closed = dialog(`Log of ${engine}`, [h("p", { class: "muted" }, found.path), shown], [{ label: "Close", kind: "primary" }]);
+  shown.scrollTop = shown.scrollHeight;
+  await closed;
+}
+
+async function requests(name) {
+  const found = await get(`/ui/requests/${encodeURIComponent(name)}`).catch((error) => toast(error.message, "bad"));
+  if (!found) return;
+  await dialog(`Last requests to ${name}`, found.length ? table("requests", ["At", "Outcome", "Replica", ["Tokens in", "num"], ["out", "num"], ["TTFT", "num"], ["Took", "num"], "Key"],
+    found.map((r) => ({ key: r.request_id, cells: [clock(r.at), `${r.status} ${r.error ?? r.outcome}`, r.replica ?? "", r.usage?.[0] ?? "–", r.usage?.[1] ?? "–",
+      seconds(r.ttft_seconds), seconds(r.seconds), r.key ?? "none"] })), { class: "dense" }) : h("p", {}, "The endpoint's log has none."),
+  [{ label: "Close", kind: "primary" }]);
+}
+
+async function change(name) {
+  const { spec, version } = (await get(model(name))).record;
+  const value = (id, label, now, help = "") => {
+    const input = h("input", { id: `change-${id}`, value: now ?? "" });
+    return [input, h("div", { class: "field" }, h("label", { for: input.id }, label), input, help ? h("p", { class: "help" }, help) : null)];
+  };
+  const [demand, ...rest] = [value("demand", "Requests/s", spec.demand.req_per_s, "Empty: as much as there is."), value("ttft", "TTFT at most, s", spec.slo?.ttft_seconds, "Both or neither."),
+    value("tpot", "TPOT at most, s", spec.slo?.tpot_seconds), value("aliases", "Aliases", spec.aliases.join(", "))];
+  const [ttft, tpot, aliases] = rest.map(([input]) => input);
+  const said = h("p", { class: "problem", role: "alert" });
+  await dialog(`Change ${name}`, h("div", { class: "form" }, demand[1], rest.map(([, field]) => field), said), [{ label: "Cancel" }, { label: "Change", kind: "primary", id: "confirm-change", act: async () => {
+    const number = (input) => (input.value.trim() ? Number(input.value) : null);
+    const slo = { ttft_seconds: number(ttft), tpot_seconds: number(tpot) };
+    const body = { demand: { ...spec.demand, req_per_s: number(demand[0]) }, slo: slo.ttft_seconds === null && slo.tpot_seconds === null ? null : { ...spec.slo, ...slo },
+      aliases: aliases.value.split(",").map((text) => text.trim()).filter(Boolean) };
+    try {
+      await call("PATCH", model(name), body, { headers: { "If-Match": `"${version}"` } });
+      toast(`${name} is changed.`);
+      look();
+      return true;
+    } catch (error) {
+      said.textContent = `${error.message} ${error.hint}`;
+      return false;
+    }
+  } }]);
+}
+
+async function rollBack(name) {
+  const all = await get(`${model(name)}/releases`).catch(() => []);
+  const earlier = all.filter((one) => one.state !== "serving" && one.state !== "coming");
+  if (!earlier.length) return toast(`${name} has no earlier release.`);
+  const which = h("select", { id: "release" }, earlier.map((one) => h("option", { value: one.version }, `version ${one.version}, ${one.state}, ${day(one.at)}`)));
+  const sure = await dialog(`Roll ${name} back?`, h("div", { class: "field" }, h("p", {}, "Engines of the earlier release take the place of those that run. Demand, SLO and names stay."), h("label", { for: "release" }, "To"), which),
+    [{ label: "Cancel" }, { label: "Roll back", kind: "primary", value: "yes" }]);
+  if (sure === "yes") await done(() => post(`${model(name)}/rollback`, { version: Number(which.value) }), `${name} goes back to version ${which.value}.`);
 }
 
 async function measure(name) {

@@ -13,9 +13,22 @@ export const state = {
   overview: null,
   events: [],
   problem: null,
-  history: new Map(),
+  history: remembered(),
   letters: new Map(),
 };
+
+/** The last minutes as this tab saw them before it was loaded again. */
+function remembered() {
+  try {
+    const { at, values } = JSON.parse(sessionStorage.getItem("history"));
+    return new Map(Date.now() - at < KEPT * POLL_MILLISECONDS ? values : []);
+  } catch { return new Map(); }
+}
+
+window.addEventListener("pagehide", () => {
+  if (!state.session) return;
+  try { sessionStorage.setItem("history", JSON.stringify({ at: Date.now(), values: [...state.history] })); } catch { /* a browser that keeps nothing */ }
+});
 
 const listeners = new Set();
 export const changed = () => listeners.forEach((tell) => tell());
@@ -51,6 +64,7 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) look
 export function forget() {
   Object.assign(state, { session: null, overview: null, events: [], problem: null });
   state.history.clear();
+  try { sessionStorage.removeItem("history"); } catch { /* a browser that keeps nothing */ }
 }
 
 async function news(last) {
@@ -99,7 +113,7 @@ export function letter(model) {
   const index = state.letters.get(model) ?? 0;
   return index < 26 ? String.fromCharCode(65 + index) : `${index}`;
 }
-export const colour = (model) => `c${(state.letters.get(model) ?? 0) % 10}`;
+export const colour = (model) => `c${(state.letters.get(model) ?? 0) % 20}`;
 
 /** A device for people; with its host if there are several. */
 export function deviceAt(id) {

@@ -108,7 +108,7 @@ VIEW = ScalingView(
     min_replicas=0,
     max_replicas=2,
     scale_to_zero_seconds=600.0,
-    at_zero=False,
+    scaled_to_zero=False,
     replicas_serving=1,
     replicas_planned=1,
     measured_req_per_s=1.5,
@@ -122,7 +122,12 @@ VIEW = ScalingView(
     reason="up to 2 req/s are expected or queue, 1 were planned",
 )
 AT_ZERO = dataclasses.replace(
-    VIEW, model="b", at_zero=True, replicas_serving=0, replicas_planned=0, measured_req_per_s=None
+    VIEW,
+    model="b",
+    scaled_to_zero=True,
+    replicas_serving=0,
+    replicas_planned=0,
+    measured_req_per_s=None,
 )
 
 

@@ -128,7 +128,7 @@ class KilledFleet(Fleet):
             plan = client.current_plan()
             asleep = {view.record.spec.name: view.asleep for view in client.models()}
         return {
-            p.replica_id: "sleeping" if asleep[p.model] else "serving"
+            p.replica_id: "asleep" if asleep[p.model] else "serving"
             for p in (plan.wanted if plan is not None else ())
             if p.model in asleep
         }

@@ -176,13 +176,13 @@ def first_words(page: str, first: int, last: int) -> list[str]:
 
 def test_of_many_rows_those_to_look_at_come_first_and_equal_ones_are_a_line() -> None:
     models = [model(f"fine-{n:03d}") for n in range(296)]
-    models += [model("asleep", "sleeping"), model("gone", "unavailable")]
+    models += [model("idle", "asleep"), model("gone", "unavailable")]
     models += [model("short", replicas_planned=2), model("noted", note="waits for a profile")]
     page = text_of(render.models_table(models, render.PAGE_ROWS))
     assert len(page.splitlines()) <= 30
     assert first_words(page, 2, 6) == ["gone", "short", "noted", "fine-000"]
     assert "noted: waits for a profile" in page
-    assert "... and 280 more (--all); of 300 298 serving, 1 sleeping, 1 unavailable" in page
+    assert "... and 280 more (--all); of 300 298 serving, 1 asleep, 1 unavailable" in page
     whole = text_of(render.models_table(models))
     assert all(view.record.spec.name in whole for view in models)
     assert "--all" not in whole

@@ -70,4 +70,4 @@ def test_each_of_many_models_answers_though_few_fit(shared: ManyModels) -> None:
         assert shared.has_room()
     kinds = shared.kinds()
     assert kinds.count("model-wakes") >= 4
-    assert kinds.count("model-at-zero") > MODELS
+    assert kinds.count("model-scaled-to-zero") > MODELS

@@ -63,14 +63,14 @@ def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFlee
     awake = fleet.view()
     used = fleet.host.used_bytes(awake.device_id)
     assert "falls asleep" in fleet.cli("models", "sleep", MODEL).stderr
-    asleep = fleet.comes_to("sleeping")
+    asleep = fleet.comes_to("asleep")
     assert asleep.pid == awake.pid
     assert asleep.held_bytes < asleep.memory_bytes
     held = fleet.host.used_bytes(awake.device_id)
     assert 0 < held < used - 100 * MIB
     assert held <= asleep.held_bytes
     (shown,) = fleet.json("models")
-    assert (shown["availability"], shown["asleep"]) == ("sleeping", 1)
+    assert (shown["availability"], shown["asleep"]) == ("asleep", 1)
 
     assert fleet.complete(MODEL) == 8  # held, woken, answered
     assert (fleet.view().state, fleet.view().pid) == ("serving", awake.pid)
@@ -80,10 +80,10 @@ def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFlee
     assert {"model-sleeps", "engine-asleep", "model-wakes"} <= kinds
 
     fleet.cli("models", "sleep", MODEL, "--level", "2")
-    fleet.comes_to("sleeping")
+    fleet.comes_to("asleep")
     fleet.kill_daemon()
     fleet.start()
-    found = fleet.comes_to("sleeping")
+    found = fleet.comes_to("asleep")
     assert (found.pid, found.adopted, found.sleep_level) == (awake.pid, True, 2)
     fleet.cli("models", "sleep", MODEL, "--wake")
     fleet.comes_to("serving")

@@ -17,7 +17,7 @@ from tests.proxy.conftest import Make, error_of, replica, table
 from tests.proxy.scripted import answer, plays, well_behaved
 
 STARTING, SLEEPING = ModelAvailability.STARTING, ModelAvailability.SLEEPING
-TOLD_STARTING, TOLD_SLEEPING = (503, "model_starting"), (503, "model_sleeping")
+TOLD_STARTING, TOLD_SLEEPING = (503, "model_starting"), (503, "model_asleep")
 
 
 def changing(version: int = 1, *replicas: Any, within: float = 5.0, **route: Any) -> RoutingTable:

@@ -65,7 +65,8 @@ def test_devices_are_all_there_filled_to_scale_and_named_for_who_cannot_see(
 
     names = page.wait_for("""[...document.querySelectorAll('.device h3, .chip')]
         .map((e) => e.innerText)""")
-    assert sorted(names) == sorted(view.device.id[:12] for view in seen.devices)
+    numbered = [f"#{number} {view.device.id[:12]}" for number, view in enumerate(seen.devices)]
+    assert sorted(names) == numbered
     assert len(names) == DEVICES
 
     label = page.wait_for("document.querySelector('.fill')?.getAttribute('aria-label')")
@@ -118,6 +119,60 @@ def test_a_model_shows_its_frontier_and_what_is_measured_beside_what_is_predicte
 
     page.script("location.hash = '#/models/nobody'")
     page.wait_for_text("No model is registered as nobody")
+
+
+def press(page: Page, label: str) -> None:
+    """The button of that name, and then what it opens."""
+    page.script(f"""[...document.querySelectorAll('button')]
+        .find((b) => b.innerText === {json.dumps(label)}).click()""")
+    page.wait_for("document.querySelector('dialog[open]') !== null")
+
+
+def close(page: Page) -> None:
+    page.script("document.querySelector('dialog .primary').click()")
+    page.wait_for("document.querySelector('dialog') === null")
+
+
+def test_a_prompt_is_answered_and_a_model_s_requests_log_and_terms_are_at_hand(
+    page: Page, fleet: Demo
+) -> None:
+    go(page, "#/try")
+    page.fill("#try-prompt", "Hello")
+    page.click("#try-send")
+    page.wait_for("!document.querySelector('#try-send').disabled && "
+                  "document.querySelector('#answer').innerText.length > 5")  # fmt: skip
+    told = page.text("main .facts")
+    model = page.script("document.querySelector('#try-model').value")
+    assert f"{model}-1" in told
+    assert "ms" in told
+
+    go(page, "#/models/qwen2.5-0.5b")
+    press(page, "Requests")
+    page.wait_for("document.querySelector('dialog tbody tr') !== null")
+    assert "200 ok" in page.text("dialog tbody tr")
+    close(page)
+    press(page, "Log")
+    assert "Starting to load model" in page.text("dialog .log")
+    close(page)
+    press(page, "Change…")
+    page.fill("#change-aliases", "small, tiny")
+    close(page)
+    with fleet.client() as client:
+        spec = client.model("qwen2.5-0.5b").record.spec
+        assert (spec.aliases, spec.demand.req_per_s) == (("small", "tiny"), 60)
+        assert spec.slo is not None
+        assert spec.slo.tpot_seconds == 0.04
+
+    go(page, "#/")
+    press(page, "Cordon…")
+    page.fill("#cordon-reason", "loud")
+    close(page)
+    page.wait_for_text("Nothing is placed here: loud")
+    page.script("document.querySelector('[aria-label^=Uncordon]').click()")
+    page.wait_for("!document.body.innerText.includes('Nothing is placed here')")
+    page.goto(fleet.url)
+    drawn = "document.querySelector('.tiles .spark .line')?.getAttribute('d').split('L').length"
+    assert page.wait_for(drawn) > 2, "what was seen before it was loaded again"
 
 
 def test_a_model_too_large_does_not_fit_and_nothing_is_kept(page: Page, fleet: Demo) -> None:

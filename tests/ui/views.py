@@ -8,6 +8,7 @@ from tests.ui.cdp import Page
 VIEWS: Final = {
     "#/": "Fleet",
     "#/models/qwen2.5-0.5b": "qwen2.5-0.5b",
+    "#/try": "Try a prompt",
     "#/add": "Add a model",
     "#/plan": "Plan",
     "#/jobs": "Jobs",

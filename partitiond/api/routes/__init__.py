@@ -17,6 +17,7 @@ from partitiond.api.routes import (
     replicas,
     scaling,
     ui,
+    ui_endpoint,
     usage,
 )
 
@@ -35,6 +36,7 @@ ROUTERS = (
     keys.router,
     overview.router,
     drift.router,
+    ui_endpoint.router,
     ui.router,
     usage.router,
     scaling.router,

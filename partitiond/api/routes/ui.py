@@ -14,7 +14,7 @@ from partitiond.api.replies import NO_STORE, no_content
 from partitiond.api.sessions import MAX_NAME, DashboardSessions, bearer
 from partitiond.core.errors import NotFoundError, UnauthorizedError
 from partitiond.fleet.parts import Body
-from partitiond.models.catalog import CATALOG
+from partitiond.models.listing import count_text, rows
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
@@ -82,7 +82,11 @@ async def get_session(request: Request) -> Response:
     session = _sessions(request).find(bearer(request.headers.raw))
     if session is None:
         return JSONResponse({"logged_in": False}, headers=NO_STORE)
-    known = {"logged_in": True, "name": session.name, "catalog": sorted(CATALOG)}
+    catalog = [
+        {"name": row.name, "parameters": count_text(row.parameters), "purpose": row.purpose}
+        for row in rows()
+    ]
+    known = {"logged_in": True, "name": session.name, "catalog": catalog}
     return JSONResponse(known, headers=NO_STORE)
 
 

@@ -12,7 +12,7 @@ def scaling_table(view: ScalingView) -> RenderableType:
     serving = f"{view.replicas_serving}/{view.replicas_planned} serve"
     most = "no limit" if view.max_replicas is None else str(view.max_replicas)
     rows = (
-        ("scales", ("at zero" if view.at_zero else serving) + waits),
+        ("scales", ("scaled to zero" if view.scaled_to_zero else serving) + waits),
         ("at most", f"{most} replicas"),
         ("asked", _rate(view.measured_req_per_s)),
         ("expected", f"{_rate(view.forecast_req_per_s)}, at most {_rate(view.upper_req_per_s)}"),

@@ -28,6 +28,7 @@ from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S, Demand
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, PlanDiff
 from partitiond.core.replica.readiness import Popularity
+from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.scaling import ScalingView
 from partitiond.ports import Clock
@@ -292,7 +293,7 @@ class Scaling:
             min_replicas=spec.min_replicas,
             max_replicas=spec.max_replicas,
             scale_to_zero_seconds=zero,
-            at_zero=asleep,
+            scaled_to_zero=self._sleep.levels.get(name) == STOPPED,
             replicas_serving=sum(e.state is ReplicaState.SERVING for e in serving),
             replicas_planned=0 if asleep else sum(p.model == name for p in placements),
             measured_req_per_s=None if last is None else last.req_per_s,

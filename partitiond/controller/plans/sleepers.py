@@ -43,7 +43,7 @@ def _sentences(here: tuple[Sleeper, ...]) -> tuple[str, ...]:
         host = sum(host_bytes(s.placement, s.level) for s in own)
         beside = f" and {format_bytes(host)} of host memory" if host else ""
         level = own[0].level
-        state = "is scaled to zero" if level == STOPPED else f"sleeps at level {level}"
+        state = "is scaled to zero" if level == STOPPED else f"is asleep (level {level})"
         found.append(
             f"{model} {state}: it serves nothing, and its {len(own)} "
             f"replica(s) hold {format_bytes(device)} of device memory{beside} where they are."

@@ -416,7 +416,7 @@ class Engine:
                 await self._runner.sleep(handle, self.sleep_level)
                 reached(FaultPoint.ENGINE_FELL_ASLEEP)
                 self._happen(ReplicaEvent.FELL_ASLEEP)
-                self._note("engine-asleep", self.name, f"sleeps at level {self.sleep_level}.")
+                self._note("engine-asleep", self.name, f"is asleep (level {self.sleep_level}).")
             else:
                 reached(FaultPoint.ENGINE_WAKES)
                 await self._runner.wake(handle)

@@ -106,7 +106,7 @@ def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
         )
     if asleep not in (0, level):
         raise ConflictError(
-            f"{spec.name} sleeps at level {asleep} already.",
+            f"{spec.name} is asleep at level {asleep} already.",
             hint=f"Wake it first, with `partitiond models sleep {spec.name} --wake`.",
             facts={"model": spec.name, "level": asleep},
         )
@@ -166,7 +166,7 @@ class SleepController:
         self._store.set_mark(MARK, model, str(level), self._clock.utc_iso())
         reached(FaultPoint.SLEEP_MARKED)
         if level == STOPPED:
-            self._journal.note("model-at-zero", model, f"{why}.")
+            self._journal.note("model-scaled-to-zero", model, f"{why}.")
         else:
             self._journal.note("model-sleeps", model, f"{why}; level {level}.")
         self._after(model, asleep=True)

@@ -18,6 +18,7 @@ from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.observation import HOPELESS_FAILURES, LIVE
 from partitiond.core.replica.obstacles import Obstacle
+from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.lists import ModelView, ReplicaView
 
@@ -180,9 +181,10 @@ def model_view(
 ) -> ModelView:
     """One model, by its own places and engines; `profiles` are the best ones that speak for it."""
     serving = [engine for engine in engines if engine.state is ReplicaState.SERVING]
+    idle = "scaled to zero" if asleep == STOPPED else "asleep"
     return ModelView(
         record=record,
-        availability=availability.value,
+        availability=idle if availability is ModelAvailability.SLEEPING else availability.value,
         replicas_serving=len(serving),
         replicas_planned=len(planned),
         profile_kind=best_kind(profiles),

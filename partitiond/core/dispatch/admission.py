@@ -98,7 +98,7 @@ class Rejected:
     Attributes:
         status: 429 when the caller or the model is over its share, 503 when nothing can serve.
         code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
-            model_sleeping, model_unavailable, model_on_other_host, shutting_down, upstream_connect.
+            model_asleep, model_unavailable, model_on_other_host, shutting_down, upstream_connect.
         retry_after_seconds: whole seconds, at least 1; None if no time can be named.
     """
 
@@ -223,7 +223,7 @@ _WITHOUT_REPLICA: Final = {
         "shutting_down",
         "partitiond is shutting down; requests that run still finish.",
     ),
-    ModelAvailability.SLEEPING: ("model_sleeping", "The model '{}' is asleep."),
+    ModelAvailability.SLEEPING: ("model_asleep", "The model '{}' is asleep."),
     ModelAvailability.UNAVAILABLE: (
         "model_unavailable",
         "The model '{}' has no replica that can serve it.",

@@ -73,7 +73,7 @@ def said_asleep(level: int) -> str:
     """Describe a model that is to sleep at a level; empty if it is to be awake."""
     if level == STOPPED:
         return "is scaled to zero, and the next request starts it"
-    return f"is put to sleep at level {level}" if level else ""
+    return f"is asleep (level {level})" if level else ""
 
 
 def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:

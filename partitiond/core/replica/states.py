@@ -36,7 +36,7 @@ class ReplicaState(enum.StrEnum):
     """The replica gets no new requests, and finishes those that run; then it is put to sleep. The
     value is an older word, which the API keeps."""
     FALLING_ASLEEP = "falling-asleep"
-    SLEEPING = "sleeping"
+    SLEEPING = "asleep"
     WAKING = "waking"
     DRAINING = "draining"
     STOPPING = "stopping"

@@ -58,7 +58,7 @@ class ModelView:
     """One model as people see it.
 
     Attributes:
-        availability: serving, starting, sleeping or unavailable.
+        availability: serving, starting, asleep, scaled to zero, unavailable or ending.
         profile_kind: best profile it has: measured, transferred, estimated, or None.
         provisional: it is served from an estimate.
         note: what the chain waits for, in one sentence.

@@ -9,7 +9,7 @@ class ScalingView:
 
     Attributes:
         scale_to_zero_seconds: without a request for so long it gives up its engines; None never.
-        at_zero: it has given them up, or sleeps; its next request starts or wakes it.
+        scaled_to_zero: it has given them up; its next request starts it.
         measured_req_per_s: requests that arrived in the last step, by the second; None before it.
         forecast_req_per_s, upper_req_per_s: what is expected, and at most; None before a step.
         planned_req_per_s: what plans are made for.
@@ -24,7 +24,7 @@ class ScalingView:
     min_replicas: int
     max_replicas: int | None
     scale_to_zero_seconds: float | None
-    at_zero: bool
+    scaled_to_zero: bool
     replicas_serving: int
     replicas_planned: int
     measured_req_per_s: float | None

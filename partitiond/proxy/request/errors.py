@@ -94,7 +94,7 @@ TOLD_BY_HOSTS: Final = {
     "wait_too_long": 429,
     "queue_timeout": 429,
     "model_starting": 503,
-    "model_sleeping": 503,
+    "model_asleep": 503,
     "model_unavailable": 503,
     "model_on_other_host": 503,
     "shutting_down": 503,

@@ -1,6 +1,9 @@
 """The dashboard's files are served, and its session replaces the admin token."""
 
+import dataclasses
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,6 +11,7 @@ from fastapi import FastAPI
 
 from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, DashboardSessions
 from tests.api.conftest import TOKEN, asking
+from tests.api.fake_service import FakeService
 
 
 @pytest.fixture
@@ -135,3 +139,37 @@ def test_a_session_ends_after_its_time_and_there_are_only_so_many() -> None:
     for now[0] in (0.0, SESSION_SECONDS - 1, SESSION_SECONDS):
         found = [value is not None and sessions.find(value) is not None for value in values]
         assert found == [False] + [now[0] < SESSION_SECONDS] * MAX_SESSIONS
+
+
+async def test_the_last_requests_and_an_engine_s_log_are_for_who_is_logged_in(
+    app: FastAPI, service: FakeService, browser: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    for path in ("/ui/requests/a", "/ui/log/a-1"):
+        assert (await browser.get(path)).status_code == 401
+    assert (await browser.post("/ui/try/chat", json={})).status_code == 401
+    session = await session_of(browser)
+    app.state.endpoint_log = log = tmp_path / "proxy.log"
+    assert (await browser.get("/ui/requests/a", headers=session)).json() == []
+    lines = [{"event": event, "model": m, "n": n} for n, (event, m) in enumerate(
+        [("request", "a"), ("request", "b"), ("attempt_failed", "a"), ("request", "a")]
+    )]  # fmt: skip
+    log.write_text(
+        "".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines) + "a traceback\n"
+    )
+    found = (await browser.get("/ui/requests/a", headers=session)).json()
+    assert [line["n"] for line in found] == [3, 0], "the newest first"
+    answer = await browser.get("/ui/log/a-1", headers=session)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), "it has none here"
+    views = [dataclasses.replace(r, log_path=str(log)) for r in service.overview.replicas()]
+    service.overview.replicas = lambda: views  # type: ignore[method-assign]
+    shown = (await browser.get("/ui/log/a-1", headers=session)).json()
+    assert shown["text"].endswith("a traceback\n")
+
+
+async def test_a_trial_asks_the_endpoint_and_passes_its_answer_on(
+    app: FastAPI, browser: httpx.AsyncClient
+) -> None:
+    session = await session_of(browser)
+    app.state.endpoint_url = "http://127.0.0.1:1"
+    answer = await browser.post("/ui/try/chat", json={"model": "a"}, headers=session)
+    assert (answer.status_code, "does not answer" in answer.json()["detail"]) == (502, True)

@@ -82,7 +82,7 @@ def test_what_scales_is_shown_and_set(service: FakeService, cli: Cli) -> None:
         cli("models add opt-125m --autoscale --no-auto --name", name).ended(0)
     cli("models show a").ended(0, "1/1 serve", "1.5/s", "2.2/s", "are expected or queue")
     shown = cli("models show b --json").json
-    assert (shown["scaling"]["at_zero"], shown["releases"][0]["version"]) == (True, 2)
+    assert (shown["scaling"]["scaled_to_zero"], shown["releases"][0]["version"]) == (True, 2)
     cli("models add opt-125m --no-auto --name still")
     assert cli("models show still --json").json["scaling"] is None
 

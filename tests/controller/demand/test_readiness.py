@@ -31,7 +31,7 @@ async def test_the_idle_give_up_their_room_for_who_is_asked_for(host: ScalingHos
     host.clock.now += 50.0
     await host.asked("c")
     assert (host.serving("a"), host.serving("b"), host.serving("c")) == (1, 0, 1)
-    assert host.service.scaling.view("b").at_zero
+    assert host.service.scaling.view("b").scaled_to_zero
 
 
 async def test_who_has_requests_keeps_its_room_and_the_asker_waits(host: ScalingHost) -> None:
@@ -66,8 +66,8 @@ async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost
     await host.serves("big")
     await host.register("a", autoscale=ZERO)
     host.service.models.wake("a")
-    assert not host.service.scaling.view("a").at_zero
-    await host.passes(lambda: host.service.scaling.view("a").at_zero, 0.1)
+    assert not host.service.scaling.view("a").scaled_to_zero
+    await host.passes(lambda: host.service.scaling.view("a").scaled_to_zero, 0.1)
     assert host.serving("big") == 2
 
 
@@ -100,7 +100,7 @@ async def test_who_no_plan_places_gives_the_room_back_and_pauses(host: ScalingHo
     await until(lambda: not host.serving("a"))
     host.proxy.waiting = {"c": 1, "a": 1}
     await host.passes(lambda: host.serving("a") == 1, 0.1)
-    assert host.service.scaling.view("c").at_zero
+    assert host.service.scaling.view("c").scaled_to_zero
     host.proxy.waiting = {}
     host.clock.now += MAX_TURN_SECONDS
     assert host.service.parts.room.make_room({"c": 200.0}) == frozenset()
@@ -183,5 +183,5 @@ async def test_a_model_that_does_not_start_makes_room_for_others(host: ScalingHo
     host.idle(b=5.0)
     host.clock.now += 50.0
     await host.asked("c")
-    assert host.service.scaling.view("b").at_zero
+    assert host.service.scaling.view("b").scaled_to_zero
     assert host.serving("a") == 1

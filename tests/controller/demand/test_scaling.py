@@ -101,12 +101,12 @@ async def test_a_model_that_scales_to_zero_begins_there_starts_on_request_and_go
     assert host.runner.launches == []
     assert "scaled to zero" in host.service.models.model("a").note
     await host.restart()  # who is at zero stays there
-    assert host.service.scaling.view("a").at_zero
+    assert host.service.scaling.view("a").scaled_to_zero
     await host.asked("a")
     assert len(host.runner.launches) == 1
     host.clock.now += 1000.0  # it is asked for all the time
     await until(lambda: host.route("a") == (ModelAvailability.SERVING, False))
-    assert host.kinds().count("model-at-zero") == 1
+    assert host.kinds().count("model-scaled-to-zero") == 1
     host.idle(a=31.0)
     host.clock.now += 31.0
     await until(lambda: not host.runner.running())
@@ -114,7 +114,7 @@ async def test_a_model_that_scales_to_zero_begins_there_starts_on_request_and_go
     host.idle(a=0.0)
     await host.asked("a")
     assert len(host.runner.launches) == 2
-    assert {"model-at-zero", "model-wakes"} <= set(host.kinds())
+    assert {"model-scaled-to-zero", "model-wakes"} <= set(host.kinds())
 
 
 async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingHost) -> None:

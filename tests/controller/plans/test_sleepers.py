@@ -42,7 +42,7 @@ ASLEEP = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize(("level", "state"), [(1, "sleeps at level 1"), (3, "is scaled to zero")])
+@pytest.mark.parametrize(("level", "state"), [(1, "is asleep (level 1)"), (3, "is scaled to zero")])
 async def test_a_sleeper_stays_and_another_model_gets_its_cores(
     desk: PlanMaker, level: int, state: str
 ) -> None:

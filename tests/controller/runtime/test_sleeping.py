@@ -178,7 +178,7 @@ async def test_without_waking_on_request_clients_hear_that_it_sleeps(bench: Benc
     [
         ({}, 1, 0, ConflictError, "no sleep mode"),
         ({"engine": CAN_SLEEP}, 3, 0, InputError, "level 3"),
-        ({"engine": CAN_SLEEP}, 2, 1, ConflictError, "sleeps at level 1 already"),
+        ({"engine": CAN_SLEEP}, 2, 1, ConflictError, "is asleep at level 1 already"),
         ({"engine": CAN_SLEEP, "weights": Weights.DUMMY}, 2, 0, ConflictError, "random weights"),
     ],
 )

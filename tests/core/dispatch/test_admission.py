@@ -108,7 +108,7 @@ def test_expected_wait_is_littles_law() -> None:
         (ModelAvailability.STARTING, "model_starting"),
         (ModelAvailability.SERVING, "model_starting"),
         (ModelAvailability.UNAVAILABLE, "model_unavailable"),
-        (ModelAvailability.SLEEPING, "model_sleeping"),
+        (ModelAvailability.SLEEPING, "model_asleep"),
         (ModelAvailability.ENDING, "shutting_down"),
     ],
 )

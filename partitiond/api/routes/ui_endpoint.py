@@ -1,0 +1,92 @@
+"""Serves what the dashboard shows of the endpoint: a trial, the last requests, an engine's log."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import httpx
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import JSONResponse
+
+from partitiond.api.auth import ADMITTED
+from partitiond.api.given import Overviews
+from partitiond.api.replies import NO_STORE
+from partitiond.api.streams import EventStream
+from partitiond.core.errors import NotFoundError, UnauthorizedError
+from partitiond.engines.process.log_tail import read_tail
+
+TAIL_BYTES: Final = 256 * 1024
+"""Read of a log's end: some 500 requests. Chosen."""
+SHOWN_REQUESTS: Final = 100
+TRY_SECONDS: Final = 600.0
+"""Longest silence of a trial. Chosen."""
+ROUTES: Final = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+
+
+def _admitted(request: Request) -> None:
+    """Refuse who is not logged in: the paths below /ui are open otherwise."""
+    if not request.scope.get(ADMITTED, False):
+        raise UnauthorizedError("the session has ended.", hint="Log in again.")
+
+
+router = APIRouter(prefix="/ui", include_in_schema=False, dependencies=[Depends(_admitted)])
+
+
+@router.post("/try/{kind}")
+async def try_prompt(
+    kind: Literal["chat", "completion"],
+    request: Request,
+    key: Annotated[str, Header(alias="x-endpoint-key", max_length=200)] = "",
+) -> Response:
+    """Ask the endpoint as a client would, with the key that is given; its answer is passed on."""
+    http = httpx.AsyncClient(timeout=TRY_SECONDS, verify=False, trust_env=False)  # noqa: S501
+    headers = {"content-type": "application/json", "x-partitiond-debug": "1"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    url = request.app.state.endpoint_url + ROUTES[kind]
+    asked = http.build_request("POST", url, content=await request.body(), headers=headers)
+    try:
+        answer = await http.send(asked, stream=True)
+    except httpx.HTTPError as error:
+        await http.aclose()
+        return JSONResponse({"detail": f"the endpoint does not answer: {error}."}, 502)
+    kept = {name: value for name, value in answer.headers.items() if name.startswith("x-partit")}
+
+    async def passed_on() -> AsyncGenerator[bytes, None]:
+        try:
+            async for part in answer.aiter_raw():
+                yield part
+        finally:
+            await http.aclose()
+
+    stream = EventStream(passed_on())
+    stream.status_code = answer.status_code
+    stream.headers.update(kept)
+    return stream
+
+
+@router.get("/requests/{model}")
+async def last_requests(model: str, request: Request) -> Response:
+    """The newest requests to a model, without bodies: as the end of the endpoint's log has them."""
+    text = await asyncio.to_thread(read_tail, request.app.state.endpoint_log, TAIL_BYTES)
+    found: list[dict[str, Any]] = []
+    for line in reversed(text.splitlines()):
+        if '"event":"request"' in line and line.startswith("{"):
+            told = json.loads(line)
+            if told.get("model") == model:
+                found.append(told)
+        if len(found) == SHOWN_REQUESTS:
+            break
+    return JSONResponse(found, headers=NO_STORE)
+
+
+@router.get("/log/{engine}")
+async def engine_log(engine: str, overview: Overviews) -> Response:
+    """The end of an engine's log. Raises NotFoundError for one of another host, too."""
+    path = next((r.log_path for r in overview.replicas() if r.engine == engine), "")
+    text = await asyncio.to_thread(read_tail, Path(path)) if path else ""
+    if not text:
+        raise NotFoundError(f"there is no log of {engine} here.", hint=f"{path} of its host.")
+    return JSONResponse({"path": path, "text": text}, headers=NO_STORE)

@@ -1,0 +1,86 @@
+// A prompt to a model, its answer as it comes, and how fast it came.
+
+import { call } from "./api.js";
+import { h } from "./dom.js";
+import { number, seconds } from "./format.js";
+import { changed, state } from "./state.js";
+
+const asked = { abort: null, text: "", problem: "", figures: null };
+let form = null;
+
+export function tryView() {
+  const f = asked.figures;
+  return [
+    h("h1", {}, "Try a prompt"),
+    h("div", { class: "columns even" },
+      formView(),
+      h("section", { class: "panel", "aria-labelledby": "answer-h" },
+        h("h2", { id: "answer-h" }, "Answer"),
+        f ? h("dl", { class: "facts" }, [["TTFT", seconds(f.ttft)], ["Output", f.tokens === null ? "–" : `${number(f.tokens)} tokens`],
+          ["Tokens/s", number(f.tokens && f.total > f.ttft ? f.tokens / (f.total - f.ttft) : null)], ["Replica", f.replica || "not told"]].map(([k, v]) => h("div", { key: k }, h("dt", {}, k), h("dd", {}, v)))) : null,
+        asked.problem ? h("p", { class: "problem", role: "alert" }, asked.problem) : null,
+        h("p", { class: "answer", id: "answer" }, asked.text || (asked.abort ? "…" : "")))),
+  ];
+}
+
+/** Kept as one element: what people typed is theirs. */
+function formView() {
+  if (form && document.contains(form)) {
+    form.send.disabled = asked.abort !== null;
+    form.stop.disabled = asked.abort === null;
+    return h("form", { "data-own": true, key: "try" });
+  }
+  form = h("form", { class: "panel form", "data-own": true, key: "try", on: { submit: send } },
+    h("div", { class: "row" },
+      field("try-model", "Model", h("select", { id: "try-model", name: "model" }, state.overview.models.map((m) => h("option", { value: m.name }, m.name)))),
+      field("try-kind", "As", h("select", { id: "try-kind", name: "kind" }, h("option", { value: "chat" }, "a chat"), h("option", { value: "completion" }, "a completion")))),
+    field("try-prompt", "Prompt", h("textarea", { id: "try-prompt", name: "prompt", rows: 6, required: true })),
+    h("div", { class: "row" },
+      field("try-tokens", "At most tokens", h("input", { id: "try-tokens", name: "tokens", type: "number", min: 1, step: 1, value: 256 })),
+      field("try-key", "Key", h("input", { id: "try-key", name: "key", type: "password", autocomplete: "off", placeholder: "where keys are required" }))),
+    h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary", name: "send", id: "try-send" }, "Send"),
+      h("button", { type: "button", name: "stop", disabled: true, on: { click: () => asked.abort?.abort() } }, "Stop")));
+  return form;
+}
+
+const field = (id, name, input) => h("div", { class: "field" }, h("label", { for: id }, name), input);
+
+async function send(event) {
+  event.preventDefault();
+  const { model, kind, prompt, tokens, key } = form;
+  const chat = kind.value === "chat";
+  const body = { model: model.value, stream: true, stream_options: { include_usage: true }, max_tokens: Number(tokens.value) || 256,
+    ...(chat ? { messages: [{ role: "user", content: prompt.value }] } : { prompt: prompt.value }) };
+  Object.assign(asked, { abort: new AbortController(), text: "", problem: "", figures: null });
+  changed();
+  const begun = performance.now();
+  const since = () => (performance.now() - begun) / 1000;
+  try {
+    const answer = await call("POST", `/ui/try/${kind.value}`, body, { stream: true, signal: asked.abort.signal, headers: key.value ? { "x-endpoint-key": key.value } : {} });
+    asked.figures = { ttft: null, tokens: null, total: 0, replica: answer.headers.get("x-partitiond-replica") };
+    await read(answer, since);
+  } catch (error) {
+    if (error.name !== "AbortError") asked.problem = `${error.message} ${error.hint ?? ""}`;
+  }
+  if (asked.figures) asked.figures.total = since();
+  asked.abort = null;
+  changed();
+}
+
+async function read(answer, since) {
+  let rest = "";
+  for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + part).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (!line.startsWith("data: {")) continue;
+      const { choices, usage, error } = JSON.parse(line.slice("data: ".length));
+      if (error) asked.problem = error.message;
+      if (usage) asked.figures.tokens = usage.completion_tokens;
+      const text = choices?.[0]?.delta?.content ?? choices?.[0]?.delta?.reasoning ?? choices?.[0]?.text ?? "";
+      if (text) asked.figures.ttft ??= since();
+      asked.text += text;
+    }
+    changed();
+  }
+}
