@@ -156,9 +156,6 @@ class ProfileBody(Body):
     kv_cache_dtype: KvCacheDtype | None = Field(
         None, description="Precision of the KV cache; null: the model's."
     )
-    structured_output: bool = Field(
-        False, description="Constrain every answer to a small JSON schema."
-    )
     confirm: bool = Field(
         True, description="Confirm frontier memory and capacity by trials of their own."
     )
@@ -169,10 +166,11 @@ class ProfileBody(Body):
     @model_validator(mode="before")
     @classmethod
     def _without_former_fields(cls, given: Any) -> Any:
-        """Leave out `fresh`, which clients of the release before always send."""
+        """Leave out what clients of earlier releases always send."""
         if not isinstance(given, dict):
             return given
-        return {name: value for name, value in given.items() if name != "fresh"}
+        former = ("fresh", "structured_output")
+        return {name: value for name, value in given.items() if name not in former}
 
     def to_options(self) -> ProfileOptions:
         """Convert to the service's type. Raises SpecError."""

@@ -70,7 +70,7 @@ MODEL_OPTIONS: Final[Headings] = {
 MEASURE_OPTIONS: Final[Headings] = {
     "A share of the device": "--device --cores --memory --mps --mig",
     "The measurement": "--max-batch --time-limit --no-confirm --seed --quantile --lengths "
-    "--prompt-variation --output-variation --structured-output",
+    "--prompt-variation --output-variation",
     "Engine": f"--engine-kind --hub --variant {ENGINE}",
 }
 PLAN_OPTIONS: Final[Headings] = {

@@ -102,10 +102,6 @@ class ViewCalls(Connection):
         query = given(to=until, by=list(by) or None) | ({"from": since} if since else {})
         return self._get(UsageReport, "/usage", query)
 
-    def scaling(self) -> Sequence[ScalingView]:
-        """Return all models with autoscaling, by name."""
-        return self._get(list[ScalingView], "/scaling")
-
     def scaling_of(self, model: str) -> ScalingView:
         """Return one model with autoscaling. Raises NotFoundError, ConflictError."""
         return self._get(ScalingView, f"/scaling/{quoted(model)}")

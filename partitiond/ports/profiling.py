@@ -20,7 +20,6 @@ class ProfileRequest:
         max_batch: largest batch of the sweep; the definitions cap it at 512.
         time_limit_seconds: measuring time; None for no limit.
         variant: form of the model that is measured (`model.spec` is already that form's).
-        structured_output: constrain every answer to a small JSON schema.
         confirm_memory: start once more at the frontier memory.
         confirm_capacity: confirm the capacity by open-loop trials.
         paper_requests: requests of the paper's mode; 0 leaves it out.
@@ -38,7 +37,6 @@ class ProfileRequest:
     min_window_seconds: float = 10.0
     max_window_seconds: float = 60.0
     variant: str = ""
-    structured_output: bool = False
     confirm_memory: bool = True
     confirm_capacity: bool = True
     paper_requests: int = 0

@@ -80,7 +80,6 @@ def build_profile(measured: MeasuredTrials) -> Profile:
         variant=request.variant,
         max_num_batched_tokens=launch.max_num_batched_tokens,
         kv_cache_dtype=launch.kv_cache_dtype,
-        structured_output=request.structured_output,
         slo=spec.slo,
     )
 

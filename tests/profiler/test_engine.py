@@ -43,7 +43,6 @@ def request_for(folder: Path) -> ProfileRequest:
         time_limit_seconds=60,  # half of it is for capacity trials
         min_window_seconds=0.2,
         max_window_seconds=0.5,
-        structured_output=True,
         paper_requests=4,
         confirm_capacity=True,
     )
@@ -76,6 +75,5 @@ async def test_everything_at_once_on_one_core(
     assert profile.capacity_trials or late, notes
     assert profile.paper_mode is not None
     assert profile.paper_mode.requests == 4
-    assert profile.structured_output
     assert {p.phase for p in phases} == {"starting", "measuring", "confirming"}
     assert list(await runner.find()) == []

@@ -211,12 +211,6 @@ async def test_requests_have_the_lengths_of_the_workload(engines: Any) -> None:
     assert two.req_per_s == pytest.approx(two.output_tokens_per_s / 6)
 
 
-async def test_answers_are_constrained_when_asked(engines: Any) -> None:
-    profile = await profiled(engines, max_batch=1, structured_output=True)
-    assert profile.structured_output
-    assert {b["structured_outputs"]["json"]["type"] for b in engines.bodies} == {"object"}
-
-
 async def test_the_engine_is_started_with_every_axis(engines: Any) -> None:
     options = EngineOptions(
         max_model_len=256, kv_cache_dtype="fp8", max_num_batched_tokens=64, quantization="fp8"

@@ -13,17 +13,6 @@ router = APIRouter(prefix="/scaling", tags=["scaling"])
 
 
 @router.get(
-    "",
-    operation_id="listScaling",
-    summary="List models that scale by themselves",
-    response_model=list[closed(ScalingView)],  # type: ignore[misc]
-)
-async def list_scaling(scaling: Scalings) -> Response:
-    """List the demand, the forecast and the planned rate of each; and which are scaled to zero."""
-    return reply(list(scaling.views()))
-
-
-@router.get(
     "/{model}",
     operation_id="getScaling",
     summary="Show how a model scales",

@@ -40,7 +40,6 @@ def profile(
     *,
     given: Any = form.MEASURED,
     variant: str | None = option("Measure this variant of the model.", metavar="NAME"),
-    structured_output: bool = option("Constrain answers to a small JSON schema."),
     device: str | None = option(
         "Id of the device; no other like it will do [any].", metavar="DEVICE"
     ),
@@ -93,7 +92,6 @@ def profile(
         variant=variant or "",
         max_num_batched_tokens=max_num_batched_tokens,
         kv_cache_dtype=kv_cache_dtype,
-        structured_output=structured_output,
         confirm=not no_confirm,
         paper_requests=paper_requests,
         sm_percent=mps,

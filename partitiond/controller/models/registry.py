@@ -38,13 +38,11 @@ from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
 from partitiond.core.errors import (
     ConflictError,
-    InputError,
     NotFoundError,
     PartitiondError,
     StoreError,
 )
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.spec_changes import changes
@@ -566,13 +564,7 @@ class Registry:
     async def profile(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""
         await self._devices.refresh(self._device_seconds)
-        spec = self._store.model(name).spec
-        if options.structured_output and spec.engine.task is not EngineTask.GENERATE:
-            raise InputError(
-                f"{name} has no answers to constrain: its engines generate no text.",
-                hint="Leave structured_output out.",
-                facts={"model": name},
-            )
+        self._store.model(name)
         params = params_of(options, self._devices.devices, self._profiling)
         return self._jobs.submit("profile", name, params)
 

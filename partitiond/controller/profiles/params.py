@@ -90,7 +90,6 @@ def _axes(options: ProfileOptions) -> dict[str, str]:
         "workload": None if workload is None else to_json(workload),
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "kv_cache_dtype": options.kv_cache_dtype,
-        "structured_output": "yes" if options.structured_output else None,
         "confirm": None if options.confirm else "no",
         "paper_requests": options.paper_requests or None,
     }
@@ -116,7 +115,6 @@ def options_of(params: Params) -> ProfileOptions:
         workload=from_stored_json(Workload, found["workload"]) if "workload" in found else None,
         max_num_batched_tokens=whole("max_num_batched_tokens"),
         kv_cache_dtype=found.get("kv_cache_dtype"),
-        structured_output="structured_output" in found,
         confirm="confirm" not in found,
         paper_requests=whole("paper_requests") or 0,
         sm_percent=whole("sm_percent"),
@@ -178,7 +176,6 @@ def profile_request(
         min_window_seconds=defaults.min_window_seconds,
         max_window_seconds=defaults.max_window_seconds,
         variant=options.variant,
-        structured_output=options.structured_output,
         confirm_memory=options.confirm,
         confirm_capacity=options.confirm,
         paper_requests=options.paper_requests,

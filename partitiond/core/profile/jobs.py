@@ -205,7 +205,6 @@ class ProfileOptions:
         variant: form of the model to measure; empty for the model itself.
         workload: lengths other than the model's, to see how they change the frontier.
         max_num_batched_tokens, kv_cache_dtype: other than the model's engine options.
-        structured_output: constrain answers to a small JSON schema.
         confirm: confirm frontier memory and capacity after the sweep.
         paper_requests: requests of the paper's mode; 0 leaves it out.
     """
@@ -220,7 +219,6 @@ class ProfileOptions:
     workload: Workload | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_dtype: str | None = None
-    structured_output: bool = False
     confirm: bool = True
     paper_requests: int = 0
     sm_percent: int | None = None

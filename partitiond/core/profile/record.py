@@ -93,7 +93,7 @@ class Profile:
         variant: which form of the model; empty for the model itself.
         max_num_batched_tokens: tokens of one engine step; None in files of version 1.
         kv_cache_dtype: precision of the KV cache; "auto" is that of the weights.
-        structured_output: answers were constrained to a JSON schema.
+        structured_output: answers were constrained to a JSON schema, as earlier releases could.
         frontier_memory: the least memory that keeps the knee's throughput.
         step_time: fitted to the points by releases before; no longer made, and not used.
         capacity_trials: the open-loop trials behind `capacity_req_per_s`, in order.

@@ -14,18 +14,6 @@ from partitiond.ports import ProfileRequest
 LAST_TOKEN_ID: Final = 20_000
 """Largest token id in a prompt, unless the vocabulary is smaller."""
 
-ANSWER_SCHEMA: Final[Mapping[str, object]] = {
-    "type": "object",
-    "properties": {
-        "title": {"type": "string"},
-        "score": {"type": "integer"},
-        "tags": {"type": "array", "items": {"type": "string"}},
-    },
-    "required": ["title", "score", "tags"],
-    "additionalProperties": False,
-}
-"""The schema of structured answers: a few fields of the usual types, as extraction jobs have."""
-
 ENDPOINTS: Final = {f"/{endpoint.path}": endpoint for endpoint in Endpoint}
 """By path. What `/v1/embeddings` and `/rerank` ask of an engine is the step of `/pooling`."""
 
@@ -47,8 +35,6 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
     extra: Mapping[str, object] = {}
     if endpoint is Endpoint.POOLING:
         extra = {"encoding_format": "base64"}  # as clients of OpenAI's library ask
-    elif request.structured_output:
-        extra = structured(ANSWER_SCHEMA)
     return Load(
         model=spec.name,
         prompt_tokens=spec.workload.prompt_tokens,
@@ -70,8 +56,3 @@ def lengths_of(workload: Workload) -> Lengths | None:
             return independent(workload.prompt_lengths, workload.output_lengths)
         case _:
             return None
-
-
-def structured(schema: Mapping[str, object]) -> dict[str, object]:
-    """Return the request fields that make vLLM constrain a completion to a JSON schema."""
-    return {"structured_outputs": {"json": schema}}

@@ -196,7 +196,6 @@ async def test_a_profile_job_takes_its_options(
         workload=Workload.of_trace([(10, 4)]),
         max_num_batched_tokens=512,
         kv_cache_dtype="fp8",
-        structured_output=True,
         confirm=False,
         paper_requests=100,
     )

@@ -79,7 +79,6 @@ def test_cores_come_from_the_request_then_the_settings_then_the_device() -> None
         workload=st.none() | WORKLOADS,
         max_num_batched_tokens=st.none() | st.integers(16, 2**20),
         kv_cache_dtype=st.none() | st.sampled_from(["auto", "fp8"]),
-        structured_output=st.booleans(),
         confirm=st.booleans(),
         paper_requests=st.integers(0, 10_000),
         any_like_it=st.just(True),

@@ -51,19 +51,16 @@ def test_token_ids_stay_inside_a_small_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "structured", "endpoint", "extra"),
+    ("words", "endpoint", "extra"),
     [
-        ("", False, Endpoint.COMPLETIONS, set()),
-        ("", True, Endpoint.COMPLETIONS, {"structured_outputs"}),
-        ("--runner pooling", False, Endpoint.POOLING, {"encoding_format"}),
-        ("--runner pooling --convert classify", False, Endpoint.CLASSIFY, set()),
+        ("", Endpoint.COMPLETIONS, set()),
+        ("--runner pooling", Endpoint.POOLING, {"encoding_format"}),
+        ("--runner pooling --convert classify", Endpoint.CLASSIFY, set()),
     ],
 )
 def test_an_engine_is_asked_for_what_it_does(
-    words: str, structured: bool, endpoint: Endpoint, extra: set[str]
+    words: str, endpoint: Endpoint, extra: set[str]
 ) -> None:
-    asked = request_of(
-        engine=EngineOptions(extra_args=tuple(words.split())), structured_output=structured
-    )
+    asked = request_of(engine=EngineOptions(extra_args=tuple(words.split())))
     load = load_of(asked, ARCHITECTURE)
     assert (load.endpoint, set(load.extra)) == (endpoint, extra)
