@@ -21,7 +21,6 @@ from partitiond.core.views.lists import (
     KeyView,
     ModelView,
     ProfileView,
-    PrunableProfile,
     ReplicaView,
 )
 from partitiond.core.views.overview import Overview
@@ -45,7 +44,6 @@ ANSWERS: Final = tuple(
         Job,
         Profile,
         ProfileView,
-        PrunableProfile,
         Plan,
         PlanPreview,
         ReplicaView,

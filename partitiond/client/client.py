@@ -27,7 +27,6 @@ from partitiond.core.views.lists import (
     KeyView,
     ModelView,
     ProfileView,
-    PrunableProfile,
 )
 from partitiond.core.views.preview import PlanPreview
 
@@ -161,11 +160,6 @@ class ControlClient(ViewCalls):
         return self._send(
             Profile, "POST", "/profiles", body=serde.to_jsonable(profile), query=query
         )
-
-    def prune_profiles(self, *, delete: bool = False) -> Sequence[PrunableProfile]:
-        """Return the superseded and stale profiles that no plan uses; `delete` deletes them."""
-        query = {"dry_run": "false" if delete else "true"}
-        return self._send(list[PrunableProfile], "POST", "/profiles/prune", query=query)
 
     # --- plan --------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
-"""Adds the calls that look at what the daemon does to `ControlClient`, and at what would fit."""
+"""Adds the calls that look at what the daemon does to `ControlClient`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from partitiond.client.bodies import filter_query, given, quoted, registration_body
+from partitiond.client.bodies import filter_query, given, quoted
 from partitiond.client.connection import Connection
 from partitiond.core.drift.correction import Correction
 from partitiond.core.errors import NotReadyError
@@ -11,19 +10,12 @@ from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.model.spec import ModelSpec
 from partitiond.core.replica.convergence import Convergence
 from partitiond.core.views.drift import DriftReport
-from partitiond.core.views.fit import Fit
-from partitiond.core.views.lists import (
-    ReplicaView,
-)
+from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.overview import Overview
 from partitiond.core.views.scaling import ScalingView
 from partitiond.core.views.usage import UsageReport
-
-FIT_SECONDS = 180.0
-"""Time limit of `fit`, which makes a plan for its answer."""
 
 
 class ViewCalls(Connection):
@@ -32,11 +24,6 @@ class ViewCalls(Connection):
     def overview(self, window_seconds: float | None = None) -> Overview:
         """Return the overview, with rates and means over the last `window_seconds` (30)."""
         return self._get(Overview, "/overview", given(window_seconds=window_seconds))
-
-    def fit(self, model: Mapping[str, Any] | ModelSpec) -> Fit:
-        """Return whether a model would fit, given as for `register`, before it is registered."""
-        body = registration_body(model)
-        return self._send(Fit, "POST", "/models/fit", body=body, timeout=FIT_SECONDS)
 
     def replicas(self, model: str | None = None) -> Sequence[ReplicaView]:
         """Return the replicas with their observed state."""

@@ -3,7 +3,7 @@
 import asyncio
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.controller.demand.readiness import RoomMaker
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
@@ -523,17 +523,9 @@ class Parts:
             devices=self.devices,
             files=self.files,
             engine_version=self._given.engine_version,
-            placements=self._may_run,
             factors=self.drift.factors,
             changed=self.plan_again,
         )
-
-    def _may_run(self) -> Iterator[Placement]:
-        """Yield the placements of the applied plan, of remembered plans and of roll-backs."""
-        applied = self.controller.plan
-        for plan in (*self.plans.remembered(), *(() if applied is None else (applied,))):
-            yield from plan.wanted
-        yield from self.releases.earlier_places()
 
     def _make_scaling(self) -> Scaling:
         return Scaling(

@@ -3,7 +3,7 @@
 What an operator asked for (models, keys, the applied plan, marks) is on disk when a call returns.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -179,19 +179,6 @@ class Store(EventRepository, LedgerRepository, UsageRepository, ReleaseRepositor
         with self._read() as session:
             row = need_row(session.get(ProfileRow, profile_id), "profile", profile_id)
             return self._parse(Profile, row.body, f"profile {profile_id}")
-
-    def remove_profiles(self, profile_ids: Collection[str]) -> None:
-        """Delete those of these profiles that exist."""
-        gone = frozenset(profile_ids)
-        with self._lock:
-            known, self._profiles = self._profiles, {}  # as above
-            with self._write() as session:
-                for profile_id in gone:  # one by one: SQLite limits a statement's values
-                    session.exec(delete(ProfileRow).where(col(ProfileRow.id) == profile_id))
-            self._profiles = {
-                model: tuple(profile for profile in kept if profile.id not in gone)
-                for model, kept in known.items()
-            }
 
     # --- jobs --------------------------------------------------------------------------------
 

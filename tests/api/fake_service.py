@@ -25,7 +25,7 @@ from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes
 from partitiond.core.views.fit import Fit
-from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile, ReplicaView
+from partitiond.core.views.lists import KeyView, ProfileView, ReplicaView
 from partitiond.core.views.preview import PlanPreview
 from partitiond.store import Store, open_store
 from tests.api.fake_models import AT, FakeModels
@@ -76,12 +76,6 @@ class FakeProfiles:
             raise ConflictError(f"another profile with the id {profile.id} is kept already.")
         self.store.add_profile(profile)
         return profile
-
-    def prune(self, *, delete: bool) -> Sequence[PrunableProfile]:
-        found = [PrunableProfile(p.id, p.model, self.stale) for p in self.store.profiles()]
-        if delete:
-            self.store.remove_profiles([one.id for one in found])
-        return found
 
 
 class FakeDevices:

@@ -56,8 +56,6 @@ def test_models_round_trip(client: ControlClient) -> None:
     assert client.register(spec).spec == spec
     here = client.register({"model": "./.", "name": "here"})
     assert here.spec.source.ref == str(Path.cwd())
-    assert client.fit({"model": "opt-125m", "weights": "dummy"}).fits
-    assert not client.fit({"model": "opt-125m", "weights": "dummy", "name": "huge"}).fits
     assert {view.record.spec.name for view in client.models()} == {"m", "here"}
     with pytest.raises(errors.SpecError, match="is no model") as refused:
         client.register({"model": "nonsense"})

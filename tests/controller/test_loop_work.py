@@ -196,6 +196,3 @@ async def test_a_profile_is_serialised_once_for_all_lists_and_no_request_builds_
         await listed(model="m03")
         assert await listed() != first
         assert counted.taken()["to_json_bytes"] == 1
-        host.service.profiles.prune(delete=True)
-        await listed()
-        assert sum(counted.taken().values()) == 0

@@ -45,9 +45,6 @@ def test_profiles_are_newest_first_and_replaced_by_id(store: Store) -> None:
     assert store.profiles("c") == ()
     store.add_profile(make_profile("p3", model="c"))
     assert [profile.id for profile in store.profiles("c")] == ["p3"]
-    store.remove_profiles(["p3"])
-    assert store.profiles("c") == ()
-    assert {p.id for p in store.profiles()} == {"old", "new", "other"}
 
 
 def test_profiles_read_before_one_was_added_are_as_if_read_anew(

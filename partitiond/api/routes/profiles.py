@@ -11,7 +11,7 @@ from partitiond.api.profile_rows import ProfileRows
 from partitiond.api.replies import problems, reply, reply_bytes
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile.record import Profile
-from partitiond.core.views.lists import ProfileView, PrunableProfile
+from partitiond.core.views.lists import ProfileView
 from partitiond.fleet.profile_files import check_schema, check_sound, in_present_schema
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
@@ -49,26 +49,6 @@ async def list_profiles(
     except NotFoundError:
         return reply([])
     return reply([view] if model in (None, view.profile.model) else [])
-
-
-@router.post(
-    "/prune",
-    operation_id="pruneProfiles",
-    summary="Delete profiles that nothing needs",
-    response_model=list[PrunableProfile],
-)
-async def prune_profiles(
-    profiles: ProfileControl,
-    dry_run: Annotated[
-        bool, Query(description="Only list them; `false` deletes them, which cannot be undone.")
-    ] = True,
-) -> Response:
-    """The profiles that are superseded or stale and that no plan uses, newest first, each with why.
-
-    A stale profile that nothing has followed is not among them, nor is one that a release which may
-    come back would use, nor one of a model that is not registered.
-    """
-    return reply(list(profiles.prune(delete=not dry_run)))
 
 
 # An id may contain a slash (hardware and workload are part of it), hence ":path".

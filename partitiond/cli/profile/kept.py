@@ -18,7 +18,7 @@ from partitiond.core.errors import (
 )
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.record import Profile
-from partitiond.core.views.lists import ProfileView, PrunableProfile
+from partitiond.core.views.lists import ProfileView
 from partitiond.fleet.profile_files import profile_paths, read_profile
 
 if TYPE_CHECKING:
@@ -35,23 +35,16 @@ def show(
     profile_id: OneProfileArgument = None,
     *,
     model: str | None = option("Only this model's."),
-    unneeded: bool = option("Only those that are superseded or stale, and used by no plan."),
-    delete: bool = option("With --unneeded: delete them; this cannot be undone."),
     as_json: JsonOption = False,
 ) -> None:
     """List profiles, newest first, or show all of one.
 
     The list has knee, capacity, memory and age, and why a profile is stale. One has its points,
     memory, capacity, and how it came to be; what --json prints of one is a file for `partitiond
-    profile import`. Of unneeded ones, those that are stale and that nothing has
-    followed stay, and those of models that are not registered.
+    profile import`.
     """
-    if delete and not unneeded:
-        raise InputError("--delete goes with --unneeded.", hint="Write --unneeded --delete.")
-    if unneeded and model is not None:
-        raise InputError("--unneeded is of all models.", hint="Leave --model out.")
-    if profile_id is not None and (unneeded or model is not None):
-        raise InputError("--model and --unneeded are of the list.", hint="Leave PROFILE out.")
+    if profile_id is not None and model is not None:
+        raise InputError("--model is of the list.", hint="Leave PROFILE out.")
     with client_of(ctx) as client:
         if profile_id is not None:
             one = _with_profile(client, profile_id, client.profile_view)
@@ -59,22 +52,9 @@ def show(
             plain_one = _with_stale(one)
             emit(plain_one, as_json=as_json, render=lambda: profile_details(one, slo))
             return
-        if unneeded:
-            _unneeded(client.prune_profiles(delete=delete), deleted=delete, as_json=as_json)
-            return
         views = client.profile_views(model)
     plain = [_with_stale(view) for view in views]
     emit(plain, as_json=as_json, render=lambda: profiles_table(views, wide=out().width >= WIDE))
-
-
-def _unneeded(found: Sequence[PrunableProfile], *, deleted: bool, as_json: bool) -> None:
-    if as_json:
-        print_json({"deleted": deleted, "profiles": found})
-        return
-    for one in found:
-        say(f"{one.id} of {one.model}: {'; '.join(one.reasons)}")
-    what = f"Deleted: {len(found)}." if deleted else "--delete deletes them."
-    say(what if found else "There is nothing to delete.")
 
 
 def _with_profile(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:

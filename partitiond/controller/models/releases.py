@@ -191,19 +191,6 @@ class ReleaseUseCases:
             self._plans.take_places(target.model, before, f"version {target.version}")
         self._controller.wake()
 
-    def earlier_places(self) -> tuple[Placement, ...]:
-        """Places that releases had in applied plans, which a roll-back may give them again."""
-        plans = self._store.applied_plans(PLANS_LOOKED_AT)
-        releases = [release for rows in self._known.values() for release in rows]
-        found = ((release, _plan_with(release, plans)) for release in releases)
-        return tuple(
-            placement
-            for release, plan in found
-            if plan is not None
-            for placement in plan.placements
-            if placement.model == release.model
-        )
-
     # -- history and roll-back -------------------------------------------------------------
 
     def history(self, model: str) -> Sequence[Release]:

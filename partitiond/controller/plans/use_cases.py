@@ -150,10 +150,6 @@ class Plans:
         """Return the plan that waits for `apply`, and what it changes."""
         return self._maker.remembers(self.chain.waiting)
 
-    def remembered(self) -> tuple[Plan, ...]:
-        """Return plans that were made and may be applied by their ids, with the waiting one."""
-        return self._maker.plans()
-
     async def _preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:

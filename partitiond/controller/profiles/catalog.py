@@ -1,16 +1,14 @@
 """Keeps the profiles that were measured, estimated or brought from elsewhere."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.profiles.pruning import prunable
 from partitiond.controller.profiles.staleness import Staleness
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import ConflictError, NotFoundError, StoreError
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.plan.record import Placement
 from partitiond.core.profile.record import Profile
-from partitiond.core.views.lists import ProfileView, PrunableProfile
+from partitiond.core.views.lists import ProfileView
 from partitiond.fleet.profile_files import in_present_schema
 from partitiond.store import Store
 
@@ -21,7 +19,6 @@ class ProfileCatalog:
     Args:
         engine_version: returns that of the installed engine by host; empty if there is none or it
             is not known yet.
-        placements: of plans that are applied or may yet be.
         factors: on the rates of profiles whose replicas are slower, by profile id.
         changed: called when a plan may use another profile from now on.
 
@@ -37,13 +34,11 @@ class ProfileCatalog:
         devices: DeviceWatch,
         files: ModelFiles,
         engine_version: Callable[[str], str],
-        placements: Callable[[], Iterable[Placement]],
         factors: Callable[[], Mapping[str, float]],
         changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._journal = journal
-        self._placements = placements
         self._factors = factors
         self._changed = changed
         self.staleness = Staleness(
@@ -95,26 +90,6 @@ class ProfileCatalog:
         self._journal.note("profile-imported", profile.id, f"{what}.")
         self._changed()
         return profile
-
-    def prune(self, *, delete: bool) -> Sequence[PrunableProfile]:
-        """Return the superseded and stale profiles that no plan uses, newest first.
-
-        Args:
-            delete: whether to delete them, too. No plan changes by that: none would use them.
-        """
-        specs = {
-            record.spec.name: [
-                record.spec,
-                *(release.spec for release in self._store.releases(record.spec.name)),
-            ]
-            for record in self._store.models()
-        }
-        found = prunable(self._store.profiles(), specs, self._placements(), self.staleness.reasons)
-        if delete and found:
-            self._store.remove_profiles([one.id for one in found])
-            for one in found:
-                self._journal.note("profile-deleted", one.id, f"{'; '.join(one.reasons)}.")
-        return found
 
     def _known(self, profile_id: str) -> Profile | None:
         try:

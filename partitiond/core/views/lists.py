@@ -101,16 +101,3 @@ class ProfileView:
 
     profile: Profile
     stale: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PrunableProfile:
-    """A profile that nothing needs any more.
-
-    Attributes:
-        reasons: why: it is superseded, or stale; one clause each.
-    """
-
-    id: str
-    model: str
-    reasons: tuple[str, ...]

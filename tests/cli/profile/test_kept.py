@@ -57,22 +57,12 @@ def test_what_cannot_be_read_is_not_imported(service: FakeService, cli: Cli) -> 
     cli("profile import nowhere").refused(2, "cannot be read", "what to do")
 
 
-def test_a_stale_profile_is_shown_as_such_and_deleted_only_when_told(
-    service: FakeService, cli: Cli
-) -> None:
-    cli("profile show --unneeded").ended(0, "nothing to delete")
-    cli("profile show --delete").refused(2, "--unneeded --delete")
+def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> None:
     service.store.add_profile(other(1))
     service.profiles.stale = ("the driver was 1, now it is 2",)
     assert "stale: the driver was 1" in cli("profile show p-1").out
     assert cli("profile show p-1 --json").json["stale"] == list(service.profiles.stale)
     assert cli("profile show none").code != 0
-    cli("profile show --unneeded").ended(0, "p-1 of a: the driver was 1", "--delete deletes them")
-    shown = cli("profile show --unneeded --json").json
-    assert (shown["deleted"], shown["profiles"][0]["id"]) == (False, "p-1")
-    assert len(service.store.profiles()) == 1
-    assert cli("profile show --unneeded --delete --json").json["deleted"]
-    assert list(service.store.profiles()) == []
 
 
 def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> None:
