@@ -1,5 +1,6 @@
 """The reference page of models: what `docs/generate.py` puts on `reference/models.md`."""
 
+import re
 from collections.abc import Callable, Iterator
 
 from partitiond.core.model.families import FAMILIES as KNOWN
@@ -52,11 +53,12 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
         notes.setdefault(row.note, []).append(f"`{row.name}`")
     yield listing((", ".join(names), note) for note, names in notes.items() if note)
     yield PARSERS
-    parsed: dict[str, list[str]] = {}
+    parsed: dict[str, dict[str, None]] = {}
     for row in listed:
         for kind, parser in row.parsers.items():
-            parsed.setdefault(f"{kind}: {parser}", []).append(f"`{row.name}`")
-    yield listing((parser, ", ".join(names) + ".") for parser, names in parsed.items())
+            family = re.sub(r"-[\d.]+[bm]\b.*", "-*", row.name)
+            parsed.setdefault(f"{kind} {parser}", {})[f"`{family}`"] = None
+    yield listing((parser, ", ".join(families) + ".") for parser, families in parsed.items())
     yield "## Quantised forms"
     yield QUANTISED
     yield ", ".join(f"`{row.name}-{form.name}`" for row in listed for form in row.quantised) + "."

@@ -6,7 +6,6 @@ import httpx
 
 from partitiond import serde
 from partitiond.core.errors import StoreError
-from partitiond.core.plan.record import Infeasible
 from partitiond.core.profile.record import Profile
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
@@ -55,19 +54,6 @@ async def test_profiles_go_out_and_in(http: httpx.AsyncClient) -> None:
         assert words in refused.json()["detail"]
 
 
-async def test_a_plan_is_made_and_one_that_is_not_is_missed(
-    http: httpx.AsyncClient, service: FakeService
-) -> None:
-    missing = await http.get("/plan")
-    assert missing.status_code == 404
-    assert "POST /plan" in missing.json()["hint"]
-    preview = (await http.post("/plan", json={"objective": "max-goodput"})).json()
-    assert preview["plan"]["certificate"]["objective"] == "max-goodput"
-    assert (await http.post("/plan", json={"objective": "best"})).status_code == 422
-    service.plans.infeasible = Infeasible(("no room",), ("add a device",))
-    assert (await http.post("/plan")).json()["infeasible"]["remedies"] == ["add a device"]
-
-
 async def test_events_are_followed_by_id(http: httpx.AsyncClient, service: FakeService) -> None:
     for number in range(3):
         service.store.add_event("t", "k", "s", str(number))
@@ -105,24 +91,9 @@ async def test_readiness_gives_reasons_to_nobody_without_the_token(
             assert word not in answer.text
 
 
-async def test_shutting_down_answers_first(http: httpx.AsyncClient, service: FakeService) -> None:
-    answer = await http.post("/shutdown", json={"stop_engines": True})
-    assert answer.status_code == 202
-    await http.post("/shutdown")
-    assert service.daemon.shut_down == [True, False]
-
-
-async def test_a_device_is_shown_cordoned_and_uncordoned(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/devices")).json()[0]["id"] == "cpu"
-    assert (await http.get("/devices/cpu")).json()["device"]["cordoned"] is False
-    made = await http.put("/devices/cpu/cordon", json={"reason": "fan"})
-    assert (made.json()["cordoned"], made.json()["cordon_reason"]) == (True, "fan")
-    assert (await http.get("/devices/cpu")).json()["device"]["cordon_reason"] == "fan"
-    assert (await http.delete("/devices/cpu/cordon")).json()["cordoned"] is False
-    assert (await http.put("/devices/cpu/cordon")).status_code == 200
-    assert (await http.put("/devices/cpu/cordon", json={"why": "x"})).status_code == 422
-    for method, path in (("GET", ""), ("PUT", "/cordon"), ("DELETE", "/cordon")):
-        answer = await http.request(method, f"/devices/none{path}", json={"reason": "x"})
+async def test_a_cordon_of_no_device_names_those_there_are(http: httpx.AsyncClient) -> None:
+    for method in ("PUT", "DELETE"):
+        answer = await http.request(method, "/devices/none/cordon", json={"reason": "x"})
         assert answer.status_code == 404
         assert "cpu" in answer.json()["hint"]
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli.plan.up import profile_missing
-from partitiond.cli.waiting import by_reason
 from partitiond.core.errors import ConflictError
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
-from partitiond.core.replica.convergence import ReplicaProgress, Standing
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.views.lists import ModelView
 from partitiond.settings.schema import Settings
@@ -110,12 +108,3 @@ def test_a_model_that_is_refused_keeps_no_other_from_its_place(
     assert service.fit.planned_with == [("smollm2-135m",)]
     service.plans.error = ConflictError("it was overtaken.")  # which is no model's fault
     cli("up --dry-run -f", file).ended(4, "it was overtaken.")
-
-
-def test_a_reason_that_several_replicas_have_is_said_once() -> None:
-    failed = [
-        ReplicaProgress(f"a-{number}", "a", "cpu", Standing.FAILED, why)
-        for number, why in ((1, "has no engine."), (2, "ran out of memory."), (3, "has no engine."))
-    ]
-    said = ["a-1 (and 1 more) has no engine.", "a-2 ran out of memory."]
-    assert list(by_reason(failed)) == said
