@@ -38,7 +38,7 @@ from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
-from partitiond.engines.process.warm import WarmKey, WarmStarts, warm_key
+from partitiond.engines.process.warm import WarmStarts, warm_key
 from partitiond.engines.vllm import launch as vllm
 from partitiond.engines.vllm import metrics_text, sleeping
 from partitiond.engines.vllm.capabilities import capabilities_of
@@ -169,16 +169,16 @@ class ProcessEngineRunner:
         limit = memory_limit_bytes(launch)
         into = await asyncio.to_thread(self._cgroups.words, folder.path.name, limit=limit)
         key = await asyncio.to_thread(warm_key, launch, command, self._warm_modules)
-        if key is not None and launch.placement is None:
-            # It is measured alone, so it imports by itself, and the others' parent beside it.
-            self._warm.prepare(key)
-        elif key is not None:
-            prepare = functools.partial(folder.prepare, launch, command)
-            handle = await self._forked(key, folder, into, prepare)
-            if handle is not None:
-                return handle
+        parent = None if key is None else await self._warm.parent(key)
         lifeline = None if launch.placement is not None else self._lifelines.open(folder)
         try:
+            if parent is not None:
+                try:
+                    return await spawn_or_undo(folder, begun=parent.fork(folder, into, lifeline))
+                except StartFailedError as error:
+                    await self._warm.failed(parent, error)
+                # The engine imports by itself. What failed may have left a socket there.
+                await to_end(asyncio.to_thread(folder.prepare, launch, command))
             return await spawn_or_undo(folder, lifeline, into=into)
         except BaseException:
             self._lifelines.close(folder)
@@ -186,20 +186,6 @@ class ProcessEngineRunner:
         finally:
             if lifeline is not None:
                 os.close(lifeline)
-
-    async def _forked(
-        self, key: WarmKey, folder: RunFolder, into: Sequence[str], prepare: Callable[[], None]
-    ) -> EngineHandle | None:
-        """Start an engine by the warm parent; None if there is none, or it does not start it."""
-        parent = await self._warm.parent(key)
-        if parent is None:
-            return None
-        try:
-            return await spawn_or_undo(folder, begun=parent.fork(folder, into))
-        except StartFailedError as error:
-            await self._warm.failed(parent, error)
-            await to_end(asyncio.to_thread(prepare))  # it may have left a socket there
-            return None
 
     async def wait_ready(
         self,
@@ -221,8 +207,6 @@ class ProcessEngineRunner:
         try:
             async with asyncio.timeout(deadline_seconds):
                 await self._until_it_answers(handle, phases, tell)
-                if handle.launch.placement is None:
-                    await self._warm.settled()  # nothing computes beside a measurement
                 return await self.report(handle)
         except TimeoutError as error:
             tail = diagnose(read_tail(Path(handle.log_path)))
@@ -385,7 +369,7 @@ class ProcessEngineRunner:
 
         The shim samples it as soon as it runs; the last sample is at most ten seconds old, and one
         small file to read. For an engine that is being profiled the current size counts, too, as
-        its footprint rests on it; call this in a thread.
+        its footprint rests on it, and what it shares with its parent; call this in a thread.
 
         Raises:
             SilentError: /proc does not answer, and the engine is being profiled.
@@ -396,7 +380,7 @@ class ProcessEngineRunner:
         )
         if handle.launch.placement is None:
             run_dir, leader = Path(handle.run_dir), _identity(handle)
-            weigh = functools.partial(process.pss_bytes, run_dir, leader)
+            weigh = functools.partial(process.bytes_alone, run_dir, leader)
             peak = max(peak, process.PROC.ask(f"memory of {run_dir.name}", weigh))
         self._peaks[handle.generation] = peak
         return peak

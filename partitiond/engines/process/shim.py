@@ -117,12 +117,17 @@ def tree(leader: int) -> list[int]:
     return found
 
 
-def pss_bytes(pid: int) -> int:
-    """Return the proportional set size of one process in bytes; 0 when it is gone."""
-    for line in read_text(f"/proc/{pid}/smaps_rollup").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def pss_bytes(pid: int, *, alone: bool = False) -> int:
+    """Return the proportional set size of one process in bytes; 0 when it is gone.
+
+    Args:
+        alone: memory that it shares with what it was forked from counts as its own, as in an engine
+            that imported by itself.
+    """
+    lines = read_text(f"/proc/{pid}/smaps_rollup").splitlines()[1:]
+    sizes = {name: int(size) * 1024 for name, size, _ in map(str.split, lines)}
+    shared = sizes.get("Anonymous:", 0) - sizes.get("Pss_Anon:", 0) if alone else 0
+    return sizes.get("Pss:", 0) + shared
 
 
 def oom_kills() -> int:
@@ -177,12 +182,18 @@ class ShimMemory:
 
     The figure is the proportional set size: what the processes have to themselves, and their share
     of what they map together with others, as the libraries of several engines. The bytes of an
-    engine that is no child (`elsewhere`) are added: see `SandboxedEngine.memory`.
+    engine that is no child (`elsewhere`) are added: see `SandboxedEngine.memory`. One that is
+    measured weighs what it would `alone`.
     """
 
     def __init__(
-        self, keep: "Callable[[int], None]", elsewhere: "Callable[[], int]" = lambda: 0
+        self,
+        keep: "Callable[[int], None]",
+        elsewhere: "Callable[[], int]" = lambda: 0,
+        *,
+        alone: bool = False,
     ) -> None:
+        self._alone = alone
         self._keep = keep
         self._peak = 0
         self._elsewhere = elsewhere
@@ -199,8 +210,8 @@ class ShimMemory:
             return
         young = now - self._started < FAST_SAMPLING_SECONDS
         self._next = now + (FAST_SAMPLE_SECONDS if young else SLOW_SAMPLE_SECONDS)
-        total = pss_bytes(os.getpid()) + sum(pss_bytes(pid) for pid in tree(os.getpid()))
-        total += self._elsewhere()
+        pids = (os.getpid(), *tree(os.getpid()))
+        total = sum(pss_bytes(pid, alone=self._alone) for pid in pids) + self._elsewhere()
         if total > self._peak + 1024 * 1024:
             self._peak = total
             self._keep(total)
@@ -672,12 +683,13 @@ def main(run_dir: str, option: str = "", *numbers: str) -> None:
     lifeline, ready, forked = -1, -1, []
     if option == "--with-parent":
         lifeline = int(numbers[0])
-        os.set_inheritable(lifeline, False)
     if option == "--engine":
-        pid, output, ready, gate = (int(number) for number in numbers)
+        pid, output, ready, gate, lifeline = (int(number) for number in numbers)
         forked = [pid, output, gate]
     else:
         ready = leave_parent()
+    if lifeline >= 0:
+        os.set_inheritable(lifeline, False)
     oom_before = oom_kills()
     try:
         engine, output, wakeup, log = take(run_dir, *forked) if forked else start(run_dir)
@@ -689,7 +701,9 @@ def main(run_dir: str, option: str = "", *numbers: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak), engine.memory)
+    memory = ShimMemory(
+        lambda peak: keep_peak(run_dir, peak), engine.memory, alone=lifeline >= 0
+    )
     status = supervise(engine, output, wakeup, log, memory, lifeline=lifeline)
     finish(run_dir, engine, status, output, log, oom_before=oom_before)
 

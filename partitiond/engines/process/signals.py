@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -216,15 +217,15 @@ def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
         )
 
 
-def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
-    """Return the proportional set size of all the replica's processes now, in bytes.
+def bytes_alone(run_dir: Path, leader: ProcessId) -> int:
+    """Return what all the replica's processes hold now, in bytes, as if none had been forked from
+    others: its footprint, also where it imports by itself some day.
 
-    Shared pages are divided among their users, so the figures of several replicas add up. Processes
-    of another user tell this one nothing: what the kernel says of their cgroup counts.
+    Pages of files are divided among their users. Processes of another user tell this one nothing:
+    what the kernel says of their cgroup counts.
     """
     cgroup = cgroup_of(run_dir)
     theirs = set(shim.cgroup_pids(cgroup))
     ours = (pid for pid in processes_of(run_dir, leader, cgroup) if pid not in theirs)
-    return sum(map(shim.pss_bytes, ours)) + max(
-        shim.charged_bytes(cgroup), sum(map(shim.pss_bytes, theirs))
-    )
+    alone = functools.partial(shim.pss_bytes, alone=True)
+    return sum(map(alone, ours)) + max(shim.charged_bytes(cgroup), sum(map(alone, theirs)))

@@ -158,8 +158,13 @@ class WarmParent:
         except OSError:
             return False
 
-    async def fork(self, folder: RunFolder, into: Sequence[str]) -> None:
+    async def fork(
+        self, folder: RunFolder, into: Sequence[str], lifeline: int | None = None
+    ) -> None:
         """Start the shim of a prepared run folder, and its engine.
+
+        Args:
+            into, lifeline: as `spawn_shim` takes them.
 
         Raises:
             StartFailedError: it did not say in time that both run.
@@ -172,7 +177,8 @@ class WarmParent:
         }
         with os.fdopen(ready, "rb") as answer:
             try:
-                socket.send_fds(self._ours, [json.dumps(asked).encode()], [theirs])
+                passed = [theirs] if lifeline is None else [theirs, lifeline]
+                socket.send_fds(self._ours, [json.dumps(asked).encode()], passed)
             except OSError as error:
                 raise StartFailedError(f"the warm parent is gone: {error}.") from error
             finally:
@@ -225,22 +231,11 @@ class WarmStarts:
         self._parent: WarmParent | None = None
         self._failed_at = -AGAIN_SECONDS
         self._lock = asyncio.Lock()
-        self._preparing: asyncio.Future[WarmParent | None] | None = None
-
-    def prepare(self, key: WarmKey) -> None:
-        """Have a parent made meanwhile."""
-        self._preparing = asyncio.ensure_future(self.parent(key))
-
-    async def settled(self) -> None:
-        """Wait until nothing is imported."""
-        async with self._lock:
-            return
 
     async def parent(self, key: WarmKey) -> WarmParent | None:
         """Return a parent that has imported what the key says; None while there is none.
 
-        It waits for the imports: beside them an engine's own would take as long, and a measurement
-        would measure both.
+        It waits for the imports: beside them an engine's own would take as long.
         """
         async with self._lock:
             if self._parent is not None and self._parent.lives and self._parent.key == key:
@@ -271,8 +266,6 @@ class WarmStarts:
 
     async def close(self) -> None:
         """End the parent."""
-        if self._preparing is not None:
-            self._preparing.cancel()
         async with self._lock:
             await self._drop()
 

@@ -72,8 +72,13 @@ def fork_cores() -> None:
             setattr(module, "get_mp_context", lambda: context)  # noqa: B010 - no module of ours
 
 
-def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
-    """In the forked child: fork the engine, and become its shim. Never returns."""
+def begin(shim: "Any", asked: "dict[str, Any]", ready: int, lifeline: int = -1) -> "NoReturn":
+    """In the forked child: fork the engine, and become its shim. Never returns.
+
+    Args:
+        ready: where the shim says that the engine runs.
+        lifeline: whose end the shim ends the engine with; -1 for none.
+    """
     try:
         # Until it is the shim, it dies with the warm parent: nobody else would find it.
         shim.prctl(shim.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -91,9 +96,10 @@ def begin(shim: "Any", asked: "dict[str, Any]", ready: int) -> "NoReturn":
         pid = os.fork()
         if pid == 0:
             become_engine(shim, command, engine_output, supervisor, gate)
-        passed = (output, ready, opened)
+        passed = (output, ready, opened, lifeline)
         for descriptor in passed:
-            os.set_inheritable(descriptor, True)
+            if descriptor >= 0:
+                os.set_inheritable(descriptor, True)
         argv = [*asked["argv"], "--engine", str(pid), *map(str, passed)]
         shim.prctl(shim.PR_SET_PDEATHSIG, 0)
         os.execve(argv[0], argv, asked["env"])  # noqa: S606 - exec is the point
@@ -184,12 +190,12 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     connection.send(b"ready")
     while True:
-        data, descriptors, _, _ = socket.recv_fds(connection, 65536, 1)
+        data, descriptors, _, _ = socket.recv_fds(connection, 65536, 2)
         if not data:
             os._exit(0)  # at once: there is nothing to tidy up
         if os.fork() == 0:
             connection.close()
-            begin(shim, json.loads(data), descriptors[0])
+            begin(shim, json.loads(data), *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 

@@ -313,7 +313,7 @@ def test_a_cgroup_is_limited_again_weighed_and_never_killed_without_its_name(
     folder = RunFolder.of(tmp_path / "run", "one-1")
     record_of(folder, tmp_path)
     (tmp_path / "cgroup.procs").write_text(f"{sleeper.pid}\n")
-    assert process.pss_bytes(folder.path, ProcessId(2**22 - 1, 1, boot_id())) == 500_000_000
+    assert process.bytes_alone(folder.path, ProcessId(2**22 - 1, 1, boot_id())) == 500_000_000
     # Not even a file of that name in the working folder, where an empty name would lead.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cgroup.kill").write_text("")

@@ -165,7 +165,7 @@ async def test_the_supervisor_is_small_and_no_child_of_ours_and_tells_memory_of_
     await until(lambda: script.folder.peak_pss_bytes() > size)
     assert size < script.folder.peak_pss_bytes() < 3 * size
     if keeper is None:
-        assert process.pss_bytes(script.folder.path, leader) > size
+        assert process.bytes_alone(script.folder.path, leader) > size
         assert shim.pss_bytes(leader.pid) < 16 * 1024 * 1024
         assert int(shim.stat_fields(leader.pid)[1]) != os.getpid()
     await script.quit()

@@ -30,8 +30,10 @@ __all__ = ["short_dir"]
 
 MODULES = {"simulated": ("telling",)}
 SIGNALS = "{n.name: str(signal.getsignal(n)).split(' at ')[0] for n in signal.Signals}"
+HELD = 50_000_000
 TELLING = f"""
 import atexit, json, os, random, signal, sys, tempfile, time
+HELD = bytes([1]) * {HELD}
 handled = lambda: {SIGNALS}
 """
 TELLING += """
@@ -289,16 +291,38 @@ def test_engines_that_import_by_themselves(
     assert warm_key(bench.launch(), {"argv": [sys.executable], "env": {}}, MODULES) is not None
 
 
-async def test_the_runner_measures_an_engine_of_its_own_and_forks_the_others(
-    short_dir: Path,
+async def test_a_measured_engine_weighs_what_it_would_alone_and_ends_with_who_measures(
+    bench: Bench,
 ) -> None:
+    """What it shares is divided among its users only where it is placed: plans rest on what was
+    measured, and an engine may have to import by itself."""
+    folder, launch, command = bench.prepared("stay")
+    parent = await bench.parent(launch, command)
+    assert parent is not None
+    lifeline, ours = os.pipe()
+    await parent.fork(folder, (), lifeline)
+    os.close(lifeline)
+    leader = folder.process()
+    assert leader is not None
+    await until(lambda: folder.peak_pss_bytes() > HELD)
+    assert process.bytes_alone(folder.path, leader) > HELD
+    placed, _ = await bench.forked("stay")
+    await until(lambda: placed.peak_pss_bytes() > 0)
+    assert placed.peak_pss_bytes() < HELD
+    assert is_alive(leader)
+    os.close(ours)
+    await gone(folder)
+
+
+async def test_the_runner_forks_what_is_placed_and_what_it_measures(short_dir: Path) -> None:
     modules = {"simulated": ("partitiond.simulated.engine",)}
     runner = ProcessEngineRunner(short_dir, None, warm=modules)
-    forks = []
+    measured = []
     for name, place in (("measured", None), ("placed", placement("placed"))):
         launch = dataclasses.replace(simulated_launch(name), placement=place)
         handle = await runner.start(launch)
         await runner.wait_ready(handle, 60)
-        forks.append("--engine" in shim.read_text(f"/proc/{handle.pid}/cmdline"))
+        words = shim.read_text(f"/proc/{handle.pid}/cmdline").split("\0")
+        measured.append(words[words.index("--engine") + 5] != "-1")
         await runner.stop(handle, 5)
-    assert forks == [False, True]
+    assert measured == [True, False]
