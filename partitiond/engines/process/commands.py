@@ -19,7 +19,6 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.engines.vllm import launch as vllm
 from partitiond.engines.vllm.capabilities import EngineCapabilities
-from partitiond.engines.vllm.gpu_index import gpu_index
 from partitiond.models.folder import read_config
 from partitiond.simulated.engine.gpu import HOST_VARIABLE
 
@@ -54,10 +53,7 @@ def vllm_command(
 
     Raises:
         SpecError: this version cannot do what the launch asks for, or an argument is refused.
-        DeviceError: the driver does not know the launch's GPU.
     """
-    shown = vllm.visible_device(launch, capabilities, gpu_index)
-    launch = dataclasses.replace(launch, visible_device=shown)
     argv = vllm.command(launch, environment.python, capabilities)
     env = vllm.environment(launch, environment.python, cache_dir, capabilities, os.environ)
     if not environment.flashinfer:

@@ -701,9 +701,7 @@ def main(run_dir: str, option: str = "", *numbers: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    memory = ShimMemory(
-        lambda peak: keep_peak(run_dir, peak), engine.memory, alone=lifeline >= 0
-    )
+    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak), engine.memory, alone=lifeline >= 0)
     status = supervise(engine, output, wakeup, log, memory, lifeline=lifeline)
     finish(run_dir, engine, status, output, log, oom_before=oom_before)
 

@@ -1,10 +1,10 @@
 """Lists what each engine version can do, in the one table that tells versions apart.
 
-The entries come from the sources of vLLM 0.20.2, 0.22.1 and 0.32.0 (the CPU build). A version
-between two of these counts as having what the older one has, apart from three changes that their
-own pages date: GPUs by UUID (vllm-project/vllm#45026, in 0.24 and not in 0.23), `fp8_per_channel`
-(#44132, merged before #45026, so in 0.24 at the latest), and bitsandbytes, which left the tree in
-0.28 (#43529).
+The entries come from the sources of vLLM 0.22.1 and 0.32.0 (the CPU build). A version between the
+two counts as having what the older one has, apart from changes that their own pages date: GPUs by
+UUID (vllm-project/vllm#45026, in 0.24 and not in 0.23) and `fp8_per_channel` (#44132, merged before
+#45026), without which no version is supported, and bitsandbytes, which left the tree in 0.28
+(#43529).
 """
 
 import dataclasses
@@ -14,7 +14,10 @@ from typing import Final
 from partitiond.core.errors import EngineUnavailableError, SpecError
 
 _QUANTIZATIONS: Final = frozenset(
-    {"fp8", "fp8_per_tensor", "fp8_per_block", "int8_per_channel_weight_only", "experts_int8"}
+    {
+        *("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel"),
+        *("int8_per_channel_weight_only", "experts_int8"),
+    }
 )
 """Ways in which every supported version can quantise 16-bit weights while it loads them."""
 
@@ -24,52 +27,28 @@ class EngineCapabilities:
     """Capabilities of one range of engine versions, beyond those of all supported versions.
 
     Every supported version takes --uds, --kv-cache-memory-bytes, --max-num-seqs,
-    --max-num-batched-tokens, --no-enable-prefix-caching and --disable-uvicorn-access-log.
+    --max-num-batched-tokens, --no-enable-prefix-caching, --disable-uvicorn-access-log, and a GPU's
+    UUID in CUDA_VISIBLE_DEVICES. What a log diagnoses (`diagnosis`) stands in no table: flags, and
+    precisions on a CPU.
 
     Attributes:
         first, end: range of versions, `end` excluded, as (major, minor).
         cpu_in_one_process: on a CPU the worker can live in the engine core's process
             (VLLM_ENABLE_V1_MULTIPROCESSING=0), which saves one import of torch and vLLM. Older
             versions force a worker process.
-        cpu_fp8_kv_cache: the CPU's attention reads an fp8 KV cache (on x86 with AVX-512 or AMX).
-        gpu_by_uuid: CUDA_VISIBLE_DEVICES may hold a GPU's UUID. Older versions turn each entry
-            into a number and end with a ValueError.
         quantizations: values of --quantization for weights that are stored in 16 bits.
-        extra_flags: flags of the allow-list that only this range has.
     """
 
     first: tuple[int, int]
     end: tuple[int, int]
     cpu_in_one_process: bool = False
-    cpu_fp8_kv_cache: bool = False
-    gpu_by_uuid: bool = False
     quantizations: frozenset[str] = _QUANTIZATIONS
-    extra_flags: frozenset[str] = frozenset()
 
 
 TABLE: Final[tuple[EngineCapabilities, ...]] = (
-    EngineCapabilities(first=(0, 20), end=(0, 24), quantizations=_QUANTIZATIONS | {"bitsandbytes"}),
-    EngineCapabilities(
-        first=(0, 24),
-        end=(0, 28),
-        gpu_by_uuid=True,
-        quantizations=_QUANTIZATIONS | {"fp8_per_channel", "bitsandbytes"},
-    ),
-    EngineCapabilities(
-        first=(0, 28),
-        end=(0, 32),
-        gpu_by_uuid=True,
-        quantizations=_QUANTIZATIONS | {"fp8_per_channel"},
-    ),
-    EngineCapabilities(
-        first=(0, 32),
-        end=(0, 33),
-        cpu_in_one_process=True,
-        cpu_fp8_kv_cache=True,
-        gpu_by_uuid=True,
-        quantizations=_QUANTIZATIONS | {"fp8_per_channel"},
-        extra_flags=frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"}),
-    ),
+    EngineCapabilities(first=(0, 24), end=(0, 28), quantizations=_QUANTIZATIONS | {"bitsandbytes"}),
+    EngineCapabilities(first=(0, 28), end=(0, 32)),
+    EngineCapabilities(first=(0, 32), end=(0, 33), cpu_in_one_process=True),
 )
 
 _VERSION = re.compile(r"^(\d+)\.(\d+)")
@@ -126,7 +105,7 @@ def require_quantization(capabilities: EngineCapabilities, quantization: str) ->
 
 
 def versions_with(quantization: str) -> str:
-    """Return versions of the table that have the way of quantising, as "0.20 to before 0.28", or
+    """Return versions of the table that have the way of quantising, as "0.24 to before 0.28", or
     empty.
     """
     ranges: list[tuple[tuple[int, int], tuple[int, int]]] = []

@@ -4,11 +4,11 @@ All functions are pure, apart from the search for libraries beside the engine's 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import EngineUnavailableError, SpecError
+from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.performance.footprint import CONTEXT_BYTES
 from partitiond.core.replica.engine import EngineLaunch
@@ -96,9 +96,6 @@ FLAG_VALUES: Final[Mapping[str, frozenset[str]]] = {
 }
 """Flags that take only these values; they ask for an engine that embeds, scores or classifies."""
 
-VERSION_BOUND_FLAGS: Final = frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"})
-"""Allowed flags that not every supported version knows; the capabilities table says which."""
-
 SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--profile": 1,
     "--token-seconds": 1,
@@ -181,10 +178,9 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
     Every limit is explicit: memory that happens to be free decides nothing.
 
     Raises:
-        SpecError: an extra argument is not allowed, or not known to this engine version.
+        SpecError: an extra argument is not allowed.
     """
     check_extra_args(launch.extra_args)
-    _check_version_flags(launch.extra_args, capabilities)
     _check_precision(launch, capabilities)
     _check_sleep_mode(launch)
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
@@ -228,15 +224,7 @@ def precision_flags(launch: EngineLaunch) -> list[str]:
 
 def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> None:
     """Refuse what this engine is known not to do on a CPU; the engine's log reports the rest."""
-    on_cpu = not launch.visible_device
-    if on_cpu and launch.kv_cache_dtype == "fp8" and not capabilities.cpu_fp8_kv_cache:
-        raise SpecError(
-            "the installed engine keeps no fp8 KV cache on a CPU.",
-            hint="Leave kv_cache_dtype at auto, or install a newer engine with "
-            "`partitiond setup engine install`.",
-            facts={"kv_cache_dtype": launch.kv_cache_dtype},
-        )
-    if on_cpu and launch.quantization:
+    if not launch.visible_device and launch.quantization:
         # Tried with fp8 on 0.32.0: the CPU build has no kernel that quantises while loading.
         raise SpecError(
             f"the engine quantises weights with {launch.quantization} on a GPU only.",
@@ -254,45 +242,6 @@ def _check_sleep_mode(launch: EngineLaunch) -> None:
             hint="Switch the engine option sleep_mode off, or keep the model to GPUs (only_on).",
             facts={"sleep_mode": True},
         )
-
-
-def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) -> None:
-    for argument in args:
-        flag = argument.partition("=")[0]
-        if flag in VERSION_BOUND_FLAGS and flag not in capabilities.extra_flags:
-            raise SpecError(
-                f"the installed engine does not know {flag}.",
-                hint="Remove the flag, or get a newer engine: `partitiond setup engine install`.",
-                facts={"flag": flag},
-            )
-
-
-def visible_device(
-    launch: EngineLaunch, capabilities: EngineCapabilities, gpu_index: Callable[[str], int]
-) -> str:
-    """Return the value of CUDA_VISIBLE_DEVICES: the GPU's UUID, or its index if the version needs
-    it.
-
-    Args:
-        launch: its `visible_device` is a UUID or already an index.
-        capabilities: those of the installed version.
-        gpu_index: the driver's index of a GPU by its UUID; called only if it is needed, because
-            an index may change when the host restarts.
-
-    Raises:
-        EngineUnavailableError: it is a MIG slice, which has no index of its own.
-        DeviceError: the driver knows no such GPU.
-    """
-    wanted = launch.visible_device
-    if not wanted or capabilities.gpu_by_uuid or wanted.isdigit():
-        return wanted
-    if wanted.startswith("MIG-"):
-        raise EngineUnavailableError(
-            "the installed engine cannot be put on a MIG slice.",
-            hint="Install a newer engine with `partitiond setup engine install`.",
-            facts={"visible_device": wanted},
-        )
-    return str(gpu_index(wanted))
 
 
 def environment(

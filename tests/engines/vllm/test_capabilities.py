@@ -9,9 +9,9 @@ from partitiond.engines.vllm.capabilities import TABLE, capabilities_of, version
 
 
 def test_supported_versions_have_an_entry_and_others_are_refused_unless_allowed() -> None:
-    for version in ("0.20.0", "0.22.1", "0.31.0", "0.32.0", "0.32.1+cpu"):
+    for version in ("0.24.0", "0.26.0", "0.31.0", "0.32.0", "0.32.1+cpu"):
         capabilities_of(version)
-    for version in ("0.8.5", "0.19.1", "0.33.0", "1.0.0"):
+    for version in ("0.8.5", "0.23.1", "0.33.0", "1.0.0"):
         with pytest.raises(EngineUnavailableError, match="not known"):
             capabilities_of(version)
         assert capabilities_of(version, allow_unknown=True) in TABLE
@@ -20,23 +20,17 @@ def test_supported_versions_have_an_entry_and_others_are_refused_unless_allowed(
 
 
 def test_only_new_versions_run_a_cpu_engine_in_one_process() -> None:
-    assert not capabilities_of("0.22.1").cpu_in_one_process
+    assert not capabilities_of("0.31.0").cpu_in_one_process
     assert capabilities_of("0.32.0").cpu_in_one_process
-    # And a GPU is named by its UUID where the version reads one.
-    assert not capabilities_of("0.23.0").gpu_by_uuid
-    assert capabilities_of("0.24.0").gpu_by_uuid
 
 
 def test_versions_differ_in_how_they_quantise_while_loading() -> None:
     for version, quantization, has in (
-        ("0.20.2", "fp8_per_block", True),
-        ("0.22.1", "int8_per_channel_weight_only", True),
-        ("0.22.1", "fp8_per_channel", False),
-        ("0.32.0", "fp8_per_channel", True),
+        ("0.24.0", "fp8_per_channel", True),
         ("0.27.1", "bitsandbytes", True),
         ("0.28.0", "bitsandbytes", False),
         ("0.32.0", "experts_int8", True),
-        ("0.20.0", "", True),
+        ("0.24.0", "", True),
     ):
         found = capabilities_of(version)
         if has:
@@ -46,7 +40,7 @@ def test_versions_differ_in_how_they_quantise_while_loading() -> None:
             capabilities.require_quantization(found, quantization)
         assert versions_with(quantization) in caught.value.message
         assert "fp8_per_tensor" in caught.value.hint
-    assert versions_with("bitsandbytes") == "0.20 to before 0.28"
+    assert versions_with("bitsandbytes") == "0.24 to before 0.28"
     assert versions_with("fp8_per_channel") == "0.24 to before 0.33"
     assert versions_with("int3") == ""
 

@@ -4,21 +4,16 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
+from partitiond.core.errors import SpecError
 from partitiond.core.units import GIB
 from partitiond.engines.vllm import launch as launches
 from partitiond.engines.vllm.capabilities import capabilities_of
-from partitiond.engines.vllm.gpu_index import gpu_index
-from partitiond.engines.vllm.launch import check_extra_args, command, environment, visible_device
-from partitiond.simulated.gpus import GpuDescription
+from partitiond.engines.vllm.launch import check_extra_args, command, environment
 from tests.engine_fixtures import vllm_launch
-from tests.gpu_fixtures import MakeHost, is_started, make_host
-
-__all__ = ["make_host"]
 
 PYTHON = Path("/opt/engine/bin/python")
 NEW = capabilities_of("0.32.0")
-OLD = capabilities_of("0.20.2")
+OLD = capabilities_of("0.26.0")
 CPU = replace(vllm_launch(Path("/models/m")), cores=(2, 3))
 SIZES: dict[str, Any] = {"memory_bytes": 10 * GIB, "device_memory_bytes": 80 * GIB}
 SHARE = (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),)
@@ -74,11 +69,9 @@ def test_what_is_asked_for_is_said_and_nothing_else() -> None:
 
 def test_what_an_engine_does_not_do_is_refused_before_it_starts() -> None:
     for base, changes, version, why in (
-        (CPU, {"kv_cache_dtype": "fp8"}, OLD, "no fp8 KV cache on a CPU"),
         (CPU, {"quantization": "fp8"}, NEW, "on a GPU only"),
         (CPU, {"sleep_mode": True}, NEW, "on a CPU"),
-        (GPU, {"quantization": "bitsandbytes"}, NEW, r"vLLM 0\.20 to before 0\.28 has it"),
-        (CPU, {"extra_args": ("--max-num-active-seqs", "8")}, OLD, "does not know"),
+        (GPU, {"quantization": "bitsandbytes"}, NEW, r"vLLM 0\.24 to before 0\.28 has it"),
     ):
         with pytest.raises(SpecError, match=why):
             command(replace(base, **changes), PYTHON, version)
@@ -126,25 +119,6 @@ def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
     # Indices are counted as the driver counts.
     assert environment(GPU, PYTHON, tmp_path, OLD)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert "CUDA_DEVICE_ORDER" not in environment(CPU, PYTHON, tmp_path, OLD)
-
-
-def no_index(uuid: str) -> int:
-    raise AssertionError("nobody needs it")
-
-
-def test_a_gpu_is_shown_by_uuid_and_to_older_engines_by_its_index(make_host: MakeHost) -> None:
-    _, uuid = make_host(GpuDescription("a100-80gb", count=2)).uuids()
-    launch = replace(GPU, visible_device=uuid)
-    assert visible_device(launch, NEW, no_index) == uuid
-    assert visible_device(launch, OLD, gpu_index) == "1"
-    assert visible_device(GPU, OLD, no_index) == "0"
-    assert visible_device(CPU, OLD, no_index) == ""
-    with pytest.raises(DeviceError):
-        gpu_index("GPU-8c7c9c30-f12f-20bf-e14e-d3c4c965af32")
-    assert not is_started()
-    sliced = replace(GPU, visible_device="MIG-377e0049-554c-540b-93c6-d0976f8426cb")
-    with pytest.raises(EngineUnavailableError, match="MIG slice"):
-        visible_device(sliced, OLD, no_index)
 
 
 def test_an_engine_on_a_gpu_finds_cuda_where_the_daemon_does(tmp_path: Path) -> None:
