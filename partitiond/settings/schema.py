@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
@@ -66,11 +66,6 @@ class ControlSettings(Table):
     )
 
 
-def _without_former_scope(value: object) -> object:
-    """Earlier releases had systemd's scopes beside delegated cgroups."""
-    return "auto" if value == "scope" else value
-
-
 class EngineSettings(Table):
     """The choice of the engine, and its time limits."""
 
@@ -115,9 +110,7 @@ class EngineSettings(Table):
         description="Longest time for a probe's token while the engine is idle, in seconds; three "
         "times as long while requests run. After two misses it counts as hung and is replaced.",
     )
-    cgroup: Annotated[
-        Literal["auto", "delegated", "none"], BeforeValidator(_without_former_scope)
-    ] = Field(
+    cgroup: Literal["auto", "delegated", "none"] = Field(
         "auto",
         description="Where an engine's processes live: in a cgroup below the one that systemd "
         "delegated to the daemon, in the daemon's own, or auto (the first that this host allows).",
@@ -214,11 +207,6 @@ class CpuSettings(Table):
     )
 
 
-def _without_former_mode(value: object) -> object:
-    """Earlier releases turned MIG on and off where the value was "mode"; now people do."""
-    return "instances" if value == "mode" else value
-
-
 class GpuSettings(Table):
     """NVIDIA GPUs as devices."""
 
@@ -228,12 +216,10 @@ class GpuSettings(Table):
         min_length=1,
         description="MPS control program, found on PATH or by its absolute path.",
     )
-    mig_changes: Annotated[Literal["never", "instances"], BeforeValidator(_without_former_mode)] = (
-        Field(
-            "instances",
-            description="What plans may change of MIG: nothing (only instances that exist are "
-            "used), or GPU instances of GPUs whose MIG mode is on.",
-        )
+    mig_changes: Literal["never", "instances"] = Field(
+        "instances",
+        description="What plans may change of MIG: nothing (only instances that exist are used), "
+        "or GPU instances of GPUs whose MIG mode is on.",
     )
     mig_helper: AbsolutePath = Field(
         Path("/run/partitiond-mig/helper.sock"),

@@ -38,19 +38,6 @@ NOT_SETTINGS: Final = frozenset(
     }
 )
 """Variables of the command line, not of the schema: settings file, control URL, admin token."""
-REMOVED: Final = {
-    "cluster.tls": "hosts always speak TLS",
-    "planner.move_budget": "planner.move_price alone decides what moves",
-    "planner.workers": "a search takes one core",
-    "proxy.affinity_seconds": "requests prefer a replica by the beginning of their prompt alone",
-    "proxy.connect_timeout_seconds": "an engine has 5 s to accept a connection",
-    "proxy.max_connections_per_address": "a firewall or a reverse proxy limits that",
-    "proxy.trusted_proxies": "the log has the address of the connection's other end",
-    "scaling.method": "demand is forecast by the weighted mean",
-    "scaling.season_seconds": "demand is forecast by the weighted mean",
-    "tracing.engines": "engines alone send spans: without tracing.endpoint, none",
-}
-"""Settings of the releases before, and what holds instead."""
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 """Kubernetes sets PARTITIOND_PORT=tcp://... and the like for a service of our name; ignored."""
 
@@ -189,7 +176,6 @@ def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
     """Read PARTITIOND_<TABLE>__<FIELD>. Raises SettingsError for an unknown variable."""
     fields = dict(_leaves(schema))
     by_variable = {_variable(key): key for key in fields}
-    removed = {_variable(key): key for key in REMOVED}
     values: dict[str, object] = {}
     for variable, text in sorted(env.items()):
         if not variable.startswith(ENV_PREFIX) or variable in NOT_SETTINGS:
@@ -197,8 +183,7 @@ def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
         key = by_variable.get(variable)
         if key is None:
             if not _SERVICE_LINK.search(variable) and "://" not in text:
-                key = removed.get(variable, variable)
-                _refuse_unknown(key, f"environment {variable}", list(by_variable), {})
+                _refuse_unknown(variable, f"environment {variable}", list(by_variable), {})
             continue
         values[key] = parse_text(fields[key].annotation, text)
     return Layer(values, {key: f"environment {_variable(key)}" for key in values})
@@ -229,8 +214,6 @@ def _plain(value: object) -> object:
 def _refuse_unknown(
     key: str, where: str, known: Sequence[str], facts: Mapping[str, object]
 ) -> typing.NoReturn:
-    if why := REMOVED.get(key):
-        raise SettingsError(f"{where} was removed.", hint=f"Delete it: {why}.", facts=facts)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     raise SettingsError(
         f"{where} is no setting.",

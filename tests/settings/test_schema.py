@@ -116,7 +116,6 @@ def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> N
         ("[proxy]\nport = \n", "TOML; line 2"),
         ("[profiling]\nmin_window_seconds = 99\n", "min_window_seconds"),
         ('[planner]\nobjective = "min-power"\n', "planner.objective; min-energy"),
-        ("[planner]\nmove_budget = 0.1\n", "planner.move_budget; planner.move_price"),
         ("state_dir.x = 1\n", "state_dir.x"),
         ("state_dir = 1\n", "state_dir"),
     ],
@@ -139,7 +138,6 @@ def test_a_wrong_variable_or_flag_is_refused_by_name_and_others_left_alone(no_fi
         ("PARTITIOND_PROXY__PORT", "many", "environment PARTITIOND_PROXY__PORT"),
         ("PARTITIOND_GPU__ENABLED", "perhaps", "gpu.enabled"),
         ("PARTITIOND_CPU__CORES", "0,x", "cpu.cores"),
-        ("PARTITIOND_PLANNER__MOVE_BUDGET", "0.1", "Delete it: planner.move_price alone"),
     ):
         assert word in str(refusal(no_file, {name: value}))
     assert "proxy.port" in str(refusal(no_file, {}, {"proxy.prot": 1}))
