@@ -62,14 +62,17 @@ def import_all(names: list[str]) -> None:
             importlib.import_module(name)
 
 
-def fork_cores() -> None:
-    """Have vLLM fork its engine core, as it does on GPUs; on CPUs it spawns one, which imports all
-    again.
+def import_nothing_again() -> None:
+    """Have vLLM fork its engine core, as it does on GPUs: on CPUs it spawns one. And have it look
+    at a model's class here, the first time on a host: it has another process do so, for CUDA's
+    sake. Both would import all again.
     """
     context = multiprocessing.get_context("fork")
     for name, module in list(sys.modules.items()):
         if name.startswith("vllm.") and hasattr(module, "get_mp_context"):
             setattr(module, "get_mp_context", lambda: context)  # noqa: B010 - no module of ours
+        if name == "vllm.model_executor.models.registry":
+            setattr(module, "_run_in_subprocess", lambda look: look())  # noqa: B010
 
 
 def begin(shim: "Any", asked: "dict[str, Any]", ready: int, lifeline: int = -1) -> "NoReturn":
@@ -179,7 +182,7 @@ def main() -> None:
         sys.modules[
             "setproctitle"
         ].getproctitle()  # it looks for the title's place once, by environ
-    fork_cores()
+    import_nothing_again()
     signal.alarm(0)
     threads = os.listdir("/proc/self/task")  # noqa: PTH208
     if len(threads) > 1:
