@@ -20,7 +20,7 @@ RELAX_SHARE = 0.25
 FLOW_SHARE = 3.0
 """Multiple of the limit for all changes together; a plan in progress is finished. Chosen."""
 SLACK = 0.999
-"""A rate that a plan gives is rounded down by at least this factor."""
+"""Chosen: a rate that a plan gives is rounded down by at least this factor."""
 
 
 def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
