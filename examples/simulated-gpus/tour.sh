@@ -124,7 +124,7 @@ run tools simulate break "$folder/host" process 4711 0 --gpu 5
 
 say "A model sleeps, and the next request wakes it"
 run models sleep qwen2.5-1.5b
-until_true "it sleeps" "{r.state for r in replicas('qwen2.5-1.5b')} == {'sleeping'}"
+until_true "it sleeps" "{r.state for r in replicas('qwen2.5-1.5b')} == {'asleep'}"
 ask qwen2.5-1.5b
 until_true "it is awake" "all_serve()"
 

@@ -244,10 +244,10 @@ class ModelBody(ChangeableBody, NamedBody):
         return source, entry.name if entry else suggested_name(source.ref)
 
 
-def suggested_name(ref: str) -> str:
-    """Derive a model name from the last part of a hub id or path."""
+def suggested_name(ref: str, default: str = "") -> str:
+    """Derive a model name from the last part of a hub id or path. Raises SpecError."""
     last = ref.rstrip("/").rsplit("/", 1)[-1].lower()
-    name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:63]
+    name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:63] or default
     if not name:
         raise SpecError(f"no name follows from {ref!r}.", hint="Give a name.")
     return name

@@ -72,7 +72,7 @@ def estimate(
         )
     name, architecture = architecture_for(model)
     written = ModelSpec(
-        suggested_name(name),
+        suggested_name(name, "model"),
         ModelSource(SourceKind.CONFIG, name),
         workload=workload_of(
             prompt_tokens=prompt_tokens,

@@ -12,6 +12,7 @@ from partitiond.controller.profiles.params import ProfilingOptions
 from partitiond.controller.profiles.targets import best_profiles, profile_targets
 from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.controller.views.parts import frontier_views
+from partitiond.core.errors import InputError, ModelSourceError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
@@ -94,7 +95,7 @@ class FitUseCases:
         Those that sleep go on sleeping, as they do when they change.
 
         Raises:
-            InputError, ModelSourceError: a model cannot be had, or cannot run here.
+            InputError, ModelSourceError: a model cannot be had, or cannot run here; facts name it.
         """
         models = [(*await self._as_registered(spec), self._obstacles.of(spec)) for spec in specs]
 
@@ -108,8 +109,12 @@ class FitUseCases:
 
     async def _as_registered(self, spec: ModelSpec) -> tuple[ModelRecord, Sequence[Profile]]:
         """Return a model as if it were registered, and its best profiles."""
-        self._accept(spec)
-        spec, architectures = await recognise(self._resolver, spec)
+        try:
+            self._accept(spec)
+            spec, architectures = await recognise(self._resolver, spec)
+        except (InputError, ModelSourceError) as error:
+            error.facts["model"] = spec.name
+            raise
         now = self._clock.utc_iso()
         targets = profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
         devices = [target.device for target in targets]

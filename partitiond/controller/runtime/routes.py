@@ -76,7 +76,7 @@ def service_seconds(placement: Placement, spec: ModelSpec) -> float:
     )
 
 
-_AT_REST: Final = frozenset(
+AT_REST: Final = frozenset(
     {
         ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
@@ -108,7 +108,7 @@ def availability_of(
     if ending:
         return ModelAvailability.ENDING
     planned = any(p.model == model for p in desired)
-    resting = any(e.observed.state in _AT_REST for e in own)
+    resting = any(e.observed.state in AT_REST for e in own)
     if planned and (resting or model in asleep):
         return ModelAvailability.SLEEPING
     hopeless = {

@@ -8,6 +8,7 @@ from partitiond.controller.profiles.targets import best_kind
 from partitiond.controller.runtime.diagnosis import first_line
 from partitiond.controller.runtime.engine_matching import by_replica, own_engine
 from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.routes import AT_REST
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.record import ModelRecord
@@ -181,7 +182,9 @@ def model_view(
 ) -> ModelView:
     """One model, by its own places and engines; `profiles` are the best ones that speak for it."""
     serving = [engine for engine in engines if engine.state is ReplicaState.SERVING]
-    idle = "scaled to zero" if asleep == STOPPED else "asleep"
+    resting = asleep or any(engine.state in AT_REST for engine in engines)
+    gone = "starting" if planned else "scaled to zero"
+    idle = "scaled to zero" if asleep == STOPPED else "asleep" if resting else gone
     return ModelView(
         record=record,
         availability=idle if availability is ModelAvailability.SLEEPING else availability.value,

@@ -340,7 +340,12 @@ class ProcessEngineRunner:
     async def _find(self) -> Sequence[EngineHandle]:
         folders = await asyncio.to_thread(run_folders, self._run_dir)
         looks = (self._find_in(one) for one in folders if one.path not in self._starting)
-        return [handle for handle in await asyncio.gather(*looks) if handle is not None]
+        # None outlives the lock: what it clears might be the folder of an engine that starts then.
+        found = await asyncio.gather(*looks, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return [one for one in found if one is not None and not isinstance(one, BaseException)]
 
     async def _find_in(self, folder: RunFolder) -> EngineHandle | None:
         try:

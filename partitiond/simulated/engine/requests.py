@@ -70,8 +70,11 @@ def _called(body: Mapping[str, Any]) -> str:
     tools, choice = body.get("tools"), body.get("tool_choice") or "auto"
     if not tools or choice == "none" or body["messages"][-1]["role"] == "tool":
         return ""
-    called = choice if isinstance(choice, dict) else tools[0]
-    return str(called["function"]["name"])
+    try:
+        called = choice if isinstance(choice, dict) else tools[0]
+        return str(called["function"]["name"])
+    except (LookupError, TypeError):
+        raise refused("Input should be a list of functions with names", "tools") from None
 
 
 def read_batch(body: dict[str, Any], model: str, max_model_len: int) -> Generation:

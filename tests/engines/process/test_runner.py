@@ -279,12 +279,15 @@ def cannot_open(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
 async def test_an_engine_is_neither_unread_nor_left_out_for_want_of_files(
     runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """One that is left out would have its devices taken for free."""
+    """One that is left out would have its devices taken for free, and a look that goes on would
+    clear what is started meanwhile."""
     handle = placed_handle(short_dir)
+    RunFolder.of(short_dir, "left-0").prepare(simulated_launch("left-0"), {})
     with monkeypatch.context() as short:
         cannot_open(short, Path(handle.run_dir) / name)
         with pytest.raises(SilentError, match="Too many open files"):
             await runner.find()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
     assert list(await runner.find()) == [handle]
 
 
