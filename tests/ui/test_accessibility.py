@@ -77,7 +77,7 @@ def test_all_views_are_reached_by_keyboard_alone(browser: Browser, fleet: Demo) 
     page.call("Input.insertText", text="opt-125m")
     assert page.script("document.querySelector('#model').value") == "opt-125m"
     page.script("document.activeElement.blur()")
-    page.press("6")
+    page.press("7")
     page.wait_for("location.hash === '#/keys'")
     page.close()
 
