@@ -104,7 +104,6 @@ async def test_a_model_that_scales_to_zero_begins_there_starts_on_request_and_go
     assert host.service.scaling.view("a").scaled_to_zero
     await host.asked("a")
     assert len(host.runner.launches) == 1
-    assert host.service.models.model("a").availability == "starting"
     host.clock.now += 1000.0  # it is asked for all the time
     await until(lambda: host.route("a") == (ModelAvailability.SERVING, False))
     assert host.kinds().count("model-scaled-to-zero") == 1

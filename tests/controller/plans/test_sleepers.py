@@ -12,13 +12,15 @@ from partitiond.controller.plans.planning import (
 )
 from partitiond.controller.plans.sleepers import beside_sleepers
 from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.views.records import model_view
+from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.plan.record import Unplaced
 from partitiond.core.profile.record import ProfileKind
-from partitiond.core.replica.sleep import Sleeper
+from partitiond.core.replica.sleep import STOPPED, Sleeper
 from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.store import Store
@@ -40,6 +42,24 @@ def desk(store: Store) -> PlanMaker:
 ASLEEP = dataclasses.replace(
     sleeper(), partition=CpuCores("cpu", sleeper().partition.memory_bytes, (0, 1))
 )
+
+
+@pytest.mark.parametrize(
+    ("asleep", "planned", "word"),
+    [
+        (1, 1, "asleep"),
+        (STOPPED, 1, "scaled to zero"),
+        (0, 0, "scaled to zero"),
+        (0, 1, "starting"),
+    ],
+)
+def test_who_starts_is_not_said_to_be_asleep(asleep: int, planned: int, word: str) -> None:
+    availability = ModelAvailability.SLEEPING
+    view = model_view(
+        record("a"), availability=availability, planned=[ASLEEP] * planned, engines=(),
+        profiles=(), note="", asleep=asleep,
+    )  # fmt: skip
+    assert view.availability == word
 
 
 @pytest.mark.parametrize(("level", "state"), [(1, "is asleep (level 1)"), (3, "is scaled to zero")])
