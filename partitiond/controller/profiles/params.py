@@ -97,8 +97,16 @@ def _axes(options: ProfileOptions) -> dict[str, str]:
 
 
 def options_of(params: Params) -> ProfileOptions:
-    """Return the options that `params_of` stored, with every default filled in."""
+    """Return the options that `params_of` stored, with every default filled in.
+
+    Raises:
+        InputError: a former release queued it to constrain answers, which would not be measured.
+    """
     found = dict(params)
+    if "structured_output" in found:
+        raise InputError(
+            "constrained answers are not measured any more.", hint="Profile without them."
+        )
 
     def whole(name: str) -> int | None:
         return int(found[name]) if name in found else None

@@ -87,6 +87,8 @@ def test_cores_come_from_the_request_then_the_settings_then_the_device() -> None
 def test_a_stored_job_is_read_back_as_it_was_asked(options: ProfileOptions) -> None:
     made = params_of(options, [fake_cpu(cores=4)], ProfilingOptions())
     assert options_of(made) == options
+    with pytest.raises(InputError, match="constrained"):
+        options_of((*made, ("structured_output", "yes")))
     assert all(isinstance(value, str) for _, value in made)
 
 
