@@ -13,8 +13,8 @@ Listing = Callable[[Iterator[tuple[str, str]]], str]
 INTRODUCTION = (
     "The catalog carries the full config of each model, so that an estimate, a plan and a run with "
     "dummy weights need neither the hub nor an account. `partitiond models catalog --json` gives "
-    "everything on this page. Any other model works by its hub id or folder as long as its family "
-    "is one of [those below](#families)."
+    "everything on this page. Any other model of [these families](#families) works by its hub "
+    "id or folder."
 )
 FIGURES = (
     "Parameters are counted matrix by matrix from the config. Weights are in bfloat16 (2 bytes); "
@@ -23,8 +23,9 @@ FIGURES = (
     "GQA of groups of heads, MQA of one, MLA one compressed latent."
 )
 PARSERS = (
-    "Engines get the model's parser as `--tool-call-parser` (with `--enable-auto-tool-choice`) or "
-    "`--reasoning-parser`, unless `engine.extra_args` has the flag; not with dummy weights:"
+    "Engines get the model's parser as `--tool-call-parser` (with `--enable-auto-tool-choice`) "
+    "unless `engine.extra_args` has it; not with dummy weights. `--reasoning-parser` is yours to "
+    "give: completions lose constraints:"
 )
 QUANTISED = (
     "Quantised weights, as `MODEL-FORM` where a model is asked for; `partitiond models catalog "

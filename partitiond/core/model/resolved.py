@@ -16,8 +16,8 @@ class ResolvedModel:
         revision: commit or package version; None for a plain folder.
         architecture: numbers for footprint and roofline.
         dummy_weights: whether the engine must use its dummy load format.
-        parser_flags: flags of the engine that the catalog has for the model's tool calls and
-            reasoning; they need its own tokenizer.
+        parser_flags: flags of the engine that the catalog has for the model's tool calls; they
+            need its own tokenizer.
     """
 
     spec: ModelSpec

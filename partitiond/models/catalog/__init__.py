@@ -59,7 +59,7 @@ class CatalogEntry:
         quantised: quantised forms of the model by name, as "int4-awq", with their repositories.
         form_of: for a quantised form, the name of the model; empty otherwise.
         parsers: the engine's parser of its tool calls ("tool_call") and of its chain of thought
-            ("reasoning"), as vLLM's documentation names them.
+            ("reasoning"), as vLLM's documentation names them. `parser_flags` says what has them.
     """
 
     name: str
@@ -85,12 +85,14 @@ class CatalogEntry:
 
 
 def parser_flags(source: ModelSource, given: Sequence[str]) -> tuple[str, ...]:
-    """Return the engine's flags of a model's parsers, but for those that are given already."""
+    """Return the engine's flags of a model's parser of tool calls, but for those that are given.
+
+    The parser of its chain of thought is the user's to name: with one, vLLM (0.32) constrains an
+    answer only after the chain has ended, which the answer of a plain completion never does.
+    """
     entry = entry_of(source)
-    parsers = entry.parsers if entry is not None else {}
-    flags = [f"--{name.replace('_', '-')}-parser={value}" for name, value in parsers.items()]
-    if "tool_call" in parsers:
-        flags.append("--enable-auto-tool-choice")
+    parser = entry.parsers.get("tool_call") if entry is not None else None
+    flags = (f"--tool-call-parser={parser}", "--enable-auto-tool-choice") if parser else ()
     named = {argument.partition("=")[0] for argument in given}
     return tuple(flag for flag in flags if flag.partition("=")[0] not in named)
 
