@@ -122,12 +122,15 @@ def pss_bytes(pid: int, *, alone: bool = False) -> int:
 
     Args:
         alone: memory that it shares with what it was forked from counts as its own, as in an engine
-            that imported by itself.
+            that imported by itself. Only for what was forked from a warm parent: what an engine
+            forks itself would share as much if that had imported by itself.
     """
     lines = read_text(f"/proc/{pid}/smaps_rollup").splitlines()[1:]
     sizes = {name: int(size) * 1024 for name, size, _ in map(str.split, lines)}
-    shared = sizes.get("Anonymous:", 0) - sizes.get("Pss_Anon:", 0) if alone else 0
-    return sizes.get("Pss:", 0) + shared
+    anonymous = sizes.get("Anonymous:", 0)
+    # Before Linux 5.3 the kernel does not tell which part is shared.
+    shared = anonymous - sizes.get("Pss_Anon:", anonymous)
+    return sizes.get("Pss:", 0) + (shared if alone else 0)
 
 
 def oom_kills() -> int:
@@ -182,8 +185,8 @@ class ShimMemory:
 
     The figure is the proportional set size: what the processes have to themselves, and their share
     of what they map together with others, as the libraries of several engines. The bytes of an
-    engine that is no child (`elsewhere`) are added: see `SandboxedEngine.memory`. One that is
-    measured weighs what it would `alone`.
+    engine that is no child (`elsewhere`) are added: see `SandboxedEngine.memory`. The process
+    `alone` (0: none) weighs what it would if it had not been forked.
     """
 
     def __init__(
@@ -191,7 +194,7 @@ class ShimMemory:
         keep: "Callable[[int], None]",
         elsewhere: "Callable[[], int]" = lambda: 0,
         *,
-        alone: bool = False,
+        alone: int = 0,
     ) -> None:
         self._alone = alone
         self._keep = keep
@@ -211,7 +214,7 @@ class ShimMemory:
         young = now - self._started < FAST_SAMPLING_SECONDS
         self._next = now + (FAST_SAMPLE_SECONDS if young else SLOW_SAMPLE_SECONDS)
         pids = (os.getpid(), *tree(os.getpid()))
-        total = sum(pss_bytes(pid, alone=self._alone) for pid in pids) + self._elsewhere()
+        total = sum(pss_bytes(pid, alone=pid == self._alone) for pid in pids) + self._elsewhere()
         if total > self._peak + 1024 * 1024:
             self._peak = total
             self._keep(total)
@@ -239,10 +242,11 @@ def leave_parent() -> int:
     return ready_write
 
 
-def write_identity(run_dir: str, main_pid: int, cgroup: str = "") -> None:
+def write_identity(run_dir: str, main_pid: int, cgroup: str = "", forked: int = 0) -> None:
     """Record the supervisor of this run folder, with enough to tell it from a recycled pid.
 
-    `cgroup` is the folder of the engine's cgroup where the engine belongs to another user.
+    `cgroup` is the folder of the engine's cgroup where the engine belongs to another user, `forked`
+    the process that was forked from a warm parent, 0 if none was.
     """
     write_json(
         os.path.join(run_dir, "process.json"),
@@ -253,6 +257,7 @@ def write_identity(run_dir: str, main_pid: int, cgroup: str = "") -> None:
             "boot_id": read_text("/proc/sys/kernel/random/boot_id").strip(),
             "main_pid": main_pid,
             "cgroup": cgroup,
+            "forked": forked,
         },
     )
 
@@ -598,7 +603,7 @@ def take(
     signal.raise_signal(signal.SIGCHLD)  # it may have ended before anybody listened
     bring_here(pid)
     os.set_blocking(output, False)
-    write_identity(run_dir, pid)
+    write_identity(run_dir, pid, forked=pid)
     os.write(gate, b"go")
     os.close(gate)
     return ChildEngine(pid), output, wakeup, RotatedLog(os.path.join(run_dir, "engine.log"))
@@ -701,7 +706,8 @@ def main(run_dir: str, option: str = "", *numbers: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak), engine.memory, alone=lifeline >= 0)
+    alone = forked[0] if forked and lifeline >= 0 else 0
+    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak), engine.memory, alone=alone)
     status = supervise(engine, output, wakeup, log, memory, lifeline=lifeline)
     finish(run_dir, engine, status, output, log, oom_before=oom_before)
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import os
 import signal
 from collections.abc import Callable
@@ -46,6 +45,7 @@ class ShimRecord:
     start_ticks: int
     boot_id: str
     cgroup: str = ""
+    forked: int = 0
 
     def current_cgroup(self) -> str:
         """Return the cgroup of an engine that runs as another user; "" for any other.
@@ -224,8 +224,11 @@ def bytes_alone(run_dir: Path, leader: ProcessId) -> int:
     Pages of files are divided among their users. Processes of another user tell this one nothing:
     what the kernel says of their cgroup counts.
     """
-    cgroup = cgroup_of(run_dir)
+    record = None
+    with contextlib.suppress(InputError):
+        record = recorded(run_dir)
+    cgroup, forked = (record.current_cgroup(), record.forked) if record else ("", 0)
     theirs = set(shim.cgroup_pids(cgroup))
     ours = (pid for pid in processes_of(run_dir, leader, cgroup) if pid not in theirs)
-    alone = functools.partial(shim.pss_bytes, alone=True)
-    return sum(map(alone, ours)) + max(shim.charged_bytes(cgroup), sum(map(alone, theirs)))
+    own = sum(shim.pss_bytes(pid, alone=pid == forked) for pid in ours)
+    return own + max(shim.charged_bytes(cgroup), sum(map(shim.pss_bytes, theirs)))
