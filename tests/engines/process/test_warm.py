@@ -307,9 +307,9 @@ async def test_a_measured_engine_weighs_what_it_would_alone_and_ends_with_who_me
     leader = folder.process()
     assert leader is not None
     await told(folder)
-    await until(lambda: folder.peak_pss_bytes() > HELD)
+    await until(lambda: folder.peak_pss_bytes() > 1.25 * HELD)  # sampled after it forked
     for weight in (folder.peak_pss_bytes(), process.bytes_alone(folder.path, leader)):
-        assert HELD < weight < 1.8 * HELD, "what it forks itself shares with it"
+        assert 1.25 * HELD < weight < 1.8 * HELD, "what it forks itself shares with it"
     placed, _ = await bench.forked("stay")
     await until(lambda: placed.peak_pss_bytes() > 0)
     assert placed.peak_pss_bytes() < HELD
