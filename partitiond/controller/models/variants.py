@@ -7,7 +7,7 @@ from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.profiling import estimates
 from partitiond.controller.profiles.targets import ProfileTarget
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.recognised import recognised
+from partitiond.core.model.recognised import as_stored, recognised, started
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.releases import engine_parts
@@ -17,7 +17,7 @@ from partitiond.ports import ModelResolver
 async def recognise(
     resolver: ModelResolver, spec: ModelSpec
 ) -> tuple[ModelSpec, Mapping[str, Architecture]]:
-    """Return the spec as its configs complete it, and the architecture of every form, by name.
+    """Return the spec as it is stored, and the architecture of every form, by name.
 
     No weights are fetched.
 
@@ -26,7 +26,8 @@ async def recognise(
             because a variant that never starts would never be noticed.
     """
     found = {name: await resolver.architecture(spec.as_variant(name)) for name in spec.form_names}
-    return recognised(spec, found), found
+    recognised(spec, found)  # raises
+    return as_stored(spec, found), found
 
 
 def form_estimates(
@@ -41,7 +42,9 @@ def form_estimates(
         _of_form(profile, name)
         for name in spec.form_names
         for form in (dataclasses.replace(spec.as_variant(name), variants=()),)
-        for profile in estimates(form, architectures[name], targets, created_at, figures)
+        for profile in estimates(
+            started(form, architectures[name]), architectures[name], targets, created_at, figures
+        )
     )
 
 

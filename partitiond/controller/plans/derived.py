@@ -22,6 +22,7 @@ from partitiond.core.errors import PartitiondError, SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.recognised import started
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.transfer import transfer_profile
@@ -133,7 +134,7 @@ def _of_size(
     if guess is None:
         return None
     made = estimate(
-        form.spec.as_variant(form.variant),
+        started(form.spec.as_variant(form.variant), form.architecture),
         form.architecture,
         form.device,
         size,
@@ -152,7 +153,7 @@ def _transferred(
     made = transfer_profile(
         sources,
         dataclasses.replace(subject, size=size),
-        form.spec.as_variant(form.variant).max_model_len,
+        started(form.spec.as_variant(form.variant), form.architecture).max_model_len,
         profile_id=f"{first.id}@{size.key}",
         created_at=form.created_at,
         partitiond_version=__version__,

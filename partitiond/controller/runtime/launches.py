@@ -7,6 +7,7 @@ from typing import Final
 from partitiond.core.hardware.hosts import on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import CpuCores, MpsShare
+from partitiond.core.model.recognised import started
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec
 from partitiond.core.performance.engine_speed import speed_environment
@@ -164,7 +165,7 @@ def launch_for(
         kv_cache_bytes=candidate.kv_cache_bytes,
         max_num_seqs=candidate.batch,
         max_num_batched_tokens=max_num_batched_tokens(candidate.batch, spec.engine),
-        max_model_len=spec.max_model_len,
+        max_model_len=started(spec, model.architecture).max_model_len,
         dtype=_dtype(candidate, spec.engine.dtype),
         dummy_weights=model.dummy_weights,
         extra_args=(*model.parser_flags, *spec.engine.extra_args),

@@ -43,8 +43,25 @@ def recognised(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
 
 
 def completed(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
-    """Return the spec with the task of its model, the usual lengths of that, and its context.
+    """Return the spec with what its configs tell (`as_stored`), and the context of each form."""
+    made = as_stored(spec, found)
+    contexts = {name: started(made.as_variant(name), found[name]).engine for name in found}
+    forms = tuple(dataclasses.replace(f, engine=contexts[f.name]) for f in made.variants)
+    return dataclasses.replace(made, engine=contexts[""], variants=forms)
 
+
+def started(form: ModelSpec, told: Told) -> ModelSpec:
+    """Return a form with the context named where its model was built for less than usual."""
+    engine, context = form.engine, form.workload.reserved_context(told.max_position)
+    if engine.max_model_len is not None or context == form.max_model_len:
+        return form
+    return dataclasses.replace(form, engine=dataclasses.replace(engine, max_model_len=context))
+
+
+def as_stored(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
+    """Return the spec with the task of its model, and the usual lengths of that.
+
+    A context that its user left out stays so: it follows from a workload that may change.
     A model that pools answers in one step, which counts as an output of 1 token; its usual prompt
     is shortened to what the context has room for. A model that generates has the usual workload,
     also where it does not fit: its user says what is asked of it. Tasks and lengths other than the
@@ -59,13 +76,9 @@ def completed(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
         context = min(engine.max_model_len or MAX_TOKENS, found[""].max_position)
         workload = _pooled(workload, context)
     forms = tuple(
-        dataclasses.replace(
-            form,
-            engine=_reserving(_to_pool(form.engine, found[form.name]), workload, found[form.name]),
-        )
+        dataclasses.replace(form, engine=_to_pool(form.engine, found[form.name]))
         for form in spec.variants
     )
-    engine = _reserving(engine, workload, found[""])
     return dataclasses.replace(spec, engine=engine, variants=forms, workload=workload)
 
 
@@ -104,14 +117,6 @@ def _pooled(workload: Workload, context: int) -> Workload:
         prompt_tokens=max(1, min(prompt, context - 1)) if prompt == usual.prompt_tokens else prompt,
         output_tokens=1 if output == usual.output_tokens else output,
     )
-
-
-def _reserving(engine: EngineOptions, workload: Workload, told: Told) -> EngineOptions:
-    """Return the options with the context named where the model was built for less than usual."""
-    context = workload.reserved_context(told.max_position)
-    if engine.max_model_len is not None or context == workload.reserved_context():
-        return engine
-    return dataclasses.replace(engine, max_model_len=context)
 
 
 def _to_pool(engine: EngineOptions, told: Told) -> EngineOptions:

@@ -10,6 +10,7 @@ from partitiond.controller.profiles.targets import best_profiles, profile_target
 from partitiond.controller.runtime.launches import form_of
 from partitiond.core.errors import ConflictError, ModelSourceError, SpecError
 from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.recognised import started
 from partitiond.core.model.spec import (
     DEFAULT_WORKLOAD,
     EngineOptions,
@@ -169,7 +170,13 @@ async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) ->
         await host.register("b", variants=(short,))
     made = Workload(3500, 500)
     await host.register("b", workload=made, auto=False)
-    assert host.store.model("b").spec.max_model_len == 4096, "a quarter more would be too long"
+    stored = host.store.model("b").spec
+    assert stored.engine == spec("b").engine, "nobody named a context"
+    assert started(stored, ARCHITECTURE).max_model_len == 4096, "a quarter more would be too long"
+    shorter = dataclasses.replace(stored, workload=Workload(100, 50))
+    changed = (await host.service.models.update(shorter, None)).spec
+    assert changed == spec("b", workload=Workload(100, 50), auto=False), "as registered anew"
+    assert started(changed, ARCHITECTURE).max_model_len == 256
     await host.register("a", auto=False)
     job = await host.service.models.profile("a", ProfileOptions(workload=Workload(4000, 100)))
     await until(lambda: host.service.jobs.job(job.id).state is JobState.FAILED)

@@ -15,6 +15,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare, MpsShare, Partition
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions
+from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
@@ -45,8 +46,10 @@ def test_an_engine_has_its_replicas_name_while_that_is_free() -> None:
 def test_an_engine_gets_its_models_parsers_before_what_its_user_says() -> None:
     flags, own = ("--tool-call-parser=hermes",), ("--seed=1",)
     model = dataclasses.replace(resolved(), parser_flags=flags)
-    model = dataclasses.replace(model, spec=spec("a", engine=EngineOptions(extra_args=own)))
+    asked = spec("a", engine=EngineOptions(extra_args=own), workload=Workload(3500, 500))
+    model = dataclasses.replace(model, spec=asked)
     launch = launch_for(placement("a-1", [1]), model, cpu(), name="a-1")
+    assert launch.max_model_len == ARCHITECTURE.max_position, "a quarter more would be too long"
     assert launch.extra_args == (*flags, *own)
 
 
