@@ -30,17 +30,24 @@ function session() {
   try { return localStorage.getItem(SESSION); } catch { return null; }
 }
 
+/** JSON makes null of what is no number, and null is a wish of its own. */
+function finite(name, value) {
+  if (typeof value !== "number" || Number.isFinite(value)) return value;
+  throw new Problem(0, { detail: `${name} is not a number.`, hint: "Decimals follow a dot, as in 1.5." });
+}
+
 export async function call(method, path, body, options = {}) {
   const headers = { ...(options.headers ?? {}) };
   const known = session();
   if (known !== null) headers.Authorization = `Bearer ${known}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
+  const request = new Request(path, {
+    method, headers, body: body === undefined ? undefined : JSON.stringify(body, finite),
+    credentials: "omit", cache: "no-store", signal: options.signal,
+  });
   let answer;
   try {
-    answer = await fetch(path, {
-      method, headers, body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "omit", cache: "no-store", signal: options.signal,
-    });
+    answer = await fetch(request);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: "the daemon does not answer.", hint: "Is it running? This page tries again by itself." });

@@ -117,13 +117,15 @@ function row(r) {
 
 const model = (name) => `/models/${encodeURIComponent(name)}`;
 
+const refused = (error) => toast(`${error.message} ${error.hint}`, "bad");
+
 /** Does it, says so, or says why not. */
 async function done(act, said) {
   try {
     await act();
     toast(said);
   } catch (error) {
-    toast(`${error.message} ${error.hint}`, "bad");
+    refused(error);
   }
   look();
 }
@@ -139,7 +141,7 @@ async function log(engine) {
 }
 
 async function requests(name) {
-  const found = await get(`/ui/requests/${encodeURIComponent(name)}`).catch((error) => toast(error.message, "bad"));
+  const found = await get(`/ui/requests/${encodeURIComponent(name)}`).catch(refused);
   if (!found) return;
   await dialog(`Last requests to ${name}`, found.length ? table("requests", ["At", "Outcome", "Replica", ["Tokens in", "num"], ["out", "num"], ["TTFT", "num"], ["Took", "num"], "Key"],
     found.map((r) => ({ key: r.request_id, cells: [clock(r.at), `${r.status} ${r.error ?? r.outcome}`, r.replica ?? "", r.usage?.[0] ?? "–", r.usage?.[1] ?? "–",
@@ -148,7 +150,9 @@ async function requests(name) {
 }
 
 async function change(name) {
-  const { spec, version } = (await get(model(name))).record;
+  const found = await get(model(name)).catch(refused);
+  if (!found) return;
+  const { spec, version } = found.record;
   const value = (id, label, now, help = "") => {
     const input = h("input", { id: `change-${id}`, value: now ?? "" });
     return [input, h("div", { class: "field" }, h("label", { for: input.id }, label), input, help ? h("p", { class: "help" }, help) : null)];
@@ -175,7 +179,8 @@ async function change(name) {
 }
 
 async function rollBack(name) {
-  const all = await get(`${model(name)}/releases`).catch(() => []);
+  const all = await get(`${model(name)}/releases`).catch(refused);
+  if (!all) return;
   const earlier = all.filter((one) => one.state !== "serving" && one.state !== "coming");
   if (!earlier.length) return toast(`${name} has no earlier release.`);
   const which = h("select", { id: "release" }, earlier.map((one) => h("option", { value: one.version }, `version ${one.version}, ${one.state}, ${day(one.at)}`)));
@@ -195,7 +200,7 @@ async function measure(name) {
     location.hash = "#/jobs";
     look();
   } catch (error) {
-    toast(`${error.message} ${error.hint}`, "bad");
+    refused(error);
   }
 }
 
@@ -210,7 +215,7 @@ async function remove(name, count) {
     location.hash = "#/";
     look();
   } catch (error) {
-    toast(`${error.message} ${error.hint}`, "bad");
+    refused(error);
   }
 }
 

@@ -156,6 +156,10 @@ def test_a_prompt_is_answered_and_a_model_s_requests_log_and_terms_are_at_hand(
     close(page)
     press(page, "Change…")
     page.fill("#change-aliases", "small, tiny")
+    page.fill("#change-demand", "1,5")
+    page.click("#confirm-change")
+    page.wait_for("document.querySelector('dialog .problem').innerText.includes('not a number')")
+    page.fill("#change-demand", "60")
     close(page)
     with fleet.client() as client:
         spec = client.model("qwen2.5-0.5b").record.spec
