@@ -6,7 +6,7 @@ import { forget, look, onChange, state } from "./state.js";
 import { fleetView } from "./fleet.js";
 import { modelView } from "./model.js";
 import { addView } from "./add.js";
-import { tryView } from "./try.js";
+import { leaveTry, tryView } from "./try.js";
 import { planView } from "./plan.js";
 import { jobsView } from "./jobs.js";
 import { eventsView } from "./events.js";
@@ -50,9 +50,10 @@ function render() {
   morph(app, next);
 }
 
-/** With the session everything ends that is kept beside the state: an open dialog, the keys. */
+/** With the session everything ends that is kept beside the state: an open dialog, the keys, a trial. */
 function leave() {
   leaveKeys();
+  leaveTry();
   for (const open of document.querySelectorAll("dialog")) open.close();
 }
 

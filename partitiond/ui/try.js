@@ -5,8 +5,16 @@ import { h } from "./dom.js";
 import { number, seconds } from "./format.js";
 import { changed, state } from "./state.js";
 
-const asked = { abort: null, text: "", problem: "", figures: null };
+const NOTHING = Object.freeze({ abort: null, text: "", problem: "", figures: null });
+let asked = NOTHING;
 let form = null;
+
+/** A prompt and its answer are for nobody else who logs in. */
+export function leaveTry() {
+  asked.abort?.abort();
+  asked = NOTHING;
+  form = null;
+}
 
 export function tryView() {
   const f = asked.figures;
@@ -51,23 +59,23 @@ async function send(event) {
   const chat = kind.value === "chat";
   const body = { model: model.value, stream: true, stream_options: { include_usage: true }, max_tokens: Number(tokens.value) || 256,
     ...(chat ? { messages: [{ role: "user", content: prompt.value }] } : { prompt: prompt.value }) };
-  Object.assign(asked, { abort: new AbortController(), text: "", problem: "", figures: null });
+  const mine = asked = { ...NOTHING, abort: new AbortController() };
   changed();
   const begun = performance.now();
   const since = () => (performance.now() - begun) / 1000;
   try {
-    const answer = await call("POST", `/ui/try/${kind.value}`, body, { stream: true, signal: asked.abort.signal, headers: key.value ? { "x-endpoint-key": key.value } : {} });
-    asked.figures = { ttft: null, tokens: null, total: 0, replica: answer.headers.get("x-partitiond-replica") };
-    await read(answer, since);
+    const answer = await call("POST", `/ui/try/${kind.value}`, body, { stream: true, signal: mine.abort.signal, headers: key.value ? { "x-endpoint-key": key.value } : {} });
+    mine.figures = { ttft: null, tokens: null, total: 0, replica: answer.headers.get("x-partitiond-replica") };
+    await read(answer, since, mine);
   } catch (error) {
-    if (error.name !== "AbortError") asked.problem = `${error.message} ${error.hint ?? ""}`;
+    if (error.name !== "AbortError") mine.problem = `${error.message} ${error.hint ?? ""}`;
   }
-  if (asked.figures) asked.figures.total = since();
-  asked.abort = null;
+  if (mine.figures) mine.figures.total = since();
+  mine.abort = null;
   changed();
 }
 
-async function read(answer, since) {
+async function read(answer, since, mine) {
   let rest = "";
   for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
     const lines = (rest + part).split("\n");
@@ -75,11 +83,11 @@ async function read(answer, since) {
     for (const line of lines) {
       if (!line.startsWith("data: {")) continue;
       const { choices, usage, error } = JSON.parse(line.slice("data: ".length));
-      if (error) asked.problem = error.message;
-      if (usage) asked.figures.tokens = usage.completion_tokens;
+      if (error) mine.problem = error.message;
+      if (usage) mine.figures.tokens = usage.completion_tokens;
       const text = choices?.[0]?.delta?.content ?? choices?.[0]?.delta?.reasoning ?? choices?.[0]?.text ?? "";
-      if (text) asked.figures.ttft ??= since();
-      asked.text += text;
+      if (text) mine.figures.ttft ??= since();
+      mine.text += text;
     }
     changed();
   }

@@ -179,6 +179,18 @@ def test_a_prompt_is_answered_and_a_model_s_requests_log_and_terms_are_at_hand(
     assert page.wait_for(drawn) > 2, "what was seen before it was loaded again"
 
 
+def test_who_logs_in_next_sees_nothing_of_the_last_trial(page: Page, fleet: Demo) -> None:
+    go(page, "#/try")
+    page.fill("#try-prompt", "Hello")
+    page.click("#try-send")
+    page.wait_for("document.querySelector('#answer').innerText.length > 5")
+    page.click_text("Log out ada")
+    page.fill("#token", fleet.token)
+    page.press("Enter")
+    page.wait_for("document.querySelector('#answer')")
+    assert page.text("#answer") == page.script("document.querySelector('#try-prompt').value") == ""
+
+
 def test_a_model_too_large_does_not_fit_and_nothing_is_kept(page: Page, fleet: Demo) -> None:
     go(page, "#/add")
     page.fill("#model", "opt-6.7b")
