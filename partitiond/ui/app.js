@@ -27,8 +27,8 @@ function route() {
 
 function view(at) {
   if (at.startsWith("#/models/")) return modelView(written(at.slice("#/models/".length)));
+  if (at === "#/try" || at.startsWith("#/try/")) return tryView(written(at.slice("#/try/".length)));
   switch (at) {
-    case "#/try": return tryView();
     case "#/add": return addView();
     case "#/plan": return planView();
     case "#/jobs": return jobsView();
@@ -68,7 +68,7 @@ function bar(at) {
     h("a", { class: "brand", href: "#/", "aria-label": "partitiond, fleet" },
       h("img", { src: "/ui/icon.svg", alt: "", width: 26, height: 26 }), "partitiond"),
     h("nav", { "aria-label": "Views" }, VIEWS.map(([href, label]) => h("a", {
-      href, key: href, "aria-current": at === href ? "page" : undefined }, label.split(" ")[0],
+      href, key: href, "aria-current": at === href || (href !== "#/" && at.startsWith(`${href}/`)) ? "page" : undefined }, label.split(" ")[0],
     h("span", { class: "rest" }, label.slice(label.split(" ")[0].length)), badge(href)))),
     h("div", { class: "bar-end" },
       h("label", { class: "theme" }, h("span", { class: "unseen" }, "Colours"),

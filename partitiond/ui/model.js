@@ -20,7 +20,7 @@ export function modelView(name) {
       h("h1", {}, h("span", { class: `swatch ${colour(name)}`, "aria-hidden": "true" }, letter(name)), name,
         h("span", { class: `pill ${m.availability}` }, m.availability)),
       h("div", { class: "buttons" },
-        h("a", { class: "button", href: "#/try" }, "Try it"),
+        h("a", { class: "button", href: `#/try/${encodeURIComponent(name)}` }, "Try it"),
         h("button", { on: { click: () => requests(name) } }, "Requests"),
         h("button", { id: "change", on: { click: () => change(name) } }, "Change…"),
         h("button", { on: { click: () => asleep(name, idle ? "wake" : "sleep") } }, idle ? "Wake" : "Sleep"),

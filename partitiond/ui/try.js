@@ -16,12 +16,12 @@ export function leaveTry() {
   form = null;
 }
 
-export function tryView() {
+export function tryView(name) {
   const f = asked.figures;
   return [
     h("h1", {}, "Try a prompt"),
     h("div", { class: "columns even" },
-      formView(),
+      formView(name),
       h("section", { class: "panel", "aria-labelledby": "answer-h" },
         h("h2", { id: "answer-h" }, "Answer"),
         f ? h("dl", { class: "facts" }, [["TTFT", seconds(f.ttft)], ["Output", f.tokens === null ? "–" : `${number(f.tokens)} tokens`],
@@ -31,24 +31,26 @@ export function tryView() {
   ];
 }
 
-/** Kept as one element: what people typed is theirs. */
-function formView() {
-  if (form && document.contains(form)) {
-    form.send.disabled = asked.abort !== null;
-    form.stop.disabled = asked.abort === null;
-    return h("form", { "data-own": true, key: "try" });
-  }
-  form = h("form", { class: "panel form", "data-own": true, key: "try", on: { submit: send } },
+/** Kept as one element while its address is shown: what people typed is theirs. */
+function formView(name) {
+  const kept = form && document.contains(form) && form.dataset.of === name;
+  if (!kept) form = fresh(name);
+  form.send.disabled = asked.abort !== null;
+  form.stop.disabled = asked.abort === null;
+  return kept ? h("form", { "data-own": true, key: "try" }) : form;
+}
+
+function fresh(name) {
+  return h("form", { class: "panel form", "data-own": true, "data-of": name, key: "try", on: { submit: send } },
     h("div", { class: "row" },
-      field("try-model", "Model", h("select", { id: "try-model", name: "model" }, state.overview.models.map((m) => h("option", { value: m.name }, m.name)))),
+      field("try-model", "Model", h("select", { id: "try-model", name: "model" }, state.overview.models.map((m) => h("option", { value: m.name, selected: m.name === name }, m.name)))),
       field("try-kind", "As", h("select", { id: "try-kind", name: "kind" }, h("option", { value: "chat" }, "a chat"), h("option", { value: "completion" }, "a completion")))),
     field("try-prompt", "Prompt", h("textarea", { id: "try-prompt", name: "prompt", rows: 6, required: true })),
     h("div", { class: "row" },
       field("try-tokens", "At most tokens", h("input", { id: "try-tokens", name: "tokens", type: "number", min: 1, step: 1, value: 256 })),
       field("try-key", "Key", h("input", { id: "try-key", name: "key", type: "password", autocomplete: "off", placeholder: "where keys are required" }))),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary", name: "send", id: "try-send" }, "Send"),
-      h("button", { type: "button", name: "stop", disabled: true, on: { click: () => asked.abort?.abort() } }, "Stop")));
-  return form;
+      h("button", { type: "button", name: "stop", on: { click: () => asked.abort?.abort() } }, "Stop")));
 }
 
 const field = (id, name, input) => h("div", { class: "field" }, h("label", { for: id }, name), input);
