@@ -1,6 +1,7 @@
 """Serves what the dashboard shows of the endpoint: a trial, the last requests, an engine's log."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -74,9 +75,9 @@ async def last_requests(model: str, request: Request) -> Response:
     found: list[dict[str, Any]] = []
     for line in reversed(text.splitlines()):
         if '"event":"request"' in line and line.startswith("{"):
-            told = json.loads(line)
-            if told.get("model") == model:
-                found.append(told)
+            with contextlib.suppress(ValueError):  # a write that broke off tears a line
+                if (told := json.loads(line)).get("model") == model:
+                    found.append(told)
         if len(found) == SHOWN_REQUESTS:
             break
     return JSONResponse(found, headers=NO_STORE)

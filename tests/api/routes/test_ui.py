@@ -154,7 +154,8 @@ async def test_the_last_requests_and_an_engine_s_log_are_for_who_is_logged_in(
         [("request", "a"), ("request", "b"), ("attempt_failed", "a"), ("request", "a")]
     )]  # fmt: skip
     log.write_text(
-        "".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines) + "a traceback\n"
+        "".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines)
+        + '{"event":"request","mod\na traceback\n'
     )
     found = (await browser.get("/ui/requests/a", headers=session)).json()
     assert [line["n"] for line in found] == [3, 0], "the newest first"
