@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from partitiond.api.auth import ADMITTED
-from partitiond.api.given import Overviews
+from partitiond.api.given import FleetHosts, Overviews
 from partitiond.api.replies import NO_STORE
 from partitiond.api.streams import EventStream
 from partitiond.core.errors import NotFoundError, UnauthorizedError
@@ -84,10 +84,13 @@ async def last_requests(model: str, request: Request) -> Response:
 
 
 @router.get("/log/{engine}")
-async def engine_log(engine: str, overview: Overviews) -> Response:
+async def engine_log(engine: str, overview: Overviews, hosts: FleetHosts) -> Response:
     """The end of an engine's log. Raises NotFoundError for one of another host, too."""
-    path = next((r.log_path for r in overview.replicas() if r.engine == engine), "")
-    text = await asyncio.to_thread(read_tail, Path(path)) if path else ""
+    found = next((r for r in overview.replicas() if r.engine == engine), None)
+    path, host = (found.log_path, found.host) if found else ("", "")
+    # Another host's path may name a log of ours.
+    own = {"", *(view.name for view in hosts.views() if view.is_head)}
+    text = await asyncio.to_thread(read_tail, Path(path)) if path and host in own else ""
     if not text:
         raise NotFoundError(f"there is no log of {engine} here.", hint=f"{path} of its host.")
     return JSONResponse({"path": path, "text": text}, headers=NO_STORE)

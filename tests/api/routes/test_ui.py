@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, DashboardSessions
 from tests.api.conftest import TOKEN, asking
 from tests.api.fake_service import FakeService
+from tests.hosts.fleet import HEAD
 
 
 @pytest.fixture
@@ -161,10 +162,12 @@ async def test_the_last_requests_and_an_engine_s_log_are_for_who_is_logged_in(
     assert [line["n"] for line in found] == [3, 0], "the newest first"
     answer = await browser.get("/ui/log/a-1", headers=session)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), "it has none here"
-    views = [dataclasses.replace(r, log_path=str(log)) for r in service.overview.replicas()]
-    service.overview.replicas = lambda: views  # type: ignore[method-assign]
-    shown = (await browser.get("/ui/log/a-1", headers=session)).json()
-    assert shown["text"].endswith("a traceback\n")
+    replica = dataclasses.replace(service.overview.replicas()[0], log_path=str(log))
+    for host, status in (("", 200), (HEAD.name, 200), ("another", 404)):
+        views = [dataclasses.replace(replica, host=host)]
+        service.overview.replicas = lambda views=views: views  # type: ignore[misc, method-assign]
+        shown = await browser.get("/ui/log/a-1", headers=session)
+        assert (shown.status_code, "a traceback" in shown.text) == (status, status == 200)
 
 
 async def test_a_trial_asks_the_endpoint_and_passes_its_answer_on(
