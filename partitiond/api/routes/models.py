@@ -50,7 +50,8 @@ async def register_model(
         if spec.name not in known or not same_request(known[spec.name].spec, spec):
             raise
         record, status = known[spec.name], 200
-    headers = etag(record) | {"Location": f"/models/{record.spec.name}"}
+    # What is not stored has no version and no place.
+    headers = {} if dry_run else etag(record) | {"Location": f"/models/{record.spec.name}"}
     return reply(record, status, headers)
 
 
@@ -114,7 +115,7 @@ async def change_model(
             record = await models.update(spec, record.version, dry_run=dry_run)
         except ConflictError as error:
             raise _as_precondition(error, models, name, expected) from error
-    return reply(record, headers=etag(record))
+    return reply(record, headers={} if dry_run else etag(record))
 
 
 @router.delete(

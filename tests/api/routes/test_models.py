@@ -40,6 +40,14 @@ async def test_a_catalog_name_is_all_it_takes(http: httpx.AsyncClient) -> None:
     assert other.json()["hint"]
 
 
+async def test_what_is_not_stored_has_no_version_and_no_place(http: httpx.AsyncClient) -> None:
+    made = await http.post("/models?dry_run=true", json=DUMMY)
+    await register(http)
+    changed = await http.patch(f"{HERE}?dry_run=true", json={"min_replicas": 1})
+    assert (made.status_code, changed.json()["version"]) == (201, 2)
+    assert not {"etag", "location"} & {*made.headers, *changed.headers}
+
+
 async def test_what_names_no_model_is_refused_with_words(http: httpx.AsyncClient) -> None:
     for body, words in (
         ({}, "either model or source"),
