@@ -1,5 +1,6 @@
 """Serves /models: registered models and their state."""
 
+import contextlib
 import dataclasses
 from typing import Annotated
 
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from partitiond.api.given import ModelControl, Options
 from partitiond.api.replies import ExpectedVersion, check_version, etag, no_content, problems, reply
 from partitiond.api.schemas import ModelPatch, ProfileBody, SleepBody
-from partitiond.core.errors import ConflictError, PreconditionFailedError
+from partitiond.core.errors import ConflictError, PartitiondError, PreconditionFailedError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job
@@ -46,21 +47,29 @@ async def register_model(
     try:
         record, status = await models.register(spec, dry_run=dry_run), 201
     except ConflictError:
-        known = {view.record.spec.name: view.record for view in models.models()}
-        if spec.name not in known or not same_request(known[spec.name].spec, spec):
+        known = await registered_so(models, spec)
+        if known is None:
             raise
-        record, status = known[spec.name], 200
+        record, status = known, 200
     # What is not stored has no version and no place.
     headers = {} if dry_run else etag(record) | {"Location": f"/models/{record.spec.name}"}
     return reply(record, status, headers)
 
 
-def same_request(stored: ModelSpec, asked: ModelSpec) -> bool:
-    """Whether both come from the same request; a revision that was resolved later is ignored."""
-    if asked.source.revision is None:
-        source = dataclasses.replace(stored.source, revision=None)
-        stored = dataclasses.replace(stored, source=source)
-    return stored == asked
+async def registered_so(models: ModelControl, spec: ModelSpec) -> ModelRecord | None:
+    """Return what is registered if the spec would change nothing of it, completed by the model's
+    config; a revision that was resolved later is ignored."""
+    known = {view.record.spec.name: view.record for view in models.models()}.get(spec.name)
+    if known is None:
+        return None
+    if spec.source == dataclasses.replace(known.spec.source, revision=None):
+        spec = dataclasses.replace(spec, source=known.spec.source)
+    if spec == known.spec:
+        return known
+    with contextlib.suppress(PartitiondError):  # what cannot be completed is not the same
+        asked = await models.update(spec, None, dry_run=True)
+        return known if asked.version == known.version else None
+    return None
 
 
 @router.get(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from partitiond.api.routes.models import registered_so
 from partitiond.controller.models.variants import form_estimates, other_form
 from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_of
 from partitiond.controller.runtime.launches import form_of
@@ -160,6 +161,18 @@ async def test_a_dry_run_answers_what_would_be_stored_and_stores_nothing(host: H
         assert host.store.model("a") == as_was
     with pytest.raises(SpecError, match="context of 4097 tokens, but was built for"):
         await models.update(spec("a", engine=EngineOptions(max_model_len=4097)), None, dry_run=True)
+
+
+async def test_a_registration_is_repeated_though_its_spec_was_completed(host: Host) -> None:
+    host.resolver.pools = True
+    models, asked = host.service.models, spec("a", workload=DEFAULT_WORKLOAD)
+    assert await registered_so(models, asked) is None
+    stored = await models.register(asked)
+    assert stored.spec != asked
+    for same in (asked, stored.spec):
+        assert await registered_so(models, same) == stored
+    for other in (spec("a", auto=False), dataclasses.replace(asked, aliases=("b",))):
+        assert await registered_so(models, other) is None
 
 
 async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) -> None:
