@@ -23,6 +23,8 @@ TAIL_BYTES: Final = 256 * 1024
 SHOWN_REQUESTS: Final = 100
 TRY_SECONDS: Final = 600.0
 """Longest silence of a trial. Chosen."""
+LEFT: Final = 499
+"""Status of an answer that nobody waits for."""
 ROUTES: Final = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
 
@@ -42,30 +44,49 @@ async def try_prompt(
     key: Annotated[str, Header(alias="x-endpoint-key", max_length=200)] = "",
 ) -> Response:
     """Ask the endpoint as a client would, with the key that is given; its answer is passed on."""
-    http = httpx.AsyncClient(timeout=TRY_SECONDS, verify=False, trust_env=False)  # noqa: S501
     headers = {"content-type": "application/json", "x-partitiond-debug": "1"}
     if key:
         headers["authorization"] = f"Bearer {key}"
     url = request.app.state.endpoint_url + ROUTES[kind]
-    asked = http.build_request("POST", url, content=await request.body(), headers=headers)
+    parts = _asked(url, await request.body(), httpx.Headers(headers, encoding="latin-1"))
+    begun, left = asyncio.create_task(_first(parts)), asyncio.create_task(_left(request))
     try:
-        answer = await http.send(asked, stream=True)
+        await asyncio.wait({begun, left}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (begun, left):
+            task.cancel()
+        await asyncio.wait({begun, left})
+    if begun.cancelled():
+        return Response(status_code=LEFT)
+    try:
+        answer = begun.result()
     except httpx.HTTPError as error:
-        await http.aclose()
         return JSONResponse({"detail": f"the endpoint does not answer: {error}."}, 502)
-    kept = {name: value for name, value in answer.headers.items() if name.startswith("x-partit")}
-
-    async def passed_on() -> AsyncGenerator[bytes, None]:
-        try:
-            async for part in answer.aiter_raw():
-                yield part
-        finally:
-            await http.aclose()
-
-    stream = EventStream(passed_on())
+    stream = EventStream(parts)
     stream.status_code = answer.status_code
-    stream.headers.update(kept)
+    stream.headers.update({k: v for k, v in answer.headers.items() if k.startswith("x-partit")})
     return stream
+
+
+async def _asked(url: str, body: bytes, headers: httpx.Headers) -> AsyncGenerator[Any, None]:
+    """Yield the answer as soon as it begins, then its parts; the client is closed at any end."""
+    async with (
+        httpx.AsyncClient(timeout=TRY_SECONDS, verify=False, trust_env=False) as http,  # noqa: S501
+        http.stream("POST", url, content=body, headers=headers) as answer,
+    ):
+        yield answer
+        async for part in answer.aiter_raw():
+            yield part
+
+
+async def _first(parts: AsyncGenerator[Any, None]) -> httpx.Response:
+    answer: httpx.Response = await anext(parts)
+    return answer
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @router.get("/requests/{model}")
