@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from partitiond.controller.models.registry import refuse_taken_names
 from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.core.errors import ConflictError, SpecError
 from partitiond.core.model.record import ModelRecord
@@ -32,6 +33,7 @@ class FakeModels:
 
     async def register(self, spec: ModelSpec, *, dry_run: bool = False) -> ModelRecord:
         refuse_huge_context(spec)
+        refuse_taken_names(self.store.models(), spec, new=True)
         record = ModelRecord(spec, 1, AT, AT)
         if dry_run:
             return record
@@ -53,6 +55,7 @@ class FakeModels:
         if self.change_before_update:
             self._bump(spec.name)
         old = self.store.model(spec.name)
+        refuse_taken_names(self.store.models(), spec)
         record = ModelRecord(spec, old.version + 1, old.created_at, AT)
         if dry_run:
             return record

@@ -60,15 +60,13 @@ async def registered_so(models: ModelControl, spec: ModelSpec) -> ModelRecord | 
     """Return what is registered if the spec would change nothing of it, completed by the model's
     config; a revision that was resolved later is ignored."""
     known = {view.record.spec.name: view.record for view in models.models()}.get(spec.name)
-    if known is None:
-        return None
-    if spec.source == dataclasses.replace(known.spec.source, revision=None):
+    if known is not None and spec.source == dataclasses.replace(known.spec.source, revision=None):
         spec = dataclasses.replace(spec, source=known.spec.source)
-    if spec == known.spec:
+    if known is None or spec == known.spec:
         return known
     with contextlib.suppress(PartitiondError):  # what cannot be completed is not the same
-        asked = await models.update(spec, None, dry_run=True)
-        return known if asked.version == known.version else None
+        if (await models.update(spec, None, dry_run=True)).version == known.version:
+            return known
     return None
 
 

@@ -23,8 +23,6 @@ TAIL_BYTES: Final = 256 * 1024
 SHOWN_REQUESTS: Final = 100
 TRY_SECONDS: Final = 600.0
 """Longest silence of a trial. Chosen."""
-LEFT: Final = 499
-"""Status of an answer that nobody waits for."""
 ROUTES: Final = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
 
@@ -49,7 +47,7 @@ async def try_prompt(
         headers["authorization"] = f"Bearer {key}"
     url = request.app.state.endpoint_url + ROUTES[kind]
     parts = _asked(url, await request.body(), httpx.Headers(headers, encoding="latin-1"))
-    begun, left = asyncio.create_task(_first(parts)), asyncio.create_task(_left(request))
+    begun, left = asyncio.ensure_future(anext(parts)), asyncio.create_task(_left(request))
     try:
         await asyncio.wait({begun, left}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -57,7 +55,7 @@ async def try_prompt(
             task.cancel()
         await asyncio.wait({begun, left})
     if begun.cancelled():
-        return Response(status_code=LEFT)
+        return Response(status_code=499)  # nobody waits for it
     try:
         answer = begun.result()
     except httpx.HTTPError as error:
@@ -77,11 +75,6 @@ async def _asked(url: str, body: bytes, headers: httpx.Headers) -> AsyncGenerato
         yield answer
         async for part in answer.aiter_raw():
             yield part
-
-
-async def _first(parts: AsyncGenerator[Any, None]) -> httpx.Response:
-    answer: httpx.Response = await anext(parts)
-    return answer
 
 
 async def _left(request: Request) -> None:

@@ -59,9 +59,10 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     with client_of(ctx) as client:
         changes: dict[str, str] = {}
         new: list[ModelSpec] = []
+        freed: set[str] = set()
         for spec in fleet.models:
             try:
-                stored, change = register_or_update(client, spec, dry_run=dry_run)
+                stored, change = register_or_update(client, spec, freed, dry_run=dry_run)
             except (InputError, ModelSourceError) as error:
                 changes[spec.name] = REFUSED
                 say(f"{spec.name} is refused: {error}")
@@ -89,9 +90,12 @@ def up(  # noqa: PLR0917 -- typer passes them by name
 
 
 def register_or_update(
-    client: "ControlClient", spec: ModelSpec, *, dry_run: bool = False
+    client: "ControlClient", spec: ModelSpec, freed: set[str], *, dry_run: bool = False
 ) -> tuple[ModelSpec, str]:
     """Make the registered model equal `spec`, as the daemon completes it by the model's config.
+
+    `freed` are aliases that models of the file gave up before; those of this one are added. A dry
+    run takes them as free, though the daemon still has them.
 
     Returns:
         What is stored, or would be, and "registered", "changed" or "unchanged".
@@ -99,14 +103,22 @@ def register_or_update(
     Raises:
         InputError, ModelSourceError: the daemon refuses the model.
     """
+    moved = freed & {*spec.aliases} if dry_run else set[str]()
+    asked = dataclasses.replace(spec, aliases=tuple(a for a in spec.aliases if a not in moved))
     try:
         known = client.model(spec.name).record
     except NotFoundError:
-        return client.register(spec, dry_run=dry_run).spec, "registered"
-    if spec.source == dataclasses.replace(known.spec.source, revision=None):
-        spec = dataclasses.replace(spec, source=known.spec.source)
-    updated = client.update(spec.name, spec, dry_run=dry_run)
-    return updated.spec, UNCHANGED if updated.version == known.version else "changed"
+        if dry_run and spec.name in freed:
+            return spec, "registered"  # the plan completes it
+        stored, change = client.register(asked, dry_run=dry_run).spec, "registered"
+    else:
+        if spec.source == dataclasses.replace(known.spec.source, revision=None):
+            asked = dataclasses.replace(asked, source=known.spec.source)
+        updated = client.update(spec.name, asked, dry_run=dry_run)
+        same = updated.version == known.version and not moved
+        stored, change = updated.spec, UNCHANGED if same else "changed"
+        freed |= {*known.spec.aliases} - {*spec.aliases}
+    return dataclasses.replace(stored, aliases=spec.aliases), change
 
 
 def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:

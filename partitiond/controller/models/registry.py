@@ -146,11 +146,13 @@ class Registry:
             ConflictError: its name, or one of its aliases, is taken.
             SpecError, ModelSourceError: the model cannot be had, or cannot run here.
         """
-        self._refuse_taken_names(spec, new=True)
+        refuse_taken_names(self._store.models(), spec, new=True)
         self._accept(spec)
         spec, architectures = await recognise(self._resolver, spec)
         figures = await self._figures(spec)
-        self._refuse_taken_names(spec, new=True)  # another model may have taken one meanwhile
+        refuse_taken_names(
+            self._store.models(), spec, new=True
+        )  # another model may have taken one meanwhile
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         if dry_run:
@@ -395,7 +397,7 @@ class Registry:
         """
         self._refuse_outdated(spec.name, expected_version)
         old = self._store.model(spec.name)
-        self._refuse_taken_names(spec)
+        refuse_taken_names(self._store.models(), spec)
         if spec == old.spec.offered_as(spec):
             record = self._replace(old, spec, dry_run=dry_run)
             self._controller.wake()
@@ -408,7 +410,7 @@ class Registry:
         self._refuse_other_engine(old.spec, spec)
         figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
-        self._refuse_taken_names(spec)
+        refuse_taken_names(self._store.models(), spec)
         record = self._replace(old, spec, dry_run=dry_run)
         if not dry_run:
             self._begin(spec, architectures, figures)
@@ -437,18 +439,6 @@ class Registry:
         task = asyncio.create_task(self._begin_again(record), name=f"estimates of {spec.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _refuse_taken_names(self, spec: ModelSpec, *, new: bool = False) -> None:
-        """Raises ConflictError if another model has one of the names; `new`: or the same name."""
-        for record in self._store.models():
-            other = record.spec
-            if other.name == spec.name:
-                if new:
-                    raise _name_taken(spec.name)
-                continue
-            taken = {spec.name, *spec.aliases} & {other.name, *other.aliases}
-            if taken:
-                raise _alias_taken(min(taken), other.name)
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
         plan = self._controller.plan
@@ -575,6 +565,21 @@ def _asked(params: Params) -> Params:
 
 def _work_of(job: Job) -> Work:
     return job.hardware, _asked(job.params)
+
+
+def refuse_taken_names(
+    records: Sequence[ModelRecord], spec: ModelSpec, *, new: bool = False
+) -> None:
+    """Raises ConflictError if another model has one of the names; `new`: or the same name."""
+    for record in records:
+        other = record.spec
+        if other.name == spec.name:
+            if new:
+                raise _name_taken(spec.name)
+            continue
+        taken = {spec.name, *spec.aliases} & {other.name, *other.aliases}
+        if taken:
+            raise _alias_taken(min(taken), other.name)
 
 
 def _name_taken(name: str) -> ConflictError:

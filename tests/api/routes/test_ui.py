@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from partitiond.api.routes.ui_endpoint import LEFT, try_prompt
+from partitiond.api.routes.ui_endpoint import try_prompt
 from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, DashboardSessions
 from tests.api.conftest import TOKEN, asking
 from tests.api.fake_service import FakeService
@@ -181,28 +181,22 @@ async def test_a_trial_asks_the_endpoint_and_passes_its_answer_on(
     assert (answer.status_code, "does not answer" in answer.json()["detail"]) == (502, True)
 
 
-async def test_a_trial_that_is_stopped_leaves_the_endpoint_before_its_first_byte(
-    app: FastAPI,
-) -> None:
-    asked, left, heads = asyncio.Event(), asyncio.Event(), list[bytes]()
-    messages = iter([{"type": "http.request", "body": b"{}"}])
+async def test_a_trial_that_is_stopped_leaves_a_silent_endpoint(app: FastAPI) -> None:
+    heads, left = asyncio.Queue[bytes](), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        asked.set()
+        heads.put_nowait(await reader.readuntil(b"\r\n\r\n"))
         await reader.read()  # to its end
         writer.close()
         left.set()
 
     async def receive() -> dict[str, object]:
-        for message in messages:
-            return message
-        await asked.wait()
+        assert b"Bearer caf\xe9\r\n" in await heads.get()
         return {"type": "http.disconnect"}
 
+    request = Request({"type": "http", "app": app, "headers": []}, receive)
+    request._body = b"{}"
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         app.state.endpoint_url = "http://127.0.0.1:{1}".format(*server.sockets[0].getsockname())
-        request = Request({"type": "http", "app": app, "headers": []}, receive)
-        assert (await try_prompt("chat", request, "caf\xe9")).status_code == LEFT
+        assert (await try_prompt("chat", request, "caf\xe9")).status_code == 499
         await left.wait()
-    assert b"Bearer caf\xe9\r\n" in heads[0]

@@ -80,6 +80,21 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     assert [question.allow_outage for question in service.plans.questions] == [True, False]
 
 
+def test_an_alias_that_moves_within_a_file_moves_in_a_dry_run_too(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    cli("models add opt-125m --no-auto --alias chat").ended(0)
+    cli("models add smollm2-135m --no-auto").ended(0)
+    file, gives = tmp_path / "fleet.toml", '[[models]]\nmodel = "opt-125m"\nauto = false\n'
+    for has in ('"smollm2-135m"\naliases = ["chat"]', '"opt-1.3b"\nname = "chat"'):
+        file.write_text(f"[[models]]\nmodel = {has}\nauto = false\n")
+        cli("up --dry-run -f", file).ended(2, "chat is an alias of opt-125m")
+        file.write_text(gives + file.read_text())
+        dry = cli("up --dry-run --json -f", file).ended(0).json["models"]
+        assert "unchanged" not in dry.values()
+        assert service.store.model("opt-125m").spec.aliases == ("chat",)
+
+
 def test_a_model_that_comes_from_elsewhere_is_changed(
     service: FakeService, cli: Cli, tmp_path: Path
 ) -> None:
