@@ -41,13 +41,13 @@ export async function call(method, path, body, options = {}) {
   const known = session();
   if (known !== null) headers.Authorization = `Bearer ${known}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const request = new Request(path, {
-    method, headers, body: body === undefined ? undefined : JSON.stringify(body, finite),
+  const request = {
+    method, headers: new Headers(headers), body: body === undefined ? undefined : JSON.stringify(body, finite),
     credentials: "omit", cache: "no-store", signal: options.signal,
-  });
+  };
   let answer;
   try {
-    answer = await fetch(request);
+    answer = await fetch(path, request);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: "the daemon does not answer.", hint: "Is it running? This page tries again by itself." });

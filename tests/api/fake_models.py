@@ -33,7 +33,7 @@ class FakeModels:
 
     async def register(self, spec: ModelSpec, *, dry_run: bool = False) -> ModelRecord:
         refuse_huge_context(spec)
-        refuse_taken_names(self.store.models(), spec, new=True)
+        refuse_taken_names(self.store, spec, new=True)
         record = ModelRecord(spec, 1, AT, AT)
         if dry_run:
             return record
@@ -55,7 +55,7 @@ class FakeModels:
         if self.change_before_update:
             self._bump(spec.name)
         old = self.store.model(spec.name)
-        refuse_taken_names(self.store.models(), spec)
+        refuse_taken_names(self.store, spec)
         record = ModelRecord(spec, old.version + 1, old.created_at, AT)
         if dry_run:
             return record

@@ -146,13 +146,11 @@ class Registry:
             ConflictError: its name, or one of its aliases, is taken.
             SpecError, ModelSourceError: the model cannot be had, or cannot run here.
         """
-        refuse_taken_names(self._store.models(), spec, new=True)
+        refuse_taken_names(self._store, spec, new=True)
         self._accept(spec)
         spec, architectures = await recognise(self._resolver, spec)
         figures = await self._figures(spec)
-        refuse_taken_names(
-            self._store.models(), spec, new=True
-        )  # another model may have taken one meanwhile
+        refuse_taken_names(self._store, spec, new=True)  # another may have taken one meanwhile
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         if dry_run:
@@ -397,7 +395,7 @@ class Registry:
         """
         self._refuse_outdated(spec.name, expected_version)
         old = self._store.model(spec.name)
-        refuse_taken_names(self._store.models(), spec)
+        refuse_taken_names(self._store, spec)
         if spec == old.spec.offered_as(spec):
             record = self._replace(old, spec, dry_run=dry_run)
             self._controller.wake()
@@ -410,7 +408,7 @@ class Registry:
         self._refuse_other_engine(old.spec, spec)
         figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
-        refuse_taken_names(self._store.models(), spec)
+        refuse_taken_names(self._store, spec)
         record = self._replace(old, spec, dry_run=dry_run)
         if not dry_run:
             self._begin(spec, architectures, figures)
@@ -567,11 +565,9 @@ def _work_of(job: Job) -> Work:
     return job.hardware, _asked(job.params)
 
 
-def refuse_taken_names(
-    records: Sequence[ModelRecord], spec: ModelSpec, *, new: bool = False
-) -> None:
+def refuse_taken_names(store: Store, spec: ModelSpec, *, new: bool = False) -> None:
     """Raises ConflictError if another model has one of the names; `new`: or the same name."""
-    for record in records:
+    for record in store.models():
         other = record.spec
         if other.name == spec.name:
             if new:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -182,21 +183,21 @@ async def test_a_trial_asks_the_endpoint_and_passes_its_answer_on(
 
 
 async def test_a_trial_that_is_stopped_leaves_a_silent_endpoint(app: FastAPI) -> None:
-    heads, left = asyncio.Queue[bytes](), asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.put_nowait(await reader.readuntil(b"\r\n\r\n"))
-        await reader.read()  # to its end
-        writer.close()
-        left.set()
+    served, stop = asyncio.Queue[tuple[Any, ...]](), asyncio.Event()
 
     async def receive() -> dict[str, object]:
-        assert b"Bearer caf\xe9\r\n" in await heads.get()
+        await stop.wait()
         return {"type": "http.disconnect"}
 
-    request = Request({"type": "http", "app": app, "headers": []}, receive)
-    request._body = b"{}"
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        app.state.endpoint_url = "http://127.0.0.1:{1}".format(*server.sockets[0].getsockname())
-        assert (await try_prompt("chat", request, "caf\xe9")).status_code == 499
-        await left.wait()
+    silent = await asyncio.start_server(lambda *ends: served.put_nowait(ends), "127.0.0.1", 0)
+    async with silent:
+        app.state.endpoint_url = "http://127.0.0.1:{1}".format(*silent.sockets[0].getsockname())
+        request = Request({"type": "http", "app": app, "headers": []}, receive)
+        request._body = b"{}"
+        trial = asyncio.create_task(try_prompt("chat", request, "caf\xe9"))
+        reader, writer = await served.get()
+        assert b"Bearer caf\xe9\r\n" in await reader.readuntil(b"\r\n\r\n")
+        stop.set()
+        assert (await trial).status_code == 499
+        await reader.read()  # to its end
+        writer.close()

@@ -134,6 +134,9 @@ async def test_a_model_that_pools_is_started_to_pool_unless_its_user_says_otherw
     assert host.store.model("c").spec.workload == Workload(512, 1)
     same = await host.service.models.update(spec("c", workload=DEFAULT_WORKLOAD), None)
     assert same.version == 1, "as before `c` was recognised"
+    for alias, found in ((), same), (("d",), None):
+        again = spec("c", workload=DEFAULT_WORKLOAD, aliases=alias)
+        assert await registered_so(host.service.models, again) == found
     for name, runner, workload in (
         ("embeds", "--convert=embed", Workload(512, 1)),
         ("asks", "--runner=auto", Workload(512, 1)),
@@ -161,18 +164,6 @@ async def test_a_dry_run_answers_what_would_be_stored_and_stores_nothing(host: H
         assert host.store.model("a") == as_was
     with pytest.raises(SpecError, match="context of 4097 tokens, but was built for"):
         await models.update(spec("a", engine=EngineOptions(max_model_len=4097)), None, dry_run=True)
-
-
-async def test_a_registration_is_repeated_though_its_spec_was_completed(host: Host) -> None:
-    host.resolver.pools = True
-    models, asked = host.service.models, spec("a", workload=DEFAULT_WORKLOAD)
-    assert await registered_so(models, asked) is None
-    stored = await models.register(asked)
-    assert stored.spec != asked
-    for same in (asked, stored.spec):
-        assert await registered_so(models, same) == stored
-    for other in (spec("a", auto=False), dataclasses.replace(asked, aliases=("b",))):
-        assert await registered_so(models, other) is None
 
 
 async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) -> None:
