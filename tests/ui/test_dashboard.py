@@ -13,10 +13,6 @@ from tests.ui.views import go
 pytestmark = [pytest.mark.full, pytest.mark.browser]
 
 
-def number(text: str) -> float:
-    return float(text.replace(",", "").split()[0])
-
-
 def test_a_wrong_token_is_told_and_the_right_one_lets_in(browser: Browser, fleet: Demo) -> None:
     page = browser.page()
     page.goto(fleet.url)
@@ -80,7 +76,7 @@ def test_live_figures_follow_the_load_and_a_reader_keeps_the_place(page: Page) -
     page.wait_for("document.querySelectorAll('.models .spark .line').length > 3")
     power = page.script("""[...document.querySelectorAll('.tile')]
         .find((t) => t.innerText.includes('Power')).querySelector('.figure').innerText""")
-    assert number(power) > 0
+    assert float(power.replace(",", "").split()[0]) > 0
 
     page.script("document.querySelector('.models tbody a').focus()")
     before = page.focused()
