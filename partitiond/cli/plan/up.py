@@ -90,15 +90,11 @@ def up(  # noqa: PLR0917 -- typer passes them by name
 
 
 def register_or_update(
-    client: "ControlClient",
-    spec: ModelSpec,
-    freed: set[str] | None = None,
-    *,
-    dry_run: bool = False,
+    client: "ControlClient", spec: ModelSpec, free: set[str] | None = None, *, dry_run: bool = False
 ) -> tuple[ModelSpec, str]:
     """Make the registered model equal `spec`, as the daemon completes it by the model's config.
 
-    `freed` are aliases that models of the file gave up before; those of this one are added. A dry
+    `free` are aliases that models of the file gave up before; those of this one are added. A dry
     run takes them as free, though the daemon still has them.
 
     Returns:
@@ -107,7 +103,7 @@ def register_or_update(
     Raises:
         InputError, ModelSourceError: the daemon refuses the model.
     """
-    freed = set() if freed is None else freed
+    freed = set() if free is None else free
     moved = freed & {*spec.aliases} if dry_run else set[str]()
     asked = dataclasses.replace(spec, aliases=tuple(a for a in spec.aliases if a not in moved))
     try:
