@@ -18,7 +18,7 @@ from partitiond.core.hardware.partition import (
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Candidate, ModelDemand, Placement
-from partitiond.planner.check.devices import check_device, check_host, memory_of_host, offered
+from partitiond.planner.check.devices import check_device, check_host, offered
 from partitiond.planner.check.fault import Fault, Kind
 from partitiond.planner.check.figures import RELATIVE, level_together
 from partitiond.planner.check.rules import check_avoid, check_near, check_place, check_slo
@@ -52,11 +52,21 @@ class Fits:
         near: bool = True,
     ) -> None:
         self._devices, self._demands, self._interference = devices, demands, interference
-        self._host_memory, self._rates, self._near = host_memory, rates or {}, near
+        self._host_memory, self._near = host_memory, near
+        self._rates = {} if rates is None else rates
         self._hosts = by_key((d.host, d) for d in devices)
-        host_of = {d.id: d.host for d in devices}
+        self._host_of = host_of = {d.id: d.host for d in devices}
         self._on = by_key((p.device_id, p) for p in placements)
         self._on_host = by_key((host_of[p.device_id], p) for p in placements)
+        self._kinds, self._kind_of = dict[object, int](), dict[str, int]()
+
+    def add(self, new: Placement) -> None:
+        """Let a replica come. The caller changes the rates that it gave."""
+        host = self._host_of[new.device_id]
+        self._on[new.device_id].append(new)
+        self._on_host[host].append(new)
+        for d in self._hosts[host]:
+            self._kind_of.pop(d.id, None)
 
     def place(self, candidate: Candidate, device: Device) -> Placement | Fault:
         """Return a place for one more replica on the device, or what stops it there.
@@ -92,17 +102,28 @@ class Fits:
 
     def unlike(self, demand: ModelDemand) -> list[Device]:
         """Return one device of each set of devices that are alike to a model."""
-        only, found = set(demand.rules.only_on), dict[object, Device]()
-        budgets = {
-            host: memory_of_host(there, self._host_memory.get(host))
-            for host, there in self._hosts.items()
-        }
+        found = dict[object, Device]()
         for d in self._devices:
-            named = bool({d.id, d.host, d.rack, d.hardware} & only)
-            cores = tuple(range(len(d.cores)))
-            same = dataclasses.replace(d, id="", host="", rack="", cores=cores, core_nodes=())
-            found.setdefault((same, budgets[d.host], named), d)
+            found.setdefault(self.alike(d, demand), d)
         return list(found.values())
+
+    def alike(self, device: Device, demand: ModelDemand) -> object:
+        """Return what decides of a model's replicas on a device: it, its host, and what is there.
+        It is equal for devices that are alike."""
+        if device.id not in self._kind_of:
+            there = self._hosts[device.host]
+            bare = (dataclasses.replace(d, id="", host="", rack="") for d in there)
+            on = ([(p.candidate, p.partition) for p in self._on[d.id]] for d in there)
+            held = (((c, *dataclasses.astuple(part)[1:]) for c, part in mine) for mine in on)
+            kinds = [self._number((d, *mine)) for d, mine in zip(bare, held, strict=True)]
+            whole = tuple(kinds), self._host_memory.get(device.host)
+            for d, kind in zip(there, kinds, strict=True):
+                self._kind_of[d.id] = self._number((kind, whole))
+        named = {device.id, device.host, device.rack} & {*demand.rules.only_on}
+        return self._kind_of[device.id], bool(named)
+
+    def _number(self, kind: object) -> int:
+        return self._kinds.setdefault(kind, len(self._kinds))
 
     def _faults(self, new: Placement, device: Device) -> Iterator[Fault]:
         here, demand = (*self._on[device.id], new), self._demands[new.model]
@@ -175,14 +196,14 @@ def fit_together(
 
     True is proof; the models may fit in another order where it is False.
     """
-    named, held = {d.model: d for d in demands}, list[Placement]()
+    named = {d.model: d for d in demands}
+    fits = Fits(devices, named, interference, host_memory, near=False)
     for demand in demands:
-        fits = Fits(devices, named, interference, host_memory, placements=held, near=False)
         tried = (fits.place(c, device) for device in devices for c in demand.candidates)
         place = next((one for one in tried if isinstance(one, Placement)), None)
         if place is None:
             return False
-        held.append(place)
+        fits.add(place)
     return True
 
 
@@ -194,13 +215,11 @@ def most_alone(
     host_memory: Mapping[str, int],
 ) -> float:
     """Return the most requests/s that an empty device serves with one size, ignoring all else."""
-    best, held = 0.0, list[Placement]()
-    while True:
-        demands = {demand.model: demand}
-        fits = Fits((device,), demands, interference, host_memory, placements=held, near=False)
-        place = fits.place(candidate, device)
-        if isinstance(place, Fault):
-            return best
-        held.append(place)
-        level = level_together([candidate] * len(held), interference) or math.inf
-        best = max(best, len(held) * candidate.capacity_req_per_s / level)
+    best, count = 0.0, 0
+    fits = Fits((device,), {demand.model: demand}, interference, host_memory, near=False)
+    while isinstance(place := fits.place(candidate, device), Placement):
+        fits.add(place)
+        count += 1
+        level = level_together([candidate] * count, interference) or math.inf
+        best = max(best, count * candidate.capacity_req_per_s / level)
+    return best

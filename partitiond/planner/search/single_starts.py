@@ -8,12 +8,13 @@ a plan, what it leaves is looked for once more, beside exactly what the plan hol
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import MAY_LACK, Candidate, ModelDemand, Placement
+from partitiond.planner.check.fault import Fault
 from partitiond.planner.check.figures import level_together
 from partitiond.planner.check.fits import Fits
 from partitiond.planner.model.types import PlanRequest
@@ -21,7 +22,8 @@ from partitiond.planner.search.without_outage import forbidden_outages
 from partitiond.planner.stop import Stop
 
 LOOKS: Final = 20_000
-"""Sizes that are held against devices at most, some 2 s. Chosen."""
+"""Looks in vain at most, 4 s without a clock. Each model has an equal share of those that are left,
+so that none takes them from the others. Chosen."""
 
 
 def with_single_starts(
@@ -34,19 +36,20 @@ def with_single_starts(
         request: the question; a model may have placements that it does not ask for any more.
         placements: an answer to it.
         idle: True looks only at devices that hold nothing.
-        stop: True ends the search with what was found.
+        stop: asked before each look; True ends the search with what was found.
     """
     held = {p.device_id for p in placements if idle}
     devices = [d for d in request.devices if not (d.cordoned or d.id in held)]
     ranked = sorted(request.models, key=lambda d: -d.rules.priority)
-    looks = iter(range(LOOKS))
-    for least, demand in itertools.product((True, False), ranked):
-        more: tuple[Placement, ...] | None = placements
-        while more is not None:
-            placements = more
-            tried = _starts(request, placements, demand, devices, least=least)
-            there = (one for one, _ in zip(tried, looks, strict=False) if one is not None)
-            more = None if stop() else next(there, None)
+    looks, turns = LOOKS, [*itertools.product((True, False), ranked)]
+    for turn, (least, demand) in enumerate(turns):
+        share = looks // (len(turns) - turn)
+        looks -= share
+        for grown in _starts(request, placements, demand, devices, least=least):
+            placements, share = (placements, share - 1) if grown is None else (grown, share)
+            if stop() or share < 1:
+                break
+        looks += share
     return placements
 
 
@@ -58,33 +61,47 @@ def _starts(
     *,
     least: bool,
 ) -> Iterator[tuple[Placement, ...] | None]:
-    """Yield for each look the placements with one more of a model, or None if it does not fit."""
+    """Yield the placements, and after each look those with one more of a model, or None if it does
+    not fit. A size that was refused is refused on all devices alike, whatever of its model starts.
+    """
     rates, planned = _rates(request, placements), demand.demand.planned_req_per_s
-    mine, rate = [p for p in placements if p.model == demand.model], rates.get(demand.model, 0.0)
-    enough = planned is None or rate >= planned * (1 - MAY_LACK)
-    if len(mine) == demand.max_replicas:
+    count = sum(p.model == demand.model for p in placements)
+
+    def lacks() -> bool:
+        short = planned is None or rates.get(demand.model, 0.0) < planned * (1 - MAY_LACK)
+        return count != demand.max_replicas and (count < demand.min_replicas if least else short)
+
+    if not lacks():
         return
-    if len(mine) >= demand.min_replicas if least else enough:
-        return
-    named = {d.model: d for d in request.models}
+    yield placements
+    named, memory = {d.model: d for d in request.models}, dict(request.host_memory_bytes)
     fits = Fits(
-        request.devices,
-        named,
-        request.interference,
-        dict(request.host_memory_bytes),
-        placements=placements,
-        rates=rates,
+        request.devices, named, request.interference, memory, placements=placements, rates=rates
     )
-    name = _free_name(demand.model, {p.replica_id for p in (*placements, *request.running)})
+    taken = {p.replica_id for p in (*placements, *request.running)}
+    on = by_key((p.device_id, p) for p in placements)
     for c in sorted(demand.candidates, key=_by_rate):
+        refused = set[object]()
         for device in (d for d in devices if d.hardware == c.hardware):
-            new = fits.place(c, device)
-            if not isinstance(new, Placement):
-                yield None
-                continue
-            grown = (*placements, dataclasses.replace(new, replica_id=name))
-            more = _rates(request, grown).get(demand.model, 0.0) > rate
-            yield grown if more and not forbidden_outages(request, grown) else None
+            while lacks() and (kind := fits.alike(device, demand)) not in refused:
+                new, here = fits.place(c, device), on[device.id]
+                before = _rates(request, here)
+                after = _rates(request, (*here, new)) if isinstance(new, Placement) else before
+                if isinstance(new, Fault) or after[c.model] <= before.get(c.model, 0.0):
+                    refused.add(kind)
+                    yield None
+                    continue
+                new = dataclasses.replace(new, replica_id=_free_name(c.model, taken))
+                if forbidden_outages(request, (*placements, new)):
+                    yield None
+                    break
+                for model, rate in after.items():
+                    rates[model] = rates.get(model, 0.0) - before.get(model, 0.0) + rate
+                fits.add(new)
+                on[device.id].append(new)
+                taken.add(new.replica_id)
+                placements, count = (*placements, new), count + 1
+                yield placements
 
 
 def _by_rate(c: Candidate) -> tuple[float, int]:
@@ -95,7 +112,7 @@ def _free_name(model: str, taken: Collection[str]) -> str:
     return next(name for n in itertools.count(1) if (name := f"{model}-{n}") not in taken)
 
 
-def _rates(request: PlanRequest, placements: tuple[Placement, ...]) -> Mapping[str, float]:
+def _rates(request: PlanRequest, placements: Sequence[Placement]) -> dict[str, float]:
     """Return the requests/s of each model."""
     rates = dict[str, float]()
     for here in by_key((p.device_id, p) for p in placements).values():

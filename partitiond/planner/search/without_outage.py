@@ -48,12 +48,14 @@ def forbidden_outages(
     """Return the outages that applying the placements would cause and that are not allowed."""
     if request.allow_outage or not request.running:
         return ()
+    old = {p.replica_id: p for p in request.running}
+    both = ((old[p.replica_id], p) for p in placements if p.replica_id in old)
+    replaced = {p.model for p in request.running}
+    replaced -= {new.model for before, new in both if same_engine(before, new)}
+    if not replaced & {p.model for p in placements}:
+        return ()  # each such model keeps a replica, or is not wanted any more
     here = beside_what_runs(placements, request.running, request.devices)
     diff = diff_plans(request.running, here)
-    replaced = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
-    replaced -= {p.model for p in diff.keep}
-    if not replaced & {p.model for p in here}:
-        return ()  # each such model keeps a replica, or is not wanted any more
     found = [outage for outage in _takes(request, diff).outages if outage.model in replaced]
     may = may_be_out(request) if found else set[str]()
     return tuple(outage for outage in found if outage.model not in may)

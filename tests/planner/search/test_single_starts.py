@@ -8,10 +8,12 @@ from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.model.spec import PlacementRules
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import ModelDemand, Objective, Placement
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Placement
+from partitiond.planner.check.fault import Fault
+from partitiond.planner.check.fits import Fits
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress import watch
-from partitiond.planner.search import portfolio
+from partitiond.planner.search import portfolio, single_starts
 from partitiond.planner.search.single_starts import with_single_starts
 from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpu, gpus, in_mig, point, want
@@ -92,6 +94,33 @@ def test_a_start_that_takes_the_room_of_one_without_which_a_model_is_out_is_none
     for gib, count in ((30, 1), (50, 0)):
         models = want("a", point("a", 9, gib), rate=9), want("b", new.candidate, rate=5)
         assert len(started(asked(*models, running=(old,), devices=gpus(1)), new)) == count
+
+
+def test_a_model_that_fits_nowhere_takes_no_looks_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(single_starts, "LOOKS", 40)
+    sizes = [dataclasses.replace(point("b", 5, 90), batch=n) for n in range(1, 41)]
+    urgent = want("b", *sizes, rate=5, min_replicas=1, rules=PlacementRules(priority=1))
+    assert len(started(asked(urgent, want("a", A, rate=10)))) == 2
+
+
+def test_room_for_one_more_each_on_many_gpus_is_found_with_few_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that are alike are looked at once, however many they are and whatever starts there."""
+    looks, place = list[str](), Fits.place
+
+    def counted(self: Fits, candidate: Candidate, device: Device) -> Placement | Fault:
+        looks.append(device.id)
+        return place(self, candidate, device)
+
+    monkeypatch.setattr(Fits, "place", counted)
+    devices = tuple(gpu(f"g{n}", host=f"h{n // 8}") for n in range(256))
+    there = (placed(A, number, on=d.id) for number, d in enumerate(devices))
+    models = want("a", *(point("a", 9, 31 + n) for n in range(9)), A, point("a", 5, 30), rate=9e5)
+    assert len(started(asked(models, devices=devices), *there)) == 256
+    assert len(looks) < 256 + 11 * 17
 
 
 def test_no_idle_device_would_serve_more_however_short_the_time_was(
