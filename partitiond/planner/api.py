@@ -53,6 +53,9 @@ from partitiond.planner.stop import Stop, never
 AGAIN_SHARE: Final = 0.5
 """If the best plan has an outage, all further solves take so much of the time limit together: each
 has half of what those before it left. Chosen."""
+STARTS_SHARE: Final = 0.1
+STARTS_LEAST_SECONDS: Final = 0.5
+"""Share of the time limit, and seconds at least, for starts beside a plan. Chosen."""
 
 
 class PlanRefusedError(PartitiondError):
@@ -221,10 +224,17 @@ def _with_starts(made: _Made, stop: Stop) -> _Made:
     request, placements = made.instance.request, made.placements
     if not (made.missing and placements) or made.outages:
         return made
-    more = with_single_starts(request, placements, idle=True, stop=stop)
+    more = with_single_starts(request, placements, idle=True, stop=_late(request, stop))
     if len(more) == len(placements):
         return made
     return _as_asked(made, request, more, made.found.method) or made
+
+
+def _late(request: PlanRequest, stop: Stop) -> Stop:
+    """Return a `Stop` for starts beside a plan that begin now."""
+    seconds = max(STARTS_LEAST_SECONDS, STARTS_SHARE * request.time_limit_seconds)
+    until = math.inf if request.deterministic else time.monotonic() + seconds
+    return lambda: stop() or time.monotonic() > until
 
 
 def _replaced(made: _Made, beside: _Made) -> _Made | None:
@@ -265,7 +275,8 @@ def _held(
 ) -> _Made:
     """Return the answer with running replicas that stay and starts beside them, and the models that
     this holds back."""
-    more = with_single_starts(made.instance.request, placements, idle=False, stop=stop)
+    request = made.instance.request
+    more = with_single_starts(request, placements, idle=False, stop=_late(request, stop))
     answers = (_held_as(made, one, coming, method) for one in dict.fromkeys((more, placements)))
     answer = next((one for one in answers if one is not None), None)
     if answer is None:

@@ -15,7 +15,7 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress import watch
 from partitiond.planner.search import portfolio, single_starts
 from partitiond.planner.search.single_starts import with_single_starts
-from partitiond.planner.stop import never
+from partitiond.planner.stop import Stop, never
 from tests.planner.build import FREE, gpu, gpus, in_mig, point, want
 from tests.planner.check.make import placed
 from tests.planner.search.test_without_outage import planned, served
@@ -32,10 +32,10 @@ def asked(
 
 
 def started(
-    request: PlanRequest, *there: Placement, idle: bool = False
+    request: PlanRequest, *there: Placement, idle: bool = False, stop: Stop = never
 ) -> list[tuple[str, str, str]]:
     """Replica, model and device of what is started beside placements."""
-    found = with_single_starts(request, there, idle=idle, stop=never)
+    found = with_single_starts(request, there, idle=idle, stop=stop)
     assert found[: len(there)] == there
     return [(p.replica_id, p.model, p.device_id) for p in found[len(there) :]]
 
@@ -94,6 +94,12 @@ def test_a_start_that_takes_the_room_of_one_without_which_a_model_is_out_is_none
     for gib, count in ((30, 1), (50, 0)):
         models = want("a", point("a", 9, gib), rate=9), want("b", new.candidate, rate=5)
         assert len(started(asked(*models, running=(old,), devices=gpus(1)), new)) == count
+
+
+def test_a_stop_is_asked_before_each_look() -> None:
+    models = asked(want("a", point("a", 1, 10), rate=99))
+    for answers in ([True], [False, True], [False, False, True]):
+        assert len(started(models, stop=iter(answers).__next__)) == len(answers) - 1
 
 
 def test_a_model_that_fits_nowhere_takes_no_looks_from_the_others(
