@@ -38,7 +38,7 @@ def check_rules(
         for fault in check_place(p, demand, devices[p.device_id]):
             yield fault.text
     if levels is not None:
-        yield from _check_survival(demand, mine, devices, levels)
+        yield from check_survival(demand, mine, devices, levels)
 
 
 def check_avoid(demand: ModelDemand, device: str, there: Collection[str]) -> Iterator[Fault]:
@@ -64,12 +64,13 @@ def check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[F
         yield Fault(Kind.ONLY_ON, told)
 
 
-def _check_survival(
+def check_survival(
     demand: ModelDemand,
     mine: Sequence[Placement],
     devices: Mapping[str, Device],
     levels: Mapping[str, float | None],
 ) -> Iterator[str]:
+    """Yield losses after which less of a model is left than its `survive` wants."""
     planned = demand.demand.planned_req_per_s
     for lost, left in _left(demand, mine, devices).items():
         if planned is None:

@@ -17,6 +17,7 @@ from partitiond.core.plan.record import MAY_LACK, Candidate, ModelDemand, Placem
 from partitiond.planner.check.fault import Fault
 from partitiond.planner.check.figures import level_together
 from partitiond.planner.check.fits import Fits
+from partitiond.planner.check.rules import check_survival
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.search.without_outage import forbidden_outages
 from partitiond.planner.stop import Stop
@@ -30,7 +31,7 @@ def with_single_starts(
     request: PlanRequest, placements: tuple[Placement, ...], *, idle: bool, stop: Stop
 ) -> tuple[Placement, ...]:
     """Return the placements and what could be started beside them: least numbers, then demand, each
-    by priority. Nothing is served less, and no model has an outage for it.
+    by priority. Nothing is served less, kept less after a loss, or out for it.
 
     Args:
         request: the question; a model may have placements that it does not ask for any more.
@@ -78,6 +79,7 @@ def _starts(
     fits = Fits(
         request.devices, named, request.interference, memory, placements=placements, rates=rates
     )
+    safe = _safe(request, placements) - {demand.model}  # its own first replica cannot be
     taken = {p.replica_id for p in (*placements, *request.running)}
     on = by_key((p.device_id, p) for p in placements)
     for c in sorted(demand.candidates, key=_by_rate):
@@ -92,7 +94,8 @@ def _starts(
                     yield None
                     continue
                 new = dataclasses.replace(new, replica_id=_free_name(c.model, taken))
-                if forbidden_outages(request, (*placements, new)):
+                grown = (*placements, new)
+                if forbidden_outages(request, grown) or not safe <= _safe(request, grown):
                     yield None
                     break
                 for model, rate in after.items():
@@ -100,8 +103,20 @@ def _starts(
                 fits.add(new)
                 on[device.id].append(new)
                 taken.add(new.replica_id)
-                placements, count = (*placements, new), count + 1
+                placements, count = grown, count + 1
                 yield placements
+
+
+def _safe(request: PlanRequest, placements: tuple[Placement, ...]) -> set[str]:
+    """Return the models with `survive` of which enough is left after each loss."""
+    models = [m for m in request.models if m.rules.survive is not None]
+    if not models:
+        return set()  # the most usual case, in which nothing need be summed
+    on = by_key((p.device_id, p.candidate) for p in placements)
+    of = by_key((p.model, p) for p in placements)
+    levels = {device: level_together(here, request.interference) for device, here in on.items()}
+    devices = {d.id: d for d in request.devices}
+    return {m.model for m in models if not any(check_survival(m, of[m.model], devices, levels))}
 
 
 def _by_rate(c: Candidate) -> tuple[float, int]:

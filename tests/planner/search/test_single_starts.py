@@ -6,7 +6,7 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MigSlice
-from partitiond.core.model.spec import PlacementRules
+from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Placement
 from partitiond.planner.check.fault import Fault
@@ -86,6 +86,18 @@ def test_nothing_is_started_that_slows_others_down_or_gains_nothing() -> None:
             asked(*models[: 1 if mine == "a" else 2], devices=gpus(1)), interference=levels
         )
         assert len(started(request, there)) == count
+
+
+def test_nothing_is_started_that_leaves_too_little_after_a_loss() -> None:
+    levels = Interference((1.0, 1.3), (1.0, 1.3), 0.0, 0.0, 0.0)
+    there = [placed(point("s", 10, 30, busy=0.6), n, on=f"g{n}") for n in (0, 1)]
+    for share, models in ((1.0, []), (0.7, ["x", "x"])):
+        rules = PlacementRules(survive=FaultDomain.DEVICE, survive_share=share)
+        kept = want("s", there[0].candidate, rate=10, rules=rules)
+        request = asked(kept, want("x", point("x", 5, 30, busy=0.6), rate=9))
+        found = started(dataclasses.replace(request, interference=levels), *there)
+        assert [model for _, model, _ in found] == models
+        assert len(started(asked(kept))) == 1
 
 
 def test_a_start_that_takes_the_room_of_one_without_which_a_model_is_out_is_none() -> None:
