@@ -115,15 +115,12 @@ class Fits:
             bare = (dataclasses.replace(d, id="", host="", rack="") for d in there)
             on = ([(p.candidate, p.partition) for p in self._on[d.id]] for d in there)
             held = (((c, *dataclasses.astuple(part)[1:]) for c, part in mine) for mine in on)
-            kinds = [self._number((d, *mine)) for d, mine in zip(bare, held, strict=True)]
+            kinds = [(d, *mine) for d, mine in zip(bare, held, strict=True)]
             whole = tuple(kinds), self._host_memory.get(device.host)
             for d, kind in zip(there, kinds, strict=True):
-                self._kind_of[d.id] = self._number((kind, whole))
+                self._kind_of[d.id] = self._kinds.setdefault((kind, whole), len(self._kinds))
         named = {device.id, device.host, device.rack} & {*demand.rules.only_on}
         return self._kind_of[device.id], bool(named)
-
-    def _number(self, kind: object) -> int:
-        return self._kinds.setdefault(kind, len(self._kinds))
 
     def _faults(self, new: Placement, device: Device) -> Iterator[Fault]:
         here, demand = (*self._on[device.id], new), self._demands[new.model]

@@ -15,7 +15,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import MAY_LACK, Candidate, ModelDemand, Placement
 from partitiond.planner.check.fault import Fault
-from partitiond.planner.check.figures import level_together
+from partitiond.planner.check.figures import level_together, rate_of
 from partitiond.planner.check.fits import Fits
 from partitiond.planner.check.rules import check_survival
 from partitiond.planner.model.types import PlanRequest
@@ -112,9 +112,7 @@ def _safe(request: PlanRequest, placements: tuple[Placement, ...]) -> set[str]:
     models = [m for m in request.models if m.rules.survive is not None]
     if not models:
         return set()  # the most usual case, in which nothing need be summed
-    on = by_key((p.device_id, p.candidate) for p in placements)
-    of = by_key((p.model, p) for p in placements)
-    levels = {device: level_together(here, request.interference) for device, here in on.items()}
+    of, levels = by_key((p.model, p) for p in placements), _levels(request, placements)
     devices = {d.id: d for d in request.devices}
     return {m.model for m in models if not any(check_survival(m, of[m.model], devices, levels))}
 
@@ -128,10 +126,12 @@ def _free_name(model: str, taken: Collection[str]) -> str:
 
 
 def _rates(request: PlanRequest, placements: Sequence[Placement]) -> dict[str, float]:
-    """Return the requests/s of each model."""
-    rates = dict[str, float]()
-    for here in by_key((p.device_id, p) for p in placements).values():
-        level = level_together([p.candidate for p in here], request.interference)
-        for p in here if level else ():
-            rates[p.model] = rates.get(p.model, 0.0) + p.candidate.capacity_req_per_s / (level or 1)
+    levels, rates = _levels(request, placements), dict[str, float]()
+    for p in placements:
+        rates[p.model] = rates.get(p.model, 0.0) + rate_of(p, levels)
     return rates
+
+
+def _levels(request: PlanRequest, placements: Sequence[Placement]) -> dict[str, float | None]:
+    on = by_key((p.device_id, p.candidate) for p in placements)
+    return {device: level_together(here, request.interference) for device, here in on.items()}
