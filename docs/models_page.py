@@ -24,7 +24,7 @@ FIGURES = (
 )
 PARSERS = (
     "Engines get the model's parser as `--tool-call-parser` (with `--enable-auto-tool-choice`) "
-    "unless `engine.extra_args` has it; not with dummy weights. `--reasoning-parser` is yours to "
+    "unless its `extra_args` have it; not with dummy weights. `--reasoning-parser` is yours to "
     "give: completions lose constraints:"
 )
 QUANTISED = (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from partitiond.controller.models.registry import refuse_taken_names
 from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.core.errors import ConflictError, SpecError
+from partitiond.core.model.recognised import check_lengths
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
@@ -17,6 +18,8 @@ AT = "2030-01-01T00:00:00Z"
 
 def refuse_huge_context(spec: ModelSpec) -> None:
     """Refuse what the resolver would: no model here was built for a million tokens."""
+    for name in spec.form_names:
+        check_lengths(spec.as_variant(name), name)
     if spec.max_model_len >= 10**6:
         name, hint = spec.name, "Lower max_model_len."
         raise SpecError(f"{name} was built for less.", hint=hint, facts={"model": name})
@@ -55,6 +58,7 @@ class FakeModels:
         if self.change_before_update:
             self._bump(spec.name)
         old = self.store.model(spec.name)
+        refuse_huge_context(spec)
         refuse_taken_names(self.store, spec)
         record = ModelRecord(spec, old.version + 1, old.created_at, AT)
         if dry_run:

@@ -26,15 +26,6 @@ def workload_of(
     return parsed.to_spec(RegistrationRules()).workload
 
 
-def test_a_model_that_pools_gives_one_token_for_a_prompt_that_fits() -> None:
-    assert workload_of(model="bge-m3") == Workload(512, 1)
-    assert workload_of(model="BAAI/bge-reranker-base") == Workload(408, 1)
-    pooling = {"extra_args": ["--runner=pooling"], "max_model_len": 128}
-    assert workload_of(engine=pooling) == Workload(127, 1)
-    assert workload_of(model="bge-m3", prompt_tokens=64) == Workload(64, 1)
-    assert workload_of(model="bge-m3", output_tokens=8) == Workload(512, 8)
-
-
 def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:
     assert workload_of() == Workload()
     assert workload_of(prompt_tokens=64) == Workload(64, 256)
