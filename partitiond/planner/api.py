@@ -26,7 +26,7 @@ from partitiond.planner.answers.certify import certify, rates_of
 from partitiond.planner.answers.explain import explain, unplaced
 from partitiond.planner.check import check_plan
 from partitiond.planner.check.changes import held_demand
-from partitiond.planner.check.figures import level_together
+from partitiond.planner.check.figures import levels_of
 from partitiond.planner.model.costs import drawn_watts, usable_request
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
@@ -346,8 +346,8 @@ def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str
 
     Infinite if no level covers the contents: the checker refuses such a plan.
     """
-    here, known = by_key((p.device_id, p.candidate) for p in placements), request.interference
-    return {device: level_together(mine, known) or math.inf for device, mine in here.items()}
+    levels = levels_of(placements, request.interference)
+    return {device: level or math.inf for device, level in levels.items()}
 
 
 def _forecast(demand: ModelDemand, mine: list[tuple[Candidate, float]]) -> ModelForecast:

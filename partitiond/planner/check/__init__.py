@@ -48,7 +48,7 @@ def check_plan(
     for host in sorted({d.host for d in plan.devices}):
         there = [d for d in plan.devices if d.host == host]
         found.extend(f.text for f in check_host(host, there, plan.placements, memory.get(host)))
-    rates = rates_of(plan, levels)
+    rates = rates_of(plan.placements, levels)
     placed = by_key((p.model, p) for p in plan.placements)
     excuses = {u.model: u for u in reversed(plan.unplaced)}
     forecasts = {f.model: f for f in reversed(plan.forecasts)}

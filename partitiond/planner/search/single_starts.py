@@ -15,7 +15,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import MAY_LACK, Candidate, ModelDemand, Placement
 from partitiond.planner.check.fault import Fault
-from partitiond.planner.check.figures import level_together, rate_of
+from partitiond.planner.check.figures import levels_of, rates_of
 from partitiond.planner.check.fits import Fits
 from partitiond.planner.check.rules import check_survival
 from partitiond.planner.model.types import PlanRequest
@@ -65,7 +65,11 @@ def _starts(
     """Yield the placements, and after each look those with one more of a model, or None if it does
     not fit. A size that was refused is refused on all devices alike, whatever of its model starts.
     """
-    rates, planned = _rates(request, placements), demand.demand.planned_req_per_s
+
+    def rates_on(here: Sequence[Placement]) -> dict[str, float]:
+        return rates_of(here, levels_of(here, request.interference))
+
+    rates, planned = rates_on(placements), demand.demand.planned_req_per_s
     count = sum(p.model == demand.model for p in placements)
 
     def lacks() -> bool:
@@ -87,8 +91,8 @@ def _starts(
         for device in (d for d in devices if d.hardware == c.hardware):
             while lacks() and (kind := fits.alike(device, demand)) not in refused:
                 new, here = fits.place(c, device), on[device.id]
-                before = _rates(request, here)
-                after = _rates(request, (*here, new)) if isinstance(new, Placement) else before
+                before = rates_on(here)
+                after = rates_on((*here, new)) if isinstance(new, Placement) else before
                 if isinstance(new, Fault) or after[c.model] <= before.get(c.model, 0.0):
                     refused.add(kind)
                     yield None
@@ -112,7 +116,10 @@ def _safe(request: PlanRequest, placements: tuple[Placement, ...]) -> set[str]:
     models = [m for m in request.models if m.rules.survive is not None]
     if not models:
         return set()  # the most usual case, in which nothing need be summed
-    of, levels = by_key((p.model, p) for p in placements), _levels(request, placements)
+    of, levels = (
+        by_key((p.model, p) for p in placements),
+        levels_of(placements, request.interference),
+    )
     devices = {d.id: d for d in request.devices}
     return {m.model for m in models if not any(check_survival(m, of[m.model], devices, levels))}
 
@@ -123,15 +130,3 @@ def _by_rate(c: Candidate) -> tuple[float, int]:
 
 def _free_name(model: str, taken: Collection[str]) -> str:
     return next(name for n in itertools.count(1) if (name := f"{model}-{n}") not in taken)
-
-
-def _rates(request: PlanRequest, placements: Sequence[Placement]) -> dict[str, float]:
-    levels, rates = _levels(request, placements), dict[str, float]()
-    for p in placements:
-        rates[p.model] = rates.get(p.model, 0.0) + rate_of(p, levels)
-    return rates
-
-
-def _levels(request: PlanRequest, placements: Sequence[Placement]) -> dict[str, float | None]:
-    on = by_key((p.device_id, p.candidate) for p in placements)
-    return {device: level_together(here, request.interference) for device, here in on.items()}

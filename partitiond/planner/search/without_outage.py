@@ -34,7 +34,7 @@ from partitiond.core.plan.record import (
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.replica.make_before_break import beside_what_runs
 from partitiond.planner.check.changes import to_leave
-from partitiond.planner.check.figures import level_together
+from partitiond.planner.check.figures import levels_of, rate_of
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.search.nearest import LEAVES, OUTAGE
 
@@ -152,12 +152,8 @@ def rates_today(request: PlanRequest) -> dict[str, float]:
     """
     devices = {device.id for device in request.devices if not device.cordoned}
     here = [p for p in _at_present(request) if p.device_id in devices]
-    on_device = by_key((p.device_id, p.candidate) for p in here)
-    levels = {d: level_together(c, request.interference) for d, c in on_device.items()}
-    return {
-        p.replica_id: p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf)
-        for p in here
-    }
+    levels = levels_of(here, request.interference)
+    return {p.replica_id: rate_of(p, levels) for p in here}
 
 
 def _needed(
