@@ -15,18 +15,16 @@ import pytest
 from hypothesis import Phase, settings
 
 from partitiond import native
-from tests.order import (
-    pytest_collection_modifyitems,
-    pytest_runtest_protocol,
-    pytest_xdist_make_scheduler,
-)
+from tests.order import pytest_collection_modifyitems, pytest_runtest_protocol
 from tests.reported import pytest_configure
+from tests.workers import pytest_addoption, pytest_runtestloop
 
 __all__ = [
+    "pytest_addoption",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_runtest_protocol",
-    "pytest_xdist_make_scheduler",
+    "pytest_runtestloop",
 ]
 
 gc.disable()  # until the collection of tests is over, which makes hardly any garbage

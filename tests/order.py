@@ -11,12 +11,11 @@ import functools
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
-from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 DEADLINE: Final = "TESTS_BEGIN_BEFORE"
 """Seconds since 1970. A test that would begin later does not run, and `tests.run` names it."""
@@ -31,13 +30,6 @@ SIMULATED: Final = "[simulated"
 DURATIONS: Final = Path(__file__).with_name("durations.txt")
 UNKNOWN_SECONDS: Final = 0.1
 """Of one test in a file that was never recorded; a guess."""
-
-
-class OneEngineAtATime(LoadFileScheduling):  # type: ignore[misc]
-    """Hands out the tests by the groups of this module."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid, self.config.rootpath)
 
 
 def group_of(nodeid: str, root: Path) -> str:
@@ -76,14 +68,8 @@ def longest_first(
     return {nodeid: (-total[group], group) for nodeid, group in groups.items()}
 
 
-def pytest_xdist_make_scheduler(
-    config: pytest.Config, log: Callable[..., None]
-) -> OneEngineAtATime:
-    return OneEngineAtATime(config, log)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):
+    if config.option.workers:
         key = longest_first([item.nodeid for item in items], config.rootpath, recorded())
         items.sort(key=lambda item: key[item.nodeid])
 

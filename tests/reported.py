@@ -5,7 +5,6 @@ Each line is a JSON object: `collected` (a list of tests), or the report of one 
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,8 @@ import pytest
 
 REPORT: Final = "TESTS_REPORT"
 """The environment's name for the file. Without it nothing is written."""
+REPORTER: Final = "reported"
+"""The name of the plugin."""
 
 
 class Reporter:
@@ -28,12 +29,8 @@ class Reporter:
     def _write(self, **row: object) -> None:
         print(json.dumps(row), file=self._file, flush=True)
 
-    def pytest_xdist_node_collection_finished(self, ids: Iterable[str]) -> None:
-        self._write(collected=sorted(ids))
-
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        if session.items:
-            self._write(collected=sorted(item.nodeid for item in session.items))
+        self._write(collected=sorted(item.nodeid for item in session.items))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         row: dict[str, Any] = {
@@ -57,5 +54,5 @@ class Reporter:
 
 def pytest_configure(config: pytest.Config) -> None:
     file = os.environ.pop(REPORT, None)  # a run that a test starts is none of this one
-    if file and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Reporter(Path(file)), "reported")
+    if file:
+        config.pluginmanager.register(Reporter(Path(file)), REPORTER)

@@ -58,13 +58,13 @@ def main(arguments: Sequence[str]) -> int:
     beside = {name: _beside(name) for name in os.environ.get("BESIDE", "").split()}
     workers = os.environ.get("WORKERS", "4")
     status = _pytest(
-        ["-n", workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all"
+        ["--workers", workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all"
     )
     run = _report("all")
     alone = {}
     for number, names in enumerate(to_run_again(run)):
         print("\nOnce more, alone:", *names, sep="\n  ", flush=True)
-        _pytest(["-n", "0", "--basetemp", str(folder / f"a{number}"), *names], f"alone-{number}")
+        _pytest(["--basetemp", str(folder / f"a{number}"), *names], f"alone-{number}")
         alone.update(dict.fromkeys(names, _report(f"alone-{number}")))
     verdict = judge(run, alone, status)
     faults = [*verdict.faults, *_ended(beside)]
@@ -86,8 +86,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _pytest(arguments: Sequence[str], report: str) -> int:
     command = [
-        sys.executable, "-m", "pytest", "--dist", "loadfile", "--no-loadscope-reorder",
-        "--tb", "short", "--show-capture", "no", "-r", "fE", "-q", *arguments,
+        sys.executable, "-m", "pytest", "--tb", "short", "--show-capture", "no", "-r", "fE", "-q",
+        *arguments,
     ]  # fmt: skip
     environment = {**os.environ, REPORT: str(LOGS / f"{report}.jsonl")}
     limit = ALONE_SECONDS if report != "all" else None

@@ -118,37 +118,41 @@ def test_a_report_that_was_cut_off_is_none() -> None:
 
 
 TOY = """
-import pytest
+import os, pytest
 def test_passes(): pass
 def test_fails(): print("the log"); assert 1 == 2
+def test_ends_the_process(): os._exit(3)
 def test_skipped(): pytest.skip("no GPU")
 """
 
 
-@pytest.mark.parametrize(("workers", "late"), [("0", False), ("2", True)])
-def test_what_pytest_does_is_reported(tmp_path: Path, workers: str, late: bool) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_what_pytest_does_is_reported(tmp_path: Path, late: bool) -> None:
     toy = tmp_path / "test_toy.py"
     toy.write_text(TOY)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "conftest.py").write_text(
         "from tests.order import pytest_runtest_protocol\n"
         "from tests.reported import pytest_configure\n"
+        "from tests.workers import pytest_addoption, pytest_runtestloop\n"
     )
     report = tmp_path / "report"
     environment = {**os.environ, reported.REPORT: str(report), "PYTHONPATH": str(ROOT)}
     environment[order.DEADLINE] = "0" if late else "inf"
     subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-n", workers, str(toy)],
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-p", "no:xdist",
+         "--workers", "2", str(toy)],
         env=environment, cwd=tmp_path, check=False, capture_output=True, timeout=120,
     )  # fmt: skip
     found = read(report.read_text().splitlines())
     names = {name: name.rpartition("test_")[2] for name in found.collected}
-    assert sorted(names.values()) == ["fails", "passes", "skipped"]
+    assert sorted(names.values()) == ["ends_the_process", "fails", "passes", "skipped"]
     if late:
-        assert len(found.left_out) == 3
+        assert len(found.left_out) == 4
         return
-    assert [names[name] for name in found.failed] == ["fails"]
-    (failure,) = found.cases[found.failed[0]].failures
+    assert [names[name] for name in found.failed] == ["ends_the_process", "fails"]
+    assert "ended with 3" in found.cases[found.failed[0]].failures[0]
+    (failure,) = found.cases[found.failed[1]].failures
     assert "assert 1 == 2" in failure
     assert "the log" in failure
     assert {case.skipped for name, case in found.cases.items() if "skipped" in name} == {
