@@ -92,6 +92,7 @@ class _Workers:
                     self._hear(worker)
         finally:
             for worker in self._running:
+                worker.reports.close()  # who writes to it ends, too
                 os.kill(worker.pid, signal.SIGINT)
             for worker in self._running:
                 os.waitpid(worker.pid, 0)
@@ -140,7 +141,9 @@ class _Workers:
             _become_worker(self._session.config, ours, self._count)
             self._work(ours, first)
             status = 0
-        except BaseException:  # noqa: BLE001 - the first process hears that it ended
+        except (KeyboardInterrupt, BrokenPipeError):
+            pass  # the run is to stop
+        except BaseException:  # noqa: BLE001 - the first process says in which test
             traceback.print_exc(file=sys.__stderr__)
         finally:
             os._exit(status)
