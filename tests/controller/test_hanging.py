@@ -275,6 +275,7 @@ async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
 ) -> None:
     monkeypatch.setattr("partitiond.controller.keys.use_cases.TELL_SECONDS", 0.05)
     key, _ = await host.service.keys.create(KeyTerms())
+    await until(lambda: host.proxy.table.keys != ())
     publish = host.proxy.publish
 
     async def refuses(table: RoutingTable) -> None:

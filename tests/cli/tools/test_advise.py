@@ -18,7 +18,7 @@ from tests.advise.servers import Answer, serving
 from tests.cli.conftest import Cli, widest
 
 TEXTS = [(DATA / f"vllm-0.32.0-cpu-{name}.txt").read_text() for name in ("00", "05", "10")]
-QUICK = ("--minutes", "0.01", "--every", "0.25", "--time-limit", "2")
+QUICK = ("--minutes", "0.01", "--every", "0.25", "--time-limit", "60")
 
 
 @contextmanager
