@@ -60,7 +60,7 @@ def create_app(
     app.state.endpoint_url, app.state.endpoint_log = endpoint
     app.state.sessions = DashboardSessions(admin_token)
     app.state.profile_rows = ProfileRows()
-    app.router.routes.extend(_routes())
+    app.router.routes.extend(routes())
     errors.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(ActorScope, sessions=app.state.sessions)
@@ -79,7 +79,7 @@ def create_app(
 
 
 @functools.cache
-def _routes() -> tuple[BaseRoute, ...]:
+def routes() -> tuple[BaseRoute, ...]:
     """Return the routes with their request parsers; they know no application.
 
     FastAPI builds the parsers when the first request looks for its route; in the event loop that

@@ -6,10 +6,12 @@ profile (`fit_steps`), and a roofline of the architecture (`core.performance.eng
 """
 
 import dataclasses
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from partitiond.core.profile.confirmed import StepTime
-from partitiond.core.profile.record import Profile
+
+if TYPE_CHECKING:
+    from partitiond.core.profile.record import Profile  # the slowest import of an engine's start
 
 MAX_PREFILL_SHARE: Final = 0.5
 """A measured time to first token contains queueing; prefill never explains more than half of a
@@ -96,7 +98,7 @@ def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> S
     return StepModel(((1, token_seconds), (64, grown)), token_seconds / 16)
 
 
-def fit_steps(profile: Profile) -> StepModel:
+def fit_steps(profile: "Profile") -> StepModel:
     """Return step times that reproduce a profile's closed-loop throughput.
 
     With b requests in flight, b requests end every b x O / X(b) seconds (O output tokens each).

@@ -1,21 +1,26 @@
 """Starts daemons in a fraction of a second, forked from a process that has all imports.
 
-The child runs the daemon from the reading of its settings onwards, in a session of its own. Only
-the imports are shared, which take two thirds of a daemon's start.
+The child runs the daemon from the reading of its settings onwards, in a session of its own. What
+depends on no settings is shared: imports, parsers of requests, and the solver, of which each daemon
+forks the process that its solves are forked from.
 """
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 from partitiond.settings.schema import load_settings
 from tests.machine import clean_environment, wait_for
@@ -127,8 +132,14 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 
 
 def _main() -> None:
-    import partitiond.daemon  # noqa: F401
+    import partitiond.daemon
+    import partitiond.planner.api  # noqa: F401
+    from partitiond.api.app import routes
+    from partitiond.serde import prepare
 
+    routes()
+    prepare(partitiond.daemon.ANSWERS)
+    gc.freeze()
     statuses: dict[int, str] = {}
     signal.signal(signal.SIGCHLD, lambda *_: _reap(statuses))
     for line in sys.stdin:
@@ -165,6 +176,7 @@ def _become_daemon(config: Path, log: str) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for ours, theirs in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(ours, theirs)
+        _fork_fork_server()
         run_daemon = sys.modules["partitiond.daemon"].run_daemon
         run_daemon(load_settings(config, clean_environment(), {}).settings)
         code = 0
@@ -172,3 +184,23 @@ def _become_daemon(config: Path, log: str) -> None:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _fork_fork_server() -> None:
+    """Have this process's fork server; one that begins by itself imports the solver, for 2 s."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")  # any name that no file has
+    listener.listen()
+    theirs, ours = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ours)
+        try:
+            forkserver.main(listener.detach(), theirs, [])
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    server: Any = forkserver._forkserver
+    server._forkserver_address = listener.getsockname()
+    server._forkserver_alive_fd, server._forkserver_pid = ours, pid
+    listener.close()

@@ -1,4 +1,4 @@
-"""Gives simulated engines the speed that was planned: step times of the estimate, and neighbours.
+"""The speed of a simulated engine as planned (`planned_speed`): its step times, and neighbours.
 
 An engine on a simulated GPU is told these with its start (`SPEED_VARIABLE`), so that what a plan
 says of it, and of those beside it, can be seen.
@@ -8,13 +8,9 @@ import dataclasses
 import json
 from typing import Any, Final
 
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
-from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.spec import ModelSpec
-from partitiond.core.performance.estimate import hardware_of
-from partitiond.core.performance.roofline import Rates, Step, prompt_context, step_seconds
-from partitiond.core.performance.transfer_fit import subject_of
+from partitiond.core.performance.roofline import Rates, Step, step_seconds
 
 SPEED_VARIABLE: Final = "PARTITIOND_SIMULATED_SPEED"
 """`EngineSpeed` as JSON in an engine's environment; the daemon sets it, never a user."""
@@ -50,22 +46,6 @@ class RooflineSteps:
         return max(sent, step_seconds(self.architecture, step, self.reached))
 
 
-def steps_of(
-    spec: ModelSpec, architecture: Architecture, device: Device, size: PartitionSize, dtype: str
-) -> RooflineSteps:
-    """Return the step times that an estimate rests on.
-
-    Args:
-        spec: the form of the model that runs (`ModelSpec.as_variant`).
-        architecture: of that form, before its precision is applied.
-        device: of the engine.
-        size: of its partition.
-        dtype: in which it runs.
-    """
-    rounds = subject_of(spec, architecture, hardware_of(device), size, dtype).rounds
-    return RooflineSteps(rounds.architecture, rounds.reached, prompt_context(spec.workload))
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineSpeed:
     """The speed of an engine on a simulated GPU.
@@ -92,26 +72,3 @@ class EngineSpeed:
         architecture, reached = Architecture(**steps["architecture"]), Rates(**steps["reached"])
         made = RooflineSteps(architecture, reached, steps["prompt_context"])
         return cls(made, **{**data, "mode": SharingMode(data["mode"])})
-
-
-def speed_environment(
-    spec: ModelSpec,
-    architecture: Architecture,
-    *,
-    device: Device,
-    size: PartitionSize,
-    dtype: str,
-    busy: float = 1.0,
-    kappa: float | None = None,
-) -> tuple[tuple[str, str], ...]:
-    """Return the variable that tells a simulated engine on a GPU its speed; none for others.
-
-    Args:
-        spec, architecture, device, size, dtype: as in `steps_of`.
-        busy, kappa: as in `EngineSpeed`.
-    """
-    if spec.engine_kind != "simulated" or device.kind is not DeviceKind.GPU:
-        return ()
-    steps = steps_of(spec, architecture, device, size, dtype)
-    speed = EngineSpeed(steps, device.id, size.mode, busy, kappa)
-    return ((SPEED_VARIABLE, json.dumps(dataclasses.asdict(speed))),)

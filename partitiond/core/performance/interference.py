@@ -21,11 +21,13 @@ constants, which keeps the planner linear, and a plan never promises more than i
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.profile.sharing import PairRun, Sharing
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
+
+if TYPE_CHECKING:
+    from partitiond.core.profile.sharing import PairRun, Sharing
 
 TOLERANCE: Final = 1e-8
 """Slack when a sum of shares is compared with a limit, so that 0.1 + 0.2 fits into 0.3."""
@@ -149,7 +151,7 @@ def level_of(mode: SharingMode, value: float, interference: Interference = DEFAU
 # -- values for plans ------------------------------------------------------------------------
 
 
-def planned_kappa(sharing: Sharing) -> float | None:
+def planned_kappa(sharing: "Sharing") -> float | None:
     """Return the kappa that plans use, from the measurements; None if the default holds.
 
     It is the measured kappa, raised so that sigma of two replicas covers the error of pair
@@ -164,7 +166,7 @@ def planned_kappa(sharing: Sharing) -> float | None:
     return next((step for step in KAPPA_STEPS if raised <= step + TOLERANCE), raised)
 
 
-def _speed_ratios(pair: PairRun) -> Iterable[float]:
+def _speed_ratios(pair: "PairRun") -> Iterable[float]:
     """Yield the measured / predicted speed, for the rates and (as 1 / TPOT) the TPOTs."""
     for wanted, got in zip(
         pair.predicted_output_tokens_per_s, pair.measured_output_tokens_per_s, strict=True
@@ -184,7 +186,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def pair_derate(pairs: Sequence[PairRun]) -> float:
+def pair_derate(pairs: Sequence["PairRun"]) -> float:
     """Return the share of the predicted rate that plans subtract for wrong pair predictions.
 
     The share is 0 while the 90th percentile of the errors of all rates and TPOTs is within
