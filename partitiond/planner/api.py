@@ -50,9 +50,11 @@ from partitiond.planner.search.without_outage import (
 )
 from partitiond.planner.stop import Stop, never
 
-AGAIN_SHARE: Final = 0.5
-"""If the best plan has an outage, all further solves take so much of the time limit together: each
-has half of what those before it left. Chosen."""
+MOST_SHARE: Final = 1.25
+"""An answer aims to end after so much of the time limit, whatever was asked on the way. If the best
+plan has an outage, each further solve has half of what those before it left. Chosen."""
+LEAST_SHARE: Final = 0.01
+"""Share of the limit that the last question has, if it has to be asked. Chosen."""
 STARTS_SHARE: Final = 0.1
 STARTS_LEAST_SECONDS: Final = 0.5
 """Share of the time limit, and seconds at least, for starts beside a plan. Chosen."""
@@ -83,7 +85,7 @@ def solve(
     began = time.monotonic()
     request = usable_request(request)
     first = _made(request, on_progress, stop)
-    made = _with_starts(_without_outage(first, on_progress, stop), stop)
+    made = _with_starts(_without_outage(first, began, on_progress, stop), stop)
     placements = made.placements
     if request.models and not placements:
         return Infeasible(
@@ -144,13 +146,14 @@ class _Made:
 
 
 def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _Made:
+    began = time.monotonic()
     instance = build_instance(request)
 
     def may(packing: Packing) -> int:
         return spoken_against(request, assign(instance, packing)) if request.running else 0
 
     if instance.needs:
-        found = solve_portfolio(instance, on_progress, stop, may)
+        found = solve_portfolio(instance, on_progress, stop, may, began)
     else:  # no model is wanted, or no model fits a device
         status, method = Status.OPTIMAL, "nothing to place"
         found = SolveAnswer(
@@ -169,20 +172,34 @@ def _on_devices(found: SolveAnswer, placements: tuple[Placement, ...]) -> _Made:
     return _Made(instance, found, missing, placements)
 
 
-def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made:
+def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, stop: Stop) -> _Made:
     """Return the answer, or one that leaves no model without a replica
-    (`planner.search.without_outage`)."""
-    request = made.instance.request
+    (`planner.search.without_outage`).
+
+    Args:
+        began: when the answer was asked for, in `time.monotonic`.
+    """
+    request, alone = made.instance.request, made.found.beside
     coming = forbidden_outages(request, made.placements)
     if not coming:
         return made
     models = {outage.model for outage in coming}
-    seconds = AGAIN_SHARE / 2 * request.time_limit_seconds
-    again = dataclasses.replace(request, time_limit_seconds=seconds)
-    beside = _made(with_old_ones(again, models, for_good=False), on_progress, stop)
-    replaced = _replaced(made, beside)
-    if replaced is not None:
-        return replaced
+    limit = seconds = request.time_limit_seconds
+
+    def in_time() -> bool:
+        """Whether there is time for another question; `seconds` is what it has."""
+        nonlocal seconds
+        rest = began + MOST_SHARE * limit - time.monotonic()
+        left = limit / 2 if request.deterministic else rest
+        seconds = max(LEAST_SHARE * limit, min(seconds, left) / 2)
+        return left > 0
+
+    if in_time():
+        again = dataclasses.replace(request, time_limit_seconds=seconds)
+        beside = _made(with_old_ones(again, models, for_good=False), on_progress, stop)
+        replaced = _replaced(made, beside)
+        if replaced is not None:
+            return replaced
     wanted = request.objective if request.objective.is_cost else Objective.MAX_GOODPUT
     all_running = {p.model for p in request.running} - may_be_out(request)
     # What serves today is kept before anything else: nothing moves unless all are served then.
@@ -191,28 +208,32 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
         (all_running, wanted, MAX_MOVE_PRICE),
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
-        asked = with_old_ones(again, staying, for_good=True)
-        seconds /= 2
+        last = objective is Objective.MAX_GOODPUT and staying is all_running
+        if not in_time() and (alone is not None or not last):
+            continue
         asked = dataclasses.replace(
-            asked, objective=objective, move_price=move_price, time_limit_seconds=seconds
+            with_old_ones(request, staying, for_good=True),
+            objective=objective,
+            move_price=move_price,
+            time_limit_seconds=seconds,
         )
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()
-        last = objective is Objective.MAX_GOODPUT and staying is all_running
         if (
             (as_wanted or last)
             and all_stay(asked, held.placements)
             and not forbidden_outages(request, placements)
         ):
             answer = _held(made, placements, coming, held.found.method, stop)
-            alone = made.found.beside
             if alone is None:
                 return answer
             # Asked apart, what runs and what is new may not gain from one another.
             starts = assign(made.instance, alone)
             apart = _held(made, starts, coming, made.found.method, stop)
             return max(answer, apart, key=_held_order)
+    if alone is not None:
+        return _held(made, assign(made.instance, alone), coming, made.found.method, stop)
     raise PlanRefusedError(
         "no plan without an outage was found, though all that runs could stay.",
         hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
@@ -320,16 +341,24 @@ def _as_asked(
 ) -> _Made | None:
     """Return placements as an answer to a question that others were asked in place of; None if they
     break a rule of it."""
-    # Of sizes, one may beat another only here: what runs is a size of a model that is held back.
-    instance, objective = build_instance(asked, placements), made.found.objective
+    instance, objective = made.instance, made.found.objective
     candidates = {m.model: m.candidates for m in asked.models}
-    packing = packing_of(instance, placements)
-    if packing is None or any(p.candidate not in candidates[p.model] for p in placements):
+    if any(p.candidate not in candidates[p.model] for p in placements):
+        return None
+    packing = packing_of(instance, placements) if asked.models == instance.request.models else None
+    if packing is None:
+        # Of sizes, one may beat another only here: what runs is a size of a model held back.
+        instance = build_instance(asked, placements)
+        packing = packing_of(instance, placements)
+    if packing is None:
         return None
     if packing.lacking() if objective.is_cost else packing.short_replicas():
         objective = Objective.MAX_GOODPUT
-    name = f"{method.partition(';')[0]}, beside what runs"
-    found = evaluate(packing, objective, name)
+    name, known = f"{method.partition(';')[0]}, beside what runs", None
+    if instance is made.instance and objective is made.found.objective:
+        same = packing.short_replicas() == made.found.packing.short_replicas()
+        known = made.found.bound if same and math.isfinite(made.found.bound) else None
+    found = evaluate(packing, objective, name, known)
     if objective is made.found.objective:
         found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)
     return _on_devices(found, placements)

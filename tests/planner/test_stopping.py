@@ -1,7 +1,6 @@
 """A solve that was asked to end does as little as a plan takes."""
 
 import collections
-import dataclasses
 import sys
 from types import FrameType
 
@@ -100,7 +99,7 @@ def plan_of(watch: SolveMonitor) -> Member:
 def test_nothing_is_shared_out_after_the_time_limit() -> None:
     """A search may end late, and each step of sharing takes as long as a good part of it."""
     watch, one = leftovers(3), plan_of(leftovers(3))
-    for began, filled in ((watch.began, True), (watch.began - 3, False)):
+    for began, filled in ((watch.began, True), (watch.began - 4, False)):
         watch.began = began
         chosen = nearest_cost(watch, [one], may=lambda _: 0)
         assert (len(chosen.packing.loads[0].items) > 2) is filled
@@ -114,12 +113,3 @@ def test_only_plans_as_good_as_the_best_are_filled(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(nearest, "fill", lambda *asked: calls.append(asked))
     nearest_cost(watch, [dearer, best, dearer, best], may=lambda _: 0)
     assert len(calls) == 2
-
-
-@pytest.mark.parametrize(("limit", "kept"), [(2, 0.3), (60, 1.0)])
-def test_time_is_kept_for_what_is_left_over(limit: float, kept: float) -> None:
-    shared, rated = leftovers(limit), leftovers(limit).instance
-    models = rated.request.models[:1]
-    alone = SolveMonitor(build_instance(dataclasses.replace(rated.request, models=models)))
-    assert alone.deadline - alone.began - shared.deadline + shared.began == pytest.approx(kept)
-    assert not shared.over()

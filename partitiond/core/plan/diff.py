@@ -16,6 +16,7 @@ from typing import Final
 from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import fits, overlap
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.plan.outage import Outage, outages
 from partitiond.core.plan.record import Placement, PlanDiff, weights_of
@@ -138,19 +139,23 @@ def diff_cost(
     new_ones = [p for p in (*diff.start, *(new for _, new in diff.move)) if p.device_id in kinds]
     took = {p.replica_id: start_seconds(p, kinds[p.device_id], measured or {})[0] for p in new_ones}
     order = _order(diff, new_ones, dataclasses.replace(gains, seconds=took))
-    gone = [*diff.stop, *(old for old, _ in diff.move)]
+    gone = by_key((p.device_id, p) for p in (*diff.stop, *(old for old, _ in diff.move)))
+    kept = by_key((p.device_id, p) for p in diff.keep)
+    stopped, coming = (
+        by_key((p.device_id, p) for p in diff.stop),
+        by_key((p.device_id, p) for p in order),
+    )
     steps: list[DiffStep] = []
     changes: list[DeviceChange] = []
     for device in devices:
-        here = _OnDevice(device, diff, gone)
-        mine = [(olds.get(p.replica_id), p) for p in order if p.device_id == device.id]
-        leaving = [p for p in gone if p.device_id == device.id]
-        for old, new in mine:
-            steps.append(_step(old, new, device.kind, measured or {}, here.start(new)))
-        steps += [_stopped(p) for p in diff.stop if p.device_id == device.id]
-        if mine or leaving:
-            seconds = math.fsum(s.seconds for s in steps if s.device_id == device.id)
-            changes.append(here.change(seconds))
+        here = _OnDevice(device, kept[device.id], gone[device.id])
+        mine = [
+            _step(olds.get(p.replica_id), p, device.kind, measured or {}, here.start(p))
+            for p in coming[device.id]
+        ]
+        if mine or gone[device.id]:
+            changes.append(here.change(math.fsum(step.seconds for step in mine)))
+        steps += [*mine, *map(_stopped, stopped[device.id])]
     known = {device.id for device in devices}
     steps += [_stopped(p) for p in diff.stop if p.device_id not in known]
     return DiffCost(
@@ -210,10 +215,11 @@ def _stopped(p: Placement) -> DiffStep:
 class _OnDevice:
     """Partitions that a device holds while a plan is applied; local to `diff_cost`."""
 
-    def __init__(self, device: Device, diff: PlanDiff, gone: Iterable[Placement]) -> None:
+    def __init__(
+        self, device: Device, kept: Iterable[Placement], gone: Iterable[Placement]
+    ) -> None:
         self._device = device
-        kept = [p for p in diff.keep if p.device_id == device.id]
-        self._leaving = [p.partition for p in gone if p.device_id == device.id]
+        self._leaving = [p.partition for p in gone]
         self._held = [*(p.partition for p in kept), *self._leaving]
         self._before = self._peak = _bytes(self._held)
         self._room = _room(device)

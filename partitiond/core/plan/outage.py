@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.hardware.room import fits, overlap
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.plan.record import Placement, PlanDiff
 
@@ -81,13 +82,14 @@ class _Walk:
         room: Mapping[str, int],
         seconds: Callable[[Placement], float],
     ) -> None:
-        leaving = [*(old for old, _ in diff.move), *diff.stop]
-        there = [p for p in (*diff.keep, *leaving) if p.device_id in room]
+        leaving = [p for p in (*(old for old, _ in diff.move), *diff.stop) if p.device_id in room]
+        there = [*(p for p in diff.keep if p.device_id in room), *leaving]
         self.found: list[Outage] = []
         self._room, self._seconds = room, seconds
-        self._held = {d: [p for p in there if p.device_id == d] for d in room}
-        self._outgoing = {d: [p for p in leaving if p.device_id == d] for d in room}
-        self._missing = {d: [p for p in order if p.device_id == d] for d in room}
+        self._held = by_key((p.device_id, p) for p in there)
+        self._outgoing = by_key((p.device_id, p) for p in leaving)
+        self._leaves = by_key((p.model, p.device_id) for p in leaving)
+        self._missing = by_key((p.device_id, p) for p in order)
         self._left = Counter(p.model for p in order)
         self._serving = Counter(p.model for p in there)
         self._down: dict[str, float] = {}
@@ -130,7 +132,8 @@ class _Walk:
         since = self._down.pop(model, None)
         if since is not None:
             self.found.append(Outage(model, since, now))
-        replaced = {d for d, out in self._outgoing.items() if any(p.model == model for p in out)}
+        ran = {*self._leaves[model]}
+        replaced = {d for d in ran if any(p.model == model for p in self._outgoing[d])}
         # The replica that was the last of this model may make way now.
         return {placement.device_id} | replaced
 

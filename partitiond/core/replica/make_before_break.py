@@ -31,8 +31,10 @@ def beside_what_runs(
         before = old.get(new.replica_id)
         if before is not None and same_engine(before, new):
             continue
-        others = [p for p in found if p is not new]
-        moved = _on_free_cores(new, [*running, *others], running, known)
+        moved = None
+        if isinstance(new.partition, CpuCores):
+            others = [p for p in found if p is not new]
+            moved = _on_free_cores(new, [*running, *others], running, known)
         if moved is not None:
             found[at] = moved
     return tuple(found)

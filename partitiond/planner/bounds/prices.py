@@ -64,12 +64,12 @@ def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
     """
     if as_cost:
         sites = with_survival(sites)
-        if _contradict(sites):
+        if contradict(sites):
             return Prices(None, usual_prices(sites))
     pours = make_pours(sites)
     found = solve_sampled(pours, as_cost=as_cost, most=most)
     value = cost_bound(pours, found) if as_cost else goodput_bound(pours, found)
-    return Prices(None if math.isinf(value) else value, _entry_prices(pours, found))
+    return Prices(None if math.isinf(value) else value, entry_prices(pours, found))
 
 
 def bound_of(instance: Instance, *, as_cost: bool) -> float | None:
@@ -77,7 +77,7 @@ def bound_of(instance: Instance, *, as_cost: bool) -> float | None:
     return linear_prices(build_sites(instance), as_cost=as_cost).value
 
 
-def _contradict(sites: Sites) -> bool:
+def contradict(sites: Sites) -> bool:
     """Whether a least number or a rate needs more replicas than the largest number allows."""
     best = np.zeros(len(sites.need_rate), dtype=np.int64)
     np.maximum.at(best, sites.entry_model, sites.rates.max(axis=1, initial=0))
@@ -102,19 +102,22 @@ class Duals:
     scarce: Floats
 
 
-def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE) -> Duals:
+def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE, part: bool = False) -> Duals:
     """Return the duals of one in n models and an n-th of all devices, if there are many pours.
 
     The sample is random with a fixed seed: models may be listed in an order with a period.
 
     Bounds hold for any prices, and a sample's prices are nearly those of all models. If the sample
-    cannot be served, that proves nothing: the prices are then those for the most goodput.
+    cannot be served, that proves nothing: the prices are then those for the most goodput; if `part`
+    is True, those for the largest common part of the demands.
     """
     every = max(1, -(-len(pours.entry) // most))
     models = len(pours.sites.need_rate)
     chosen = np.random.default_rng(0).permutation(models)[: -(-models // every)]
     mine = np.flatnonzero(np.isin(pours.model, chosen))
-    found = _Program(pours, mine, every, as_cost=as_cost).solve(part=as_cost and every == 1)
+    found = _Program(pours, mine, every, as_cost=as_cost).solve(
+        part=part or (as_cost and every == 1)
+    )
     if found is None and as_cost:
         found = _Program(pours, mine, every, as_cost=False).solve(part=False)
     return _alike(pours) if found is None else found
@@ -298,7 +301,7 @@ def pour_prices(pours: Pours, found: Duals) -> Floats:
     return np.asarray(price + pours.pool @ found.pool + found.scarce[pours.model])
 
 
-def _entry_prices(pours: Pours, found: Duals) -> Floats:
+def entry_prices(pours: Pours, found: Duals) -> Floats:
     """Return the (E,) price of one replica at its lowest level, by the way to place it that is
     cheapest for what the replica serves there."""
     sites = pours.sites

@@ -14,7 +14,7 @@ from partitiond.core.plan.record import ModelDemand, ModelForecast, Plan, Unplac
 from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_host
-from partitiond.planner.check.figures import RELATIVE, device_level, rates_of
+from partitiond.planner.check.figures import RELATIVE, level_together, rates_of
 from partitiond.planner.check.rules import check_rules, check_slo
 
 __all__ = ["Before", "check_plan"]
@@ -38,16 +38,19 @@ def check_plan(
     """
     asked, memory = {demand.model: demand for demand in models}, dict(host_memory_bytes)
     demands, stay = as_held_back(plan, asked, before)
-    levels = {d.id: device_level(plan, d, interference) for d in plan.devices}
     found = list(_check_names(plan, demands))
     if found:
         return tuple(found)
+    on = by_key((p.device_id, p) for p in plan.placements)
+    levels = {
+        d.id: level_together([p.candidate for p in on[d.id]], interference) for d in plan.devices
+    }
     for device in plan.devices:
-        here = plan.on_device(device.id)
+        here = tuple(on[device.id])
         found.extend(f.text for f in check_device(device, here, demands, levels[device.id]))
-    for host in sorted({d.host for d in plan.devices}):
-        there = [d for d in plan.devices if d.host == host]
-        found.extend(f.text for f in check_host(host, there, plan.placements, memory.get(host)))
+    for host, there in sorted(by_key((d.host, d) for d in plan.devices).items()):
+        held = [p for d in there for p in on[d.id]]
+        found.extend(f.text for f in check_host(host, there, held, memory.get(host)))
     rates = rates_of(plan.placements, levels)
     placed = by_key((p.model, p) for p in plan.placements)
     excuses = {u.model: u for u in reversed(plan.unplaced)}

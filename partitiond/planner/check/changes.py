@@ -92,6 +92,7 @@ def to_leave(
     replicas, so an outage of their models is nobody's choice.
     """
     here = tuple(p for p in running if p.model in demands)
+    on = by_key((p.device_id, p) for p in here)
     groups = by_key((p.model, way_of(p.partition)[1]) for p in here if way_of(p.partition)[1])
     as_they_run = {
         name: dataclasses.replace(
@@ -101,13 +102,12 @@ def to_leave(
     }
     found = set[str]()
     for device in (d for d in devices if not d.cordoned):
-        mine = tuple(p for p in here if p.device_id == device.id)
+        mine = tuple(on[device.id])
         level = level_together([p.candidate for p in mine], interference)
         if any(check_device(device, mine, as_they_run, level)):
             found |= {p.model for p in mine}
-    for host in {d.host for d in devices}:
-        there = [d for d in devices if d.host == host and not d.cordoned]
-        mine = tuple(p for p in here if p.device_id in {d.id for d in there})
+    for host, there in by_key((d.host, d) for d in devices if not d.cordoned).items():
+        mine = tuple(p for d in there for p in on[d.id])
         if any(check_host(host, there, mine, host_memory.get(host))):
             found |= {p.model for p in mine}
     return found

@@ -4,18 +4,12 @@ import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import Interference, level_of, sigma
-from partitiond.core.plan.record import Candidate, Placement, Plan
+from partitiond.core.plan.record import Candidate, Placement
 
 RELATIVE = 1e-6
 """Slack for comparing sums of floats: the solver rounds them outwards, to a hundredth of this."""
-
-
-def device_level(plan: Plan, device: Device, interference: Interference) -> float | None:
-    """Return the device's level of interference; None if no level covers what is on it."""
-    return level_together([p.candidate for p in plan.on_device(device.id)], interference)
 
 
 def level_together(here: Sequence[Candidate], interference: Interference) -> float | None:

@@ -114,7 +114,10 @@ def packed(fleet: ColumnProblem, plan: Sequence[DeviceColumn]) -> Packing:
     # Columns that draw much from hosts first: later no host may have room for them.
     for column in sorted(plan, key=lambda c: -int(sites.entry_pool[c.entries, 1].sum())):
         items = sites.entry_item[column.entries].tolist()
-        device = min(free[column.cls], key=lambda d: _lacking(packing, d, items))
+        here = free[column.cls]
+        device = next((d for d in here if not _lacking(packing, d, items)), None)
+        if device is None:
+            device = min(here, key=lambda d: _lacking(packing, d, items))
         free[column.cls].remove(device)
         crowd = int(sites.entry_kappa[column.entries].max())
         option = int(sites.option_of[column.site, column.level, crowd])

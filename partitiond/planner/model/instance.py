@@ -199,6 +199,8 @@ def _mig_limits(device: Device) -> tuple[object, ...]:
 
 def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare) -> Ways:
     """Return the options of a device, and the items that each option can hold."""
+    import numpy as np  # not at the top: the daemon loads this module, but solves elsewhere
+
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = {it.index: it for it in _fitting(device, items, spare.keep) if allowed[it.model]}
     by_way = by_key((o.way, o) for o in options_of(device, request.interference, fitting.values()))
@@ -208,22 +210,23 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
     for way, ways in by_way.items():
         mine = [item for item in fitting.values() if _may_be(item, way, request)]
         levels = sorted({option.level for option in ways})
-        bears = {item.index: _bears(item, levels, request) for item in mine}
-        held = without_beaten({i: x for i, x in bears.items() if x}, way[0], fitting, spare)
-        ordered = sorted(held)
+        borne = {item.index: _bears(item, levels, request) for item in mine}
+        held = without_beaten({i: x for i, x in borne.items() if x}, way[0], fitting, spare)
+        ordered = np.array(sorted(held), dtype=np.int64)
+        bounds = [(held[i], fitting[i].kappa, fitting[i].busy) for i in ordered.tolist()]
+        level, kappa, busy = np.array(bounds, dtype=np.float64).reshape(-1, 3).T
         holds[way] = held
         for option in ways:
-            fit = tuple(i for i in ordered if held[i] >= option.level and _at(fitting[i], option))
+            bears = level >= option.level
+            if option.mode is not None:
+                bears &= (kappa <= option.kappa) & (busy <= option.busy_limit[1])
+            fit = tuple(ordered[bears].tolist())
             # Of the options that hold the same items at a level, the least kappa is enough.
             last = (options[-1].mode, options[-1].level, fits[-1]) if fits else None
             if fit and last != (option.mode, option.level, fit):
                 options.append(option)
                 fits.append(fit)
     return tuple(options), tuple(fits), holds
-
-
-def _at(item: Item, option: Option) -> bool:
-    return option.mode is None or (item.kappa <= option.kappa and item.busy <= option.busy_limit[1])
 
 
 def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
 import functools
 
 import numpy as np
-from numpy.typing import NDArray
 
+from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Group, Instance
 
 
@@ -22,18 +22,20 @@ def rates_alone(instance: Instance) -> list[int]:
     """Return for each item the most that one device full of it gives, in its model's units."""
     size = len(instance.items)
     best = np.zeros(size, dtype=np.int64)
-    rates: dict[float, NDArray[np.int64]] = {}
+    sites = build_sites(instance)
     # Groups that differ only in their host hold the same.
     alike = {(id(g.fits), g.memory_bytes, g.cores, g.sm_percent): g for g in instance.groups}
     for group in alike.values():
         copies = np.zeros(size, dtype=np.int64)
         for item in set[int]().union(*group.fits):
             copies[item] = most_copies(instance, group, item)
-        for option, fit in zip(group.options, group.fits, strict=True):
+        rate = np.zeros(size, dtype=np.int64)
+        for number, (option, fit) in enumerate(zip(group.options, group.fits, strict=True)):
+            site = sites.site_of[group.index, number]
+            there = slice(*np.searchsorted(sites.entry_site, [site, site + 1]))
+            level = int(np.searchsorted(sites.level[site], option.level))
+            rate[sites.entry_item[there]] = sites.rates[there, level]
             mine = np.array(fit, dtype=np.int64)
-            rate = rates.setdefault(option.level, np.full(size, -1))
-            for item in mine[rate[mine] < 0].tolist():
-                rate[item] = instance.rate(item, option)
             full = np.minimum(option.max_items, copies[mine]) * rate[mine]
             best[mine] = np.maximum(best[mine], full)
     return [int(most) for most in best]

@@ -5,6 +5,7 @@ Equal devices are preferred where engines can start beside the ones they replace
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -34,10 +35,12 @@ from partitiond.planner.pack.running import staying_items
 
 Size = tuple[tuple[SharingMode, str], int, int]
 """Way (`types.Way`), SM percentage and bytes of a replica."""
-Held = tuple[frozenset[tuple[int, int]], tuple[Size, ...]]
+Held = tuple[collections.Counter[int], list[Size]]
 """Contents of a device: which items, and how many of each, could stay as they are; all sizes."""
 
 Staying = tuple[tuple[int, int, Placement], ...]
+Contents = tuple[tuple[int, ...], ...]
+"""Items on each abstract device."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -100,19 +103,32 @@ def applied(instance: Instance, packing: Packing) -> Applied:
     )
 
 
+@functools.lru_cache(maxsize=1)
+def _known(_instance: Instance) -> dict[Contents, list[_Slot]]:
+    """Return what was matched: a solve asks for the same few packings again and again."""
+    return {}
+
+
 def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
+    contents, known = tuple(tuple(load.items) for load in packing.loads), _known(instance)
+    if contents not in known:
+        known[contents] = _matched(instance, contents)
+    return [dataclasses.replace(slot) for slot in known[contents]]
+
+
+def _matched(instance: Instance, contents: Contents) -> list[_Slot]:
     staying = staying_items(instance)
     real: dict[int, int] = {}
     for bins in twins(instance):
-        real.update(_match_devices(instance, packing, bins, staying))
+        real.update(_match_devices(instance, contents, bins, staying))
     waiting = by_key(((index, item), placement) for index, item, placement in staying)
     slots = []
-    for abstract, load in enumerate(packing.loads):
-        for item in load.items:
+    for abstract, items in enumerate(contents):
+        for item in items:
             kept = waiting[real[abstract], item]
             slots.append(_Slot(real[abstract], item, kept.pop(0) if kept else None))
-        if load.items:
-            _choose_slices(instance, slots[-len(load.items) :])
+        if items:
+            _choose_slices(instance, slots[-len(items) :])
     return slots
 
 
@@ -145,7 +161,7 @@ def _place_of(kept: Placement | None) -> Place | None:
 
 
 def _match_devices(
-    instance: Instance, packing: Packing, bins: tuple[int, ...], staying: Staying
+    instance: Instance, contents: Contents, bins: tuple[int, ...], staying: Staying
 ) -> dict[int, int]:
     """Return the real device of each interchangeable abstract one, so that most bytes stay loaded.
 
@@ -161,15 +177,14 @@ def _match_devices(
             running_on[item].add(position[index])
     here = {instance.request.devices[b].id for b in bins}
     if len(bins) == 1 or not any(p.device_id in here for p in instance.request.running):
-        order = [b for b in bins if packing.loads[b].items]
-        order += [b for b in bins if not packing.loads[b].items]
+        order = sorted(bins, key=lambda b: not contents[b])
         return dict(zip(order, bins, strict=True))
     kept = np.zeros((len(bins), len(bins)), dtype=np.int64)
     for left, abstract in enumerate(bins):
-        items = packing.loads[abstract].items
+        items = contents[abstract]
         for right in set().union(*(running_on[item] for item in items)):
             kept[left, right] = _kept_bytes(instance, items, runs[right])
-    blocked = in_the_way(instance, packing, bins, [runs[n] for n in range(len(bins))])
+    blocked = in_the_way(instance, contents, bins, [runs[n] for n in range(len(bins))])
     more = len(bins) + 1  # exceeds the sum of the less important costs
     cost = more * (more * (kept.max() - kept) + blocked) + 1 - np.eye(len(bins), dtype=np.int64)
     rows, columns = np.indices(kept.shape)
@@ -179,7 +194,7 @@ def _match_devices(
     return {bins[n]: bins[solver.right_mate(n)] for n in range(len(bins))}
 
 
-def _kept_bytes(instance: Instance, items: list[int], runs: collections.Counter[int]) -> int:
+def _kept_bytes(instance: Instance, items: Sequence[int], runs: collections.Counter[int]) -> int:
     """Return the weights that stay loaded, in MiB, with at least 1 per replica that stays."""
     both = collections.Counter(items) & runs
     return sum(n * (1 + instance.items[item].load_bytes // 2**20) for item, n in both.items())
@@ -215,8 +230,8 @@ def _name(instance: Instance, slots: list[_Slot]) -> None:
 def _cores(instance: Instance, slots: list[_Slot]) -> dict[str, tuple[int, ...]]:
     """Return the cores of replicas on CPU devices; engines on GPUs still find their cores."""
     found: dict[str, tuple[int, ...]] = {}
-    for host in sorted({d.host for d in instance.request.devices}):
-        here = (s for s in slots if instance.request.devices[s.index].host == host)
+    by_host = by_key((instance.request.devices[s.index].host, s) for s in slots)
+    for _, here in sorted(by_host.items()):
         wishes = [_wish(instance, slot) for slot in here]
         if any(wish.exclusive for wish in wishes):
             found |= choose_cores(wishes)
@@ -296,7 +311,7 @@ def choose_slices(geometry: Geometry, wishes: list[SliceWish]) -> list[Place]:
 
 def in_the_way(
     instance: Instance,
-    packing: Packing,
+    contents: Contents,
     bins: Sequence[int],
     staying: Sequence[collections.Counter[int]],
 ) -> NDArray[np.int64]:
@@ -305,6 +320,7 @@ def in_the_way(
     In mode MIG that depends on slices, which are chosen later; the answer is then 1.
 
     Args:
+        contents: items on each abstract device.
         bins: equal devices, which are both the rows (loads) and the columns (real devices).
         staying: by position in `bins`, how many replicas of each item run and could stay.
 
@@ -316,34 +332,44 @@ def in_the_way(
         if p.device_id in running:
             size = (way_of(p.partition), p.candidate.size.sm_percent, p.partition.memory_bytes)
             running[p.device_id].append(size)
-    held = [
-        (frozenset(stay.items()), tuple(sorted(sizes)))
-        for stay, sizes in zip(staying, running.values(), strict=True)
-    ]
-    loads = [tuple(sorted(packing.loads[b].items)) for b in bins]
+    held = [*zip(staying, running.values(), strict=True)]
+    loads = [contents[b] for b in bins]
     room = usable_bytes(instance.request.devices[bins[0]])
-    # Most loads and devices are alike, so each distinct pair is computed once.
-    row_of = {load: n for n, load in enumerate(dict.fromkeys(loads))}
-    column_of = {there: n for n, there in enumerate(dict.fromkeys(held))}
-    kinds = np.array(
-        [[not _fits_beside(instance, load, there, room) for there in column_of] for load in row_of],
-        dtype=np.int64,
-    )
-    return kinds[np.ix_([row_of[load] for load in loads], [column_of[there] for there in held])]
+    # Of most pairs nothing stays: then sums decide, and a large fleet has many pairs.
+    numbers = dict[object, int]()
+    ours = np.array([_sums([_size(instance, i) for i in load], numbers) for load in loads])
+    theirs = np.array([_sums(sizes, numbers) for _, sizes in held])
+    alike = (ours[:, None, 0] == theirs[:, 0]) & (ours[:, None, 0] >= 0)
+    fits = alike & (ours[:, None, 1:] + theirs[:, 1:] <= [100, room]).all(axis=2)
+    fits[[not load for load in loads], :] = True  # nothing starts
+    fits[:, [not sizes for _, sizes in held]] = True  # nothing leaves
+    stays_at = by_key((item, n) for n, stay in enumerate(staying) for item in stay)
+    for row, load in enumerate(loads):
+        for column in {n for item in load for n in stays_at[item]}:
+            fits[row, column] = _fits_beside(instance, load, held[column], room)
+    return 1 - fits.astype(np.int64)
+
+
+def _size(instance: Instance, item: int) -> Size:
+    it = instance.items[item]
+    return it.way, it.candidate.size.sm_percent, it.memory_bytes
+
+
+def _sums(sizes: Sequence[Size], numbers: dict[object, int]) -> tuple[int, int, int]:
+    """Return the number of the way in which a device is shared, below 0 if nothing may come beside
+    these; their share of SMs, and their bytes."""
+    ways = {way for way, _, _ in sizes}
+    if len(ways) != 1 or {mode for mode, _ in ways} <= {SharingMode.MIG, SharingMode.WHOLE}:
+        return -1, 0, 0
+    mode = sizes[0][0][0]
+    percent = sum(share for _, share, _ in sizes) if mode is SharingMode.MPS else 0
+    return numbers.setdefault(*ways, len(numbers)), percent, sum(size[2] for size in sizes)
 
 
 def _fits_beside(instance: Instance, load: Sequence[int], there: Held, room: int) -> bool:
     staying, sizes = there
-    fresh = list((collections.Counter(load) - collections.Counter(dict(staying))).elements())
+    fresh = list((collections.Counter(load) - staying).elements())
     if not fresh or len(sizes) == len(load) - len(fresh):
         return True  # nothing starts, or nothing leaves
-    starting = (instance.items[item] for item in fresh)
-    together = [
-        *sizes,
-        *((it.way, it.candidate.size.sm_percent, it.memory_bytes) for it in starting),
-    ]
-    ways = {way for way, _, _ in together}
-    if len(ways) > 1 or {mode for mode, _ in ways} <= {SharingMode.MIG, SharingMode.WHOLE}:
-        return False
-    shares = sum(percent for (mode, _), percent, _ in together if mode is SharingMode.MPS)
-    return shares <= 100 and sum(memory for _, _, memory in together) <= room
+    way, percent, memory = _sums([*sizes, *(_size(instance, item) for item in fresh)], {})
+    return way >= 0 and percent <= 100 and memory <= room

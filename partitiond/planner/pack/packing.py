@@ -33,6 +33,8 @@ class DeviceLoad:
     cores: int = 0
     code: int = 0
     """In mode MIG, the number of the set of instances."""
+    settled: bool = False
+    """Whether it is known to be run at the lowest level that holds its items."""
 
     def copy(self) -> "DeviceLoad":
         """Return an independent copy."""
@@ -135,7 +137,7 @@ class Packing:
 
     def _change(self, index: int, item: int, sign: int, option: int) -> None:
         load, it = self.loads[index], self.instance.items[item]
-        load.option = option
+        load.option, load.settled = option, False
         _count(load, it, self.group(index).options[option], sign)
         group = self.group(index)
         for p in group.pools:
@@ -187,9 +189,12 @@ class Packing:
     def settle(self) -> None:
         """Run every device at the lowest level that holds its items."""
         for index, load in enumerate(self.loads):
-            best = self.best_option(index, load.items) if load.items else None
+            if load.settled or not load.items:
+                continue
+            best = self.best_option(index, load.items)
             if best is not None and best != load.option:
                 self.rerun(index, best)
+            load.settled = True
 
     def used(self) -> list[int]:
         """Return the devices that hold something."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective
-from partitiond.planner.model.costs import charges_replicas, true_bound, true_value
+from partitiond.planner.model.costs import true_bound, true_value
 from partitiond.planner.model.types import Instance
 from partitiond.planner.stop import Stop, never
 
@@ -24,9 +24,8 @@ FINISH_MORE: Final = 0.2
 FINISH_LEAST: Final = 0.5
 FINISH_PER_SIZE: Final = 9e-7
 """Seconds per model and device of assigning, tidying, explaining and checking. All chosen."""
-SHARING_SHARE: Final = 0.15
-SHARING_MOST: Final = 1.0
-"""Maximum seconds for models without a rate, which share the spare capacity. Both are chosen."""
+LEAST_SHARE: Final = 0.3
+"""Share of the limit that the search has at least, however long it took to prepare. Chosen."""
 
 
 OnProgress = Callable[[PlanProgress], None]
@@ -43,6 +42,7 @@ class SolveMonitor:
         instance: the problem instance.
         on_progress: called with improvements, at most every 0.2 s.
         stop: called periodically; True ends the solve with the best plan so far.
+        began: when the time limit began, in `time.monotonic`; None for now.
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class SolveMonitor:
         instance: Instance,
         on_progress: OnProgress | None = None,
         stop: Stop = never,
+        began: float | None = None,
     ) -> None:
         self.instance = instance
-        self.began = time.monotonic()
+        self.began = time.monotonic() if began is None else began
         self.fixed = instance.request.deterministic
         self.objective = instance.request.objective
         self.stop, self._tell = stop, on_progress
@@ -68,11 +69,7 @@ class SolveMonitor:
         limit = instance.request.time_limit_seconds
         size = len(instance.needs) * len(instance.group_of)
         finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
-        if any(not need.rated for need in instance.needs) and not charges_replicas(
-            instance.request
-        ):
-            finish += min(SHARING_MOST, SHARING_SHARE * limit)
-        self.deadline = self.began + max(0.3 * limit, limit - finish)
+        self.deadline = max(self.began + limit - finish, time.monotonic() + LEAST_SHARE * limit)
 
     def left(self) -> float:
         """Return the seconds until the search has to end; the full limit if there is no clock."""
@@ -83,14 +80,14 @@ class SolveMonitor:
         return max(0.0, self.deadline - time.monotonic())
 
     def rest(self) -> float:
-        """Return the seconds until the time limit; infinite if there is no clock."""
+        """Return the seconds until a fifth after the limit; infinite if there is no clock."""
         if self.stop():
             return 0.0
         limit = math.inf if self.fixed else self.instance.request.time_limit_seconds
-        return max(0.0, self.began + limit - time.monotonic())
+        return max(0.0, self.began + (1 + FINISH_MORE) * limit - time.monotonic())
 
     def over(self) -> bool:
-        """Return whether the time limit has passed, or the caller asked to stop."""
+        """Return whether that has passed, or the caller asked to stop."""
         return self.rest() <= 0
 
     def within(self, share: float) -> Stop:

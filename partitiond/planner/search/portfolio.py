@@ -67,6 +67,7 @@ def solve_portfolio(
     on_progress: OnProgress | None = None,
     stop: Stop = never,
     may: May = lambda _packing: 0,
+    began: float | None = None,
 ) -> SolveAnswer:
     """Return the best plan for the request's objective; what does not fit is served in part.
 
@@ -75,8 +76,9 @@ def solve_portfolio(
         on_progress: called periodically with the progress, in the thread that found something.
         stop: called periodically; True ends the solve with the best plan so far.
         may: the objection to a packing: the best packing among those with the least is chosen.
+        began: when the time limit began, in `time.monotonic`; None for now.
     """
-    watch = SolveMonitor(instance, on_progress, stop)
+    watch = SolveMonitor(instance, on_progress, stop, began)
     objective = instance.request.objective
     if objective.is_cost:
         found = _solve_cost(watch, may)
@@ -130,11 +132,11 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
     start = _best(found.members, by_cost)
-    if not by_cost and expresses(instance):
+    if not by_cost and watch.left() > 0 and expresses(instance):
         # It may miss least numbers that a worse plan has; the search adds them to it.
         start, found.by_columns = plan_by_columns(watch, prices.entry)
         found.members.append(start)
-    if may_search or start is None:
+    if start is None or (may_search and watch.left() > 0):
         searched = search(watch, start, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
     return found
@@ -332,20 +334,25 @@ def _by_class(watch: SolveMonitor, found: _Gathered, answer: SolveAnswer) -> Sol
     return class_by_class(watch, classes, found.members, answer, found.class_bounds)
 
 
-def evaluate(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
+def evaluate(
+    packing: Packing, objective: Objective, name: str, known: float | None = None
+) -> SolveAnswer:
     """Return a packing that was found by other means as the answer, with a quick bound.
 
     Args:
         packing: the packing; under a cost objective it must lack nothing.
         objective: the objective to appraise it by.
         name: the method that found it.
+        known: a bound that holds for it; None if there is none.
     """
     watch, one = SolveMonitor(packing.instance), Member(name, packing)
     watch.restart(objective)
     found = _Gathered([one])
     if objective is Objective.MAX_MIN:
         return evaluate_factor(watch, packing, name)
-    bound = _prices(packing.instance, as_cost=objective.is_cost).value
+    bound = known
+    if bound is None:
+        bound = _prices(packing.instance, as_cost=objective.is_cost).value
     bound = math.inf if bound is None else bound
     answer = _answer(watch, found, one, best=one, bound=bound, optimal=False)
     return answer if objective.is_cost else _by_class(watch, found, answer)

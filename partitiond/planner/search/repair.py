@@ -73,7 +73,7 @@ def kept(watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool) -
     if not staying_items(instance):
         return []
     # A plan that lacks something is an answer for goodput, which the search goes on from.
-    stop = watch.stop if by_cost else watch.within(COMPLETED_SHARE)
+    stop = watch.finish() if by_cost else watch.within(COMPLETED_SHARE)
     start = completed(instance, worth, by_cost=by_cost, stop=stop)
     if by_cost and start.lacking():
         return []

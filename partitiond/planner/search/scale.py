@@ -15,17 +15,26 @@ What is left over goes to the models that gain most goodput by it.
 """
 
 import dataclasses
+import functools
 import math
-import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
 from partitiond.core.plan.record import Status
-from partitiond.planner.bounds.prices import linear_prices, usual_prices
+from partitiond.planner.bounds.placements_lp import make_pours
+from partitiond.planner.bounds.prices import (
+    Duals,
+    contradict,
+    cost_bound,
+    entry_prices,
+    linear_prices,
+    solve_sampled,
+    usual_prices,
+)
 from partitiond.planner.exact import Goal, Scale, solve_exact
-from partitiond.planner.model.sites import Sites, build_sites, ints
+from partitiond.planner.model.sites import Floats, Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
 from partitiond.planner.pack.adding import Adding, fill
 from partitiond.planner.pack.assign import applied
@@ -48,12 +57,6 @@ SAFETY: Final = 1e-9
 LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
-BOUND_SHARE: Final = 0.3
-"""Share of the time limit for the bound, which comes before any plan. Chosen, not measured."""
-NEAR: Final = 0.05
-"""Distance of the bound to what is not proven impossible that ends the first proofs. Chosen."""
-PROOFS: Final = 12
-"""Limit on the first proofs, each of which takes at most half of the bound. Chosen."""
 FIRST_STEP: Final = 0.25
 """The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
 CLOSE: Final = 0.002
@@ -62,8 +65,11 @@ ASKS: Final = 16
 """Number of factors asked for if the clock may not count. Chosen, not measured."""
 FEW: Final = 6
 """Number of factors asked for before CP-SAT is used. Chosen, not measured."""
-ASK_SHARE: Final = 0.1
-"""Share of the limit for one factor. Chosen."""
+ASK_SHARE: Final = 0.05
+LAST_SHARE: Final = 0.3
+"""Share of the limit for one factor, and of the time left where small steps fail. Chosen."""
+SMALL_STEP: Final = 0.1
+"""A step that is raised no more in a moment: from here on a factor has more time. Chosen."""
 EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the limit; one takes up to three. Chosen."""
 PASSES: Final = 3
@@ -141,12 +147,11 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         raising.optimal = raising.bound == 0
         return raising
     if searches:
-        raising.bound_by_prices()
-        if not raising.done():
-            raising.price_replicas()
+        raising.prove()  # how much may be asked for
     most = ASKS if watch.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
-    raising.prove()
+    if not searches:
+        raising.prove()
     if exact:
         raising.solve()
         raising.ask_for_more(most)
@@ -177,14 +182,13 @@ class Raising:
             example because not every model can have a replica beside the others.
         value: the factor of that plan.
         bound: upper bound on the factor; below 0 if a least number of replicas cannot be met.
-        worth: (E,) what one replica of each entry takes, for the compiled search.
     """
 
     def __init__(self, watch: SolveMonitor, searches: bool) -> None:
         self.watch, self.instance, self.searches = watch, watch.instance, searches
         instance = watch.instance
         self.sites, self.target = build_sites(instance), targets_of(instance)
-        self.worth = usual_prices(self.sites)
+        self.pours = make_pours(self.sites)
         self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
@@ -239,26 +243,6 @@ class Raising:
         ]
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
-    def bound_by_prices(self) -> None:
-        """Halve the distance of the bound to a factor that linear prices do not prove impossible,
-        until both are near. Before there is such a factor, half of the bound is taken for one."""
-        late = self.watch.until(time.monotonic() + BOUND_SHARE * self.limit)
-        low, refused = self.bound / 2, False
-        for _ in range(PROOFS):
-            if late() or self.bound <= low * (1 + NEAR):
-                return
-            asked = (low + self.bound) / 2
-            if self._cannot_serve(asked):
-                self.lower(asked, LINEAR)
-                low = low if refused else asked / 2
-            else:
-                low, refused = asked, True
-
-    def price_replicas(self) -> None:
-        """Set the search's prices of replicas to those at the first factor that it asks for."""
-        asked = scaled(self.instance, self.target, self.bound / 2)
-        self.worth = linear_prices(self._sites_for(asked), as_cost=True).entry
-
     def ask_for_more(self, most: float) -> None:
         """Ask for increasing factors, at most `most` times."""
         asked, first = 0, self.bound / 2
@@ -280,12 +264,29 @@ class Raising:
         answer = serve_everything(
             self._sites_for(asked),
             self.worth,
-            seconds=min(ASK_SHARE * self.limit, self.watch.left()),
+            seconds=self._seconds(),
             stop=self.stop,
             start=self.best,
             number=self.asked,
         )
         return answer is not None and self.keep(answer, "ruin and recreate")
+
+    def _seconds(self) -> float:
+        """Return the time for one factor."""
+        left, seconds = self.watch.left(), ASK_SHARE * self.limit
+        return min(left, max(seconds, LAST_SHARE * left) if self.step < SMALL_STEP else seconds)
+
+    @functools.cached_property
+    def duals(self) -> Duals:
+        """Return the prices at which the largest part of the demands at the bound can be served."""
+        asked = self._sites_for(scaled(self.instance, self.target, self.bound))
+        return solve_sampled(dataclasses.replace(self.pours, sites=asked), as_cost=True, part=True)
+
+    @functools.cached_property
+    def worth(self) -> Floats:
+        """Return (E,) what one replica of each entry takes, for the compiled search."""
+        asked = self._sites_for(scaled(self.instance, self.target, self.bound / 2))
+        return entry_prices(dataclasses.replace(self.pours, sites=asked), self.duals)
 
     def _sites_for(self, asked: Instance) -> Sites:
         """Return the arrays with other needs, without making all arrays anew."""
@@ -305,23 +306,24 @@ class Raising:
             elif self._cannot_serve(NOTHING):
                 self.lower(0.0, LINEAR)
                 self.optimal = True
-        low, asked = self.value, self.bound * (1 - CLOSE / 2)
-        while not self.done() and low * (1 + CLOSE) < self.bound and low < asked:
+        low = self.value
+        # All proofs use the same prices, so the distance can be halved.
+        while not self.done() and low * (1 + CLOSE) < self.bound:
+            asked = (low + self.bound) / 2
             if self._cannot_serve(asked):
                 self.lower(asked, LINEAR)
-            elif self.bound_by != LINEAR:
-                return  # smaller factors are not proven impossible either
             else:
                 low = asked
-            asked = (low + self.bound) / 2
 
     def _cannot_serve(self, factor: float) -> bool:
         """Return whether it is proven that no plan has a factor this large."""
-        asked = scaled(self.instance, self.target, factor)
-        least = linear_prices(self._sites_for(asked), as_cost=True).value
+        sites = self._sites_for(scaled(self.instance, self.target, factor))
+        if contradict(sites):
+            return True
+        least = cost_bound(dataclasses.replace(self.pours, sites=sites), self.duals)
         # A bound beyond the cost of all devices together is a proof as well.
-        most = math.fsum(g.price * len(g.bins) for g in asked.groups) / PRICE_SCALE
-        return least is None or 0 < most < (least - SLACK) / (1 + SLACK)
+        most = math.fsum(g.price * len(g.bins) for g in self.instance.groups) / PRICE_SCALE
+        return math.isinf(least) or 0 < most < (least - SLACK) / (1 + SLACK)
 
     def solve(self) -> None:
         """Solve with CP-SAT, starting from the best plan so far."""

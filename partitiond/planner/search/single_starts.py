@@ -6,6 +6,7 @@ that runs leaves its place. Where that is an outage, some of them fit all the sa
 a plan, what it leaves is looked for once more, beside exactly what the plan holds.
 """
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterator, Sequence
@@ -43,72 +44,86 @@ def with_single_starts(
     devices = [d for d in request.devices if not (d.cordoned or d.id in held)]
     ranked = sorted(request.models, key=lambda d: -d.rules.priority)
     looks, turns = LOOKS, [*itertools.product((True, False), ranked)]
+    grown = _Grown(request, placements)
     for turn, (least, demand) in enumerate(turns):
         share = looks // (len(turns) - turn)
         looks -= share
-        for grown in _starts(request, placements, demand, devices, least=least):
-            placements, share = (placements, share - 1) if grown is None else (grown, share)
+        for started in grown.starts(demand, devices, least=least):
+            share -= not started
             if stop() or share < 1:
                 break
         looks += share
-    return placements
+    return grown.placements
 
 
-def _starts(
-    request: PlanRequest,
-    placements: tuple[Placement, ...],
-    demand: ModelDemand,
-    devices: Sequence[Device],
-    *,
-    least: bool,
-) -> Iterator[tuple[Placement, ...] | None]:
-    """Yield the placements, and after each look those with one more of a model, or None if it does
-    not fit. A size that was refused is refused on all devices alike, whatever of its model starts.
-    """
+class _Grown:
+    """Placements that more come to, and the sums that tell what their models lack."""
 
-    def rates_on(here: Sequence[Placement]) -> dict[str, float]:
-        return rates_of(here, levels_of(here, request.interference))
+    def __init__(self, request: PlanRequest, placements: tuple[Placement, ...]) -> None:
+        self.placements, self._request = placements, request
+        self._rates = self._rates_on(placements)
+        self._count = collections.Counter(p.model for p in placements)
+        self._fits = Fits(
+            request.devices,
+            {d.model: d for d in request.models},
+            request.interference,
+            dict(request.host_memory_bytes),
+            placements=placements,
+            rates=self._rates,
+        )
+        self._taken = {p.replica_id for p in (*placements, *request.running)}
+        self._on = by_key((p.device_id, p) for p in placements)
 
-    rates, planned = rates_on(placements), demand.demand.planned_req_per_s
-    count = sum(p.model == demand.model for p in placements)
+    def _rates_on(self, here: Sequence[Placement]) -> dict[str, float]:
+        return rates_of(here, levels_of(here, self._request.interference))
 
-    def lacks() -> bool:
-        short = planned is None or rates.get(demand.model, 0.0) < planned * (1 - MAY_LACK)
+    def _lacks(self, demand: ModelDemand, *, least: bool) -> bool:
+        count, planned = self._count[demand.model], demand.demand.planned_req_per_s
+        rate = self._rates.get(demand.model, 0.0)
+        short = planned is None or rate < planned * (1 - MAY_LACK)
         return count != demand.max_replicas and (count < demand.min_replicas if least else short)
 
-    if not lacks():
-        return
-    yield placements
-    named, memory = {d.model: d for d in request.models}, dict(request.host_memory_bytes)
-    fits = Fits(
-        request.devices, named, request.interference, memory, placements=placements, rates=rates
-    )
-    safe = _safe(request, placements) - {demand.model}  # its own first replica cannot be
-    taken = {p.replica_id for p in (*placements, *request.running)}
-    on = by_key((p.device_id, p) for p in placements)
-    for c in sorted(demand.candidates, key=_by_rate):
-        refused = set[object]()
-        for device in (d for d in devices if d.hardware == c.hardware):
-            while lacks() and (kind := fits.alike(device, demand)) not in refused:
-                new, here = fits.place(c, device), on[device.id]
-                before = rates_on(here)
-                after = rates_on((*here, new)) if isinstance(new, Placement) else before
-                if isinstance(new, Fault) or after[c.model] <= before.get(c.model, 0.0):
-                    refused.add(kind)
-                    yield None
-                    continue
-                new = dataclasses.replace(new, replica_id=_free_name(c.model, taken))
-                grown = (*placements, new)
-                if forbidden_outages(request, grown) or not safe <= _safe(request, grown):
-                    yield None
-                    break
-                for model, rate in after.items():
-                    rates[model] = rates.get(model, 0.0) - before.get(model, 0.0) + rate
-                fits.add(new)
-                on[device.id].append(new)
-                taken.add(new.replica_id)
-                placements, count = grown, count + 1
-                yield placements
+    def starts(
+        self, demand: ModelDemand, devices: Sequence[Device], *, least: bool
+    ) -> Iterator[bool]:
+        """Yield before the first look, then after each one whether one more of a model was started.
+
+        A size that was refused is refused on all devices alike, whatever of its model starts.
+        """
+        if not self._lacks(demand, least=least):
+            return
+        yield True
+        request, fits = self._request, self._fits
+        safe = _safe(request, self.placements) - {demand.model}  # its own first replica cannot be
+        for c in sorted(demand.candidates, key=_by_rate):
+            refused = set[object]()
+            for device in (d for d in devices if d.hardware == c.hardware):
+                while (
+                    self._lacks(demand, least=least)
+                    and (kind := fits.alike(device, demand)) not in refused
+                ):
+                    new, here = fits.place(c, device), self._on[device.id]
+                    before = self._rates_on(here)
+                    after = self._rates_on((*here, new)) if isinstance(new, Placement) else before
+                    if isinstance(new, Fault) or after[c.model] <= before.get(c.model, 0.0):
+                        refused.add(kind)
+                        yield False
+                        continue
+                    name = _free_name(c.model, self._taken)
+                    new = dataclasses.replace(new, replica_id=name)
+                    grown = (*self.placements, new)
+                    if forbidden_outages(request, grown) or not safe <= _safe(request, grown):
+                        yield False
+                        break
+                    for model, rate in after.items():
+                        more = rate - before.get(model, 0.0)
+                        self._rates[model] = self._rates.get(model, 0.0) + more
+                    fits.add(new)
+                    here.append(new)
+                    self._taken.add(name)
+                    self._count[c.model] += 1
+                    self.placements = grown
+                    yield True
 
 
 def _safe(request: PlanRequest, placements: tuple[Placement, ...]) -> set[str]:
