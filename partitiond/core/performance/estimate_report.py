@@ -65,7 +65,7 @@ class EstimateReport:
             batch, closed loop.
         ttft_p95_seconds, tpot_p95_seconds: at the operating batch; null without one.
         footprint: by terms, at the operating batch (without one, for one request).
-        replicas_that_fit: of that footprint in the budget, or of MIG slices in the GPU.
+        replicas_that_fit: of that footprint on one device.
         replications: the best way to run 1, 2, 3 ... replicas on one device within the SLO.
         points: the roofline frontier, batches at most 1.25x apart.
         notes: assumptions of the estimate.
@@ -154,7 +154,9 @@ def estimate_report(
         ttft_p95_seconds=point.ttft.p95 if point else None,
         tpot_p95_seconds=point.tpot.p95 if point else None,
         footprint=subject.footprint(batch, spec.max_model_len),
-        replicas_that_fit=_replicas_that_fit(hardware, size, point, budget),
+        replicas_that_fit=(
+            0 if point is None else replicas_that_fit(hardware, size, _alone(size), point, budget)
+        ),
         replications=replications(profile, subject, budget, spec.slo),
         points=tuple(_estimated(p) for p in profile.points),
         notes=profile.provenance.notes,
@@ -170,18 +172,9 @@ def _memory(fraction: float, hardware: HardwareSpec, size: PartitionSize) -> tup
     return sold, min(math.floor(reported * fraction), partition_bytes(hardware, size))
 
 
-def _replicas_that_fit(
-    hardware: HardwareSpec, size: PartitionSize, point: OperatingPoint | None, budget: int
-) -> int:
-    """Return replicas that fit by memory, and at most as many as there are cores or MIG slices."""
-    if point is None:
-        return 0
-    if size.mode is SharingMode.MIG:
-        return mig_profile(hardware, size.mig_profile).max_instances
-    if size.mode is SharingMode.CORES:
-        return min(hardware.cores // size.cores, replicas_that_fit(point, budget, size.mode))
-    mode = SharingMode.MPS if size.mode is SharingMode.MPS else SharingMode.MEMORY
-    return replicas_that_fit(point, budget, mode)
+def _alone(size: PartitionSize) -> SharingMode:
+    """Return the mode in which replicas of this size share a device if nobody says which."""
+    return SharingMode.MEMORY if size.mode is SharingMode.WHOLE else size.mode
 
 
 def _estimated(point: OperatingPoint) -> EstimatedPoint:

@@ -9,8 +9,9 @@ nothing here. Latencies grow by the factor by which rates shrink; the SLO is che
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, SharingMode
+from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
+from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Slo
 from partitiond.core.performance.interference import (
     MAX_REPLICAS_PER_DEVICE,
@@ -53,14 +54,28 @@ class Replication:
 
 
 def replicas_that_fit(
-    point: OperatingPoint, budget_bytes: int, mode: SharingMode, most: int | None = None
+    hardware: HardwareSpec,
+    size: PartitionSize,
+    mode: SharingMode,
+    point: OperatingPoint,
+    budget_bytes: int,
 ) -> int:
-    """Return the number of replicas at this point whose footprints fit into the memory of a
-    device.
+    """Return the number of replicas at this point that a device holds in a mode: by its memory,
+    and by its slices, SMs or cores.
+
+    Args:
+        size: of each; one without SMs or slices of its own shares the device as `mode` says.
+        budget_bytes: memory for all footprints on the device; of one slice for a MIG profile.
     """
+    if mode is SharingMode.MIG:
+        return mig_profile(hardware, size.mig_profile).max_instances
+    most = MAX_REPLICAS_PER_DEVICE[mode]
+    if size.mode is SharingMode.CORES:
+        most = hardware.cores // size.cores
+    elif size.mode is SharingMode.MPS:
+        most = 100 // size.sm_percent
     left = budget_bytes - mode_overhead_bytes(mode)
-    limit = MAX_REPLICAS_PER_DEVICE[mode] if most is None else most
-    return max(0, min(limit, left // point.footprint_bytes))
+    return max(0, min(most, left // point.footprint_bytes))
 
 
 def sigma_of(terms: RoundTerms, round_seconds: float, replicas: int, mode: SharingMode) -> float:
@@ -130,9 +145,8 @@ def _all(
     for point in held_points(profile, slo):
         terms = subject.terms(point.batch)
         seconds = point.batch / point.output_tokens_per_s
-        for mode, most in _modes(subject.hardware, profile):
-            exclusive = mode in {SharingMode.MIG, SharingMode.CORES}
-            fits = most if exclusive else replicas_that_fit(point, budget_bytes, mode, most)
+        for mode in _modes(subject.hardware, profile.size):
+            fits = replicas_that_fit(subject.hardware, profile.size, mode, point, budget_bytes)
             for count in range(1, fits + 1):
                 sigma = sigma_of(terms, seconds, count, mode)
                 beside = slowed(point, sigma)
@@ -141,21 +155,12 @@ def _all(
                 yield _replication(mode, count, beside, sigma)
 
 
-def _modes(hardware: HardwareSpec, profile: Profile) -> Iterator[tuple[SharingMode, int]]:
-    """Yield modes that put replicas of this partition size on a device, and the most replicas of
-    each.
-    """
-    size = profile.size
-    if size.mode is SharingMode.MIG:
-        yield SharingMode.MIG, mig_profile(hardware, size.mig_profile).max_instances
-    elif hardware.kind is DeviceKind.CPU:
-        yield SharingMode.CORES, max(1, hardware.cores // size.cores)
-    elif size.mode is SharingMode.MPS:
-        yield SharingMode.MPS, max(1, 100 // size.sm_percent)
-    else:
-        for mode in (SharingMode.MEMORY, SharingMode.MPS):
-            if mode in hardware.modes:
-                yield mode, MAX_REPLICAS_PER_DEVICE[mode]
+def _modes(hardware: HardwareSpec, size: PartitionSize) -> tuple[SharingMode, ...]:
+    """Return the modes that put replicas of this partition size on a device."""
+    if size.mode in (SharingMode.WHOLE, SharingMode.MEMORY):
+        shared = (SharingMode.MEMORY, SharingMode.MPS)
+        return tuple(mode for mode in shared if mode in hardware.modes)
+    return (size.mode,)
 
 
 def _replication(

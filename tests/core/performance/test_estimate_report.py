@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
+from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.lookup import find_hardware
@@ -19,6 +20,7 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.performance.comparison import compare
 from partitiond.core.performance.estimate_report import EstimateReport, estimate_report
 from partitiond.core.performance.replicas import best_replication
+from partitiond.core.units import GIB
 from partitiond.models.catalog import CATALOG
 
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
@@ -92,6 +94,21 @@ def test_every_replication_fits_and_holds_the_slo_that_can_be_held() -> None:
         assert option.tpot_p95_seconds <= slo.tpot_seconds
     assert (never.operating_batch, never.throughput_req_per_s) == (None, 0)
     assert (never.replicas_that_fit, never.replications) == (0, ())
+
+
+@pytest.mark.parametrize(
+    "size", [PartitionSize(SharingMode.MPS, 1, 30), PartitionSize(SharingMode.CORES, 1), WHOLE]
+)
+def test_no_more_replicas_fill_a_device_than_fit(size: PartitionSize) -> None:
+    """Of a host's memory, too, which many cores have to share."""
+    known = CATALOG["opt-125m"].architecture
+    cpu, gpu = cpu_hardware("cpu", 64, 16 * GIB, "bfloat16"), find_hardware("a100-40gb")[0]
+    hardware = cpu if size.mode is SharingMode.CORES else gpu
+    found = estimate_report(spec_of("opt-125m"), known, hardware, size)
+    at_its_batch = [r.replicas for r in found.replications if r.batch == found.operating_batch]
+    assert max(at_its_batch) <= found.replicas_that_fit
+    for one in found.replications:
+        assert one.replicas * one.footprint_bytes <= found.budget_bytes
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, math.nan])
