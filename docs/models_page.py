@@ -1,10 +1,22 @@
 """The reference page of models: what `docs/generate.py` puts on `reference/models.md`."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
 
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.lookup import find_hardware
+from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.families import FAMILIES as KNOWN
+from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.families.quantised import SUPPORTED
+from partitiond.core.model.recognised import recognised
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.performance.estimate_report import estimate_report
+from partitiond.core.units import GIB
 from partitiond.models.listing import CatalogRow, count_text, rows
 
 Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
@@ -17,7 +29,7 @@ INTRODUCTION = (
     "id or folder."
 )
 FIGURES = (
-    "Parameters are counted matrix by matrix from the config. Weights are in bfloat16 (2 bytes); "
+    "Parameters are counted matrix by matrix from the config, 2 bytes each (bfloat16); "
     "KV per token is what a 16-bit cache holds of one token in "
     "all layers while it is within every sliding window. MHA keeps keys and values of every head, "
     "GQA of groups of heads, MQA of one, MLA one compressed latent."
@@ -38,6 +50,13 @@ FAMILIES = (
     "{methods}. Another method is refused, another family bounded by its files."
 )
 
+RECENT = (
+    "What `partitiond tools estimate` says of configurations that were published lately: the "
+    "footprint on an `{gpu}` of an engine for one request at a time, or why there is none."
+)
+GPU: Final = find_hardware("h100-80gb")[0]
+PUBLISHED: Final = Path(__file__).parent.parent / "tests/core/model/families/recent.json"
+
 
 def blocks(table: Table, listing: Listing) -> Iterator[str]:
     """The page's blocks."""
@@ -45,8 +64,8 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
     yield INTRODUCTION
     yield FIGURES
     yield table(
-        ("model", "on the hub", "parameters", "weights, GB", "KV per token, kB", "attention",
-         "context", "licence", "what for"),
+        ("model", "on the hub", "parameters", "KV per token, kB", "attention", "context",
+         "licence", "what for"),
         (_model(row) for row in listed),
     )  # fmt: skip
     notes: dict[str, list[str]] = {}
@@ -66,6 +85,30 @@ def blocks(table: Table, listing: Listing) -> Iterator[str]:
     yield "## Families"
     yield FAMILIES.format(methods=", ".join(SUPPORTED))
     yield ", ".join(f"`{family}`" for family in KNOWN) + "."
+    yield RECENT.format(gpu=GPU.key)
+    yield table(("published lately", "family", "parameters", "GiB"), _recent())
+
+
+def _recent() -> Iterator[tuple[str, ...]]:
+    """What `tools estimate` says of each configuration; those that are refused together."""
+    refused: dict[str, str] = {}
+    words = ""
+    for name, row in json.loads(PUBLISHED.read_text("utf-8")).items():
+        config: dict[str, Any] = row["config"]
+        family = str(config["model_type"])
+        try:
+            found = architecture_from_config(config)
+        except SpecError as error:
+            refused[name] = f"`{family}`"
+            words = error.message.replace(repr(family), "...")
+            continue
+        asked = ModelSpec("model", ModelSource(SourceKind.CONFIG, "model"))
+        whole = PartitionSize(SharingMode.WHOLE, 1, 100)
+        report = estimate_report(recognised(asked, {"": found}), found, GPU, whole)
+        least = report.points[0].footprint_bytes if report.points else report.footprint.peak_bytes
+        needs = f"{least / GIB:.1f}" if report.points else f"{least / GIB:.0f}, does not fit"
+        yield name, f"`{family}`", count_text(found.parameters), needs
+    yield ", ".join(refused), ", ".join(refused.values()), "", words
 
 
 def _model(row: CatalogRow) -> tuple[str, ...]:
@@ -80,7 +123,6 @@ def _model(row: CatalogRow) -> tuple[str, ...]:
         f"`{row.name}`",
         row.hub_id + (f" (or package {row.package})" if row.package else ""),
         count_text(row.parameters) + each,
-        f"{row.weights_bytes / 1e9:.2f}",
         f"{row.kv_bytes_per_token / 1000:.1f}",
         row.attention + window,
         str(row.max_position),

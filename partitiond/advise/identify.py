@@ -16,7 +16,7 @@ from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
-from partitiond.core.model.recognised import completed
+from partitiond.core.model.recognised import as_stored
 from partitiond.core.model.spec import ModelSource, ModelSpec
 from partitiond.core.model.workload import MAX_TOKENS, Workload, reserved_context
 from partitiond.models.catalog import entry_of, source_for
@@ -115,7 +115,7 @@ def identify(
         return UnidentifiedModel(traffic, str(error))
     written = spec or ModelSpec(_free_name(slug(traffic.model), taken), source)
     rate = max(LEAST_REQ_PER_S, traffic.planned.middle)
-    planned = completed(
+    planned = as_stored(
         dataclasses.replace(
             written,
             workload=_workload(traffic) or written.workload,
@@ -199,7 +199,7 @@ def _context(
     longest = math.fsum(known) if len(known) == len(lengths) else 0.0
     if longest <= 0 and own is not None:
         return max(own, least), ()
-    wanted = max(least, reserved_context(longest, own or MAX_TOKENS))
+    wanted = max(least, reserved_context(longest, own or spec.built_for or MAX_TOKENS))
     if own is None or wanted >= own:
         return wanted, ()
     return wanted, (

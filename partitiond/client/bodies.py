@@ -33,9 +33,9 @@ def registration_body(model: Mapping[str, Any] | ModelSpec) -> dict[str, Any]:
 
 
 def spec_body(spec: ModelSpec) -> dict[str, Any]:
-    """Return a specification as the body of POST /models, without loss."""
+    """Return a specification as the body of POST /models, with all that it asks for."""
     body: dict[str, Any] = serde.to_jsonable(spec)
-    return body
+    return {name: value for name, value in body.items() if name not in ModelSpec.NOTED}
 
 
 def key_body(terms: Mapping[str, Any] | KeyTerms) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from partitiond.cluster.ray_node import (
 )
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.platform.durable_file import write_durably
-from partitiond.platform.process_identity import environment
+from partitiond.platform.process_identity import environment, raise_if_out_of_files
 from partitiond.serde import from_stored_json, to_stored_json
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -153,10 +153,10 @@ def _ends(child: "subprocess.Popen[bytes]", folder: Path) -> bool:
     watch = ProcessWatch(time.monotonic())
     had_raylet = False
     while child.poll() is None:
-        has_raylet = _has_raylet(folder)
-        if watch.is_gone(has_raylet, time.monotonic()):
+        raylets = _processes_of(folder, "raylet")
+        if raylets is not None and watch.is_gone(bool(raylets), time.monotonic()):
             return False
-        if has_raylet and not had_raylet:
+        if raylets and not had_raylet:
             print("Ray has a raylet.", flush=True)
             had_raylet = True
         told = signal.sigtimedwait({*_ENDING, signal.SIGCHLD}, LOOK_SECONDS)
@@ -182,10 +182,6 @@ class ProcessWatch:
         return not is_there and now >= self._until
 
 
-def _has_raylet(folder: Path) -> bool:
-    return next(_processes_of(folder, "raylet"), None) is not None
-
-
 class _tie_to:  # noqa: N801 - used as a function
     """Ties a child's life to its parent's, and takes signals as usual again."""
 
@@ -204,8 +200,8 @@ def end_left_over(folder: Path) -> None:
     """End the processes of Ray that were started for a folder. Blocks. Idempotent."""
     until = time.monotonic() + END_SECONDS
     number = signal.SIGTERM
-    while left := list(_processes_of(folder)):
-        for pid in left:
+    while (left := _processes_of(folder)) != []:
+        for pid in left or ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         if time.monotonic() > until:
@@ -217,28 +213,39 @@ def end_left_over(folder: Path) -> None:
         number = signal.SIGKILL
 
 
-def _processes_of(folder: Path, name: str = "") -> Iterator[int]:
-    """Find living processes of this user that carry the folder in their environment.
+def _processes_of(folder: Path, name: str = "") -> list[int] | None:
+    """Return living processes of this user that carry the folder in their environment; None in a
+    shortage of files or memory, which says nothing of them.
 
     Args:
         name: of the program; empty finds all.
     """
-    mark = f"{FOLDER_VARIABLE}={folder}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            if name and (entry / "comm").read_bytes().strip() != name.encode():
-                continue
-            if mark in environment(int(entry.name)):
-                yield int(entry.name)
+    mark, found = f"{FOLDER_VARIABLE}={folder}".encode(), []
+    try:
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        for pid in pids:
+            named = pid != os.getpid() and (not name or _name_of(pid) == name)
+            if named and mark in environment(pid):
+                found.append(pid)
+    except OSError:
+        return None
+    return found
+
+
+def _name_of(pid: int) -> str:
+    """Return a process's name; "" if it has ended. Raises OSError: a shortage."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError as error:
+        raise_if_out_of_files(error)
+        return ""
 
 
 def _identity(folder: Path) -> str:
-    """Return the host's identity in the cluster, which is made once."""
+    """Return the host's identity in the cluster, which is made once. Raises OSError."""
     path = folder / "identity"
-    with contextlib.suppress(OSError):
-        if found := path.read_text("ascii").strip():
+    with contextlib.suppress(FileNotFoundError):  # what cannot be read is no reason for another
+        if found := path.read_text("ascii", errors="replace").strip():
             return found
     made = uuid.uuid4().hex
     write_durably(path, made.encode("ascii"))

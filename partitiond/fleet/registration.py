@@ -186,7 +186,8 @@ class ModelBody(ChangeableBody, NamedBody):
         source, name = self.source_and_name(rules.hub if self.hub is None else self.hub)
         check_folder(source, rules.allow_folders)
         check_sampling(self.request_defaults)
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSpec)}
+        names = {f.name for f in dataclasses.fields(ModelSpec)} - ModelSpec.NOTED
+        fields = {name: getattr(self, name) for name in names}
         for part in _PARTS:
             if fields[part] is not None:
                 fields[part] = self._part(part)

@@ -328,13 +328,22 @@ class ProxyProcess:
             return
         with contextlib.suppress(PartitiondError):  # then it is killed below
             await self._request("POST", "/shutdown", to_json({"grace_seconds": grace_seconds}))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds + KILL_SECONDS):
-                await self._gone(identity)
-        if is_alive(identity):
+        if not await self._gone_within(identity, grace_seconds + KILL_SECONDS):
             _kill(identity)
-            await self._gone(identity)
+            if not await self._gone_within(identity, KILL_SECONDS):
+                raise PartitiondError(
+                    f"The proxy (process {identity.pid}) is still alive after SIGKILL.",
+                    hint="It waits in the kernel: see `dmesg`; it is tried again.",
+                    facts={"pid": identity.pid},
+                )
         self.identity = None
+
+    async def _gone_within(self, identity: ProxyIdentity, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone(identity)
+                return True
+        return False
 
     async def _answers(self, identity: ProxyIdentity) -> bool | None:
         """Whether a process answers; None if this process cannot ask."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.cluster import keeper
 from partitiond.cluster.keeper import FIRST_RAYLET_SECONDS, ProcessWatch, end_left_over
 from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode
 from partitiond.serde import to_stored_json
@@ -20,6 +21,7 @@ from tests.cluster.ray_fixtures import (
     short_folder,
     start_keeper,
 )
+from tests.machine import no_files_left
 
 RAY = """#!/bin/sh
 echo began >> {folder}/began
@@ -44,15 +46,15 @@ async def test_a_ray_that_ended_is_started_again_by_the_only_keeper(node: RayNod
     """Which ends what was left here."""
     environment = {FOLDER_VARIABLE: str(node.folder)}
     with subprocess.Popen(["sleep", "600"], env=environment) as left:  # noqa: ASYNC220 -- a fork
-        keeper = start_keeper(node)
+        keeps = start_keeper(node)
         assert left.wait(60) == -signal.SIGTERM
     await says(node.folder / "keeper.log", "Ray ended (exit status 7); started again in 1 s")
     began = node.folder.parent / "began"
     await says(began, "began\nbegan\n")
     assert start_keeper(node).wait(60) == 1
     await says(node.folder / "keeper.log", "Ray is kept on")
-    keeper.terminate()
-    assert keeper.wait(60) == 0
+    keeps.terminate()
+    assert keeps.wait(60) == 0
     assert began.read_text() == "began\n" * 2
 
 
@@ -92,6 +94,18 @@ async def test_a_ray_whose_raylet_left_is_started_again(node: RayNode) -> None:
     await says(folder / "began", "began\nbegan\n")
     keeper.terminate()
     assert keeper.wait(60) == 0
+
+
+def test_who_can_open_nothing_takes_no_raylet_for_gone_and_makes_no_other_identity(
+    tmp_path: Path,
+) -> None:
+    made = keeper._identity(tmp_path)
+    with no_files_left():
+        assert keeper._processes_of(tmp_path, "raylet") is None
+        with pytest.raises(OSError, match="Too many open files"):
+            keeper._identity(tmp_path)
+    assert keeper._processes_of(tmp_path) == []
+    assert keeper._identity(tmp_path) == made
 
 
 def test_a_raylet_is_gone_once_it_was_there_or_had_time_to_come() -> None:

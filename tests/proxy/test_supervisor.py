@@ -193,6 +193,19 @@ async def test_a_proxy_that_hangs_is_adopted_at_once_and_then_ended(
     assert await second.ensure_running()
 
 
+async def test_a_stop_of_what_no_signal_ends_has_a_deadline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever waits for it holds a pass of the loop, or the end of the daemon."""
+    process = ProxyProcess(host="::1", port=0, state_dir=tmp_path, control_socket=tmp_path / "s")
+    process.identity = own_identity("::1", 0, tmp_path / "s", "")
+    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "_kill", lambda _: None)
+    with pytest.raises(PartitiondError, match="still alive after SIGKILL") as caught:
+        await process.stop(0)
+    assert caught.value.facts == {"pid": os.getpid()}
+
+
 async def test_probes_that_fail_at_once_end_a_process_no_sooner_than_slow_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

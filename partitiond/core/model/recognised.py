@@ -31,31 +31,20 @@ class Told(Protocol):
 
 
 def recognised(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
-    """Return the spec as its configs complete it: `completed`.
+    """Return the spec as its configs complete it: `as_stored`.
 
     Raises:
         SpecError: see `check_context`.
     """
-    made = completed(spec, found)
+    made = as_stored(spec, found)
     for name, told in found.items():
-        check_context(made.as_variant(name), told, name)
+        check_context(started(made.as_variant(name), told), told, name)
     return made
 
 
-def completed(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
-    """Return the spec with what its configs tell (`as_stored`), and the context of each form."""
-    made = as_stored(spec, found)
-    contexts = {name: started(made.as_variant(name), found[name]).engine for name in found}
-    forms = tuple(dataclasses.replace(f, engine=contexts[f.name]) for f in made.variants)
-    return dataclasses.replace(made, engine=contexts[""], variants=forms)
-
-
 def started(form: ModelSpec, told: Told) -> ModelSpec:
-    """Return a form with the context named where its model was built for less than usual."""
-    engine, context = form.engine, form.workload.reserved_context(told.max_position)
-    if engine.max_model_len is not None or context == form.max_model_len:
-        return form
-    return dataclasses.replace(form, engine=dataclasses.replace(engine, max_model_len=context))
+    """Return a form with what its own files were built for, whatever the spec has noted."""
+    return dataclasses.replace(form, built_for=told.max_position)
 
 
 def as_stored(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
@@ -79,7 +68,8 @@ def as_stored(spec: ModelSpec, found: Mapping[str, Told]) -> ModelSpec:
         dataclasses.replace(form, engine=_to_pool(form.engine, found[form.name]))
         for form in spec.variants
     )
-    return dataclasses.replace(spec, engine=engine, variants=forms, workload=workload)
+    made = dataclasses.replace(spec, engine=engine, variants=forms, workload=workload)
+    return started(made, found[""])
 
 
 def check_context(spec: ModelSpec, told: Told, variant: str = "") -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from partitiond.core.checks import require, require_positive
 from partitiond.core.dispatch.routing import NO_REQUEST_LIMITS, RequestLimits
@@ -260,6 +260,8 @@ class ModelSpec:
             fit side by side.
         isolation_group: its engines run as this group's system user, where hosts have one; "" is
             the default group.
+        built_for: longest context that it was built for, in tokens, as its config told (an earlier
+            release did not note it: 0). Specs are equal whoever has read the config.
     """
 
     name: str
@@ -285,6 +287,7 @@ class ModelSpec:
     autoscale: Autoscale | None = None
     allow_outage: bool = False
     isolation_group: str = ""
+    built_for: int = dataclasses.field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         require(
@@ -345,6 +348,9 @@ class ModelSpec:
         check_defaults(self.request_defaults)
         check_request_limits(self.request_limits)
         check_defaults_fit(self.request_defaults, self.request_limits)
+
+    NOTED: ClassVar = frozenset({"built_for"})
+    """Fields that registering notes, and nobody asks for."""
 
     @property
     def form_names(self) -> tuple[str, ...]:
@@ -410,4 +416,5 @@ class ModelSpec:
     @property
     def max_model_len(self) -> int:
         """The context length that its engine is started with, in tokens."""
-        return self.engine.max_model_len or self.workload.reserved_context()
+        reserved = self.workload.reserved_context(self.built_for or MAX_TOKENS)
+        return self.engine.max_model_len or reserved

@@ -130,8 +130,9 @@ class MpsDaemon:
         """Look for `process`, outside the event loop. Raises SilentError: /proc does not answer."""
         return await PROC.look(f"MPS daemon of {self.uuid}", self.process)
 
-    def servers(self) -> tuple[MpsProcess, ...]:
-        """Return the daemon's servers, including servers of an earlier daemon that is gone."""
+    def servers(self) -> tuple[MpsProcess, ...] | None:
+        """Return the daemon's servers, including servers of an earlier daemon that is gone; None
+        while they are not known."""
         return self._access.servers()
 
     def pids(self) -> tuple[int, ...]:
@@ -316,6 +317,8 @@ class MpsDaemon:
 
     async def _look_for_fault(self) -> str:
         found = await PROC.look(f"MPS servers of {self.uuid}", self.servers)
+        if found is None:
+            return self._fault  # servers that are not known have not ended
         servers = {server.identity: server for server in found}
         self._remember_broken(servers)
         if await self.running() is None:

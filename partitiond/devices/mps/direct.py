@@ -28,8 +28,9 @@ class MpsAccess(Protocol):
         """Return the process that lives as long as the daemon; None if it does not run."""
         ...
 
-    def servers(self) -> tuple[MpsProcess, ...]:
-        """Return the daemon's servers, including those of an earlier daemon that is gone."""
+    def servers(self) -> tuple[MpsProcess, ...] | None:
+        """Return the daemon's servers, including those of an earlier daemon that is gone; None
+        while they are not known."""
         ...
 
     def pids(self) -> tuple[int, ...]:

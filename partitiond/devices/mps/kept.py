@@ -54,8 +54,8 @@ class Keepers(Protocol):
         """Return the supervisor of the folder's program, alive or not; None if it never ran."""
         ...
 
-    def pids(self, folder: Path) -> Collection[int]:
-        """Return the living processes of the folder's program."""
+    def pids(self, folder: Path) -> Collection[int] | None:
+        """Return the living processes of the folder's program; None while they are not known."""
         ...
 
     async def end(self, folder: Path) -> Collection[int]:
@@ -93,16 +93,17 @@ class KeptMps:
         found = self._keepers.process(self._folder)
         return found if found is not None and is_alive(found) else None
 
-    def servers(self) -> tuple[MpsProcess, ...]:
-        """Return the daemon's servers."""
-        return tuple(one for one in self._own() if one.program is Program.SERVER)
+    def servers(self) -> tuple[MpsProcess, ...] | None:
+        """Return the daemon's servers; None while they are not known."""
+        pids = self._keepers.pids(self._folder)
+        if pids is None:
+            return None
+        return tuple(one for one in described(pids) if one.program is Program.SERVER)
 
     def pids(self) -> tuple[int, ...]:
         """Return the pids of the daemon and its servers."""
-        return tuple(one.pid for one in sorted(self._own(), key=lambda one: one.program.value))
-
-    def _own(self) -> list[MpsProcess]:
-        return described(self._keepers.pids(self._folder))
+        own = described(self._keepers.pids(self._folder) or ())
+        return tuple(one.pid for one in sorted(own, key=lambda one: one.program.value))
 
     async def ask(self, commands: Sequence[str], seconds: float | None = None) -> str:
         """Send commands; return the answer. Raises DeviceError."""

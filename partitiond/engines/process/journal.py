@@ -141,22 +141,12 @@ class RunFolder:
             return serde.read_stored(EngineLaunch, self.path / "launch.json")
         return None
 
-    def process(self) -> ProcessId | None:
-        """Return the shim's identity; None if none was written. Reads /proc.
-
-        An identity that cannot be read, or was copied from another folder, is looked for among the
-        living processes. Raises OSError: a shortage.
-        """
-        try:
-            return self._recorded()
-        except InputError:
-            return process.leader_of(self.path)
-
     def leader(self) -> ProcessId | None:
         """Return the shim's identity; None if it never became a process. Reads /proc.
 
-        Without a record a living process is asked: an engine is not gone because a file is. Raises
-        OSError: a shortage.
+        Without a record, or with one that cannot be read or was copied from another folder, a
+        living process is asked: an engine is not gone because a file is. Raises OSError: a
+        shortage.
         """
         with contextlib.suppress(InputError):
             if found := self._recorded():
@@ -170,15 +160,21 @@ class RunFolder:
         except InputError:  # which a newer one would have written anew
             return False
 
-    def _recorded(self) -> ProcessId | None:
-        found = process.recorded(self.path)
+    def _recorded(self, *, asks: bool = True) -> ProcessId | None:
+        found = process.recorded(self.path, asks=asks)
         return None if found is None else ProcessId(found.pid, found.start_ticks, found.boot_id)
 
-    def handle(self) -> EngineHandle | None:
+    def handle(self, *, asks: bool = True) -> EngineHandle | None:
         """Return the engine of this folder, alive or not; None if it never became a process.
 
-        If its launch cannot be read, the handle says why (`EngineHandle.unread`). Reads /proc.
-        Raises OSError: a shortage, which says nothing of the engine.
+        If its launch cannot be read, the handle says why (`EngineHandle.unread`).
+
+        Args:
+            asks: reads /proc; else the record alone tells which process it is.
+
+        Raises:
+            InputError: nobody is asked, and the record cannot be read.
+            OSError: a shortage, which says nothing of the engine.
         """
         try:
             launch = serde.read_stored(EngineLaunch, self.path / "launch.json")
@@ -186,7 +182,7 @@ class RunFolder:
         except InputError as error:
             launch, unread = None, error.message
         launch = launch or _stand_in(self.path.name, self._read("launch.json"))
-        leader = self.leader()
+        leader = self.leader() if asks else self._recorded(asks=False)
         if leader is None:
             return None
         return EngineHandle(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.errors import DeviceError, StartFailedError
+from partitiond.core.errors import DeviceError, InputError, StartFailedError
 from partitiond.core.model.isolation_group import of_group
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
@@ -19,7 +19,7 @@ from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.engine_user import mps_launcher
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.spawn import kill_all, spawn_shim
-from partitiond.platform.process_identity import ProcessId
+from partitiond.platform.process_identity import ProcessId, is_alive
 
 FILES: Final = ("command.json", "process.json", "exit.json", "memory.json", "engine.sock")
 """Files of an earlier supervisor, which must not be taken for the next one's."""
@@ -85,15 +85,19 @@ class KeptPrograms:
         """
         return RunFolder(folder).leader()
 
-    def pids(self, folder: Path) -> Collection[int]:
-        """Return the living processes of the folder's program: those of its cgroup.
+    def pids(self, folder: Path) -> Collection[int] | None:
+        """Return the living processes of the folder's program: those of its cgroup, which its
+        record names; None if it runs and its record cannot be read.
 
         Without a cgroup, as in tests, they are told by their environment.
         """
-        cgroup = process.cgroup_of(folder)
-        if cgroup:
-            return shim.cgroup_pids(cgroup)
-        return process.processes_of(folder, self.process(folder))
+        record, leader = None, self.process(folder)
+        with contextlib.suppress(InputError):
+            record = process.recorded(folder)
+        if record is None and leader is not None and is_alive(leader):
+            return None
+        cgroup = "" if record is None else record.current_cgroup()
+        return shim.cgroup_pids(cgroup) if cgroup else process.processes_of(folder, leader, "")
 
     async def end(self, folder: Path) -> Collection[int]:
         """Kill all of the folder's processes; return the pids of those that outlive it.

@@ -20,6 +20,7 @@ from partitiond.core.errors import (
     DeviceError,
     EngineError,
     EngineUnavailableError,
+    InputError,
     SilentError,
     StartFailedError,
     StartTimedOutError,
@@ -61,6 +62,9 @@ FIRST_ANSWER_SECONDS: Final = 60.0
 """The first answer may compile kernels."""
 KILL_SECONDS: Final = 8.0
 """From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
+FIND_SECONDS: Final = 5.0
+"""Limit of a look into /proc for one engine of those that are searched, for which a daemon's start
+waits. Chosen."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
 LACKS: Final = SHORTAGE | {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
@@ -349,11 +353,11 @@ class ProcessEngineRunner:
 
     async def _find_in(self, folder: RunFolder) -> EngineHandle | None:
         try:
-            handle = await process.look(folder.path, folder.handle)
+            handle = await self._handle_in(folder)
             if handle is not None and is_alive(_identity(handle)):
                 return handle
             leader = None if handle is None else _identity(handle)
-            if not await self._kill_all(folder, leader):
+            if not await self._kill_all(folder, leader, FIND_SECONDS):
                 self._cgroups.tidy(folder.path.name)
                 await asyncio.to_thread(folder.clear)
         except (SilentError, OSError) as error:
@@ -362,10 +366,22 @@ class ProcessEngineRunner:
             log.warning("what is left of an engine is looked for again later: %s", error)
         return None
 
+    async def _handle_in(self, folder: RunFolder) -> EngineHandle | None:
+        """Return the folder's engine. Raises SilentError: /proc does not answer, and its record
+        does not name a living process."""
+        try:
+            return await process.look(folder.path, folder.handle, FIND_SECONDS)
+        except SilentError:
+            with contextlib.suppress(InputError):
+                told = await asyncio.to_thread(folder.handle, asks=False)
+                if told is not None and is_alive(_identity(told)):
+                    return told
+            raise
+
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, log included; a living one's stays."""
         folder, leader = RunFolder(Path(handle.run_dir)), _identity(handle)
-        found = await process.look(folder.path, folder.process)
+        found = await process.look(folder.path, folder.leader)
         if found == leader and not is_alive(leader):
             await asyncio.to_thread(folder.remove)
 
@@ -441,8 +457,10 @@ class ProcessEngineRunner:
             )
         process.require_gone(replica_id, await self._kill_all(folder, leader))
 
-    async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
-        return await process.kill_all(folder.path, leader, self._reap_seconds)
+    async def _kill_all(
+        self, folder: RunFolder, leader: ProcessId | None, look_seconds: float | None = None
+    ) -> tuple[int, ...]:
+        return await process.kill_all(folder.path, leader, self._reap_seconds, look_seconds)
 
     async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
         """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""

@@ -55,8 +55,11 @@ class ShimRecord:
         return self.cgroup if self.boot_id == boot_id() else ""
 
 
-def recorded(run_dir: Path) -> ShimRecord | None:
-    """Return the record of a run folder's shim; None if there is none. Reads /proc.
+def recorded(run_dir: Path, *, asks: bool = True) -> ShimRecord | None:
+    """Return the record of a run folder's shim; None if there is none.
+
+    Args:
+        asks: reads the process's environment in /proc, which may hang.
 
     Raises:
         InputError: it cannot be read, or it was copied here: the process lives, and names another
@@ -65,7 +68,8 @@ def recorded(run_dir: Path) -> ShimRecord | None:
     """
     record = serde.read_stored(ShimRecord, run_dir / "process.json")
     prefix = f"{REPLICA_DIR_VARIABLE}=".encode()
-    for variable in () if record is None or not is_alive(record) else environment(record.pid):
+    asked = record is not None and asks and is_alive(record)
+    for variable in environment(record.pid) if record is not None and asked else ():
         if variable.startswith(prefix):
             with contextlib.suppress(OSError):
                 if not Path(os.fsdecode(variable.removeprefix(prefix))).samefile(run_dir):
@@ -73,10 +77,10 @@ def recorded(run_dir: Path) -> ShimRecord | None:
     return record
 
 
-async def look(run_dir: Path, call: Callable[[], T]) -> T:
-    """Ask /proc for a run folder, outside the event loop. Raises SilentError: it does not answer;
-    and what the call raises."""
-    return await PROC.look(f"/proc for {run_dir.name}", call)
+async def look(run_dir: Path, call: Callable[[], T], seconds: float | None = None) -> T:
+    """Ask /proc for a run folder, outside the event loop. Raises SilentError: it does not answer
+    in time, by default that of any look; and what the call raises."""
+    return await PROC.look(f"/proc for {run_dir.name}", call, seconds)
 
 
 async def wait_gone(process: ProcessId) -> None:
@@ -169,9 +173,13 @@ def leader_of(run_dir: Path) -> ProcessId | None:
 
 
 async def kill_all(
-    run_dir: Path, leader: ProcessId | None, seconds: float = REAP_SECONDS
+    run_dir: Path,
+    leader: ProcessId | None,
+    seconds: float = REAP_SECONDS,
+    look_seconds: float | None = None,
 ) -> tuple[int, ...]:
-    """SIGKILL every process of the replica, once at least, until none is left or the time is over.
+    """SIGKILL every process of the replica, once at least, until none is left or the time is over;
+    each look for them has `look_seconds` (as `look`).
 
     Returns:
         Pids that are still alive: their memory and devices are not free.
@@ -186,7 +194,7 @@ async def kill_all(
 
     deadline = None  # from the first signal on: a look may take long on a busy host
     while True:
-        left, cgroup = await look(run_dir, alive)
+        left, cgroup = await look(run_dir, alive, look_seconds)
         if not left:
             break
         now = asyncio.get_running_loop().time()

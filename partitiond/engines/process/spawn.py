@@ -103,7 +103,7 @@ async def _undo(folder: RunFolder, spawning: "asyncio.Future[None]") -> None:
 
 async def kill_all(folder: RunFolder) -> tuple[int, ...]:
     """Kill the processes of a run folder; return the pids of those that outlive it."""
-    return await process.kill_all(folder.path, await process.look(folder.path, folder.process))
+    return await process.kill_all(folder.path, await process.look(folder.path, folder.leader))
 
 
 def shim_command(folder: RunFolder, into: Sequence[str]) -> list[str]:

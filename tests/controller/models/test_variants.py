@@ -11,7 +11,6 @@ from partitiond.controller.profiles.targets import best_profiles, profile_target
 from partitiond.controller.runtime.launches import form_of
 from partitiond.core.errors import ConflictError, ModelSourceError, SpecError
 from partitiond.core.model.engine_task import EngineTask
-from partitiond.core.model.recognised import started
 from partitiond.core.model.spec import (
     DEFAULT_WORKLOAD,
     EngineOptions,
@@ -176,11 +175,14 @@ async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) ->
     await host.register("b", workload=made, auto=False)
     stored = host.store.model("b").spec
     assert stored.engine == spec("b").engine, "nobody named a context"
-    assert started(stored, ARCHITECTURE).max_model_len == 4096, "a quarter more would be too long"
+    assert stored.max_model_len == 4096, "a quarter more would be too long"
+    await host.passes(lambda: bool(host.proxy.table.models))
+    (route,) = host.proxy.table.models
+    assert route.max_model_len == 4096, "clients are told so before an engine runs"
     shorter = dataclasses.replace(stored, workload=Workload(100, 50))
     changed = (await host.service.models.update(shorter, None)).spec
     assert changed == spec("b", workload=Workload(100, 50), auto=False), "as registered anew"
-    assert started(changed, ARCHITECTURE).max_model_len == 256
+    assert changed.max_model_len == 256
     await host.register("a", auto=False)
     job = await host.service.models.profile("a", ProfileOptions(workload=Workload(4000, 100)))
     await until(lambda: host.service.jobs.job(job.id).state is JobState.FAILED)

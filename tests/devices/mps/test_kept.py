@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -127,6 +128,31 @@ async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_
         await daemon.ensure()
         assert all(_dead(pid) for pid in (control, main, server)), dies
     assert await daemon.fault() == ""
+
+
+async def test_servers_that_no_record_names_are_not_taken_for_ended(
+    daemon: MpsDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are another user's, whose environment is closed."""
+    await daemon.ensure()
+    supervisor, read = daemon.process(), Path.read_bytes
+    assert supervisor is not None
+
+    def closed(path: Path) -> bytes:
+        if path.name == "environ" and path.parent.name != str(supervisor.pid):
+            raise PermissionError(errno.EACCES, "closed")
+        return read(path)
+
+    record = daemon.folder / "process.json"
+    whole = record.read_bytes()
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    async with engine_of(daemon) as engine:
+        await engine.line()
+        assert await daemon.fault() == ""
+        for said in (b"{", whole):
+            record.write_bytes(said)
+            assert await daemon.fault() == ""
+        assert await clients.empty(daemon) is False
 
 
 async def test_one_that_hangs_is_killed_without_its_consent(

@@ -86,7 +86,7 @@ class Script:
 
     @property
     def leader(self) -> ProcessId:
-        found = self.folder.process()
+        found = self.folder.leader()
         assert found is not None
         return found
 

@@ -46,7 +46,7 @@ def test_a_broken_record_is_no_record(folder: RunFolder) -> None:
     for content in ("", "{", "[]", '{"pid": "x"}', '{"pid": 1}'):
         for name in ("process.json", "exit.json", "memory.json", "launch.json"):
             (folder.path / name).write_text(content)
-        told = (folder.process(), folder.exit(), folder.launch(), folder.handle())
+        told = (folder.leader(), folder.exit(), folder.launch(), folder.handle())
         assert told == (None,) * 4, content
         assert folder.peak_pss_bytes() == 0
 

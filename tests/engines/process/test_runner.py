@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ async def test_a_start_without_a_record_or_that_is_cancelled_leaves_no_engine(
         (folder.path / "launch.json").write_text("{")
         with pytest.raises(StartFailedError, match="left no record"):
             await starting
-    assert process.processes_of(folder.path, folder.process()) == []
+    assert process.processes_of(folder.path, folder.leader()) == []
     await runner.stop(await runner.start(simulated_launch()), 0)
 
 
@@ -179,9 +180,9 @@ class Counting(ProcessEngineRunner):
 
     kills = 0
 
-    async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
+    async def _kill_all(self, *args: Any) -> tuple[int, ...]:
         self.kills += 1
-        return await super()._kill_all(folder, leader)
+        return await super()._kill_all(*args)
 
 
 async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
@@ -235,7 +236,7 @@ async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> Non
     assert starter.stdout is not None
     assert await asyncio.wait_for(starter.stdout.readline(), 60) == b"ready\n"
     folder = RunFolder.of(short_dir, "sim-0")
-    leader = folder.process()
+    leader = folder.leader()
     assert leader is not None
     assert is_alive(leader)
     starter.kill()
@@ -313,6 +314,26 @@ async def test_what_is_left_of_one_engine_and_cannot_be_cleared_hides_no_other(
     assert left.path.exists()
 
 
+async def test_an_engine_is_found_by_its_record_while_proc_hangs(
+    runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would supervise it, nor start another in its place. What has no record is left."""
+    handle = placed_handle(short_dir)
+    left = RunFolder.of(short_dir, "left-0")
+    left.prepare(simulated_launch("left-0"), {})
+    answers, read = threading.Event(), Path.read_bytes
+
+    def waited(path: Path) -> bool:
+        return path.name != "environ" or answers.wait()
+
+    monkeypatch.setattr("partitiond.engines.process.runner.FIND_SECONDS", 0.05)
+    with monkeypatch.context() as hanging:
+        hanging.setattr(Path, "read_bytes", lambda path: read(path) if waited(path) else b"")
+        assert list(await runner.find()) == [handle]
+        assert left.path.exists(), "it is not known whether something of it lives"
+        answers.set()
+
+
 async def test_an_engine_that_starts_during_a_search_keeps_its_run_folder(
     runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,10 +343,10 @@ async def test_an_engine_that_starts_during_a_search_keeps_its_run_folder(
     clears, may_clear = asyncio.Event(), asyncio.Event()
     kill_all = runner._kill_all
 
-    async def slowly(folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
+    async def slowly(*args: Any) -> tuple[int, ...]:
         clears.set()
         await may_clear.wait()
-        return await kill_all(folder, leader)
+        return await kill_all(*args)
 
     monkeypatch.setattr(runner, "_kill_all", slowly)
     search = asyncio.ensure_future(runner.find())

@@ -100,7 +100,7 @@ async def ended(
                 await until(done)
             connection.shutdown(socket.SHUT_WR)
             await starting
-            leader = folder.process()
+            leader = folder.leader()
             assert leader is not None
             await asyncio.wait_for(process.wait_gone(leader), 60)
     exited = folder.exit()

@@ -102,7 +102,7 @@ async def test_children_do_not_outlive_the_main_process(ours: Script) -> None:
         """
     )
     assert (record["code"], record["signal"]) == (None, 11), "told apart from a code"
-    assert process.processes_of(ours.folder.path, ours.folder.process()) == []
+    assert process.processes_of(ours.folder.path, ours.folder.leader()) == []
     launch = simulated_launch()
     ours.folder.prepare(launch, shim_command(["/nowhere/python"], {}, launch, ours.folder))
     await spawn_shim(ours.folder)
@@ -216,7 +216,7 @@ async def test_a_supervisor_that_is_late_does_not_start_the_engine_after_all(
         await spawn_or_undo(folder, seconds=0.2)
     with pytest.raises(OSError, match="No such device"):  # Nobody reads any more.
         os.close(os.open(command, os.O_WRONLY | os.O_NONBLOCK))
-    assert process.processes_of(folder.path, folder.process()) == []
+    assert process.processes_of(folder.path, folder.leader()) == []
 
 
 def test_the_shim_needs_only_the_standard_library() -> None:

@@ -116,7 +116,7 @@ def bench(short_dir: Path) -> Iterator[Bench]:
     yield bench
     asyncio.run(bench.starts.close())
     for place in short_dir.glob("e-*/process.json"):
-        identity = RunFolder(place.parent).process()
+        identity = RunFolder(place.parent).leader()
         for pid in process.processes_of(place.parent, identity):
             os.kill(pid, signal.SIGKILL)
 
@@ -129,7 +129,7 @@ async def told(folder: RunFolder) -> dict[str, Any]:
 
 
 async def gone(folder: RunFolder) -> None:
-    identity = folder.process()
+    identity = folder.leader()
     assert identity is not None
     await asyncio.wait_for(process.wait_gone(identity), 60)
 
@@ -167,7 +167,7 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     until then."""
     folder, parent = await bench.forked("stay")
     await told(folder)
-    identity, child = folder.process(), parent.process
+    identity, child = folder.leader(), parent.process
     assert identity is not None
     assert child is not None
     os.kill(child.pid, signal.SIGKILL)
@@ -304,7 +304,7 @@ async def test_a_measured_engine_weighs_what_it_would_alone_and_ends_with_who_me
     lifeline, ours = os.pipe()
     await parent.fork(folder, (), lifeline)
     os.close(lifeline)
-    leader = folder.process()
+    leader = folder.leader()
     assert leader is not None
     await told(folder)
     await until(lambda: folder.peak_pss_bytes() > 1.25 * HELD)  # sampled after it forked

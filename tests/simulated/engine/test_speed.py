@@ -1,7 +1,8 @@
 """Engines on a simulated GPU serve what was planned for them, on virtual time."""
 
 import asyncio
-import contextlib
+import dataclasses
+import itertools
 import os
 import random
 import time
@@ -10,16 +11,19 @@ from pathlib import Path
 import pytest
 
 from partitiond.controller.runtime.launches import launch_for
-from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.engine_speed import SPEED_VARIABLE
 from partitiond.core.performance.interference import level_of, sigma
-from partitiond.core.plan.record import Candidate, Placement
+from partitiond.core.plan.record import Candidate, Placement, Plan
 from partitiond.fleet.estimates import estimate, sizes
+from partitiond.fleet.file import load_fleet
+from partitiond.fleet.offline import fleet_request
 from partitiond.models.catalog import CATALOG
+from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.simulated.engine.__main__ import parse, planned_speed, slowdown, step_model
 from partitiond.simulated.engine.batch import Batch, Sequence
@@ -46,15 +50,23 @@ def best(model: ModelSpec, mode: SharingMode, percent: int) -> Candidate:
 
 def engine(model: ModelSpec, candidate: Candidate, host: Path, *flags: str) -> EngineLoop:
     """The engine as it would be started in the candidate's share."""
-    memory, architecture = candidate.memory_bytes, CATALOG[model.name].architecture
+    memory = candidate.memory_bytes
     share = (
         MpsShare(GPU.id, memory, candidate.size.sm_percent)
         if candidate.size.mode is SharingMode.MPS
         else MemoryShare(GPU.id, memory)
     )
     placement = Placement(f"{model.name}-1", model.name, GPU.id, share, candidate)
+    return placed(model, placement, GPU, host, *flags)
+
+
+def placed(
+    model: ModelSpec, placement: Placement, gpu: Device, host: Path, *flags: str
+) -> EngineLoop:
+    """The engine of a placement."""
+    candidate, architecture = placement.candidate, CATALOG[model.name].architecture
     resolved = ResolvedModel(model, host, None, architecture, dummy_weights=True)
-    launch = launch_for(placement, resolved, GPU, name=placement.replica_id)
+    launch = launch_for(placement, resolved, gpu, name=placement.replica_id)
     arguments = parse(["--uds", "x", "--model", model.name, *flags])
     speed = planned_speed(arguments, dict(launch.extra_env)[SPEED_VARIABLE])
     tokens = candidate.kv_cache_bytes // architecture.kv_bytes_per_token
@@ -63,32 +75,66 @@ def engine(model: ModelSpec, candidate: Candidate, host: Path, *flags: str) -> E
     return EngineLoop(batch, steps, slowed)
 
 
-async def goodput(loop: EngineLoop, model: ModelSpec, rate: float) -> float:
-    """Requests/s within the SLO, of random arrivals at this rate."""
-    drawn, slo, good = random.Random(7), model.slo, 0
+async def goodput(
+    loop: EngineLoop, model: ModelSpec, rate: float, *more: EngineLoop, seconds: float = SECONDS
+) -> float:
+    """Requests/s within the SLO, of random arrivals at this rate, which replicas get in turn."""
+    drawn, slo, good, sent = random.Random(7), model.slo, 0, 0
+    replicas = itertools.cycle((loop, *more))
     assert slo is not None
 
     async def request() -> None:
         nonlocal good
         began = first = time.monotonic()
-        async for position in loop.generate(
+        async for position in next(replicas).generate(
             Sequence(model.workload.prompt_tokens, model.workload.output_tokens)
         ):
             first = time.monotonic() if position == 0 else first
         tpot = (time.monotonic() - first) / (model.workload.output_tokens - 1)
         good += first - began <= slo.ttft_seconds and tpot <= slo.tpot_seconds
 
-    running = asyncio.create_task(loop.run())
+    running = [asyncio.create_task(one.run()) for one in (loop, *more)]
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        while time.monotonic() - began < SECONDS:
+        while time.monotonic() - began < seconds:
             group.create_task(request())
+            sent += 1
             await asyncio.sleep(drawn.uniform(0, 2) / rate)
-    seconds = time.monotonic() - began
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-    return good / seconds
+    for one in running:
+        one.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    return rate * good / sent
+
+
+TOUR = Path(__file__).parents[3] / "examples/several-hosts/fleet.toml"
+ITS_HOSTS = """
+[[devices]]
+hardware = "a100-80gb"
+count = 6
+per_host = 2
+cores = 32
+"""
+
+
+@pytest.mark.full
+async def test_the_tour_of_hosts_serves_what_is_planned(tmp_path: Path) -> None:
+    """The rates and the SLO of its load, by all replicas of each model and with all neighbours."""
+    file = tmp_path / "fleet.toml"
+    file.write_text(TOUR.read_text() + ITS_HOSTS)
+    fleet = load_fleet(file)
+    plan = solve(dataclasses.replace(fleet_request(fleet), deterministic=True))
+    assert isinstance(plan, Plan)
+    models = [dataclasses.replace(one, slo=Slo(0.75, 0.04)) for one in fleet.models]
+    rates = [model.demand.req_per_s or 0.0 for model in models]
+    on = {device.id: device for device in fleet.devices}
+    loads = []
+    for model, rate in zip(models, rates, strict=True):
+        own = [p for p in plan.placements if p.model == model.name]
+        first, *more = [placed(model, p, on[p.device_id], tmp_path) for p in own]
+        assert more, "it outlives a host"
+        loads.append(goodput(first, model, rate, *more, seconds=4.0))
+    served = await asyncio.gather(*loads)
+    assert served == pytest.approx(rates, rel=0.1)
 
 
 async def test_goodput_is_that_of_the_plan_and_falls_where_the_plan_is_wrong(
