@@ -1,14 +1,14 @@
-"""Provides the API over a service that only remembers calls."""
+"""Provides the API over a control plane of which all that is beyond it is faked."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from partitiond.api.app import create_app
-from tests.api.fake_service import FakeService
+from tests.controller.host import Host
 
 TOKEN = "an-admin-token-for-tests"
 
@@ -25,15 +25,24 @@ async def asking(app: FastAPI, token: str = TOKEN) -> AsyncIterator[httpx.AsyncC
 
 
 @pytest.fixture
-def service() -> Iterator[FakeService]:
-    fake = FakeService()
-    yield fake
-    fake.close()
+async def host() -> AsyncIterator[Host]:
+    """It keeps what it is told and answers; nothing follows from that before it is `started`."""
+    here = Host()
+    yield here
+    await here.service.daemon.shutdown(stop_engines=True)
+    here.store.close()
 
 
 @pytest.fixture
-def app(service: FakeService) -> FastAPI:
-    return create_app(service.for_api, admin_token=TOKEN)
+async def started(host: Host) -> Host:
+    """The same, with its loop."""
+    await host.service.daemon.start()
+    return host
+
+
+@pytest.fixture
+def app(host: Host) -> FastAPI:
+    return create_app(host.service, admin_token=TOKEN)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.core.errors import SettingsError
 from tests.api.conftest import TOKEN, asking
-from tests.api.fake_service import FakeService
+from tests.controller.host import Host
 
 METRICS_TOKEN = "a-metrics-token-for-tests"
 NO_TOKENS: tuple[bytes | None, ...] = (
@@ -32,13 +32,13 @@ async def test_without_the_token_nothing_is_told(http: httpx.AsyncClient) -> Non
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert answer.json()["code"] == "unauthorized"
             assert "admin-token" in answer.json()["hint"]
-    for probe in ("/healthz", "/readyz"):
-        assert (await http.get(probe)).status_code == 200
+    for probe, status in (("/healthz", 200), ("/readyz", 503)):
+        assert (await http.get(probe)).status_code == status
 
 
-async def test_the_metrics_token_opens_the_metrics_and_nothing_else(service: FakeService) -> None:
+async def test_the_metrics_token_opens_the_metrics_and_nothing_else(host: Host) -> None:
     """What Prometheus carries: with it nobody reads, changes or ends anything."""
-    app = create_app(service.for_api, admin_token=TOKEN, metrics_token=METRICS_TOKEN)
+    app = create_app(host.service, admin_token=TOKEN, metrics_token=METRICS_TOKEN)
     async with asking(app, METRICS_TOKEN) as scraper:
         answer = await scraper.get("/metrics")
         assert answer.status_code == 200
@@ -62,7 +62,7 @@ async def test_the_document_describes_the_token(app: FastAPI) -> None:
     assert {"metricsToken": []} in document["paths"]["/metrics"]["get"]["security"]
 
 
-def test_a_token_is_made_once_and_private(tmp_path: Path, service: FakeService) -> None:
+def test_a_token_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "admin-token"
     token = ensure_token(path)
     assert len(token) > 40
@@ -73,7 +73,7 @@ def test_a_token_is_made_once_and_private(tmp_path: Path, service: FakeService) 
     ensure_token(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(ValueError, match="empty"):
-        create_app(service.for_api, admin_token="")
+        create_app(Host().service, admin_token="")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"short\n", b"\xff" * 40])

@@ -12,7 +12,9 @@ from partitiond.api.errors import STATUS, problem_response, status_of
 from partitiond.api.limits import MAX_BODY_BYTES
 from partitiond.core import errors
 from partitiond.core.errors import PartitiondError
-from tests.api.fake_service import FakeService
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
+from tests.controller.host import Host
 
 
 def core_errors() -> list[type[PartitiondError]]:
@@ -106,11 +108,12 @@ async def test_bodies_that_are_no_json_object_are_refused(http: httpx.AsyncClien
         assert words in said
 
 
-async def test_a_defect_of_ours_leaks_nothing(
-    http: httpx.AsyncClient, service: FakeService
-) -> None:
-    service.events.broken = RuntimeError("a secret")
-    answer = await http.get("/events")
+async def test_a_defect_of_ours_leaks_nothing(http: httpx.AsyncClient, host: Host) -> None:
+    async def broken(spec: ModelSpec) -> Architecture:
+        raise RuntimeError("a secret")
+
+    host.resolver.architecture = broken  # type: ignore[method-assign]
+    answer = await http.post("/models", json={"model": "opt-125m"})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
     assert "secret" not in answer.text

@@ -5,25 +5,26 @@ import dataclasses
 import httpx
 
 from partitiond import serde
-from partitiond.core.errors import StoreError
 from partitiond.core.profile.record import Profile
 from tests.api.conftest import TOKEN
-from tests.api.fake_service import FakeService
-from tests.controller.samples import measured_profile
+from tests.controller.host import Host
+from tests.controller.samples import measured_profile, placement, plan
+from tests.machine import until
 
 PROFILE = dataclasses.replace(measured_profile("opt-125m"), id="opt-125m/a100/512")
 
 
-async def test_the_index_names_resources_that_exist(http: httpx.AsyncClient) -> None:
+async def test_the_index_names_resources_that_exist(http: httpx.AsyncClient, host: Host) -> None:
+    host.service.parts.controller.apply(plan(placement("a-1"), placement("b-1", (1,))))
     resources = (await http.get("/")).json()["resources"]
     for path in resources.values():
         answer = await http.get(path)
-        assert answer.status_code == 200 or path == "/plan", path
+        assert answer.status_code == (503 if path == "/readyz" else 200), path
     assert len((await http.get("/replicas")).json()) == 2
     (one,) = (await http.get("/replicas", params={"model": "b"})).json()
     assert (one["model"], one["partition"]["mode"]) == ("b", "cores")
     metrics = await http.get("/metrics")
-    assert metrics.text == "partitiond_up 1\n"
+    assert "partitiond_proxy_requests_total 7.0\n" in metrics.text
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
@@ -54,25 +55,23 @@ async def test_profiles_go_out_and_in(http: httpx.AsyncClient) -> None:
         assert words in refused.json()["detail"]
 
 
-async def test_events_are_followed_by_id(http: httpx.AsyncClient, service: FakeService) -> None:
+async def test_events_are_followed_by_id(http: httpx.AsyncClient, host: Host) -> None:
     for number in range(3):
-        service.store.add_event("t", "k", "s", str(number))
+        host.store.add_event("t", "k", "s", str(number))
     assert [e["id"] for e in (await http.get("/events?after=1&limit=1")).json()] == [2]
     for query in ("limit=1001", f"after={2**63}"):
         assert (await http.get(f"/events?{query}")).status_code == 422
     wrong = await http.get("/events?since=yesterday")
     assert (wrong.status_code, "2030-01-31" in wrong.json()["hint"]) == (422, True)
-    service.events.broken = StoreError("the store is locked.", hint="End the other process.")
-    broken = await http.get("/events")
-    assert (broken.status_code, broken.json()["hint"]) == (503, "End the other process.")
 
 
 async def test_readiness_gives_reasons_to_nobody_without_the_token(
-    http: httpx.AsyncClient, service: FakeService
+    http: httpx.AsyncClient, started: Host
 ) -> None:
+    await until(lambda: not started.service.readiness.problems())
     assert (await http.get("/readyz")).json() == {"ready": True}
-    problems = {"store": "/home/ada/state cannot grow", "GPU-a": "Xid 79: off the bus"}
-    service.daemon.not_ready = problems
+    started.proxy.problem = "/home/ada/state cannot grow"
+    problems = {"proxy": started.proxy.problem}
     told = await http.get("/readyz")
     assert (told.status_code, told.json()["facts"]) == (503, problems)
     assert (await http.get("/healthz")).status_code == 200
@@ -87,11 +86,14 @@ async def test_readiness_gives_reasons_to_nobody_without_the_token(
         answer = await http.get("/readyz", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready"), headers
         assert (answer.json()["detail"], answer.json()["facts"]) == ("not ready.", {})
-        for word in ("store", "/home", "GPU-a", "Xid"):
+        for word in ("proxy", "/home"):
             assert word not in answer.text
 
 
-async def test_a_cordon_of_no_device_names_those_there_are(http: httpx.AsyncClient) -> None:
+async def test_a_cordon_of_no_device_names_those_there_are(
+    http: httpx.AsyncClient, host: Host
+) -> None:
+    await host.service.devices.refresh(0.0)
     for method in ("PUT", "DELETE"):
         answer = await http.request(method, "/devices/none/cordon", json={"reason": "x"})
         assert answer.status_code == 404

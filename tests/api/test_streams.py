@@ -3,28 +3,23 @@
 import asyncio
 import dataclasses
 import json
-from typing import Any
+from collections.abc import AsyncGenerator
 
 from partitiond.api.streams import HEARTBEAT, changes
 from partitiond.core.replica.convergence import Convergence, PlanState
-from tests.api.fake_views import FakeConvergence
 
 CONVERGING = Convergence("plan-1", PlanState.CONVERGING, 2, 1, 0, 0.5, "a-2 starts")
+LATER = dataclasses.replace(CONVERGING, why="line\nbreak")
+CONVERGED = dataclasses.replace(CONVERGING, state=PlanState.CONVERGED, serving=2)
 
 
 async def test_a_plan_is_told_from_now_to_its_end() -> None:
-    told = FakeConvergence()
-    steps: list[dict[str, Any]] = [
-        {},
-        {"why": "line\nbreak"},
-        {"state": PlanState.CONVERGED, "serving": 2},
-    ]
-    told.tell(CONVERGING)
-    stream, events = changes(told.watch()), []
-    for step in steps:
-        told.tell(dataclasses.replace(CONVERGING, **step))
-        lines = (await anext(stream)).decode().strip().splitlines()
-        events.append(dict(line.split(": ", 1) for line in lines))
+    async def watched() -> AsyncGenerator[Convergence, None]:
+        for now in (CONVERGING, LATER, CONVERGED):
+            yield now
+
+    lines = [event.decode().strip().splitlines() async for event in changes(watched())]
+    events = [dict(line.split(": ", 1) for line in event) for event in lines]
     plans = [json.loads(one["data"]) for one in events]
     assert [(one["event"], plan["state"]) for one, plan in zip(events, plans, strict=True)] == [
         ("state", "converging"),
@@ -32,21 +27,27 @@ async def test_a_plan_is_told_from_now_to_its_end() -> None:
         ("state", "converged"),
     ]
     assert plans[1]["why"] == "line\nbreak"
-    assert [event async for event in stream] == []
-    assert told.watchers.count == 0
 
 
 async def test_a_silent_plan_is_heard_by_heartbeats() -> None:
-    told = FakeConvergence()
-    told.tell(CONVERGING)
-    events = changes(told.watch(), heartbeat_seconds=0.001)
+    goes_on, left = asyncio.Event(), asyncio.Event()
+
+    async def watched() -> AsyncGenerator[Convergence, None]:
+        try:
+            yield CONVERGING
+            await goes_on.wait()
+            yield CONVERGED
+        finally:
+            left.set()
+
+    events = changes(watched(), heartbeat_seconds=0.001)
     assert (await anext(events)).startswith(b"event: state\n")
     assert await anext(events) == HEARTBEAT
     assert await anext(events) == HEARTBEAT
-    told.tell(dataclasses.replace(CONVERGING, state=PlanState.CONVERGED))
+    goes_on.set()
     async with asyncio.timeout(60):
         while (event := await anext(events)) == HEARTBEAT:
             pass
     assert b'"state":"converged"' in event
-    assert [event async for event in events] == []
-    assert told.watchers.count == 0
+    await events.aclose()
+    assert left.is_set()

@@ -29,7 +29,7 @@ from partitiond.proxy.telemetry.traffic import LAST_FILE, leave_behind
 from partitiond.run_folder import RunFolderOwner
 from partitiond.serde import to_jsonable, to_stored_json
 from partitiond.store.lock import LockHolder
-from tests.api.fake_views import CORRECTION, ENTRY
+from tests.controller.samples import CORRECTION, ENTRY
 from tests.devices.partitions.world import launch, mig, mps
 from tests.e2e.harness import Fleet
 from tests.e2e.test_usage import SETTINGS

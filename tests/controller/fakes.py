@@ -94,6 +94,7 @@ class FakeRunner:
         self.probe_breaks_with: Exception | None = None
         self.report_breaks_with: Exception | None = None
         self.tries_to_stop = 0
+        self.log_path = "/log"
         self._ready_at_once = ready_at_once
         self.slow_stop: asyncio.Event | None = None
         self.levels: dict[str, int] = {}
@@ -112,7 +113,7 @@ class FakeRunner:
         """An engine that runs already."""
         pid = next(self._pids)
         handle = EngineHandle(
-            launch, pid, pid * 10, "boot", f"/run/{launch.replica_id}.sock", "/log", "/run"
+            launch, pid, pid * 10, "boot", f"/run/{launch.replica_id}.sock", self.log_path, "/run"
         )
         engine = FakeEngine(handle)
         if self._ready_at_once:

@@ -22,6 +22,7 @@ from tests.controller.fakes import (
     solved,
 )
 from tests.controller.samples import cpu, measured_profile, spec
+from tests.hosts.fleet import FakeHosts
 from tests.hosts.pipes import FakePartitions
 from tests.machine import until
 
@@ -56,6 +57,7 @@ class Host:
         self.clock = clock or FakeClock()
         self.devices = devices or FakeDevices([cpu(cores)])
         self.partitions = FakePartitions()
+        self.fleet = FakeHosts()
         self.engine_problem: EngineUnavailableError | None = None
         self.service = self._make()
 
@@ -68,7 +70,8 @@ class Host:
             proxy=self.proxy,
             profiler=self.profiler,
             partitions=self.partitions,
-            solve=self.solve,
+            hosts=self.fleet,
+            solve=lambda *one, **told: self.solve(*one, **told),  # noqa: PLW0108 - a test sets another
             clock=self.clock,
             engine_problem=lambda: self.engine_problem,
             group_warning=lambda group: f"no group {group}" if group else "",

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from partitiond.core.drift.correction import Correction
+from partitiond.core.drift.detection import Figure, Finding, LedgerEntry, Verdict
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.architecture import Architecture
@@ -137,6 +139,27 @@ def measured_profile(
         # Measured in full: nothing is open.
         frontier_memory=FrontierMemory(4, Bytes(1), Bytes(1), None, None, 0, confirmed=False),
     )  # fmt: skip
+
+
+ENTRY = LedgerEntry(
+    at="2030-01-01T00:00:00Z",
+    model="a",
+    replica_id="a-1",
+    device_id="cpu",
+    hardware="cpu-test-2c",
+    profile_id="profile-a",
+    profile_kind=ProfileKind.MEASURED,
+    requests=30,
+    seconds=20.0,
+    batch=2.5,
+    prompt_tokens=64.0,
+    output_tokens=32.0,
+    sharing=1.0,
+    findings=(Finding(Figure.PACE, 0.010, 0.013, 0.07, Verdict.SLOWER, 1.3, 1.25, 1.35, 4),),
+)
+CORRECTION = Correction(
+    "profile-a", "a", "cpu-test-2c", 0.75, 1.3, 1.25, 1.35, 1, "2030-01-01T00:00:00Z"
+)
 
 
 def _point(batch: int, cores: int) -> OperatingPoint:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from partitiond.store import Store, ledger_repository
-from tests.api.fake_views import ENTRY
+from tests.controller.samples import ENTRY
 
 
 def test_entries_read_back_newest_first(store: Store) -> None:

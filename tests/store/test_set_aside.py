@@ -17,9 +17,8 @@ from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.serde import BODY_VERSION
 from partitiond.store import Store, open_store
-from tests.api.fake_views import CORRECTION
 from tests.controller.host import Host, serving
-from tests.controller.samples import NOW, measured_profile, placement, plan, record
+from tests.controller.samples import CORRECTION, NOW, measured_profile, placement, plan, record
 
 LOST = [
     ("model", "spec", "name", "a"),

@@ -3,6 +3,8 @@
 `test_one_field.py` goes through the fields of a specification, one by one.
 """
 
+import dataclasses
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ import pytest
 
 from partitiond import serde
 from partitiond.api.app import create_app
+from partitiond.controller.profiles.params import ProfilingOptions, params_of
 from partitiond.core.errors import SpecError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.fleet.registration import RegistrationRules, suggested_name
 from tests.api.conftest import asking
-from tests.api.fake_service import FakeService
+from tests.controller.host import Host
+from tests.controller.samples import ARCHITECTURE, cpu
 
 DUMMY = {"model": "opt-125m", "weights": "dummy"}
 HERE = "/models/opt-125m"
@@ -61,9 +67,7 @@ async def test_what_names_no_model_is_refused_with_words(http: httpx.AsyncClient
     assert (await http.get("/models")).json() == []
 
 
-async def test_folders_outside_the_allowed_ones_are_refused(
-    service: FakeService, tmp_path: Path
-) -> None:
+async def test_folders_outside_the_allowed_ones_are_refused(host: Host, tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     inside, outside = allowed / "m", tmp_path / "outside"
     for folder in (inside, outside):
@@ -71,7 +75,7 @@ async def test_folders_outside_the_allowed_ones_are_refused(
     (allowed / "link").symlink_to(outside)
     options = RegistrationRules(allow_folders=(allowed,))
     async with asking(
-        create_app(service.for_api, admin_token="x" * 20, options=options), "x" * 20
+        create_app(host.service, admin_token="x" * 20, options=options), "x" * 20
     ) as http:
         for folder in (outside, allowed / "link", allowed / ".." / "outside"):
             for body in (
@@ -150,11 +154,12 @@ async def test_a_variant_differs_from_the_models_engine_in_what_it_names(
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 async def test_if_match_guards_against_lost_changes(
-    http: httpx.AsyncClient, service: FakeService, method: str
+    http: httpx.AsyncClient, host: Host, method: str
 ) -> None:
     await register(http)
+    await register(http, name="other")
     await http.patch(HERE, json={"auto": False})
-    body = {"min_replicas": 1} if method == "PATCH" else None
+    body: Any = {"min_replicas": 1} if method == "PATCH" else None
 
     async def asked(**headers: str) -> httpx.Response:
         return await http.request(method, HERE, json=body, headers=headers)
@@ -165,15 +170,28 @@ async def test_if_match_guards_against_lost_changes(
         refused = await asked(**{"If-Match": nonsense})
         assert refused.status_code == 422
         assert len(refused.json()["detail"]) < 200
-    service.models.change_before_update = True  # between the look and the change
-    assert (await asked(**{"If-Match": '"2"'})).status_code == 412
-    assert (await asked()).status_code == 409
-    service.models.change_before_update = False
     if method == "PATCH":
-        service.models.in_use = True
-        assert (await asked(**{"If-Match": '"4"'})).status_code == 409, "no stale version"
-        service.models.in_use = False
-    assert (await asked(**{"If-Match": '"4"'})).is_success
+        body = {"aliases": ["other"]}
+        assert (await asked(**{"If-Match": '"2"'})).status_code == 409, "no stale version"
+        body = {"min_replicas": 1}
+        host.resolver.architecture = changes_meanwhile(host)  # type: ignore[method-assign, assignment]
+        assert (await asked(**{"If-Match": '"2"'})).status_code == 412
+        assert (await asked()).status_code == 409
+        del host.resolver.architecture
+    now = host.store.model("opt-125m").version
+    assert (await asked(**{"If-Match": f'"{now}"'})).is_success
+
+
+def changes_meanwhile(host: Host) -> Callable[[ModelSpec], Coroutine[Any, Any, Architecture]]:
+    """Between the look at a model and its change, another caller changes it."""
+
+    async def looked_at(spec: ModelSpec) -> Architecture:
+        old = host.store.model(spec.name)
+        new = dataclasses.replace(old, version=old.version + 1)
+        host.store.update_model(new, expected_version=old.version)
+        return ARCHITECTURE
+
+    return looked_at
 
 
 async def test_a_removed_model_is_gone(http: httpx.AsyncClient) -> None:
@@ -185,16 +203,15 @@ async def test_a_removed_model_is_gone(http: httpx.AsyncClient) -> None:
         assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
 
 
-async def test_a_profile_job_takes_its_options(
-    http: httpx.AsyncClient, service: FakeService
-) -> None:
-    await register(http, variants=[{"name": "fp8", "engine": {"quantization": "fp8"}}])
+async def test_a_profile_job_takes_its_options(http: httpx.AsyncClient, host: Host) -> None:
+    fp8 = {"name": "fp8", "engine": {"quantization": "fp8"}}
+    await register(http, variants=[fp8], auto=False)
+    host.profiler.gate.clear()
     body = {"cores": 1, "memory_bytes": "2GiB", "max_batch": 8}
     made = await http.post(f"{HERE}/profile", json=body)
     assert made.status_code == 202
-    assert (await http.get(made.headers["location"])).json()["state"] == "queued"
+    assert (await http.get(made.headers["location"])).json() == made.json()
     assert (await http.post(f"{HERE}/profile")).status_code == 202
-    assert service.models.asked.pop(0) == ProfileOptions(cores=1, memory_bytes=2 << 30, max_batch=8)
     options = ProfileOptions(
         variant="fp8",
         workload=Workload.of_trace([(10, 4)]),
@@ -204,12 +221,13 @@ async def test_a_profile_job_takes_its_options(
         paper_requests=100,
     )
     body = serde.to_jsonable(options)  # as the client sends it
-    assert (await http.post(f"{HERE}/profile", json=body)).status_code == 202
-    body["workload"] = {"pairs": [[10, 4]]}
-    assert (await http.post(f"{HERE}/profile", json=body)).status_code == 202
-    before = {**serde.to_jsonable(options), "fresh": ""}  # as clients of the release before send it
-    assert (await http.post(f"{HERE}/profile", json=before)).status_code == 202
-    assert service.models.asked[1:] == [options, options, options]
+    same = {**body, "workload": {"pairs": [[10, 4]]}}
+    before = {**body, "fresh": ""}  # as clients of the release before send it
+    for sent in (body, same, before):
+        assert (await http.post(f"{HERE}/profile", json=sent)).status_code == 202
+    asked = (ProfileOptions(cores=1, memory_bytes=2 << 30, max_batch=8), ProfileOptions(), options)
+    wanted = {params_of(one, [cpu()], ProfilingOptions()) for one in asked}
+    assert {job.params for job in host.jobs()} == wanted
     assert (await http.post("/models/none/profile")).status_code == 404
     for wrong, says in (
         ({"variant": "int4"}, "lists no variant"),
@@ -221,7 +239,7 @@ async def test_a_profile_job_takes_its_options(
         answer = await http.post(f"{HERE}/profile", json=wrong)
         assert answer.status_code == 422
         assert says in answer.json()["detail"] + answer.json()["hint"]
-    assert len(service.models.asked) == 4, "what could only fail is no job"
+    assert len(host.jobs()) == 3, "what could only fail is no job"
 
 
 def test_names_follow_from_sources() -> None:

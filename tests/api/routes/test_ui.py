@@ -14,7 +14,8 @@ from fastapi import FastAPI, Request
 from partitiond.api.routes.ui_endpoint import try_prompt
 from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, DashboardSessions
 from tests.api.conftest import TOKEN, asking
-from tests.api.fake_service import FakeService
+from tests.controller.host import Host
+from tests.controller.samples import cpu
 from tests.hosts.fleet import HEAD
 
 
@@ -138,7 +139,7 @@ def test_a_session_ends_after_its_time_and_there_are_only_so_many() -> None:
 
 
 async def test_the_last_requests_and_an_engine_s_log_are_for_who_is_logged_in(
-    app: FastAPI, service: FakeService, browser: httpx.AsyncClient, tmp_path: Path
+    app: FastAPI, started: Host, browser: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     for path in ("/ui/requests/a", "/ui/log/a-1"):
         assert (await browser.get(path)).status_code == 401
@@ -157,10 +158,10 @@ async def test_the_last_requests_and_an_engine_s_log_are_for_who_is_logged_in(
     assert [line["n"] for line in found] == [3, 0], "the newest first"
     answer = await browser.get("/ui/log/a-1", headers=session)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), "it has none here"
-    replica = dataclasses.replace(service.overview.replicas()[0], log_path=str(log))
-    for host, status in (("", 200), (HEAD.name, 200), ("another", 404)):
-        views = [dataclasses.replace(replica, host=host)]
-        service.overview.replicas = lambda views=views: views  # type: ignore[misc, method-assign]
+    started.runner.log_path = str(log)
+    await started.serve("a", max_replicas=1)
+    for host, status in ((cpu().host, 200), ("another", 404)):
+        started.fleet.hosts = (dataclasses.replace(HEAD, name=host),)
         shown = await browser.get("/ui/log/a-1", headers=session)
         assert (shown.status_code, "a traceback" in shown.text) == (status, status == 200)
 
