@@ -3,7 +3,7 @@
 import collections
 import math
 from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.numbers.grouping import by_key
@@ -31,7 +31,7 @@ from partitiond.planner.check.fits import Fits
 from partitiond.planner.model.candidates import corrections_told
 from partitiond.planner.model.cores import core_notes
 from partitiond.planner.model.rates import rates_alone, reference_rates
-from partitiond.planner.model.types import Instance, Need, Way
+from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.packing import missing as what_is_missing
 from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswer
@@ -277,7 +277,7 @@ def unplaced(
         for demand, (reason, remedy) in nowhere
     ]
     lacking = found.packing.lacking()
-    left = _left(found.packing)
+    full = _full_resources(found.packing) if lacking else []
     most = reference_rates(instance) if lacking else {}
     for position in lacking:
         need = instance.needs[position]
@@ -287,9 +287,9 @@ def unplaced(
         result.append(
             Unplaced(
                 model=need.name,
-                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, left)}.",
+                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
                 missing_req_per_s=lacks,
-                remedy=_remedy(found.packing, need, missing, most[need.model], left),
+                remedy=_remedy(found.packing, need, missing, most[need.model]),
             )
         )
     return tuple(result)
@@ -313,47 +313,34 @@ def _what_short(found: SolveAnswer, need: Need) -> str:
     return " and ".join(parts)
 
 
-class _Left(NamedTuple):
-    """Resources used up over all devices, empty devices by hardware, and how others are run."""
-
-    full: list[str]
-    idle: collections.Counter[str]
-    ways: set[Way]
-
-
-def _left(packing: Packing) -> _Left:
-    empty = (packing.group(index) for index, load in enumerate(packing.loads) if not load.items)
-    return _Left(
-        _full_resources(packing),
-        collections.Counter(group.hardware for group in empty if group.options),
-        {packing.option(index).way for index in packing.used()},
-    )
-
-
-def _why_short(found: SolveAnswer, need: Need, left: _Left) -> str:
+def _why_short(found: SolveAnswer, need: Need, full: list[str]) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
         return f"it may have at most {counted(need.max_replicas, 'replica')}"
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
-    demand = found.packing.instance.request.models[need.model]
-    idle, lack = _idle(left, demand), what_is_missing(found.packing, need)
+    idle, lack = _idle(found.packing, need), what_is_missing(found.packing, need)
     uncounted = found.objective in (Objective.MAX_GOODPUT, Objective.MAX_MIN)
-    if left.full and not idle:
+    if full and not idle:
         proof = ", as far as known" if found.proven_impossible is False else ""
-        return f"the devices have no {' and no '.join(left.full)} left{proof}"
+        return f"the devices have no {' and no '.join(full)} left{proof}"
     if uncounted and lack is not None and lack.only_survival:
         return f"{found.objective} counts what is served, not what a loss leaves"
     nor = f", nor on the {idle} that {'is' if idle == 1 else 'are'} idle" if idle else ""
-    apart = any(c.size.mode is SharingMode.MPS for c in demand.candidates) and any(
-        mode is SharingMode.MPS and group != demand.isolation_group for mode, group in left.ways
-    )
+    demand = found.packing.instance.request.models[need.model]
+    theirs = {found.packing.option(index).way for index in found.packing.used()}
+    others = (mode for mode, group in theirs if group != demand.isolation_group)
+    apart = SharingMode.MPS in others and SharingMode.MPS in {
+        c.size.mode for c in demand.candidates
+    }
     return f"no room for more of it was found beside what the devices hold{nor}{GROUPS * apart}"
 
 
-def _idle(left: _Left, demand: ModelDemand) -> int:
+def _idle(packing: Packing, need: Need) -> int:
     """Count empty devices of a kind that the model is profiled on."""
-    return sum(left.idle[kind] for kind in {c.hardware for c in demand.candidates})
+    kinds = {c.hardware for c in packing.instance.request.models[need.model].candidates}
+    empty = (packing.group(index) for index, load in enumerate(packing.loads) if not load.items)
+    return sum(group.hardware in kinds and bool(group.options) for group in empty)
 
 
 def _full_resources(packing: Packing) -> list[str]:
@@ -371,7 +358,7 @@ def _full_resources(packing: Packing) -> list[str]:
     return [name for name in total if total[name] and used[name] >= FULL * total[name]]
 
 
-def _remedy(packing: Packing, need: Need, missing: float, most: int, left: _Left) -> str:
+def _remedy(packing: Packing, need: Need, missing: float, most: int) -> str:
     each, count = most / need.units, packing.counts[need.model]
     few = count < need.min_replicas and need.min_replicas > 1
     if few and missing <= 0:
@@ -388,8 +375,7 @@ def _remedy(packing: Packing, need: Need, missing: float, most: int, left: _Left
     if lack is not None and lack.domain is not None:
         also += " Take `survive` back too, unless devices are added."
     less = f"lower its demand by {figure(missing)} requests/s" if count else "stop another model"
-    idle = _idle(left, packing.instance.request.models[need.model])
-    first = f"give it more time, {less}" if idle else less
+    first = f"give it more time, {less}" if _idle(packing, need) else less
     return (
         f"{first.capitalize()}, loosen its SLO, or add about {counted(more, 'device')} "
         f"(one gives it up to {figure(each)} requests/s).{also}"

@@ -347,7 +347,7 @@ def in_the_way(
     for row, load in enumerate(loads):
         for column in {n for item in load for n in stays_at[item]}:
             fits[row, column] = _fits_beside(instance, load, held[column], room)
-    return 1 - fits.astype(np.int64)
+    return np.where(fits, 0, 1)
 
 
 def _size(instance: Instance, item: int) -> Size:
@@ -358,12 +358,11 @@ def _size(instance: Instance, item: int) -> Size:
 def _sums(sizes: Sequence[Size], numbers: dict[object, int]) -> tuple[int, int, int]:
     """Return the number of the way in which a device is shared, below 0 if nothing may come beside
     these; their share of SMs, and their bytes."""
-    ways = {way for way, _, _ in sizes}
-    if len(ways) != 1 or {mode for mode, _ in ways} <= {SharingMode.MIG, SharingMode.WHOLE}:
+    way = sizes[0][0] if len({way for way, _, _ in sizes}) == 1 else None
+    if way is None or way[0] in {SharingMode.MIG, SharingMode.WHOLE}:
         return -1, 0, 0
-    mode = sizes[0][0][0]
-    percent = sum(share for _, share, _ in sizes) if mode is SharingMode.MPS else 0
-    return numbers.setdefault(*ways, len(numbers)), percent, sum(size[2] for size in sizes)
+    percent = sum(share for _, share, _ in sizes) if way[0] is SharingMode.MPS else 0
+    return numbers.setdefault(way, len(numbers)), percent, sum(size[2] for size in sizes)
 
 
 def _fits_beside(instance: Instance, load: Sequence[int], there: Held, room: int) -> bool:

@@ -24,7 +24,7 @@ FINISH_MORE: Final = 0.2
 FINISH_LEAST: Final = 0.5
 FINISH_PER_SIZE: Final = 9e-7
 """Seconds per model and device of assigning, tidying, explaining and checking. All chosen."""
-LEAST_SHARE: Final = 0.3
+LEAST_SHARE: Final = 0.5
 """Share of the limit that the search has at least, however long it took to prepare. Chosen."""
 
 

@@ -12,7 +12,7 @@ import math
 from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
-from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices
+from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices, pours_of
 from partitiond.planner.columns.search import expresses, plan_by_columns
 from partitiond.planner.exact import Exact, Goal, Stage, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
@@ -46,12 +46,6 @@ EXACT_SHARE: Final = 0.6
 """Share of the time left for CP-SAT; the rest is for the search if it proves nothing. Chosen."""
 HOPE_SHARE: Final = 0.3
 """If no plan serves everything yet: the most goodput may need time as well. Chosen."""
-POURS_PER_SECOND: Final = 10_000
-"""Pours of the linear program per second of the time limit, of which they take an eighth. All
-90,000 of 100 models on 64 devices prove 3.5 % less goodput than 25,000 (bench.planner)."""
-MOST_POURS: Final = 200_000
-"""For 1,000 models on 512 devices, twice as many prove a part in a thousand more, and take three
-times as long."""
 SMALL: Final = 2_500
 """Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
 CP-SAT in a minute (docs/decisions/0026). 100 models on 64 devices have 8,000."""
@@ -134,11 +128,11 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
     start = _best(found.members, by_cost)
-    if by_columns and watch.left() > 0:
+    if by_columns:
         # It may miss least numbers that a worse plan has; the search adds them to it.
         start, found.of_columns = plan_by_columns(watch)
         found.members.append(start)
-    if start is None or (may_search and watch.left() > 0):
+    if may_search or start is None:
         searched = search(watch, start, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
     return found
@@ -146,8 +140,7 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
 
 def _prices(instance: Instance, *, as_cost: bool) -> Prices:
     """Return the price of each replica, and the bound that the prices prove."""
-    most = round(POURS_PER_SECOND * instance.request.time_limit_seconds)
-    most = min(max(SAMPLE, most), MOST_POURS)
+    most = pours_of(instance.request.time_limit_seconds)
     if not as_cost and expresses(instance):
         most = SAMPLE  # columns prove more
     return linear_prices(build_sites(instance), as_cost=as_cost, most=most)

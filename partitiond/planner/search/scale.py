@@ -30,11 +30,12 @@ from partitiond.planner.bounds.prices import (
     cost_bound,
     entry_prices,
     linear_prices,
+    pours_of,
     solve_sampled,
     usual_prices,
 )
 from partitiond.planner.exact import Goal, Scale, solve_exact
-from partitiond.planner.model.sites import Floats, Sites, build_sites, ints
+from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
 from partitiond.planner.pack.adding import Adding, fill
 from partitiond.planner.pack.assign import applied
@@ -59,6 +60,8 @@ NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
 FIRST_STEP: Final = 0.25
 """The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
+FIRST_ASKS: Final = 2
+"""Number of factors asked for before the proofs. Chosen."""
 CLOSE: Final = 0.002
 """Least step by which a factor is raised. Chosen, not measured."""
 ASKS: Final = 16
@@ -147,7 +150,9 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         raising.optimal = raising.bound == 0
         return raising
     if searches:
-        raising.prove()  # how much may be asked for
+        raising.ask_for_more(FIRST_ASKS)  # a plan, before the linear program takes its time
+        raising.step = FIRST_STEP
+        raising.prove()
     most = ASKS if watch.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
     if not searches:
@@ -188,7 +193,7 @@ class Raising:
         self.watch, self.instance, self.searches = watch, watch.instance, searches
         instance = watch.instance
         self.sites, self.target = build_sites(instance), targets_of(instance)
-        self.pours = make_pours(self.sites)
+        self.pours, self.worth = make_pours(self.sites), usual_prices(self.sites)
         self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
@@ -280,13 +285,10 @@ class Raising:
     def duals(self) -> Duals:
         """Return the prices at which the largest part of the demands at the bound can be served."""
         asked = self._sites_for(scaled(self.instance, self.target, self.bound))
-        return solve_sampled(dataclasses.replace(self.pours, sites=asked), as_cost=True, part=True)
-
-    @functools.cached_property
-    def worth(self) -> Floats:
-        """Return (E,) what one replica of each entry takes, for the compiled search."""
-        asked = self._sites_for(scaled(self.instance, self.target, self.bound / 2))
-        return entry_prices(dataclasses.replace(self.pours, sites=asked), self.duals)
+        pours = dataclasses.replace(self.pours, sites=asked)
+        found = solve_sampled(pours, as_cost=True, most=pours_of(self.limit), part=True)
+        self.worth = entry_prices(pours, found)
+        return found
 
     def _sites_for(self, asked: Instance) -> Sites:
         """Return the arrays with other needs, without making all arrays anew."""
