@@ -151,8 +151,9 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         return raising
     if searches:
         raising.ask_for_more(FIRST_ASKS)  # a plan, before the linear program takes its time
-        raising.step = FIRST_STEP
         raising.prove()
+        if raising.value:
+            raising.step = (raising.bound / raising.value - 1) / 2
     most = ASKS if watch.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
     if not searches:
