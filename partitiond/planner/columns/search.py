@@ -63,11 +63,7 @@ def expresses(instance: Instance) -> bool:
 
 
 def plan_by_columns(watch: SolveMonitor) -> tuple[Member, list[float]]:
-    """Return a plan, and the bounds that were proven on the way.
-
-    Args:
-        watch: the problem, the clock and the progress callback.
-    """
+    """Return a plan, and the bounds that were proven on the way."""
     fleet, bounds = ColumnProblem(build_sites(watch.instance)), list[float]()
 
     def enough() -> bool:
