@@ -133,7 +133,7 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 
 def _main() -> None:
     import partitiond.daemon
-    import partitiond.planner.api  # noqa: F401
+    import partitiond.planner.api
     from partitiond.api.app import routes
     from partitiond.serde import prepare
 

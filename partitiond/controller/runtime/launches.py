@@ -10,8 +10,8 @@ from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.model.recognised import started
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec
-from partitiond.core.performance.planned_speed import speed_environment
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.performance.planned_speed import speed_environment
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.leases import Lease

@@ -1,4 +1,4 @@
-"""Computes the speed that simulated engines are told, which know nothing of models and estimates."""
+"""Computes the speed that simulated engines are told; they themselves import no estimates."""
 
 import dataclasses
 import json

@@ -10,7 +10,6 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.numbers.bisection import largest
-from partitiond.core.performance.planned_speed import speed_environment
 from partitiond.core.performance.footprint import (
     MAX_BATCH,
     MAX_NUM_BATCHED_TOKENS,
@@ -18,6 +17,7 @@ from partitiond.core.performance.footprint import (
     cache_bytes,
     footprint_at,
 )
+from partitiond.core.performance.planned_speed import speed_environment
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import format_bytes
 from partitiond.ports import ProfileRequest

@@ -8,8 +8,8 @@ from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.planned_speed import steps_of
 from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS, cache_tokens
+from partitiond.core.performance.planned_speed import steps_of
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.simulated.fleet.host_costs import NO_COSTS, HostCosts
