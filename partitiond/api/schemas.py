@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model.request_options import check_sampling
@@ -111,6 +111,7 @@ class SleepBody(Body):
 class ProfileBody(Body):
     """A profile job; what is absent follows the daemon's settings."""
 
+    unread = frozenset({"fresh", "structured_output"})
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -162,15 +163,6 @@ class ProfileBody(Body):
     paper_requests: int = Field(
         0, ge=0, le=10_000, description="Requests of the paper's mode (all at once); 0: none."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_former_fields(cls, given: Any) -> Any:
-        """Leave out what clients of earlier releases always send."""
-        if not isinstance(given, dict):
-            return given
-        former = ("fresh", "structured_output")
-        return {name: value for name, value in given.items() if name not in former}
 
     def to_options(self) -> ProfileOptions:
         """Convert to the service's type. Raises SpecError."""

@@ -39,7 +39,7 @@ from partitiond.cluster.ray_node import (
 )
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.platform.durable_file import write_durably
-from partitiond.platform.process_identity import environment, raise_if_out_of_files
+from partitiond.platform.process_identity import environment
 from partitiond.serde import from_stored_json, to_stored_json
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -221,24 +221,19 @@ def _processes_of(folder: Path, name: str = "") -> list[int] | None:
         name: of the program; empty finds all.
     """
     mark, found = f"{FOLDER_VARIABLE}={folder}".encode(), []
+    gone = FileNotFoundError, ProcessLookupError, PermissionError  # or another user's
     try:
-        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        for pid in pids:
-            named = pid != os.getpid() and (not name or _name_of(pid) == name)
-            if named and mark in environment(pid):
-                found.append(pid)
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(*gone):
+                if name and (entry / "comm").read_bytes().strip() != name.encode():
+                    continue
+                if mark in environment(int(entry.name)):
+                    found.append(int(entry.name))
     except OSError:
         return None
     return found
-
-
-def _name_of(pid: int) -> str:
-    """Return a process's name; "" if it has ended. Raises OSError: a shortage."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except OSError as error:
-        raise_if_out_of_files(error)
-        return ""
 
 
 def _identity(folder: Path) -> str:

@@ -6,7 +6,7 @@ each field is described here, and nowhere else.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -49,6 +49,15 @@ class Body(BaseModel):
     """A body or a table, closed to unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a record has, or that clients of earlier releases send, and that ask nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unread(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name not in cls.unread}
 
 
 class Patch(Body):

@@ -156,6 +156,7 @@ class ChangeableBody(Body):
 class ModelBody(ChangeableBody, NamedBody):
     """A registration. `model` is all that is needed; `source` says the same in full."""
 
+    unread = ModelSpec.NOTED
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [

@@ -6,11 +6,10 @@ devices of a silent host are silent, those of a lost host have failed (`core.har
 
 import asyncio
 import concurrent.futures
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from partitiond.core.errors import (
     ConflictError,
@@ -33,6 +32,7 @@ from partitiond.ports.host_agent import HostAgent
 from partitiond.ports.partitions import PartitionWatch
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_SECONDS: Final = 20.0
 """Deadline of a look at one host: below that of a look at all devices, so that one host that hangs
@@ -266,40 +266,37 @@ class HostsPartitions:
 
     async def faults(self) -> Sequence[DeviceFault]:
         """Return the faulted devices; of a silent host those that were known last."""
-
-        async def of_host(record: HostRecord, watch: PartitionWatch) -> None:
-            try:
-                record.faults = tuple(await watch.faults())
-            except PartitiondError as error:  # of one host: it hides no other's
-                log.debug("faults of %s stay as they were: %s", record.name, error)
-
-        await self._each(of_host)
+        for record, found in await self._asked(lambda watch: watch.faults()):
+            if not isinstance(found, PartitiondError):
+                record.faults = tuple(found)
         return tuple(fault for record in self._agents.all for fault in record.faults)
 
     async def shares(self) -> Sequence[ShareUse]:
         """Return what engines hold of their shares; those of a silent host are left out."""
-        found: list[ShareUse] = []
-
-        async def of_host(_record: HostRecord, watch: PartitionWatch) -> None:
-            with contextlib.suppress(PartitiondError):  # nothing is known of its engines
-                found.extend(await watch.shares())
-
-        await self._each(of_host)
-        return tuple(found)
+        told = await self._asked(lambda watch: watch.shares())
+        return tuple(
+            share for _, found in told if not isinstance(found, PartitiondError) for share in found
+        )
 
     async def clear(self) -> Sequence[str]:
         """Restore the devices as they were found; a silent host keeps its own."""
         left: list[str] = []
-
-        async def of_host(record: HostRecord, watch: PartitionWatch) -> None:
-            try:
-                left.extend(await watch.clear())
-            except PartitiondError as error:
-                left.append(f"{record.name}: {error}")
-
-        await self._each(of_host)
+        for record, found in await self._asked(lambda watch: watch.clear()):
+            left += [f"{record.name}: {found}"] if isinstance(found, PartitiondError) else found
         return tuple(left)
 
-    async def _each(self, ask: Callable[[HostRecord, PartitionWatch], Awaitable[None]]) -> None:
+    async def _asked(
+        self, ask: Callable[[PartitionWatch], Awaitable[Sequence[T]]]
+    ) -> list[tuple[HostRecord, Sequence[T] | PartitiondError]]:
+        """Return what each host says, or why it says nothing: it hides no other's answer."""
+
+        async def of_host(
+            record: HostRecord, watch: PartitionWatch
+        ) -> tuple[HostRecord, Sequence[T] | PartitiondError]:
+            try:
+                return record, await ask(watch)
+            except PartitiondError as error:
+                return record, error
+
         watches = [(record, record.agent.partitions) for record in self._agents.all]
-        await asyncio.gather(*(ask(one, watch) for one, watch in watches if watch is not None))
+        return await asyncio.gather(*(of_host(one, w) for one, w in watches if w is not None))

@@ -130,6 +130,7 @@ def estimate_report(
     profile = estimate_profile(subject, spec.max_model_len, memory_bytes=budget, refined=True)
     point = operating_point(profile, spec.slo)
     batch = point.batch if point else 1
+    shared = SharingMode.MEMORY if size.mode is SharingMode.WHOLE else size.mode
     return EstimateReport(
         model=subject.model,
         hardware=hardware.key,
@@ -155,7 +156,7 @@ def estimate_report(
         tpot_p95_seconds=point.tpot.p95 if point else None,
         footprint=subject.footprint(batch, spec.max_model_len),
         replicas_that_fit=(
-            0 if point is None else replicas_that_fit(hardware, size, _alone(size), point, budget)
+            0 if point is None else replicas_that_fit(hardware, size, shared, point, budget)
         ),
         replications=replications(profile, subject, budget, spec.slo),
         points=tuple(_estimated(p) for p in profile.points),
@@ -170,11 +171,6 @@ def _memory(fraction: float, hardware: HardwareSpec, size: PartitionSize) -> tup
     else:
         sold, reported = hardware.sold_bytes, hardware.memory_bytes
     return sold, min(math.floor(reported * fraction), partition_bytes(hardware, size))
-
-
-def _alone(size: PartitionSize) -> SharingMode:
-    """Return the mode in which replicas of this size share a device if nobody says which."""
-    return SharingMode.MEMORY if size.mode is SharingMode.WHOLE else size.mode
 
 
 def _estimated(point: OperatingPoint) -> EstimatedPoint:
