@@ -6,8 +6,15 @@ import { bytes, deviceName, partition, plural } from "./format.js";
 import { frontierPlot } from "./charts.js";
 import { changed, look, state } from "./state.js";
 
-const known = { fit: null, of: "", busy: false, saving: false, problem: null };
+const fresh = () => ({ fit: null, of: "", busy: false, saving: false, problem: null });
+let known = fresh();
 let form = null;
+
+/** What is asked and answered is for nobody else who logs in; an answer that comes later is written where nobody reads it. */
+export function leaveAdd() {
+  known = fresh();
+  form = null;
+}
 
 export function addView() {
   const current = form && document.contains(form) ? JSON.stringify(body(form)) : "";
@@ -90,15 +97,15 @@ function body(from) {
 async function check(event) {
   event.preventDefault();
   const asked = body(form);
-  Object.assign(known, { busy: true, problem: null });
+  const mine = Object.assign(known, { busy: true, problem: null });
   changed();
   try {
-    known.fit = await post("/models/fit", asked);
-    known.of = JSON.stringify(asked);
+    mine.fit = await post("/models/fit", asked);
+    mine.of = JSON.stringify(asked);
   } catch (error) {
-    Object.assign(known, { fit: null, problem: error });
+    Object.assign(mine, { fit: null, problem: error });
   }
-  known.busy = false;
+  mine.busy = false;
   changed();
 }
 
@@ -117,17 +124,18 @@ function fitView(fit, checked) {
 
 async function save() {
   if (known.saving) return;
-  known.saving = true;
+  const mine = known;
+  mine.saving = true;
   try {
     const record = await post("/models", body(form));
     toast(`${record.spec.name} is registered.`);
-    form = null;
-    Object.assign(known, { fit: null, of: "", problem: null });
+    if (mine !== known) return;
+    leaveAdd();
     location.hash = `#/models/${encodeURIComponent(record.spec.name)}`;
     look();
   } catch (error) {
-    known.problem = error;
+    mine.problem = error;
   }
-  known.saving = false;
+  mine.saving = false;
   changed();
 }

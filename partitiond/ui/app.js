@@ -5,11 +5,11 @@ import { dialog, h, morph } from "./dom.js";
 import { forget, look, onChange, state } from "./state.js";
 import { fleetView } from "./fleet.js";
 import { modelView } from "./model.js";
-import { addView } from "./add.js";
+import { addView, leaveAdd } from "./add.js";
 import { leaveTry, tryView } from "./try.js";
-import { planView } from "./plan.js";
+import { leavePlan, planView } from "./plan.js";
 import { jobsView } from "./jobs.js";
-import { eventsView } from "./events.js";
+import { eventsView, leaveEvents } from "./events.js";
 import { keysView, leaveKeys } from "./keys.js";
 
 const VIEWS = [
@@ -52,7 +52,10 @@ function render() {
 
 /** With the session everything ends that is kept beside the state: an open dialog, the keys, a trial. */
 function leave() {
+  leaveAdd();
+  leaveEvents();
   leaveKeys();
+  leavePlan();
   leaveTry();
   for (const open of document.querySelectorAll("dialog")) open.close();
 }

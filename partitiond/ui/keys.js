@@ -15,6 +15,7 @@ let problem = "";
 export function leaveKeys() {
   visit += 1;
   keys = null;
+  used = [];
   asking = false;
   problem = "";
 }

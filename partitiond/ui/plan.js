@@ -9,12 +9,19 @@ const OBJECTIVES = {
   "": "as set", "min-devices": "fewest devices", "min-price": "least price",
   "min-energy": "least charge in watts", "max-goodput": "most goodput", "max-min": "fairest",
 };
-const asked = { objective: "", outage: false, busy: false, progress: null, preview: null, problem: null, abort: null };
-let applied = { id: null, plan: null };
-let waiting = { id: "", preview: null };
 /** The plan that was applied here, until it runs, fails or gives way to another; `asking` while it is asked what replaced it. */
 const NOBODY = { id: "", asking: false };
-let followed = NOBODY;
+let asked, applied, waiting, followed;
+
+/** What is asked and answered is for nobody else who logs in; an answer that comes later is written where nobody reads it. */
+export function leavePlan() {
+  asked?.abort?.abort();
+  asked = { objective: "", outage: false, busy: false, progress: null, preview: null, problem: null, abort: null };
+  applied = { id: null, plan: null };
+  waiting = { id: "", preview: null };
+  followed = NOBODY;
+}
+leavePlan();
 
 export function planView() {
   refresh();
@@ -42,12 +49,12 @@ export function planView() {
 function refresh() {
   const { plan_id: id, waiting_plan_id: waits } = state.overview;
   if (applied.id !== id) {
-    applied = { id, plan: id ? applied.plan : null };
-    if (id) get("/plan").then((found) => { applied = { id, plan: found }; changed(); }).catch(() => { applied.id = null; });
+    const mine = applied = { id, plan: id ? applied.plan : null };
+    if (id) get("/plan").then((found) => { mine.plan = found; changed(); }).catch(() => { mine.id = null; });
   }
   if (waiting.id !== waits) {
-    waiting = { id: waits, preview: null };
-    if (waits) get("/plan/waiting").then((found) => { waiting = { id: waits, preview: found }; changed(); }).catch(() => { waiting.id = null; });
+    const mine = waiting = { id: waits, preview: null };
+    if (waits) get("/plan/waiting").then((found) => { mine.preview = found; changed(); }).catch(() => { mine.id = null; });
   }
 }
 
@@ -98,15 +105,15 @@ function working(progress) {
 }
 
 async function make() {
-  Object.assign(asked, { busy: true, progress: null, preview: null, problem: null, abort: new AbortController() });
+  const mine = Object.assign(asked, { busy: true, progress: null, preview: null, problem: null, abort: new AbortController() });
   changed();
   try {
-    const question = { allow_outage: asked.outage, ...(asked.objective ? { objective: asked.objective } : {}) };
-    asked.preview = await makePlan(question, (p) => { asked.progress = p; changed(); }, asked.abort.signal);
+    const question = { allow_outage: mine.outage, ...(mine.objective ? { objective: mine.objective } : {}) };
+    mine.preview = await makePlan(question, (p) => { mine.progress = p; changed(); }, mine.abort.signal);
   } catch (error) {
-    if (error.name !== "AbortError") asked.problem = error;
+    if (error.name !== "AbortError") mine.problem = error;
   }
-  asked.busy = false;
+  mine.busy = false;
   changed();
 }
 
@@ -183,14 +190,15 @@ async function confirm(p) {
       : p.answers.diff?.steps.some((s) => s.makes_way) ? h("p", { class: "problem" }, "Some replicas make way before their successors serve.") : h("p", {}, "New replicas serve before old ones stop."),
   ], [{ label: "Cancel" }, { label: "Apply", kind: "primary", value: "yes", id: "confirm-apply" }]);
   if (sure !== "yes") return;
+  const mine = asked;
   try {
     await post("/plan/apply", { plan_id: p.plan.id });
+    if (mine !== asked) return;
     followed = { id: p.plan.id, asking: false };
-    asked.preview = null;
-    asked.problem = null;
+    Object.assign(mine, { preview: null, problem: null });
     toast(`${p.plan.id} is applied; replicas follow it now.`);
   } catch (error) {
-    asked.problem = error;
+    mine.problem = error;
   }
   changed();
   look();

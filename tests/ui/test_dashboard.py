@@ -142,9 +142,21 @@ def test_a_prompt_is_answered_and_a_model_s_requests_log_and_terms_are_at_hand(
     assert "qwen2.5-0.5b-" in told
     assert "ms" in told
     assert page.errors == []
+    go(page, "#/add")
+    page.fill("#model", "opt-125m")
+    page.click("#check-fit")
+    page.wait_for("document.querySelector('.verdict') !== null")
+    go(page, "#/plan")
+    page.click("#make-plan")
+    page.wait_for("document.querySelector('#make-plan').innerText === 'Plan again'")
     page.click_text("Log out ada")
     page.fill("#token", fleet.token)
     page.press("Enter")  # who logs in next sees nothing of it
+    page.wait_for("document.querySelector('#make-plan')?.innerText === 'Make a plan'")
+    go(page, "#/add")
+    page.wait_for("document.querySelector('#model')?.value === ''")
+    assert page.script("document.querySelector('.verdict') === null")
+    go(page, "#/try/qwen2.5-0.5b")
     page.wait_for("document.querySelector('#try-prompt')?.value === ''")
     page.errors.clear()  # a question under way may have been refused
     assert page.text("#answer") == ""
