@@ -21,6 +21,7 @@ from typing import Final
 from loadgen.results.intervals import BATCHES, ratio_half_width
 from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile
 from partitiond.advise.observe import EngineWindow, Interval, merge
+from partitiond.core.numbers.grouping import by_key
 
 _Z95: Final = 1.96
 """Standard normal quantile of 95 %, two-sided."""
@@ -103,9 +104,7 @@ def traffic_of(
         windows: the observed window of each engine.
         window_seconds: length of the window that is planned for; None for the whole observation.
     """
-    by_model: dict[str, list[EngineWindow]] = {}
-    for window in windows:
-        by_model.setdefault(window.key.model, []).append(window)
+    by_model = by_key((window.key.model, window) for window in windows)
     return tuple(_traffic(model, by_model[model], window_seconds) for model in sorted(by_model))
 
 

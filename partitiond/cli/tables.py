@@ -12,6 +12,7 @@ from partitiond.cli.columns import Column, new_table, table_of, time_text
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.page import first_of
 from partitiond.core.profile.jobs import Job, JobState, job_place, measured_by
 from partitiond.core.units import format_bytes, format_duration
@@ -207,10 +208,7 @@ def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> RenderableType
         table: the table.
         notes: pairs of a subject and a note, which may be empty.
     """
-    about: dict[str, list[str]] = {}
-    for subject, note in notes:
-        if note:
-            about.setdefault(note, []).append(subject)
+    about = by_key((note, subject) for subject, note in notes if note)
     lines = [Text(f"{', '.join(subjects)}: {note}") for note, subjects in about.items()]
     return Group(table, *lines, Text()) if lines else table
 

@@ -18,6 +18,7 @@ from partitiond.core.errors import (
     StartFailedError,
 )
 from partitiond.core.events import EventFilter
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.convergence import (
     NOTHING_APPLIED,
@@ -192,10 +193,7 @@ def all_serve(now: Convergence) -> str:
 
 def by_reason(failures: Sequence[ReplicaProgress]) -> Iterator[str]:
     """Yield each reason once, after the replicas that have it."""
-    about: dict[str, list[str]] = {}
-    for failure in failures:
-        about.setdefault(failure.why, []).append(failure.replica_id)
-    for why, names in about.items():
+    for why, names in by_key((f.why, f.replica_id) for f in failures).items():
         more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         yield f"{names[0]}{more} {why}"
 

@@ -34,7 +34,8 @@ def lines_of(text: str) -> dict[Place, int]:
                 table = (*table, name, entries[*table, name] - 1)
             else:
                 table = (*table, name)
-            found.setdefault(table, number)
+            for end in range(1, len(table) + 1):
+                found.setdefault(table[:end], number)
         elif key := _KEY.match(line):
             found.setdefault((*table, key[1]), number)
     return found

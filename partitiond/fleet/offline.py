@@ -12,6 +12,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.recognised import recognised
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.plan.record import Candidate, ModelDemand, Objective
 from partitiond.fleet.estimates import estimate, kinds_of, sizes
@@ -223,10 +224,10 @@ def leaner(demand: ModelDemand) -> ModelDemand:
     wanted = demand.demand.planned_req_per_s
     if not wanted:
         return demand
-    alike: dict[object, list[int]] = {}
-    for n, c in enumerate(demand.candidates):
-        key = (c.hardware, c.size.mode, c.size.mig_profile, c.variant)
-        alike.setdefault(key, []).append(n)
+    alike = by_key(
+        ((c.hardware, c.size.mode, c.size.mig_profile, c.variant), n)
+        for n, c in enumerate(demand.candidates)
+    )
     kept: list[int] = []
     for mine in alike.values():
         mine.sort(key=lambda n: _takes(demand.candidates[n]))

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.profile.confirmed import FrontierMemory
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.units import format_bytes
@@ -97,9 +98,7 @@ def frontier_note(found: FrontierMemory | None) -> list[str]:
 
 def largest_spread(trials: Sequence[Trial]) -> float:
     """Return the largest range of throughput among windows of one batch, relative to their mean."""
-    by_batch: dict[int, list[float]] = {}
-    for trial in trials:
-        by_batch.setdefault(trial.batch, []).append(trial.output_tokens_per_s)
+    by_batch = by_key((trial.batch, trial.output_tokens_per_s) for trial in trials)
     return max(
         ((max(r) - min(r)) * len(r) / sum(r) for r in by_batch.values() if sum(r) > 0),
         default=0.0,

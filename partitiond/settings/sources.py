@@ -214,7 +214,8 @@ def _plain(value: object) -> object:
 def _refuse_unknown(
     key: str, where: str, known: Sequence[str], facts: Mapping[str, object]
 ) -> typing.NoReturn:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    close = [name for name in known if name.startswith(f"{key}_")]
+    close += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     raise SettingsError(
         f"{where} is no setting.",
         hint=f"Did you mean {close[0]}?" if close else "`partitiond setup config show` lists all.",

@@ -16,6 +16,7 @@ from partitiond.core.errors import ConflictError, StoreError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import ENDED, Job
 from partitiond.core.profile.record import Profile
@@ -368,9 +369,7 @@ def _profile_row(profile: Profile) -> ProfileRow:
 
 def _by_model(profiles: tuple[Profile, ...]) -> dict[str | None, tuple[Profile, ...]]:
     """Return all of them under None, and those of each model under its name, in their order."""
-    own: dict[str, list[Profile]] = {}
-    for profile in profiles:
-        own.setdefault(profile.model, []).append(profile)
+    own = by_key((profile.model, profile) for profile in profiles)
     return {None: profiles, **{model: tuple(kept) for model, kept in own.items()}}
 
 

@@ -250,6 +250,7 @@ rps = 4
 name = "a"
 engine = {{ args = [] }}
 {A100}cout = 1
+[[model]]
 """
     with pytest.raises(SpecError) as caught:
         load_fleet(write(tmp_path, unknown))
@@ -260,6 +261,7 @@ engine = {{ args = [] }}
         "  line 8: models, entry 1, variants, entry 1, engine, args: there is no such key. "
         "Did you mean extra_args?",
         "  line 11: devices, entry 1, cout: there is no such key. Did you mean count?",
+        "  line 12: model: there is no such key. Did you mean models?",
     ]
     values = f"""{MODEL}demand = {{ req_per_s = -1 }}
 request_defaults = {{ temperature = 99 }}

@@ -1,5 +1,6 @@
 """Draws the releases of a model, and implements `partitiond models rollback`."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import err, tell
 from partitiond.cli.waiting import wait_for_change
+from partitiond.core.model.spec import EngineOptions
 from partitiond.core.replica.releases import Release
 
 VersionArgument = Annotated[
@@ -25,15 +27,22 @@ def releases_table(releases: Sequence[Release]) -> RenderableType:
     for release in releases:
         spec = release.spec
         source = f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"
-        engine = " ".join((spec.engine.dtype, spec.engine.quantization, *spec.engine.extra_args))
         table.add_row(
             str(release.version),
             release.state.value,
             time_text(release.at),
             source.strip(),
-            " ".join(engine.split()),
+            _chosen(spec.engine),
         )
     return table
+
+
+def _chosen(engine: EngineOptions) -> str:
+    """Return for people what was chosen about the engine, by which releases differ."""
+    given = {f.name: (getattr(engine, f.name), f.default) for f in dataclasses.fields(engine)}
+    del given["dtype"], given["extra_args"]
+    other = [f"{name}={value}" for name, (value, default) in given.items() if value != default]
+    return " ".join((engine.dtype, *other, *engine.extra_args))
 
 
 def rollback(

@@ -16,6 +16,7 @@ from partitiond.core.hardware.kinds import (
     short_device,
 )
 from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import level_of, mode_overhead_bytes, sigma
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.units import GIB
@@ -59,9 +60,7 @@ def draw_devices(
         plan, marks, width: the plan to draw, the marks of models, and the columns available.
         most: most drawings; None for one of every content.
     """
-    here: dict[str, list[Placement]] = collections.defaultdict(list)
-    for placement in plan.placements:
-        here[placement.device_id].append(placement)
+    here = by_key((placement.device_id, placement) for placement in plan.placements)
     used = [d for d in plan.devices if here[d.id]]
     alike: dict[object, list[Device]] = {}
     for device in used:

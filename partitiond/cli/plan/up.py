@@ -1,6 +1,7 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -59,14 +60,17 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     with client_of(ctx) as client:
         changes: dict[str, str] = {}
         new: list[ModelSpec] = []
-        freed: set[str] = set()
+        kept, freed = {spec.name: {*spec.aliases} for spec in fleet.models}, dict[str, str]()
         for spec in fleet.models:
             try:
+                freed |= free_aliases(client, spec, kept, dry_run=dry_run)
                 stored, change = register_or_update(client, spec, freed, dry_run=dry_run)
             except (InputError, ModelSourceError) as error:
                 changes[spec.name] = REFUSED
                 say(f"{spec.name} is refused: {error}")
                 continue
+            if spec.name in freed.values() and change == UNCHANGED:
+                change = "changed"
             changes[spec.name] = change
             if change != UNCHANGED:
                 new.append(stored)
@@ -85,17 +89,36 @@ def up(  # noqa: PLR0917 -- typer passes them by name
             say(f"{all_serve(now)} on {settings.proxy_url}/v1")
     if as_json:
         print_json({"models": changes, **jsonable(preview)})
-    refused = REFUSED in changes.values()
+    refused = [name for name, change in changes.items() if change == REFUSED]
+    if refused:
+        say(f"Refused, as said above: {', '.join(refused)}.")
     raise typer.Exit(Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible))
 
 
+def free_aliases(
+    client: "ControlClient", spec: ModelSpec, kept: Mapping[str, set[str]], *, dry_run: bool
+) -> dict[str, str]:
+    """Take a model's names from those that have them as aliases and do not keep them, so that they
+    move in any order; return the former owners by alias. A dry run takes none.
+
+    Args:
+        kept: the aliases that each model of the file keeps or gets.
+    """
+    names, freed = {spec.name, *spec.aliases}, dict[str, str]()
+    for other in [view.record.spec for view in client.models()]:
+        if gone := names & {*other.aliases} - kept.get(other.name, names):
+            freed |= dict.fromkeys(gone, other.name)
+            if not dry_run:
+                client.update(other.name, {"aliases": [a for a in other.aliases if a not in gone]})
+    return freed
+
+
 def register_or_update(
-    client: "ControlClient", spec: ModelSpec, free: set[str] | None = None, *, dry_run: bool = False
+    client: "ControlClient", spec: ModelSpec, freed: Collection[str] = (), *, dry_run: bool = False
 ) -> tuple[ModelSpec, str]:
     """Make the registered model equal `spec`, as the daemon completes it by the model's config.
 
-    `free` are aliases that models of the file gave up before; those of this one are added. A dry
-    run takes them as free, though the daemon still has them.
+    A dry run takes the names in `freed` as free, though the daemon still has them.
 
     Returns:
         What is stored, or would be, and "registered", "changed" or "unchanged".
@@ -103,8 +126,7 @@ def register_or_update(
     Raises:
         InputError, ModelSourceError: the daemon refuses the model.
     """
-    freed = set() if free is None else free
-    moved = freed & {*spec.aliases} if dry_run else set[str]()
+    moved = {*freed} & {*spec.aliases} if dry_run else set[str]()
     asked = dataclasses.replace(spec, aliases=tuple(a for a in spec.aliases if a not in moved))
     try:
         known = client.model(spec.name).record
@@ -118,7 +140,6 @@ def register_or_update(
         updated = client.update(spec.name, asked, dry_run=dry_run)
         same = updated.version == known.version and not moved
         stored, change = updated.spec, UNCHANGED if same else "changed"
-        freed |= {*known.spec.aliases} - {*spec.aliases}
     return dataclasses.replace(stored, aliases=spec.aliases), change
 
 

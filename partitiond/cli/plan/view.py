@@ -28,6 +28,7 @@ from partitiond.cli.plan.words import (
     unit_of,
     watts,
 )
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.answers import PlanFigures, figures_of
 from partitiond.core.plan.costs import no_prices
 from partitiond.core.plan.diff import DiffCost
@@ -249,9 +250,7 @@ def _model_table(
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("profile" if wide else "from", no_wrap=True)
-    mine: dict[str, list[Placement]] = collections.defaultdict(list)
-    for placement in plan.placements:
-        mine[placement.model].append(placement)
+    mine = by_key((placement.model, placement) for placement in plan.placements)
     for forecast in forecasts:
         mark = marks[forecast.model]
         pieces = _pieces(mine[forecast.model], "\n" if lines else ", ")

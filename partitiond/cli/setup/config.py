@@ -47,7 +47,7 @@ def set_values(
     ctx: typer.Context,
     pairs: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE...", help="As proxy.port=9000; without value: default."),
+        typer.Argument(metavar="KEY=VALUE...", help="As proxy.port=9000; without VALUE: default."),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -58,13 +58,13 @@ def set_values(
     """
     named = globals_of(ctx).config
     missing = named is not None and not named.exists()
-    file = named if missing else loaded_settings(ctx).config_file
+    file = (named if missing else loaded_settings(ctx).config_file) or default_config_files()[0]
     if len(pairs) == 2 and not any("=" in word for word in pairs):
         pairs = ["=".join(pairs)]
     texts = parse_overrides(tuple(pairs), None, option="")
-    written = write_settings(file or default_config_files()[0], texts)
+    written = write_settings(file, texts)
     if as_json:
         print_json({"file": str(file), "written": written})
         return
     for key, value in written.items():
-        say(f"{key} {'has its default' if value is None else f'is {_text(value)}'}, by {file}")
+        say(f"{key} {'has its default' if value is None else f'is {_text(value)}'}, in {file}")

@@ -33,6 +33,7 @@ from partitiond.core.drift.window import LONGEST_LOOKS, FullWindow, OpenWindow
 from partitiond.core.errors import NotFoundError, PartitiondError
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.states import ReplicaState
@@ -197,10 +198,10 @@ class DriftUseCases:
             self._watched[name] = self._remembered(serving[name])
         self._busy = self._busy_shares(sample)
         disturbed = self._disturbed()
-        beside: dict[str, list[tuple[str, Candidate]]] = {}
-        for name, engine in serving.items():  # those that are not watched yet slow down others, too
-            mine = engine.placement
-            beside.setdefault(mine.device_id, []).append((name, mine.candidate))
+        places = ((name, engine.placement) for name, engine in serving.items())
+        beside = by_key(  # those that are not watched yet slow down others, too
+            (place.device_id, (name, place.candidate)) for name, place in places
+        )
         if self._sample is not None and self._sample.epoch != sample.epoch:
             # A new proxy counts from zero; its counts may exceed the former proxy's already.
             for watched in self._watched.values():
@@ -428,14 +429,12 @@ class DriftUseCases:
     def _drifting(self) -> dict[str, str]:
         """Return the profiles that their replicas together disagree with, and how."""
         found = {}
-        judged: dict[str, list[LedgerEntry]] = {}
-        for watched in self._watched.values():
-            if watched.judged is not None:
-                judged.setdefault(watched.judged.profile_id, []).append(watched.judged)
-        for profile_id, entries in judged.items():
-            together = pool_verdicts(entries)
+        entries = [watched.judged for watched in self._watched.values()]
+        judged = by_key((entry.profile_id, entry) for entry in entries if entry is not None)
+        for profile_id, own in judged.items():
+            together = pool_verdicts(own)
             if together in _OFF:
-                pace = [f for e in entries if (f := e.finding(Figure.PACE))]
+                pace = [f for e in own if (f := e.finding(Figure.PACE))]
                 off = [f for f in pace if f.verdict is together]
                 worst = max(off, key=lambda f: abs(f.ratio - 1))
                 found[profile_id] = (

@@ -19,6 +19,7 @@ from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import ModelForecast, Plan, PlanDiff
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle
+from partitiond.core.replica.sleep import STOPPED, scales_to_zero
 from partitiond.core.views.fit import Fit
 from partitiond.core.views.preview import PlanPreview
 from partitiond.ports import Clock, ModelResolver
@@ -92,7 +93,8 @@ class FitUseCases:
     ) -> PlanPreview:
         """Make the plan as if all of these models were registered so. It cannot be applied.
 
-        Those that sleep go on sleeping, as they do when they change.
+        Those that sleep go on sleeping, as they do when they change; new ones that scale to zero
+        begin there.
 
         Raises:
             InputError, ModelSourceError: a model cannot be had, or cannot run here; facts name it.
@@ -100,7 +102,9 @@ class FitUseCases:
         models = [(*await self._as_registered(spec), self._obstacles.of(spec)) for spec in specs]
 
         def changed(situation: Situation) -> Situation:
-            asleep = situation.asleep
+            known = {record.spec.name for record in situation.records}
+            zero = {record.spec.name for record, *_ in models if scales_to_zero(record.spec)}
+            asleep = (*situation.asleep, *((name, STOPPED) for name in sorted(zero - known)))
             for record, profiles, obstacle in models:
                 situation = with_model(situation, record, profiles, obstacle)
             return dataclasses.replace(situation, asleep=asleep)

@@ -126,7 +126,6 @@ class Registry:
         self._staleness = staleness
         self._seen: object = None
         self._not_begun: dict[str, str] = {}
-        self._forgiven: set[str] = set()
         self._begin_at = math.inf
         self.devices_came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -235,7 +234,7 @@ class Registry:
     def measure(self, name: str) -> None:
         """Queue the jobs that the chain needs of a model whose engine has become available; what
         failed before is tried again, now or once its device is seen."""
-        self._forgiven.update(job.id for job in self._jobs.ended(name))
+        self._jobs.forgive(name)
         self._measure(self._store.model(name).spec)
 
     def measure_rest(self, name: str) -> None:
@@ -267,8 +266,7 @@ class Registry:
         ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
         ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
         ended = without_interrupted(ended, _work_of)
-        counted = [job for job in ended if job.id not in self._forgiven]
-        tried = {_work_of(job) for job in counted if job.created_at >= since}
+        tried = {_work_of(job) for job in ended if job.created_at >= since}
         repeated = {(_work_of(job), job.reason) for job in ended}
         wanted: dict[Work, tuple[Params, str]] = {}
 
@@ -358,6 +356,7 @@ class Registry:
             fetching=self._files.progress(name),
             stale=stale_note(best, self._staleness.reasons),
             obstacle=obstacle,
+            asleep=level,
         )
         return model_view(
             record,
@@ -587,10 +586,11 @@ def _name_taken(name: str) -> ConflictError:
 
 
 def _alias_taken(alias: str, owner: str) -> ConflictError:
-    what = "is registered already" if alias == owner else f"is an alias of {owner}"
+    own = alias == owner
+    what = "is that of a registered model" if own else f"is an alias of {owner}"
     return ConflictError(
         f"the name {alias} {what}: a request for it could mean either.",
-        hint=f"Choose another name, or take it from {owner} first.",
+        hint=f"Choose another name, or {'remove' if own else 'take it from'} {owner} first.",
         facts={"name": alias, "model": owner},
     )
 

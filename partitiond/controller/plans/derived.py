@@ -24,6 +24,7 @@ from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.recognised import started
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.transfer import transfer_profile
 from partitiond.core.performance.transfer_fit import source_of, usable_points
@@ -79,10 +80,7 @@ def derive(
         architectures: by variant; the model's own has the empty name.
         created_at: ISO 8601, UTC.
     """
-    kinds: dict[str, list[Device]] = {}
-    for device in devices:
-        if device.kind is DeviceKind.GPU:
-            kinds.setdefault(device.hardware, []).append(device)
+    kinds = by_key((d.hardware, d) for d in devices if d.kind is DeviceKind.GPU)
     found: list[Profile] = []
     sources: list[tuple[str, str]] = []
     notes: list[str] = []

@@ -12,7 +12,7 @@ from typing import Final
 from partitiond.controller.runtime.watching import engine_bytes
 from partitiond.core.hardware.hosts import on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind
-from partitiond.core.hardware.partition import Partition
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job
 from partitiond.core.replica.engine import EngineLaunch
@@ -220,9 +220,7 @@ class _Room:
             if device.kind is DeviceKind.GPU:
                 self._gpus_near[device.host][device.cores] += 1
         self._running = running
-        self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
-        for holder in host.held:
-            self._held[holder[1].device_id].append(holder)
+        self._held = by_key((holder[1].device_id, holder) for holder in host.held)
         self._answers: dict[tuple[Hashable, str], Lease | LeaseDenied] = {}
 
     def lease(self, needs: Hashable, device_id: str) -> Lease | str:

@@ -276,6 +276,12 @@ class JobQueue:
         kept = self._store.jobs(limit=None)
         return tuple(job for job in kept if job.subject == subject and job.state in ENDED)
 
+    def forgive(self, subject: str) -> None:
+        """Count a model's failed jobs as not done: what they failed for is gone."""
+        for job in self.ended(subject):
+            if job.state is JobState.FAILED:
+                self._store.put_job(dataclasses.replace(job, cause=JobCause.WITHDRAWN))
+
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; returns once nothing of it runs. A job that has ended stays as it is.
 

@@ -6,6 +6,7 @@ from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.model.record import ModelRecord
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import start_seconds
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_GAINS, StartGains
@@ -100,10 +101,7 @@ def gains_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> St
 
 def _missing(desired: Sequence[Placement], replicas: Sequence[ObservedReplica]) -> list[Placement]:
     """Return the placements that are wanted and do not serve."""
-    serving: dict[str, list[Placement]] = {}
-    for replica in replicas:
-        if replica.state is ReplicaState.SERVING:
-            serving.setdefault(replica.replica_id, []).append(replica.placement)
-    return [
-        p for p in desired if not any(same_engine(own, p) for own in serving.get(p.replica_id, ()))
-    ]
+    serving = by_key(
+        (r.replica_id, r.placement) for r in replicas if r.state is ReplicaState.SERVING
+    )
+    return [p for p in desired if not any(same_engine(own, p) for own in serving[p.replica_id])]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from partitiond.core.model.record import ModelRecord
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job, JobCause
 
@@ -28,13 +29,8 @@ def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
     Args:
         jobs: of all daemons, newest first.
     """
-    works: dict[object, list[Job]] = {}
-    for job in jobs:
-        works.setdefault((job.kind, job.subject, job.params), []).append(job)
-    again = []
-    for same in works.values():
-        if 1 <= _in_a_row(same, JobCause.INTERRUPTED) <= REPEATS:
-            again.append(same[0])
+    works = by_key(((job.kind, job.subject, job.params), job) for job in jobs).values()
+    again = [s[0] for s in works if 1 <= _in_a_row(s, JobCause.INTERRUPTED) <= REPEATS]
     return tuple(reversed(again))
 
 
@@ -46,9 +42,7 @@ def without_interrupted(ended: Sequence[Job], work_of: Callable[[Job], object]) 
         ended: of one model, newest first.
         work_of: tells what a job measures.
     """
-    works: dict[object, list[Job]] = {}
-    for job in ended:
-        works.setdefault(work_of(job), []).append(job)
+    works = by_key((work_of(job), job) for job in ended)
     again = {
         work
         for work, same in works.items()

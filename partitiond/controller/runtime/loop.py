@@ -230,7 +230,7 @@ class Controller:
         self._wake.set()
 
     def use(self, routes: RoutePolicy, *, drain_deadline_seconds: float) -> None:
-        """Take over limits that were re-read; the next pass publishes them."""
+        """Take over limits of re-read settings; the next pass publishes them."""
         self._routes = routes
         if not self._closing:
             self.reconcile_policy = dataclasses.replace(

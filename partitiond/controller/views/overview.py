@@ -27,7 +27,7 @@ from partitiond.core.profile.record import Profile
 from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
 from partitiond.core.views.lists import ModelView, ReplicaView
 from partitiond.core.views.overview import WINDOW_SECONDS, Overview, ReplicaOverview
-from partitiond.planner.check.figures import level_together
+from partitiond.planner.check.figures import levels_of
 from partitiond.ports import Clock, DeviceGauges
 from partitiond.store import Store
 
@@ -138,7 +138,8 @@ class OverviewUseCases:
     def _replicas(
         self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow
     ) -> list[ReplicaOverview]:
-        views, levels = self.sources.placed(), _levels(plan)
+        views = self.sources.placed()
+        levels = levels_of(plan.placements if plan else (), INTERFERENCE)
         known = grouped(devices, lambda device: device.id)
         sliced = collections.Counter(  # running ones take turns, and so will pending ones
             (v.view.device_id, v.holds is not None)
@@ -211,15 +212,3 @@ class OverviewUseCases:
 
 def _waits_or_ended(job: Job) -> bool:
     return job.state is not JobState.RUNNING
-
-
-def _levels(plan: Plan | None) -> dict[str, float]:
-    """Return by how much replicas slow each other down, by device, as the plan counts it."""
-    if plan is None:
-        return {}
-    placed = grouped(plan.placements, lambda placement: placement.device_id)
-    levels = {
-        device.id: level_together([p.candidate for p in placed.get(device.id, ())], INTERFERENCE)
-        for device in plan.devices
-    }
-    return {device_id: level for device_id, level in levels.items() if level is not None}

@@ -30,7 +30,7 @@ _SERVING: Final = "serving"
 def replica_overview(
     replica: PlacedView,
     devices: Sequence[Device],
-    levels: Mapping[str, float],
+    levels: Mapping[str, float | None],
     *,
     measured: ReplicaTraffic | None,
     drift: Callable[[str], str],
@@ -46,7 +46,7 @@ def replica_overview(
         time_sliced: number of memory shares on its device.
     """
     view, placement = replica.view, replica.placement
-    candidate, level = placement.candidate, levels.get(placement.device_id, 1.0)
+    candidate, level = placement.candidate, levels.get(placement.device_id) or 1.0
     return ReplicaOverview(
         replica_id=placement.replica_id,
         engine=view.engine,

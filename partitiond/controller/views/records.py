@@ -210,6 +210,7 @@ def model_note(
     fetching: str,
     stale: str = "",
     obstacle: Obstacle | None = None,
+    asleep: int = 0,
 ) -> str:
     """Return what a model waits for, in one sentence; empty if it waits for nothing.
 
@@ -223,6 +224,7 @@ def model_note(
         fetching: what the fetch of its files says.
         stale: what is stale about its profiles, and what to do.
         obstacle: what keeps it from running.
+        asleep: the level at which it is to sleep; 0 where it is to be awake.
     """
     own = [job for job in jobs if job.subject == name]
     for job in own:
@@ -240,6 +242,8 @@ def model_note(
     if planned:
         failed = any(e.state is ReplicaState.FAILED for e in engines)
         return fetching or _measured_again(own) or stale or (chain_note if failed else "")
+    if not chain_note and not asleep:
+        chain_note = "is not part of the applied plan; `partitiond plan` shows what would be"
     return _why_unplanned(name, own, plan, chain_note)
 
 
@@ -258,4 +262,4 @@ def _why_unplanned(name: str, own: Sequence[Job], plan: Plan | None, chain_note:
     unplaced = [u for u in (plan.unplaced if plan is not None else ()) if u.model == name]
     if unplaced:
         return f"{unplaced[0].reason} {unplaced[0].remedy}".strip()
-    return chain_note or "is not part of the applied plan; `partitiond plan` shows what would be"
+    return chain_note

@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Placement
 
 _NOTHING: Final[Mapping[str, float]] = {}
@@ -65,9 +66,7 @@ def start_order(
         replaced: the part of these that ends once a replica serves in its new place; by replica id.
     """
     coming = dict(serving)
-    waiting: dict[str, list[Placement]] = {}
-    for placement in missing:
-        waiting.setdefault(placement.device_id, []).append(placement)
+    waiting = by_key((placement.device_id, placement) for placement in missing)
     free = [(0.0, number, mine) for number, mine in enumerate(waiting.values())]
     order: list[Placement] = []
     while free:

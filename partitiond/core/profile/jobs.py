@@ -51,7 +51,8 @@ class JobCause(enum.StrEnum):
     HOST_LOST = "host-lost"
     """Its host did not answer any more while the job ran."""
     WITHDRAWN = "withdrawn"
-    """Nothing needed the job any more while it waited."""
+    """Nothing needed the job any more while it waited, or what it failed for is gone: it counts as
+    not done."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def awaited_looks(running: Iterable[Job], queued: Iterable[Job]) -> dict[str, Aw
 def awaited_by_all(
     looks: Mapping[str, AwaitedLook], models: Iterable[str]
 ) -> dict[str, AwaitedLook]:
-    """Return what each model waits for: its own first look, or else the last of the others'."""
+    """Return the first look that each model waits for: its own, else the last of all looks."""
     others = (dataclasses.replace(look, measures="others") for look in list(looks.values())[-1:])
     return {model: look for look in others for model in models} | dict(looks)
 

@@ -42,7 +42,7 @@ from typing import Final
 
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import fits
-from partitiond.core.numbers.grouping import grouped
+from partitiond.core.numbers.grouping import by_key, grouped
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_GAINS, StartGains, start_order
 from partitiond.core.replica.device_room import DeviceRoom, holds, key_of
@@ -476,10 +476,7 @@ def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
         or any(r.state in _LEAVING | ENDING for r in seen.replicas)
         or any(r.placement.model not in incomplete for r in here.outgoing)
     )
-    serving: dict[str, list[ObservedReplica]] = {}
-    for replica in seen.replicas:
-        if _serves(replica):
-            serving.setdefault(replica.placement.model, []).append(replica)
+    serving = by_key((r.placement.model, r) for r in seen.replicas if _serves(r))
     return frozenset(
         key_of(engines[0])
         for model, engines in serving.items()

@@ -18,6 +18,7 @@ from partitiond.core.hardware.kinds import MigProfile
 from partitiond.core.mig.changes import MigLayout, PresentInstance
 from partitiond.core.mig.geometry import Geometry, Place, geometry_from, geometry_of
 from partitiond.core.mig.names import canonical, read_name
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 from partitiond.devices.mig.profiles import UNKNOWN_NUMBER, Offered, sizes_of, total_bytes
 from partitiond.devices.mig.refusals import asking
@@ -214,9 +215,7 @@ def _pids(device: Any) -> tuple[int, ...]:
 
 def _merge(placed: Sequence[Placed], devices: Sequence[_MigDevice]) -> list[PresentInstance]:
     """Combine placed instances with the data of their MIG devices."""
-    inside: dict[int, list[_MigDevice]] = collections.defaultdict(list)
-    for device in devices:
-        inside[device.gi_id].append(device)
+    inside = by_key((device.gi_id, device) for device in devices)
     found = []
     for instance in placed:
         mine = inside[instance.gi_id]
@@ -245,9 +244,7 @@ def _geometry(handle: Any, profiles: tuple[MigProfile, ...]) -> Geometry:
 
 def _made_up(geometry: Geometry, devices: Sequence[_MigDevice]) -> list[Placed]:
     """Make up places that fit, if the true ones are unknown: the same for the same instances."""
-    inside: dict[int, list[_MigDevice]] = collections.defaultdict(list)
-    for device in devices:
-        inside[device.gi_id].append(device)
+    inside = by_key((device.gi_id, device) for device in devices)
     left = geometry.places(collections.Counter(mine[0].profile for mine in inside.values())) or []
     found = []
     for gi_id, mine in sorted(inside.items()):

@@ -24,7 +24,7 @@ def question_for(launch: EngineLaunch) -> tuple[str, dict[str, object]]:
 
 
 def name_of_question(launch: EngineLaunch) -> str:
-    """Name the question, for messages."""
+    """Return what the request that probes an engine is called in messages."""
     path, _ = question_for(launch)
     return "a one-token completion" if path == "/v1/completions" else f"one token at {path}"
 

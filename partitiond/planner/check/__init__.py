@@ -14,7 +14,7 @@ from partitiond.core.plan.record import ModelDemand, ModelForecast, Plan, Unplac
 from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_host
-from partitiond.planner.check.figures import RELATIVE, level_together, rates_of
+from partitiond.planner.check.figures import RELATIVE, levels_of, rates_of
 from partitiond.planner.check.rules import check_rules, check_slo
 
 __all__ = ["Before", "check_plan"]
@@ -42,12 +42,10 @@ def check_plan(
     if found:
         return tuple(found)
     on = by_key((p.device_id, p) for p in plan.placements)
-    levels = {
-        d.id: level_together([p.candidate for p in on[d.id]], interference) for d in plan.devices
-    }
+    levels = levels_of(plan.placements, interference)
     for device in plan.devices:
-        here = tuple(on[device.id])
-        found.extend(f.text for f in check_device(device, here, demands, levels[device.id]))
+        here, level = tuple(on[device.id]), levels.get(device.id, 1.0)
+        found.extend(f.text for f in check_device(device, here, demands, level))
     for host, there in sorted(by_key((d.host, d) for d in plan.devices).items()):
         held = [p for d in there for p in on[d.id]]
         found.extend(f.text for f in check_host(host, there, held, memory.get(host)))

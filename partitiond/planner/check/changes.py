@@ -24,7 +24,7 @@ from partitiond.core.plan.record import (
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.replica.make_before_break import beside_what_runs
 from partitiond.planner.check.devices import check_device, check_host
-from partitiond.planner.check.figures import level_together
+from partitiond.planner.check.figures import levels_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,11 +100,10 @@ def to_leave(
         )
         for name, demand in demands.items()
     }
-    found = set[str]()
+    found, levels = set[str](), levels_of(here, interference)
     for device in (d for d in devices if not d.cordoned):
         mine = tuple(on[device.id])
-        level = level_together([p.candidate for p in mine], interference)
-        if any(check_device(device, mine, as_they_run, level)):
+        if any(check_device(device, mine, as_they_run, levels.get(device.id, 1.0))):
             found |= {p.model for p in mine}
     for host, there in by_key((d.host, d) for d in devices if not d.cordoned).items():
         mine = tuple(p for d in there for p in on[d.id])

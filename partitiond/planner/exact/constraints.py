@@ -8,6 +8,7 @@ from ortools.sat.python import cp_model
 
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
 from partitiond.core.mig.geometry import Geometry
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
 from partitiond.planner.model.needs import ANY_NUMBER
 from partitiond.planner.model.rates import most_copies
@@ -77,9 +78,7 @@ def _add_near(
 
 def add_staying(model: cp_model.CpModel, variables: Variables, stays: Packing) -> None:
     """Leave what the loads of a packing hold where it is, at whatever level."""
-    counts = collections.defaultdict[tuple[int, int], list[Any]](list)
-    for (index, _, item), count in variables.count.items():
-        counts[index, item].append(count)
+    counts = by_key(((index, item), count) for (index, _, item), count in variables.count.items())
     held = collections.Counter((i, item) for i in stays.used() for item in stays.loads[i].items)
     for place, number in held.items():
         model.add(sum(counts[place]) >= number)

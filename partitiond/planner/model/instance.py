@@ -26,7 +26,7 @@ from partitiond.planner.model.dominated import Fits, Spare, in_use, most_useful,
 from partitiond.planner.model.figures import at_most, down
 from partitiond.planner.model.needs import needs_of, units_of, with_lifts
 from partitiond.planner.model.pools import Pool, shared_limits, usable_bytes
-from partitiond.planner.model.ties import names_of, ties_of, unreachable
+from partitiond.planner.model.ties import names_of, ties_of, without_neighbours
 from partitiond.planner.model.types import (
     SHARE_SCALE,
     Group,
@@ -56,7 +56,7 @@ def build_instance(request: PlanRequest, also: Sequence[Placement] = ()) -> Inst
     spare = Spare(most_useful(needs), in_use((*request.running, *also), items))
     groups = tuple(_groups(request, items, pools, spare))
     fitting = {items[i].model for i in {i for g in unlike(groups) for fit in g.fits for i in fit}}
-    placeable = fitting - unreachable(needs, fitting)
+    placeable = fitting - without_neighbours(needs, fitting)
     planned = with_lifts(request, [n for n in needs if n.model in placeable])
     if placeable != fitting:
         left = tuple(item for item in items if item.model in placeable)

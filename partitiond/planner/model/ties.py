@@ -52,8 +52,9 @@ def ties_of(request: PlanRequest, needs: Sequence[Need]) -> Ties:
     )
 
 
-def unreachable(needs: Sequence[Need], placeable: Collection[int]) -> frozenset[int]:
-    """Return models that fit a device but cannot have a replica, as one they need near has none."""
+def without_neighbours(needs: Sequence[Need], placeable: Collection[int]) -> frozenset[int]:
+    """Return models that fit a device, but may not be there: a model they are to be near has no
+    place itself."""
     known = {need.name: need.model for need in needs}
     able = set(placeable)
     while True:

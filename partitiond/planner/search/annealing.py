@@ -1,6 +1,5 @@
 """Converts an instance into the arrays of the compiled search, and its answers into packings."""
 
-import collections
 import itertools
 import math
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.kernels.loads import Data, Loads
 from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites, ints
 from partitiond.planner.pack.packing import Packing
@@ -188,9 +188,7 @@ def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
 
 def running_on(sites: Sites, runs: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Return the items that run on each device and could stay, from (device, item)."""
-    found = collections.defaultdict[int, list[int]](list)
-    for index, item in sorted(runs):
-        found[index].append(item)
+    found = by_key(sorted(runs))
     return [found[d] for d in range(len(sites.device_group))]
 
 

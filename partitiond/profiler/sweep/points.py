@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from loadgen import LatencySummary, Samples
 from loadgen.results.statistics import summarise
 from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.footprint import BLOCK_TOKENS, kv_tokens
 from partitiond.core.profile.points import Footprint, Latency, OperatingPoint, Telemetry
 from partitiond.core.units import Bytes
@@ -32,9 +33,7 @@ def points_of(
     Points of batches in `died`, which the engine survived once and later did not, are marked as
     limited: nothing may be planned at them.
     """
-    by_batch: dict[int, list[Trial]] = {}
-    for trial in trials:
-        by_batch.setdefault(trial.batch, []).append(trial)
+    by_batch = by_key((trial.batch, trial) for trial in trials)
     resident = resident_kv_bytes(
         planned.architecture,
         request.device.kind,

@@ -144,7 +144,7 @@ class Peers:
                 del self._waits[name]
 
     def may_learn(self, wait: RemoteRequest) -> bool:
-        """Whether a request should wait for a host to say that it serves the model."""
+        """Whether a request is to wait for a host that serves the model; sets until when."""
         model = wait.model
         if self._by_model.get(model.route.name) or not model.route.elsewhere:
             return False

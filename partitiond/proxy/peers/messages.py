@@ -144,6 +144,8 @@ class News(msgspec.Struct, array_like=True):
 MessageT = TypeVar("MessageT")
 MOST: Final = 1 << 40
 """Bound of numbers in messages: more tokens or bytes than any request has. Chosen so."""
+RENAMED: Final = {"model_sleeping": "model_asleep"}
+"""Codes by what a host of an earlier release calls them."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _REPLICA_ID: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
 _TRACED: Final = re.compile(rb"(?:\r\ntraceparent: [0-9a-f-]{1,64})?")
@@ -179,6 +181,7 @@ def read_failed(data: bytes) -> Failed:
     short message. Raises ValueError.
     """
     failed = _decoded(_decode_failed, data)
+    failed.code = RENAMED.get(failed.code, failed.code)
     status = TOLD_BY_HOSTS.get(failed.code)
     if status is None:
         failed.code, failed.message = "upstream_bad_response", _NOT_KNOWN

@@ -13,6 +13,7 @@ from partitiond.core.dispatch.routing import (
     longest_wait_seconds,
 )
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.costs import idle_watts
 from partitiond.core.plan.record import Placement, Plan
@@ -94,9 +95,7 @@ class FleetRun:
             for n, name in enumerate(names)
         }
         self._known = {device.id: device for device in plan.devices}
-        by_host: dict[str, list[str]] = collections.defaultdict(list)
-        for device in plan.devices:
-            by_host[device.host].append(device.id)
+        by_host = by_key((device.host, device.id) for device in plan.devices)
         cores = {
             name: HostCores(cores_of(self._known[one] for one in ids))
             for name, ids in by_host.items()
@@ -214,9 +213,7 @@ class FleetRun:
         memory of their partitions."""
         held: dict[str, float] = collections.defaultdict(float)
         idle: dict[str, float] = collections.defaultdict(float)
-        on: dict[str, list[Placement]] = collections.defaultdict(list)
-        for placement in self.plan.placements:
-            on[placement.device_id].append(placement)
+        on = by_key((placement.device_id, placement) for placement in self.plan.placements)
         for device_id, placements in on.items():
             watts = idle_watts(self._known[device_id]) or 0.0
             total = sum(p.partition.memory_bytes for p in placements)

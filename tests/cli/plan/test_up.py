@@ -80,7 +80,7 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     assert [question.allow_outage for question in service.plans.questions] == [True, False]
 
 
-def test_an_alias_that_moves_within_a_file_moves_in_a_dry_run_too(
+def test_an_alias_moves_within_a_file_in_any_order_in_a_dry_run_too(
     service: FakeService, cli: Cli, tmp_path: Path
 ) -> None:
     cli("models add opt-125m --no-auto --alias chat").ended(0)
@@ -89,10 +89,14 @@ def test_an_alias_that_moves_within_a_file_moves_in_a_dry_run_too(
     for has in ('"smollm2-135m"\naliases = ["chat"]', '"opt-1.3b"\nname = "chat"'):
         file.write_text(f"[[models]]\nmodel = {has}\nauto = false\n")
         cli("up --dry-run -f", file).ended(2, "chat is an alias of opt-125m")
-        file.write_text(gives + file.read_text())
-        dry = cli("up --dry-run --json -f", file).ended(0).json["models"]
-        assert "unchanged" not in dry.values()
-        assert service.store.model("opt-125m").spec.aliases == ("chat",)
+        takes = file.read_text()
+        for models in (gives + takes, takes + gives):
+            file.write_text(models)
+            dry = cli("up --dry-run --json -f", file).ended(0).json["models"]
+            assert "unchanged" not in dry.values()
+            assert service.store.model("opt-125m").spec.aliases == ("chat",)
+    up = cli("up --no-profile --no-wait -f", file)
+    assert "chat: registered\nopt-125m: changed" in up.err
 
 
 def test_a_model_that_comes_from_elsewhere_is_changed(

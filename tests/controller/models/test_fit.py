@@ -3,7 +3,7 @@
 import pytest
 
 from partitiond.core.errors import ModelSourceError, NotFoundError
-from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, SourceKind
+from partitiond.core.model.spec import Autoscale, Demand, EngineOptions, ModelSource, SourceKind
 from tests.controller.host import Host
 from tests.controller.samples import spec
 
@@ -43,5 +43,6 @@ async def test_a_model_that_sleeps_goes_on_sleeping_in_the_plan_with_its_change(
     await host.register("a", engine=can_sleep, engine_kind="simulated", auto=False)
     host.service.models.put_to_sleep("a")
     changed = spec("a", engine=can_sleep, engine_kind="simulated", auto=False, min_replicas=1)
-    preview = await host.service.fit.plan_with([changed, spec("b")])
+    new = [spec("b"), spec("zero", autoscale=Autoscale(600))]
+    preview = await host.service.fit.plan_with([changed, *new])
     assert {p.model for p in preview.plan.placements} == {"b"}

@@ -110,6 +110,7 @@ async def test_with_an_engine_a_failed_look_is_tried_again_also_once_its_device_
         assert told == "waits.", "it is measured, if not there"
         host.service.models.measure("a")
         host.profiler.fails_on = ""
+        await host.restart()
         host.devices.become([cpu(2), gpu])
         await host.lives(5.0)
         assert gpu.hardware in {job.hardware for job in host.jobs(JobState.SUCCEEDED)}

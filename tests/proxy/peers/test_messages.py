@@ -12,6 +12,7 @@ SAID = [
     (401, "queue_full", (429, "queue_full")),
     (200, "upstream_reset", (502, "upstream_reset")),
     (599, "request_quarantined", (422, "request_quarantined")),
+    (503, "model_sleeping", (503, "model_asleep")),  # of the release before
 ]
 
 
