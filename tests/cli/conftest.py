@@ -1,5 +1,6 @@
 """Runs the command line as a user does: takes arguments, returns exit status and both outputs."""
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -8,9 +9,9 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
@@ -20,7 +21,9 @@ from partitiond.api.app import create_app
 from partitiond.cli.main import main
 from partitiond.devices.nvml import library_in_use
 from tests.api.conftest import TOKEN
-from tests.api.fake_service import FakeService
+from tests.controller.host import Host
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,22 +126,33 @@ def widest(text: str) -> int:
 
 
 class ServedApi:
-    """The control API over a service that only remembers, on one port; it may end and come back."""
+    """The control API on one port; it may end and come back. Nothing follows from what its host is
+    told before that is `started`.
+    """
 
     def __init__(self) -> None:
-        self.service = FakeService()
+        self.host = Host()
         self.port = 0
         self.start()
 
     def start(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
-        app = create_app(self.service.for_api, admin_token=TOKEN)
+        app = create_app(self.host.service, admin_token=TOKEN)
         config = uvicorn.Config(app, log_level="critical", lifespan="off")
         self._server = uvicorn.Server(config)
-        served = {"sockets": [self._listener]}
-        self._thread = threading.Thread(target=self._server.run, kwargs=served, daemon=True)
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        with self._runner:
+            self._runner.run(self._server.serve(sockets=[self._listener]))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do this where the API is."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     @property
     def url(self) -> str:
@@ -158,14 +172,22 @@ def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
     monkeypatch.setenv("PARTITIOND_URL", here.url)
     monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
     yield here
+    here.run(here.host.service.daemon.shutdown(stop_engines=True))
     here.stop()
-    here.service.close()
+    here.host.store.close()
 
 
 @pytest.fixture
-def service(served: ServedApi) -> FakeService:
-    """The service behind it."""
-    return served.service
+def host(served: ServedApi) -> Host:
+    """The control plane behind it."""
+    return served.host
+
+
+@pytest.fixture
+def started(served: ServedApi) -> Host:
+    """The same, with its loop."""
+    served.run(served.host.service.daemon.start())
+    return served.host
 
 
 @pytest.fixture

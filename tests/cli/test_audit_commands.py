@@ -8,17 +8,19 @@ import types
 import pytest
 import typer
 
+from partitiond.cli.models.drift import report_view
 from partitiond.cli.options import moment, this_person
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
-from tests.api.fake_service import FakeService
-from tests.api.fake_views import CORRECTION
-from tests.cli.conftest import Cli, ServedApi
+from partitiond.core.views.drift import DriftReport, Remeasure, ReplicaDrift
+from tests.cli.conftest import Cli, ServedApi, text_of
+from tests.controller.host import Host
+from tests.controller.samples import CORRECTION, ENTRY
 
 
-def happened(service: FakeService, *messages: str) -> None:
+def happened(host: Host, *messages: str) -> None:
     """Three events, or one for each of these."""
-    add = service.store.add_event
+    add = host.store.add_event
     for message in messages:
         add("2030-01-01T00:00:00.000Z", "k", "s", message)
     if not messages:
@@ -27,10 +29,8 @@ def happened(service: FakeService, *messages: str) -> None:
         add("2030-01-03T00:00:00.000Z", "plan-applied", "plan-1", "as asked.", actor="bob@desk")
 
 
-def test_events_show_who_asked_newest_first_and_are_narrowed(
-    service: FakeService, cli: Cli
-) -> None:
-    happened(service)
+def test_events_show_who_asked_newest_first_and_are_narrowed(host: Host, cli: Cli) -> None:
+    happened(host)
     for period in ((), ("--since", "2029-01-01")):
         shown = cli("events", *period).ended(0, "ada@laptop", "bob@desk").out
         lines = [line.split() for line in shown.splitlines() if line[:3].strip().isdecimal()]
@@ -45,10 +45,10 @@ def test_events_show_who_asked_newest_first_and_are_narrowed(
 
 
 def test_an_export_is_complete_and_one_line_each(
-    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    host: Host, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.cli.events.PAGE", 7)
-    happened(service, *map(str, range(50)))
+    happened(host, *map(str, range(50)))
     lines = cli("events --lines").out.splitlines()
     assert [json.loads(line)["message"] for line in lines] == [str(n) for n in range(50)]
     later = cli("events --lines --after 40 --limit 3").out.splitlines()
@@ -59,7 +59,7 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
     served: ServedApi, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def add(number: int) -> None:
-        served.service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
+        served.host.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
 
     pauses = itertools.count(1)
 
@@ -83,9 +83,9 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
 
 
 def test_a_period_of_many_events_shows_the_newest_and_says_that_there_are_more(
-    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    host: Host, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    happened(service, *map(str, range(60)))
+    happened(host, *map(str, range(60)))
     since = "events --since 2029-01-01 --json --limit"
     shown = cli("events --since 2029-01-01 --json")
     assert [event["message"] for event in shown.json] == [str(n) for n in range(10, 60)]
@@ -118,15 +118,18 @@ def test_moments_and_people_are_what_the_api_takes(monkeypatch: pytest.MonkeyPat
     assert this_person() == "nightly_build__1_"
 
 
-def test_drift_shows_ratios_corrections_and_what_is_measured_again(
-    service: FakeService, cli: Cli
-) -> None:
-    cli("models show --drift").ended(
-        0,
-        *("1.30 ±0.05", "7/30", "plans take 0.75 of profile-a's rates"),
+def test_drift_shows_ratios_corrections_and_what_is_measured_again(host: Host, cli: Cli) -> None:
+    replica = ReplicaDrift("a-1", "a-1", "a", "cpu", "slower", ENTRY.sentence, 7, ENTRY)
+    waits = Remeasure("profile-a", "a", "job-1", "waits for a quiet time")
+    shown = " ".join(text_of(report_view(DriftReport((replica,), (), (waits,), 30))).split())
+    for words in (
+        *("1.30 ±0.05", "7/30"),
         "pace is 1.30 times what its profile predicts at this load",
         "to be measured again (job-1): waits for a quiet time",
-    )
+    ):
+        assert words in shown
+    host.service.drift._marks.set(CORRECTION.profile_id, CORRECTION)
+    cli("models show --drift").ended(0, "plans take 0.75 of profile-a's rates")
     assert cli("models show --drift --json").json["corrections"][0]["factor"] == 0.75
     cli("models show --drift --lift", CORRECTION.profile_id).ended(0, "as they are again")
     assert cli("models show --drift --lift", CORRECTION.profile_id).code == 3

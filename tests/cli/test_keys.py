@@ -15,8 +15,9 @@ from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
-from tests.api.fake_service import FakeService
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Result
+from tests.controller.host import Host
+from tests.controller.samples import record
 
 TERMS = (
     *("--label", "batch jobs", "--model", "a", "--model", "b", "--route", "generate"),
@@ -27,12 +28,20 @@ TERMS = (
 )
 
 
-def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: Cli) -> None:
+@pytest.fixture
+def host(started: Host) -> Host:
+    """Keys may name these models."""
+    for name in ("a", "b"):
+        started.store.add_model(record(name, auto=False))
+    return started
+
+
+def test_a_key_is_made_with_all_its_terms_and_shown(host: Host, cli: Cli) -> None:
     made = cli("keys create", *TERMS).ended(0)
     assert len(made.out.split()) == 1, "the key alone on standard output"
-    (record,) = service.keys.keys()
-    service.keys.uses[record.id] = KeyUse(12, 3400, 250_000, 1)
-    shown = cli("keys show", record.id).shown
+    (key,) = host.store.keys()
+    host.proxy.uses = {key.id: KeyUse(12, 3400, 250_000, 1)}
+    shown = cli("keys show", key.id).shown
     for words in (
         "batch jobs",
         "a, b",
@@ -45,18 +54,18 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
         "12 requests, 3,400 tokens, 1 in flight; 250,000 of the budget (25%)",
     ):
         assert words in shown
-    assert cli("keys show", record.id, "--json").json["use"]["budget_used"] == 250_000
+    assert cli("keys show", key.id, "--json").json["use"]["budget_used"] == 250_000
     assert made.out.strip() not in shown + cli("keys").out
 
 
-def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> None:
+def test_a_change_names_only_what_changes(host: Host, cli: Cli) -> None:
     cli("keys create", *TERMS)
-    (before,) = service.keys.keys()
+    (before,) = host.store.keys()
     changed = cli(
         f"keys update {before.id} --token-budget 5/hour --model all --expires never"
         " --max-sequences 0 --json"
     ).json
-    (after,) = service.keys.keys()
+    (after,) = host.store.keys()
     assert changed["id"] == before.id
     assert (after.models, after.expires_at, after.routes) == ((), None, before.routes)
     assert (after.rates.token_budget, after.rates.budget_period) == (5, "hour")
@@ -65,29 +74,31 @@ def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> Non
     cli("keys update", before.id).refused(2, "at least one option")
 
 
-def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
-    service: FakeService, cli: Cli
-) -> None:
+def test_a_rotated_key_is_printed_alone_with_its_grace_beside(host: Host, cli: Cli) -> None:
     cli("keys create --label old")
-    (record,) = service.keys.keys()
+    (key,) = host.store.keys()
+
+    def rotated(grace: str, *options: str) -> Result:
+        return cli("keys update", key.id, "--rotate", grace, *options)
+
     assert "never" in cli("keys").out, "it does not expire"
-    rotated = cli("keys update", record.id, "--rotate", "2h")
-    assert len(rotated.out.split()) == 1
-    assert "taken until" in rotated.err
-    cli("keys update", record.id, "--rotate", "1h")
-    both = cli("keys update", record.id, "--rotate", "0", "--json").json
+    once = rotated("2h")
+    assert len(once.out.split()) == 1
+    assert "taken until" in once.err
+    assert host.store.keys()[0].previous_until == "2026-01-01T02:00:00.000Z"
+    both = rotated("0", "--json").json
     assert (both["record"]["label"], len(both["key"].split())) == ("old", 1)
-    cli("keys update", record.id, "--rotate", "0", "--label", "new").refused(2, "stands alone")
-    assert service.keys.keys()[0].label == "old", "nothing is half done"
-    cli("keys update", record.id, "--rotate", "a while").refused(2)
-    assert service.keys.graces == [7200.0, 3600.0, 0.0]
-    service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
-    for words in ("keys", f"keys show {record.id}"):
+    assert both["record"]["previous_until"] is None
+    rotated("0", "--label", "new").refused(2, "stands alone")
+    assert host.store.keys()[0].label == "old", "nothing is half done"
+    rotated("a while").refused(2)
+    host.store.update_key(replace(key, expires_at="2020-01-01T00:00:00Z"))
+    for words in ("keys", f"keys show {key.id}"):
         cli(words).ended(0, "expired")
-    assert [cli("keys remove", record.id).code for _ in range(2)] == [0, 3]
+    assert [cli("keys remove", key.id).code for _ in range(2)] == [0, 3]
 
 
-def test_what_is_wrong_is_said_and_nothing_is_made(service: FakeService, cli: Cli) -> None:
+def test_what_is_wrong_is_said_and_nothing_is_made(host: Host, cli: Cli) -> None:
     for options, words in (
         ("--expires soon", "not a duration"),
         ("--expires yesterday", "2030-01-31, 2030-01-31T12:00Z, or never"),
@@ -97,7 +108,7 @@ def test_what_is_wrong_is_said_and_nothing_is_made(service: FakeService, cli: Cl
         ("--token-budget 5/week", "no period"),
     ):
         cli(*("keys", "create", *options.split())).refused(2, words)
-    assert list(service.keys.keys()) == []
+    assert list(host.store.keys()) == []
 
 
 def test_expiries_and_budgets_as_people_write_them() -> None:
@@ -111,9 +122,7 @@ def test_expiries_and_budgets_as_people_write_them() -> None:
         budget_body("9" * 30)
 
 
-def test_a_models_names_defaults_and_limits_are_set_and_shown(
-    service: FakeService, cli: Cli
-) -> None:
+def test_a_models_names_defaults_and_limits_are_set_and_shown(host: Host, cli: Cli) -> None:
     cli(
         *("models", "add", "opt-125m", "--no-auto", "--alias", "facebook/opt-125m"),
         *("--default", "temperature=0.2", "--default", 'stop=["\\n"]', "--default", "suffix=end"),
@@ -121,7 +130,7 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
     ).ended(0)
 
     def spec() -> ModelSpec:
-        return service.models.model("opt-125m").record.spec
+        return host.store.model("opt-125m").spec
 
     assert spec().aliases == ("facebook/opt-125m",)
     assert spec().request_defaults == {"temperature": 0.2, "stop": ["\n"], "suffix": "end"}
@@ -142,9 +151,9 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
         cli("models update opt-125m", *wrong).refused(2, words)
 
 
-def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
+def test_usage_is_shown_and_exported(host: Host, cli: Cli) -> None:
     used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
-    service.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
+    host.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
     asked = ("keys", "show", "--usage", "--since", "2025-01-01", "--until", "2025-01-02")
     cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50 h", "2.000")
     (row,) = csv.DictReader(io.StringIO(cli(*asked, "--csv").out))

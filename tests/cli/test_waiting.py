@@ -1,6 +1,5 @@
 """A wait for a plan ends with what happened to it, and names that."""
 
-import asyncio
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,8 @@ from partitiond.core.replica.convergence import (
     ReplicaProgress,
     Standing,
 )
-from tests.api.fake_service import FakeService
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, ServedApi
+from tests.controller.host import Host
 from tests.controller.samples import NOW
 
 COMES = ReplicaProgress("a-1", "a", "cpu", Standing.STARTING, "starts")
@@ -114,15 +113,15 @@ def test_what_failed_before_a_change_is_no_fault_of_it(capsys: pytest.CaptureFix
         waited(Daemon(FIRST, BROKE), before)
 
 
-def test_apply_waits_and_its_status_says_how_it_ended(service: FakeService, cli: Cli) -> None:
-    service.convergence.tell(BROKE)
-    cli("apply").ended(6, "a-1 broke.")
+def test_apply_waits_until_all_serve(served: ServedApi, started: Host, cli: Cli) -> None:
+    started.measured("a")
+    served.run(started.register("a", auto=False, max_replicas=1))
+    cli("apply").ended(0)
+    assert started.serving("a") == 1
 
 
-def test_the_status_names_a_plan_that_waits_for_a_person(
-    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = asyncio.run(service.plans.preview())
-    monkeypatch.setattr(service.plans, "waiting", lambda: made)
-    cli("status").ended(0, f"partitiond apply {made.plan.id}")
-    assert cli("status --json").json["waiting_plan_id"] == made.plan.id
+def test_the_status_names_a_plan_that_waits_for_a_person(served: ServedApi, cli: Cli) -> None:
+    plans = served.host.service.plans
+    plans.chain.waiting = waits = served.run(plans.preview()).plan.id
+    cli("status").ended(0, f"partitiond apply {waits}")
+    assert cli("status --json").json["waiting_plan_id"] == waits

@@ -378,7 +378,7 @@ def start_timed_out() -> StartTimedOutError:
     return StartTimedOutError("it did not become ready within 600 s.", hint="See its log.")
 
 
-async def solved(request: PlanRequest) -> Plan | Infeasible:
+async def solved(request: PlanRequest, **_: object) -> Plan | Infeasible:
     return solve(request)
 
 

@@ -6,7 +6,6 @@ schemathesis makes the requests, hypothesis shrinks what fails.
 import copy
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -18,7 +17,7 @@ from schemathesis import generation
 from starlette.testclient import TestClient
 
 from partitiond.api.app import create_app
-from tests.api.fake_service import FakeService
+from tests.controller.host import Host
 from tests.proxy.scripted import Received, Step, stream, well_behaved
 from tests.security.attacks import good
 from tests.security.target import KEY, Target, key
@@ -78,13 +77,6 @@ def _try(operation: Any, mode: Any, send: Any, statuses: set[int], count: int) -
 """Operations that answer as long as what they watch runs; with random ids they end at once."""
 
 
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    fake = FakeService()
-    yield fake
-    fake.close()
-
-
 def known(client: Any, parameter: str, token: dict[str, str]) -> str:
     """The id of something that is there, made where nothing is."""
     if parameter == "name":
@@ -120,8 +112,13 @@ def ask(client: Any, values: dict[str, Any], headers: dict[str, Any]) -> int:
 
 
 @examples(3, 60)
-def test_the_control_api_never_answers_5xx(service: FakeService, count: int) -> None:
-    app = create_app(service.for_api, admin_token=TOKEN)
+def test_the_control_api_never_answers_5xx(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No proxy is there that could be told of a key.
+    monkeypatch.setattr("partitiond.controller.keys.use_cases.TELL_SECONDS", 0.0)
+    host = Host()
+    app = create_app(host.service, admin_token=TOKEN)
+    paths = app.openapi()["paths"]
+    paths["/shutdown"] = paths.pop("/shutdown")  # the last that is tried
     with TestClient(app, raise_server_exceptions=False) as client:
         token = {"Authorization": f"Bearer {TOKEN}"}
         turns = itertools.count()
@@ -135,6 +132,7 @@ def test_the_control_api_never_answers_5xx(service: FakeService, count: int) -> 
             return ask(client, values, {**dict(values.pop("headers")), **token})
 
         seen = try_every_operation(app.openapi(), send, count)
+    host.store.close()
     assert len(seen) > 25
     assert any(200 in statuses for statuses in seen.values())
 

@@ -9,10 +9,11 @@ from partitiond.core.hardware.host_state import HostState
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ReplicaView
-from tests.api.fake_service import CPU
 from tests.cli.conftest import text_of
+from tests.controller.samples import cpu
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
+CPU = cpu()
 HOSTS = (HEAD, FINE, LOST, NEVER)
 PARTITION = CpuCores("cpu", Bytes(GIB), (0,))
 VIEW = ReplicaView(

@@ -8,14 +8,15 @@ import typer
 
 from partitiond.cli.models import table
 from partitiond.cli.models.form import MODEL
+from partitiond.core.demand.traffic import ModelCount, TrafficSample
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model import spec as specs
 from partitiond.core.model.demand import Demand
 from partitiond.core.model.workload import Workload
 from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.serde import to_jsonable
-from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
+from tests.controller.host import Host
 
 
 def workload_of(
@@ -58,7 +59,7 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
 
 
 def test_names_in_rules_that_are_not_there_are_told_with_what_was_meant(
-    service: FakeService, cli: Cli
+    host: Host, cli: Cli
 ) -> None:
     cli("models add opt-125m --no-auto --name chat").ended(0)
     added = cli("models add opt-125m --no-auto --name b --near chta --only-on nowhere").ended(0)
@@ -68,12 +69,14 @@ def test_names_in_rules_that_are_not_there_are_told_with_what_was_meant(
     assert "--avoid x" in cli("models update b --avoid x --near chat --no-wait").said
 
 
-def test_what_scales_is_shown_and_set(service: FakeService, cli: Cli) -> None:
-    for name in ("a", "b"):
-        cli("models add opt-125m --autoscale --no-auto --name", name).ended(0)
-    cli("models show a").ended(0, "1/1 serve", "1.5/s", "2.2/s", "are expected or queue")
-    shown = cli("models show b --json").json
-    assert (shown["scaling"]["scaled_to_zero"], shown["releases"][0]["version"]) == (True, 2)
+def test_what_scales_is_shown_and_set(host: Host, cli: Cli) -> None:
+    cli("models add opt-125m --autoscale --no-auto --name a").ended(0)
+    for at, arrived in ((0.0, 0), (60.0, 90)):
+        counts = {"a": ModelCount(arrived=arrived)}
+        host.service.scaling.take_sample(TrafficSample(at, "epoch", counts))
+    shown = cli("models show a --json").json
+    assert (shown["scaling"]["measured_req_per_s"], shown["releases"][0]["version"]) == (1.5, 1)
+    cli("models show a").ended(0, "0/0 serve", "1.5/s")
     cli("models add opt-125m --no-auto --name still")
     assert cli("models show still --json").json["scaling"] is None
 

@@ -7,12 +7,15 @@ import pytest
 
 from partitiond.cli.plan.up import profile_missing
 from partitiond.core.errors import ConflictError
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.views.lists import ModelView
+from partitiond.planner.api import solve
+from partitiond.planner.model.types import PlanRequest
 from partitiond.settings.schema import Settings
-from tests.api.fake_service import FakeService
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, ServedApi
+from tests.controller.host import Host
 from tests.controller.samples import NOW, cpu, record
 
 
@@ -62,8 +65,37 @@ def test_what_cannot_be_measured_keeps_no_other_from_it(capsys: pytest.CaptureFi
         assert f"job job-{name} for {name} failed. no memory." in said
 
 
+class Asked:
+    """Solves, and keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.requests: list[PlanRequest] = []
+        self.error: Exception | None = None
+
+    async def __call__(self, request: PlanRequest, **_: object) -> Plan | Infeasible:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        return solve(request)
+
+    @property
+    def least(self) -> list[dict[str, int]]:
+        """Replicas of each model."""
+        made = [request.models for request in self.requests if request.models]
+        return [{model.model: model.min_replicas for model in models} for models in made]
+
+
+@pytest.fixture
+def asked(served: ServedApi) -> Asked:
+    """What plans were made from, on a host with room for all."""
+    served.host.devices.become([cpu(8)])
+    served.host.solve = made = Asked()
+    served.run(served.host.service.daemon.start())
+    return made
+
+
 def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_daemon(
-    service: FakeService, cli: Cli, tmp_path: Path
+    asked: Asked, host: Host, cli: Cli, tmp_path: Path
 ) -> None:
     cli("models add opt-125m --no-auto").ended(0)
     cli("models add smollm2-135m --no-auto").ended(0)
@@ -72,16 +104,16 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     file = tmp_path / "fleet.toml"
     file.write_text(f'{same}{changed}[[models]]\nmodel = "opt-1.3b"\n')
     cli("up --dry-run --allow-outage -f", file).ended(0, "opt-125m: would be unchanged")
-    assert service.fit.planned_with == [("smollm2-135m", "opt-1.3b")]
     file.write_text(same)
     cli("up --dry-run -f", file).ended(0)
-    assert len(service.fit.planned_with) == 1, "the daemon's own plan"
-    assert service.store.model("smollm2-135m").spec.min_replicas == 0
-    assert [question.allow_outage for question in service.plans.questions] == [True, False]
+    known = {"opt-125m": 0, "smollm2-135m": 0}
+    assert asked.least == [{**known, "smollm2-135m": 1, "opt-1.3b": 0}, known]
+    assert host.store.model("smollm2-135m").spec.min_replicas == 0
+    assert [one.allow_outage for one in asked.requests if one.models] == [True, False]
 
 
 def test_an_alias_moves_within_a_file_in_any_order_in_a_dry_run_too(
-    service: FakeService, cli: Cli, tmp_path: Path
+    asked: Asked, host: Host, cli: Cli, tmp_path: Path
 ) -> None:
     cli("models add opt-125m --no-auto --alias chat").ended(0)
     cli("models add smollm2-135m --no-auto").ended(0)
@@ -94,29 +126,27 @@ def test_an_alias_moves_within_a_file_in_any_order_in_a_dry_run_too(
             file.write_text(models)
             dry = cli("up --dry-run --json -f", file).ended(0).json["models"]
             assert "unchanged" not in dry.values()
-            assert service.store.model("opt-125m").spec.aliases == ("chat",)
+            assert host.store.model("opt-125m").spec.aliases == ("chat",)
     up = cli("up --no-profile --no-wait -f", file)
     assert "chat: registered\nopt-125m: changed" in up.err
 
 
-def test_a_model_that_comes_from_elsewhere_is_changed(
-    service: FakeService, cli: Cli, tmp_path: Path
-) -> None:
+def test_a_model_that_comes_from_elsewhere_is_changed(host: Host, cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "fleet.toml"
     for folder in (tmp_path / "m", tmp_path / "other"):
         folder.mkdir()
         file.write_text(f'[[models]]\nmodel = "{folder}"\nname = "m"\nauto = false\n')
         cli("up --no-profile --no-wait -f", file)
-        assert service.store.model("m").spec.source.ref == str(folder)
+        assert host.store.model("m").spec.source.ref == str(folder)
 
 
 def test_a_model_that_is_refused_keeps_no_other_from_its_place(
-    service: FakeService, cli: Cli, tmp_path: Path
+    asked: Asked, cli: Cli, tmp_path: Path
 ) -> None:
     file = tmp_path / "fleet.toml"
     wrong = "engine = { max_model_len = 1_000_000 }\n"
     file.write_text(f'[[models]]\nmodel = "opt-125m"\n{wrong}[[models]]\nmodel = "opt-1.3b"\n')
-    said = "opt-125m is refused: opt-125m was built for less. Lower max_model_len."
+    said = "opt-125m is refused: opt-125m is asked for a context of 1000000 tokens"
     up = cli("up --no-profile --no-wait --json -f", file).ended(2, said)
     assert up.json["models"] == {"opt-125m": "refused", "opt-1.3b": "registered"}
     assert up.json["plan"] is not None
@@ -124,6 +154,6 @@ def test_a_model_that_is_refused_keeps_no_other_from_its_place(
     dry = cli("up --dry-run --json -f", file).ended(2, said).json
     would_be = {"opt-125m": "refused", "opt-1.3b": "unchanged", "smollm2-135m": "registered"}
     assert (dry["models"], dry["infeasible"]) == (would_be, None)
-    assert service.fit.planned_with == [("smollm2-135m",)]
-    service.plans.error = ConflictError("it was overtaken.")  # which is no model's fault
+    assert asked.least[-1].keys() == {"opt-1.3b", "smollm2-135m"}
+    asked.error = ConflictError("it was overtaken.")  # which is no model's fault
     cli("up --dry-run -f", file).ended(4, "it was overtaken.")

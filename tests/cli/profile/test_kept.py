@@ -4,14 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.fleet.profile_files import read_profile
 from partitiond.serde import to_json, to_jsonable
-from tests.api.fake_models import AT
-from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
-from tests.controller.samples import measured_profile
+from tests.controller.host import Host
+from tests.controller.samples import NOW, measured_profile, record
 
 
 def other(number: int) -> Profile:
@@ -26,7 +26,7 @@ def written(folder: Path, *profiles: Profile) -> list[Path]:
 
 
 def test_a_folder_is_imported_listed_and_exported_and_nothing_overwritten_unasked(
-    service: FakeService, cli: Cli, tmp_path: Path
+    host: Host, cli: Cli, tmp_path: Path
 ) -> None:
     written(tmp_path, other(1), other(2))
     assert cli("profile import", tmp_path).code == 0
@@ -38,38 +38,41 @@ def test_a_folder_is_imported_listed_and_exported_and_nothing_overwritten_unaske
     clash = replace(other(1), kv_cache_tokens=7)
     files = written(tmp_path, clash, other(3))
     cli("profile import", *files).ended(4, "1 of 2")
-    kept = {view.id: view for view in service.store.profiles()}
+    kept = {view.id: view for view in host.store.profiles()}
     assert (kept["p-1"], kept["p-3"]) == (other(1), other(3)), "the others are kept"
     assert cli("profile import", *files, "--replace").code == 0
-    assert service.profiles.view("p-1").profile == clash
+    assert host.store.profile("p-1") == clash
 
 
-def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Path) -> None:
+def test_one_bad_file_keeps_all_out(host: Host, cli: Cli, tmp_path: Path) -> None:
     written(tmp_path, other(1))
     newer = to_jsonable(other(2)) | {"schema_version": SCHEMA_VERSION + 1, "colour": "red"}
     (tmp_path / "newer.json").write_text(json.dumps(newer))
     words = ("newer.json", f"schema {SCHEMA_VERSION + 1}", "update this one")
     cli("profile import", tmp_path).refused(2, *words)
-    assert list(service.store.profiles()) == []
+    assert list(host.store.profiles()) == []
 
 
-def test_what_cannot_be_read_is_not_imported(service: FakeService, cli: Cli) -> None:
+def test_what_cannot_be_read_is_not_imported(host: Host, cli: Cli) -> None:
     cli("profile import nowhere").refused(2, "cannot be read", "what to do")
 
 
-def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> None:
-    service.store.add_profile(other(1))
-    service.profiles.stale = ("the driver was 1, now it is 2",)
-    assert "stale: the driver was 1" in cli("profile show p-1").out
-    assert cli("profile show p-1 --json").json["stale"] == list(service.profiles.stale)
+def test_a_stale_profile_is_shown_as_such(host: Host, cli: Cli) -> None:
+    source = ModelSource(SourceKind.HUB, "org/a", "r2")
+    host.store.add_model(record("a", source=source, auto=False))
+    origin = replace(other(1).provenance, model_revision="r1")
+    host.store.add_profile(replace(other(1), provenance=origin))
+    cli("profile show p-1").ended(0, "stale: the model", "r1", "r2")
+    (why,) = cli("profile show p-1 --json").json["stale"]
+    assert "r1" in why
     assert cli("profile show none").code != 0
 
 
-def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> None:
-    ended = Job("job-1", "profile", "a", JobState.SUCCEEDED, AT, AT, Progress("done", "done"))
+def test_watching_a_job_that_ended_says_how(host: Host, cli: Cli) -> None:
+    ended = Job("job-1", "profile", "a", JobState.SUCCEEDED, NOW, NOW, Progress("done", "done"))
     failed = replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")
     for job in (ended, failed):
-        service.store.put_job(job)
+        host.store.put_job(job)
     assert cli("profile jobs job-1 --watch").code == 0
     cli("profile jobs job-2 --watch").ended(1, "out of memory.")
     assert cli("profile jobs none --watch").code != 0
@@ -79,7 +82,7 @@ def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> N
 
 
 def test_a_model_is_registered_with_lengths_variants_and_point(
-    service: FakeService, cli: Cli, tmp_path: Path
+    host: Host, cli: Cli, tmp_path: Path
 ) -> None:
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("prompt_tokens,output_tokens\n100,20\n300,40\n")
