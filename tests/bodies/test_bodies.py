@@ -173,7 +173,7 @@ def test_a_supervisor_of_another_release_is_known(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     body = body_of("process")
     (tmp_path / "process.json").write_text(json.dumps(body | {"colour": "red"}))
-    assert folder.process() == ProcessId(body["pid"], body["start_ticks"], body["boot_id"])
+    assert folder.leader() == ProcessId(body["pid"], body["start_ticks"], body["boot_id"])
 
 
 def test_the_device_journal_is_read(tmp_path: Path) -> None:

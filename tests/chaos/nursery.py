@@ -135,10 +135,11 @@ def _main() -> None:
     import partitiond.daemon
     import partitiond.planner.api
     from partitiond.api.app import routes
+    from partitiond.api.replies import ANSWERS
     from partitiond.serde import prepare
 
     routes()
-    prepare(partitiond.daemon.ANSWERS)
+    prepare(ANSWERS)
     gc.freeze()
     statuses: dict[int, str] = {}
     signal.signal(signal.SIGCHLD, lambda *_: _reap(statuses))

@@ -96,12 +96,12 @@ async def program(
     try:
         await logged(folder, "allocated 0")
         await logged(folder, " computed 0")
-        leader = folder.process()
+        leader = folder.leader()
         assert leader is not None
         own = [pid for pid in process.processes_of(folder.path, leader) if runs_cuda(pid, gpu)]
         yield folder, own[-1]
     finally:
-        await process.kill_all(folder.path, folder.process())
+        await process.kill_all(folder.path, folder.leader())
 
 
 def runs_cuda(pid: int, gpu: Gpu) -> bool:
