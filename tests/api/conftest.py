@@ -1,6 +1,7 @@
 """Provides the API over a control plane of which all that is beyond it is faked."""
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from partitiond.api.app import create_app
+from tests.controller.fakes import POLICY
 from tests.controller.host import Host
 
 TOKEN = "an-admin-token-for-tests"
@@ -27,7 +29,7 @@ async def asking(app: FastAPI, token: str = TOKEN) -> AsyncIterator[httpx.AsyncC
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
     """It keeps what it is told and answers; nothing follows from that before it is `started`."""
-    here = Host()
+    here = Host(policy=dataclasses.replace(POLICY, loop_seconds=0.2))  # each pass takes time
     yield here
     await here.service.daemon.shutdown(stop_engines=True)
     here.store.close()

@@ -186,6 +186,7 @@ async def test_each_field_is_registered_read_back_changed_and_cleared(
         assert (await http.patch(where, json=nested(path, None))).headers["etag"] == '"2"', path
         back = await http.patch(where, json=nested(path, value))
         assert (back.headers["etag"], back.json()["spec"]) == ('"3"', spec), "all else stays"
+        await http.delete(where)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

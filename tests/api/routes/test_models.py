@@ -3,6 +3,7 @@
 `test_one_field.py` goes through the fields of a specification, one by one.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -23,6 +24,7 @@ from partitiond.fleet.registration import RegistrationRules, suggested_name
 from tests.api.conftest import asking
 from tests.controller.host import Host
 from tests.controller.samples import ARCHITECTURE, cpu
+from tests.machine import until
 
 DUMMY = {"model": "opt-125m", "weights": "dummy"}
 HERE = "/models/opt-125m"
@@ -178,6 +180,16 @@ async def test_if_match_guards_against_lost_changes(
         assert (await asked(**{"If-Match": '"2"'})).status_code == 412
         assert (await asked()).status_code == 409
         del host.resolver.architecture
+    else:
+        host.profiler.gate.clear()
+        host.profiler.stops.clear()
+        await http.post(f"{HERE}/profile")
+        await until(lambda: bool(host.profiler.requests))
+        removed = asyncio.create_task(asked(**{"If-Match": '"2"'}))
+        await until(lambda: bool(host.profiler.cancelled))
+        await changes_meanwhile(host)(host.store.model("opt-125m").spec)
+        host.profiler.stops.set()
+        assert (await removed).status_code == 412
     now = host.store.model("opt-125m").version
     assert (await asked(**{"If-Match": f'"{now}"'})).is_success
 
