@@ -30,7 +30,7 @@ WHOLE_SHARE: Final = 0.6
 """Shares of the time left: for the first linear program, until no more columns are sought, for the
 bound, and for the integer program after them. Chosen."""
 MOST_WHOLE: Final = 1_500
-MOST_SECONDS: Final = 3.0
+MOST_SECONDS: Final = 5.0
 """Columns of an integer program, and its seconds, in which nothing stops it. Chosen."""
 AS_GOOD: Final = 0.985
 """If the integer program finds less than this part of the dive's goodput, to have all least numbers
