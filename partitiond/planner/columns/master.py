@@ -66,8 +66,13 @@ class RowPrices:
 
     def mean(self, other: "RowPrices") -> "RowPrices":
         """Return the mean of two sets of prices."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
-        return RowPrices(*((one + another) / 2 for one, another in pairs))
+        return RowPrices(
+            (self.served + other.served) / 2,
+            (self.least + other.least) / 2,
+            (self.most + other.most) / 2,
+            (self.device + other.device) / 2,
+            (self.pool + other.pool) / 2,
+        )
 
 
 class Master:
@@ -75,6 +80,7 @@ class Master:
 
     Attributes:
         columns, amount: the columns, and how many devices hold each.
+        value: of the optimum, in weighted requests/s less penalties.
         rounds, beside: at most so many of pricing, and of columns beside the best one.
         whole: whether `choose` is asked, and not the prices.
     """
@@ -93,6 +99,7 @@ class Master:
         self._new = self._solver.IntVar if whole else self._solver.NumVar
         self.columns = list[DeviceColumn]()
         self.amount: Floats = np.zeros(0)
+        self.value = 0.0
         self._known = set[tuple[int, int, int, bytes]]()
         self._held = list[Any]()
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -187,6 +194,7 @@ class Master:
         # It goes on from the last basis, which may be none of the program that presolving makes.
         if self._solver.Solve() != optimal and self._solver.Solve(WITHOUT_PRESOLVE) != optimal:
             return self._raw
+        self.value = float(self._objective.Value())
         self.amount = np.array([held.solution_value() for held in self._held])
 
         def of(rows: Iterable[Any]) -> Floats:

@@ -63,7 +63,11 @@ def expresses(instance: Instance) -> bool:
 
 
 def plan_by_columns(watch: SolveMonitor) -> tuple[Member, list[float]]:
-    """Return a plan, and the bounds that were proven on the way."""
+    """Return a plan, and the bounds that were proven on the way.
+
+    Args:
+        watch: the problem, the clock and the progress callback.
+    """
     fleet, bounds = ColumnProblem(build_sites(watch.instance)), list[float]()
 
     def enough() -> bool:

@@ -134,8 +134,12 @@ class SolveMonitor:
     def proved(self, bound: float, *, full: bool = False) -> bool:
         """Record that no plan is better than this bound; False if a bound as good was known.
 
-        An infinite cost proves that not all demand can be served. A bound on plans that have all
-        least numbers (`full`), which come before goodput, counts once such a plan is known.
+        An infinite cost proves that not all demand can be served.
+
+        Args:
+            bound: the bound.
+            full: it is only true of plans that have all least numbers. These come before goodput,
+                so it counts once such a plan is known.
         """
         if full and self.value is None:
             if self._full is None or self._better(self._full, bound):

@@ -84,23 +84,10 @@ def kept(watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool) -
     if not searches:
         limits = []
     seconds = KEPT_SHARE * watch.left() / max(1, len(limits))
-    runs = _runs(instance)
-    gone = len(instance.request.running) - len(runs)
     for most in limits:
         if watch.done or watch.stop():
             break
-        improver = Improver(
-            build_sites(instance),
-            worth,
-            by_cost=by_cost,
-            seed=instance.request.seed,
-            runs=runs,
-            most_gone=None if most is None else max(0, most - gone),
-        )
-        improver.start(start)
-        improver.run(seconds, halt=lambda: watch.done or watch.left() <= 0)
-        found = improver.best() if improver.has_answer else start
-        better = min(start, found, key=lambda p: rank(p, by_cost))
+        better = improve(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
         members.append(member(f"{KEPT}, improved", better))
         watch.take(members[-1:])
     return members
@@ -143,3 +130,41 @@ def _limits(watch: SolveMonitor, start: Packing, there: int, *, by_cost: bool) -
     tried = [0, *(FEW_MOVES << k for k in range(running.bit_length()) if FEW_MOVES << k < paying)]
     tried = [*tried, paying] if few else [min(FEW_MOVES, paying), paying]
     return [*dict.fromkeys(there + n for n in tried)]
+
+
+def improve(
+    watch: SolveMonitor,
+    start: Packing,
+    worth: Floats,
+    *,
+    most_moves: int | None,
+    seconds: float,
+    by_cost: bool,
+) -> Packing:
+    """Return the packing, or a better one in which at most `most_moves` replicas leave a device.
+
+    Better means cheaper if everything is served, else of more worth.
+
+    Args:
+        watch: the problem instance and the clock.
+        start: the packing to start from; by cost it must lack nothing.
+        worth: (E,) what one replica of each entry takes.
+        most_moves: limit on the moves; None for no limit.
+        seconds: time of the search; a deterministic request takes an equivalent number of steps.
+        by_cost: True to serve all demand; False to maximise goodput.
+    """
+    instance, runs = watch.instance, _runs(watch.instance)
+    gone = len(instance.request.running) - len(runs)
+    most = None if most_moves is None else max(0, most_moves - gone)
+    improver = Improver(
+        build_sites(instance),
+        worth,
+        by_cost=by_cost,
+        seed=instance.request.seed,
+        runs=runs,
+        most_gone=most,
+    )
+    improver.start(start)
+    improver.run(seconds, halt=lambda: watch.done or watch.left() <= 0)
+    found = improver.best() if improver.has_answer else start
+    return min(start, found, key=lambda p: rank(p, by_cost))

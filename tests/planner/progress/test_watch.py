@@ -48,13 +48,6 @@ def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
     assert seen.impossible, "an infinite cost proves that not all can be served"
 
 
-def test_a_bound_on_plans_with_all_least_numbers_counts_once_there_is_one() -> None:
-    seen = watch(Objective.MAX_GOODPUT)
-    assert (seen.proved(5.0), seen.proved(4.0, full=True), seen.now().bound) == (True, False, 5)
-    seen.record_best(3.0, "")
-    assert seen.now().bound == 4
-
-
 def test_reports_are_not_told_more_often_than_anyone_can_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
