@@ -79,12 +79,10 @@ class ColumnProblem:
         part: (E, L) part of its model's demand that an entry serves at a level; 0 where it cannot.
         ways: for each class of `Sites`, its ways.
         families: classes of `Sites` of the same hardware; the one with the fewest cores first.
-        known: all columns that were found for it, by their keys.
     """
 
     def __init__(self, sites: Sites) -> None:
         self.sites, self.classes = sites, make_classes(sites)
-        self.known = dict[tuple[int, int, int, bytes], DeviceColumn]()
         need = np.where(sites.need_rated.astype(bool), sites.need_rate, 0).astype(np.float64)
         self.worth = sites.need_weight * need / RATE_SCALE
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -12,9 +12,7 @@ column of every way that pays nearly as much as the best way, and a few more bes
 for the next devices.
 """
 
-import collections
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -82,21 +80,10 @@ class Master:
         columns, amount: the columns, and how many devices hold each.
         value: of the optimum, in weighted requests/s less penalties.
         rounds, beside: at most so many of pricing, and of columns beside the best one.
-        whole: whether `choose` is asked, and not the prices.
     """
 
-    def __init__(
-        self,
-        fleet: ColumnProblem,
-        rest: Rest,
-        rounds: int = 0,
-        beside: int = BESIDE,
-        *,
-        whole: bool = False,
-    ) -> None:
+    def __init__(self, fleet: ColumnProblem, rest: Rest, rounds: int, beside: int = BESIDE) -> None:
         self.fleet, self.rest, self.rounds, self.beside = fleet, rest, rounds, beside
-        self._solver = pywraplp.Solver.CreateSolver("SCIP" if whole else "GLOP")
-        self._new = self._solver.IntVar if whole else self._solver.NumVar
         self.columns = list[DeviceColumn]()
         self.amount: Floats = np.zeros(0)
         self.value = 0.0
@@ -115,6 +102,7 @@ class Master:
     def _program(self) -> None:
         """Make the program without columns."""
         fleet, rest, models = self.fleet, self.rest, range(len(self.rest.open))
+        self._solver = pywraplp.Solver.CreateSolver("GLOP")
         infinity = self._solver.infinity()
         self._objective = self._solver.Objective()
         self._objective.SetMaximization()
@@ -148,7 +136,6 @@ class Master:
                 continue
             self._known.add(mine.key)
             self.columns.append(mine)
-            self.fleet.known.setdefault(mine.key, mine)
             self._held.append(self._variable(mine))
             new += 1
         return new
@@ -161,7 +148,7 @@ class Master:
 
     def _variable(self, column: DeviceColumn) -> Any:
         """Add the variable of a column."""
-        held = self._new(0.0, self._solver.infinity(), "")
+        held = self._solver.NumVar(0.0, self._solver.infinity(), "")
         self._free[column.cls].SetCoefficient(held, 1.0)
         for pool, share in enumerate(self.fleet.drawn(column).tolist()):
             if share:
@@ -205,18 +192,6 @@ class Master:
         most[[*self._most]] = of(self._most.values())
         self._raw = RowPrices(of(self._served), least, most, of(self._free), of(self._pool))
         return self._raw
-
-    def choose(self, start: list[DeviceColumn], seconds: float) -> list[DeviceColumn]:
-        """Return the best whole columns of all known ones that are found in time, from a start."""
-        for column in [*self.fleet.known.values()]:
-            self.add(column, [column.cls])
-        times = collections.Counter(column.key for column in start)
-        self._solver.SetTimeLimit(math.ceil(1000 * seconds))
-        self._solver.SetHint(self._held, [float(times[column.key]) for column in self.columns])
-        if self._solver.Solve() not in {self._solver.OPTIMAL, self._solver.FEASIBLE}:
-            return start
-        found = zip(self.columns, self._held, strict=True)
-        return [column for column, held in found for _ in range(round(held.solution_value()))]
 
     def converge(self, stop: Callable[[], bool]) -> tuple[RowPrices, RowPrices]:
         """Solve and price until no column pays, the rounds are over, or `stop` returns True.

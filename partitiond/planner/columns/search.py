@@ -4,6 +4,7 @@ The compiled search goes on from the plan (`planner.search.searching`).
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,9 +15,11 @@ from partitiond.planner.columns import pricing
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, pricing_work
-from partitiond.planner.columns.master import Master, RowPrices
-from partitiond.planner.model.sites import build_sites
+from partitiond.planner.columns.master import RowPrices
+from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
+from partitiond.planner.pack.adding import Adding
+from partitiond.planner.pack.complete import in_order, most_goodput
 from partitiond.planner.pack.members import Member, member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
@@ -26,15 +29,8 @@ NAME: Final = "columns"
 CONVERGE_SHARE: Final = 0.45
 DIVE_SHARE: Final = 0.75
 PROVE_SHARE: Final = 0.25
-WHOLE_SHARE: Final = 0.6
-"""Shares of the time left: for the first linear program, until no more columns are sought, for the
-bound, and for the integer program after them. Chosen."""
-MOST_WHOLE: Final = 1_500
-MOST_SECONDS: Final = 5.0
-"""Columns of an integer program, and its seconds, in which nothing stops it. Chosen."""
-AS_GOOD: Final = 0.985
-"""If the integer program finds less than this part of the dive's goodput, to have all least numbers
-or by lack of time, the search does better from the dive's plan. Chosen."""
+"""Shares of the time left: for the first linear program, until no more columns are sought, and for
+the bound. Chosen."""
 MOST_WORK: Final = 4_000_000
 """Steps of one pricing, which nothing stops midway: a second or two of a core. 100 models on a host
 of 192 cores take 3.7 million; a device that holds more is planned by the other search."""
@@ -62,39 +58,45 @@ def expresses(instance: Instance) -> bool:
     return len(sites.entry_item) <= UNCOMPILED_MOST and len(sites.need_rate) <= UNCOMPILED_MODELS
 
 
-def plan_by_columns(watch: SolveMonitor) -> tuple[Member, list[float]]:
-    """Return a plan, and the bounds that were proven on the way.
+def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
+    """Make a plan, and prove a bound on the way.
 
     Args:
         watch: the problem, the clock and the progress callback.
+        worth: (E,) what one replica of each entry takes.
+
+    Returns:
+        The plan, and whether the columns gave a better bound than was known.
     """
-    fleet, bounds = ColumnProblem(build_sites(watch.instance)), list[float]()
+    fleet, better = ColumnProblem(build_sites(watch.instance)), False
+    of_full = math.inf
 
     def enough() -> bool:
         return watch.done or watch.left() <= 0
 
     def prove(*prices: RowPrices) -> None:
+        nonlocal better, of_full
         stop = watch.within(PROVE_SHARE)
-        for full in (False, True) if fleet.least.any() else (False,):
-            for each in prices:
-                least = each.least if full else np.zeros_like(each.least)
-                bound = bound_at(fleet, dataclasses.replace(each, least=least), stop)
-                if bound is not None:
-                    watch.proved(bound, full=full)
-                    bounds.append(bound)
+        for each in prices:
+            of_all = dataclasses.replace(each, least=np.zeros_like(each.least))
+            bound = bound_at(fleet, of_all, stop)
+            better |= bound is not None and watch.proved(bound)
+        for each in prices if fleet.least.any() else ():
+            bound = bound_at(fleet, each, stop)
+            of_full = of_full if bound is None else min(of_full, bound)
 
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
     columns = dive(fleet, fleet.all(), priced=prove, late=late, hurry=hurry, stop=enough)
-    made = member(NAME, packed(fleet, columns))
-    if not (enough() or watch.fixed) and len(fleet.known) <= MOST_WHOLE:
-        chosen = Master(fleet, fleet.all(), whole=True).choose(
-            columns, min(MOST_SECONDS, WHOLE_SHARE * watch.left())
-        )
-        whole = member(NAME, packed(fleet, chosen))
-        if whole.packing.goodput() >= AS_GOOD * made.packing.goodput():
-            made = whole
+    packing = packed(fleet, columns)
+    stop = watch.finish()
+    adding = Adding(packing, worth, stop=stop)
+    most_goodput(adding, in_order(adding), stop)
+    made = member(NAME, packing)
     watch.take([made])
-    return made, bounds
+    if watch.value is not None and of_full < math.inf:
+        # Least numbers come before goodput, and a plan has them all.
+        better |= watch.proved(of_full)
+    return made, better
 
 
 def packed(fleet: ColumnProblem, plan: Sequence[DeviceColumn]) -> Packing:

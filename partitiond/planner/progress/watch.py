@@ -62,8 +62,6 @@ class SolveMonitor:
         """Whether a plan with a bound was reported; the first one is always reported at once."""
         self.value: float | None = None
         self.bound: float | None = None
-        self._full: float | None = None
-        """Bound on plans that have all least numbers, while no such plan is known."""
         self.impossible = False
         """Whether it is proven that not all demand can be served."""
         ranked = {n.priority: n.lift for n in instance.needs}
@@ -111,7 +109,6 @@ class SolveMonitor:
     def restart(self, objective: Objective) -> None:
         """Switch to another objective; values reported from now on belong to it."""
         self.objective, self.value, self.bound, self.impossible = objective, None, None, False
-        self._full = None
 
     def take(self, members: "Iterable[Member]") -> None:
         """Report the members that are valid answers as found."""
@@ -127,24 +124,13 @@ class SolveMonitor:
         if known is not None and not self._better(value, known + self._trifle(known)):
             return
         self.value, self._method = value, method
-        if self._full is not None:
-            self.proved(self._full)
         self._report()
 
-    def proved(self, bound: float, *, full: bool = False) -> bool:
+    def proved(self, bound: float) -> bool:
         """Record that no plan is better than this bound; False if a bound as good was known.
 
         An infinite cost proves that not all demand can be served.
-
-        Args:
-            bound: the bound.
-            full: it is only true of plans that have all least numbers. These come before goodput,
-                so it counts once such a plan is known.
         """
-        if full and self.value is None:
-            if self._full is None or self._better(self._full, bound):
-                self._full = bound
-            return False
         if self.objective.is_cost and math.isinf(bound):
             self.impossible = True
             return True

@@ -98,13 +98,13 @@ class _Gathered:
 
     Attributes:
         exact: the result of CP-SAT, if it was used.
-        of_columns: bounds by columns.
+        by_columns: whether columns gave a better bound than the linear program.
         class_bounds: bounds by CP-SAT for each priority, by position.
     """
 
     members: list[Member]
     exact: Exact | None = None
-    of_columns: list[float] = dataclasses.field(default_factory=list)
+    by_columns: bool = False
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
@@ -115,9 +115,7 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     found = _Gathered(
         kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)
     )
-    by_columns = not by_cost and expresses(instance)
-    # Columns are better than the greedy plan, which takes a tenth of the time.
-    if not (watch.stop() and found.members) and not (by_columns and size > SMALL):
+    if not (watch.stop() and found.members):
         found.members += _greedy(watch, prices, by_cost=by_cost)
     if size <= SMALL and not watch.done:
         status = _ask_exact(watch, found, by_cost=by_cost)
@@ -128,9 +126,9 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
     start = _best(found.members, by_cost)
-    if by_columns:
+    if not by_cost and expresses(instance):
         # It may miss least numbers that a worse plan has; the search adds them to it.
-        start, found.of_columns = plan_by_columns(watch)
+        start, found.by_columns = plan_by_columns(watch, prices.entry)
         found.members.append(start)
     if may_search or start is None:
         searched = search(watch, start, prices.entry, by_cost=by_cost)
@@ -277,7 +275,7 @@ def _answer(
     def value(one: Member) -> float:
         return one.packing.cost() if watch.objective.is_cost else one.packing.goodput()
 
-    exact, proof = found.exact, "columns" if bound in found.of_columns else "linear prices"
+    exact, proof = found.exact, "columns" if found.by_columns else "linear prices"
     if exact is not None and exact.bound is not None:
         near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
         proof = EXACT if near or exact.status is Status.OPTIMAL else proof

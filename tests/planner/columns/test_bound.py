@@ -230,7 +230,7 @@ def test_the_search_goes_on_from_the_plan_by_columns_whatever_it_lacks(
         return []
 
     monkeypatch.setattr(portfolio, "SMALL", 0)
-    monkeypatch.setattr(portfolio, "plan_by_columns", lambda _: (by_columns, []))
+    monkeypatch.setattr(portfolio, "plan_by_columns", lambda *_: (by_columns, False))
     monkeypatch.setattr(portfolio, "search", searched)
     assert portfolio.solve_portfolio(instance).packing.goodput() == 8.0
     assert starts == [by_columns]
