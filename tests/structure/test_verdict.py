@@ -1,14 +1,10 @@
 """A run is green only if each test that was collected ran and passed, but for two flakes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import order, reported
 from tests.verdict import Run, counted, durations, judge, read, reason_of, summary, to_run_again
 
 ROOT = Path(__file__).parents[2]
@@ -115,46 +111,3 @@ def test_files_of_a_second_are_recorded() -> None:
 
 def test_a_report_that_was_cut_off_is_none() -> None:
     assert read(['{"collected": ["a"]}', '{"test": "a", "pha']).left_out == ["a"]
-
-
-TOY = """
-import os, pytest
-def test_passes(): pass
-def test_fails(): print("the log"); assert 1 == 2
-def test_ends_the_process(): os._exit(3)
-def test_skipped(): pytest.skip("no GPU")
-"""
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_what_pytest_does_is_reported(tmp_path: Path, late: bool) -> None:
-    toy = tmp_path / "test_toy.py"
-    toy.write_text(TOY)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "conftest.py").write_text(
-        "from tests.order import pytest_runtest_protocol\n"
-        "from tests.reported import pytest_configure\n"
-        "from tests.workers import pytest_addoption, pytest_runtestloop\n"
-    )
-    report = tmp_path / "report"
-    environment = {**os.environ, reported.REPORT: str(report), "PYTHONPATH": str(ROOT)}
-    environment[order.DEADLINE] = "0" if late else "inf"
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-p", "no:xdist",
-         "--workers", "2", str(toy)],
-        env=environment, cwd=tmp_path, check=False, capture_output=True, timeout=120,
-    )  # fmt: skip
-    found = read(report.read_text().splitlines())
-    names = {name: name.rpartition("test_")[2] for name in found.collected}
-    assert sorted(names.values()) == ["ends_the_process", "fails", "passes", "skipped"]
-    if late:
-        assert len(found.left_out) == 4
-        return
-    assert [names[name] for name in found.failed] == ["ends_the_process", "fails"]
-    assert "ended with 3" in found.cases[found.failed[0]].failures[0]
-    (failure,) = found.cases[found.failed[1]].failures
-    assert "assert 1 == 2" in failure
-    assert "the log" in failure
-    assert {case.skipped for name, case in found.cases.items() if "skipped" in name} == {
-        "Skipped: no GPU"
-    }
