@@ -68,7 +68,7 @@ ASKS: Final = 16
 """Number of factors asked for if the clock may not count. Chosen, not measured."""
 FEW: Final = 6
 """Number of factors asked for before CP-SAT is used. Chosen, not measured."""
-ASK_SHARE: Final = 0.05
+ASK_SHARE: Final = 0.1
 LAST_SHARE: Final = 0.3
 """Share of the limit for one factor, and of the time left where small steps fail. Chosen."""
 SMALL_STEP: Final = 0.1
