@@ -164,6 +164,12 @@ class ServedApi:
         assert not self._thread.is_alive()
         self._listener.close()
 
+    def close(self) -> None:
+        """End it, and what it began."""
+        self.run(self.host.service.daemon.shutdown(stop_engines=True))
+        self.stop()
+        self.host.store.close()
+
 
 @pytest.fixture
 def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
@@ -172,9 +178,7 @@ def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
     monkeypatch.setenv("PARTITIOND_URL", here.url)
     monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
     yield here
-    here.run(here.host.service.daemon.shutdown(stop_engines=True))
-    here.stop()
-    here.host.store.close()
+    here.close()
 
 
 @pytest.fixture

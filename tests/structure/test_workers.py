@@ -69,8 +69,8 @@ def of(folder: Path, *options: str, late: bool = False) -> tuple[int, str, Run]:
     environment = {**os.environ, reported.REPORT: str(report), "PYTHONPATH": str(ROOT)}
     environment[order.DEADLINE] = "0" if late else "inf"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-p", "no:asyncio", "-p", "no:xdist",
-         "-p", "no:cacheprovider", *options, str(folder)],
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-p", "no:asyncio",
+         "-p", "no:xdist", "-p", "no:cacheprovider", *options, str(folder)],
         env=environment, cwd=folder, check=False, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr, read(report.read_text().splitlines())

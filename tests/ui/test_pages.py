@@ -24,8 +24,7 @@ def daemon() -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with httpx.Client(base_url=here.url, headers=headers, trust_env=False) as client:
         yield client
-    here.stop()
-    here.service.close()
+    here.close()
 
 
 @pytest.fixture
