@@ -132,8 +132,6 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 
 
 def _main() -> None:
-    import partitiond.daemon
-    import partitiond.planner.api
     from partitiond.api.app import routes
     from partitiond.api.replies import ANSWERS
     from partitiond.serde import prepare
