@@ -133,12 +133,13 @@ def test_what_is(client: ControlClient, daemon: ServedApi) -> None:
     client.register({"model": "opt-125m", "weights": "dummy", "auto": False})
     assert [model.name for model in client.overview(window_seconds=60.0).models] == ["opt-125m"]
     assert client.readiness() == {"loop": "the first pass is not over"}
+    client.token = "another-token-for-tests"
+    assert client.readiness().keys() == {"daemon"}, "not told why, it does not say ready"
+    client.token = TOKEN
     daemon.run(daemon.host.service.daemon.start())
     daemon.run(daemon.host.passes(lambda: daemon.host.service.readiness.problems() == {}))
     assert client.readiness() == {}
     assert [device.id for device in client.devices()] == ["cpu"]
-    client.token = "another-token-for-tests"
-    assert client.readiness().keys() == {"daemon"}, "not told why, it does not say ready"
 
 
 def test_a_record_of_a_key_says_all_its_terms(client: ControlClient) -> None:
