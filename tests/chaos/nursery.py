@@ -132,6 +132,8 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 
 
 def _main() -> None:
+    import partitiond.daemon
+    import partitiond.planner.api  # noqa: F401
     from partitiond.api.app import routes
     from partitiond.api.replies import ANSWERS
     from partitiond.serde import prepare

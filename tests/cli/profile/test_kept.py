@@ -99,7 +99,7 @@ def test_a_model_is_registered_with_lengths_variants_and_point(
     assert [v["engine"]["max_num_batched_tokens"] for v in (fp8, kv8)] == [1024, 512]
     assert kv8["engine"]["kv_cache_dtype"] == "fp8"
     changed = cli(
-        "models update opt-125m --prompt-variation 0.5 --variant none --point knee --json"
+        "models update opt-125m --prompt-variation 0.5 --variant none --point knee --no-wait --json"
     ).json["spec"]
     assert (changed["workload"]["shape"], changed["workload"]["pairs"]) == ("lognormal", [])
     assert (changed["variants"], changed["operating_point"]) == ([], "knee")

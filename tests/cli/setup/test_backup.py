@@ -94,7 +94,7 @@ def test_one_setting_is_written_to_the_file_and_the_rest_of_it_stays(
     config = ("--config", file, "setup", "config")
     file.parent.mkdir()
     file.write_text("# ours\n")
-    cli(*config, "set", "proxy.port=9001").ended(0, f"proxy.port is 9001, by {file}")
+    cli(*config, "set", "proxy.port=9001").ended(0, f"proxy.port is 9001, in {file}")
     cli(*config, "set", "proxy.require_keys=yes").ended(0)
     assert file.read_text() == "# ours\n\n[proxy]\nrequire_keys = true\nport = 9001\n"
     cli(*config, "set", "proxy.require_keys=").ended(0, "has its default")
