@@ -54,7 +54,7 @@ MOST_SHARE: Final = 1.25
 """An answer aims to end after so much of the time limit, whatever was asked on the way. If the best
 plan has an outage, each further solve has half of what those before it left. Chosen."""
 LEAST_SHARE: Final = 0.01
-"""Share of the limit that the last question has, if it has to be asked. Chosen."""
+"""Share of the limit of a question that has to be asked. Chosen."""
 STARTS_SHARE: Final = 0.1
 STARTS_LEAST_SECONDS: Final = 0.5
 """Share of the time limit, and seconds at least, for starts beside a plan. Chosen."""
@@ -209,7 +209,7 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
         last = objective is Objective.MAX_GOODPUT and staying is all_running
-        if not in_time() and (alone is not None or not last):
+        if not in_time() and (alone is not None or staying is models):
             continue
         asked = dataclasses.replace(
             with_old_ones(request, staying, for_good=True),
@@ -354,10 +354,10 @@ def _as_asked(
         return None
     if packing.lacking() if objective.is_cost else packing.short_replicas():
         objective = Objective.MAX_GOODPUT
-    name, known = f"{method.partition(';')[0]}, beside what runs", None
-    if instance is made.instance and objective is made.found.objective:
-        same = packing.short_replicas() == made.found.packing.short_replicas()
-        known = made.found.bound if same and math.isfinite(made.found.bound) else None
+    name = f"{method.partition(';')[0]}, beside what runs"
+    same = (instance, objective) == (made.instance, made.found.objective)
+    same &= packing.short_replicas() == made.found.packing.short_replicas()
+    known = made.found if same and math.isfinite(made.found.bound) else None
     found = evaluate(packing, objective, name, known)
     if objective is made.found.objective:
         found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)

@@ -132,8 +132,11 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 
 
 def _main() -> None:
+<<<<<<< HEAD
     import partitiond.daemon
     import partitiond.planner.api  # noqa: F401
+=======
+>>>>>>> 9dcd2a45 (A bound that is taken over keeps its proof's name, and max-min has a plan before its linear program)
     from partitiond.api.app import routes
     from partitiond.api.replies import ANSWERS
     from partitiond.serde import prepare

@@ -330,9 +330,9 @@ def _why_short(found: SolveAnswer, need: Need, full: list[str]) -> str:
     demand = found.packing.instance.request.models[need.model]
     theirs = {found.packing.option(index).way for index in found.packing.used()}
     others = (mode for mode, group in theirs if group != demand.isolation_group)
-    apart = SharingMode.MPS in others and SharingMode.MPS in {
-        c.size.mode for c in demand.candidates
-    }
+    kinds = {group.hardware for group in found.packing.instance.groups}
+    mine = (c.size.mode for c in demand.candidates if c.hardware in kinds)
+    apart = SharingMode.MPS in others and SharingMode.MPS in mine
     return f"no room for more of it was found beside what the devices hold{nor}{GROUPS * apart}"
 
 

@@ -257,7 +257,7 @@ def unlike(groups: Iterable[Group]) -> list[Group]:
     return [*{id(group.fits): group for group in groups}.values()]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Instance:
     """The request as integers. `needs` leaves out models that fit nowhere (`hopeless`).
 

@@ -5,9 +5,10 @@ Equal devices are preferred where engines can start beside the ones they replace
 
 import collections
 import dataclasses
-import functools
 import itertools
+import weakref
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,10 @@ class _Slot:
     place: Place | None = None
 
 
+_KNOWN: Final = weakref.WeakKeyDictionary[Instance, dict[Contents, list[_Slot]]]()
+"""What was matched: a solve asks for the same few packings again and again."""
+
+
 def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
     """Return placements on real devices; running replicas keep theirs and their ids if possible."""
     slots = _slots(instance, packing)
@@ -103,14 +108,9 @@ def applied(instance: Instance, packing: Packing) -> Applied:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _known(_instance: Instance) -> dict[Contents, list[_Slot]]:
-    """Return what was matched: a solve asks for the same few packings again and again."""
-    return {}
-
-
 def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
-    contents, known = tuple(tuple(load.items) for load in packing.loads), _known(instance)
+    contents = tuple(tuple(load.items) for load in packing.loads)
+    known = _KNOWN.setdefault(instance, {})
     if contents not in known:
         known[contents] = _matched(instance, contents)
     return [dataclasses.replace(slot) for slot in known[contents]]

@@ -35,7 +35,7 @@ from partitiond.planner.search.priorities import (
     values_of,
 )
 from partitiond.planner.search.repair import kept
-from partitiond.planner.search.scale import evaluate_factor, factor_of, largest_factor
+from partitiond.planner.search.scale import LINEAR, evaluate_factor, factor_of, largest_factor
 from partitiond.planner.search.searching import search
 from partitiond.planner.stop import Stop, never
 
@@ -98,13 +98,13 @@ class _Gathered:
 
     Attributes:
         exact: the result of CP-SAT, if it was used.
-        by_columns: whether columns gave a better bound than the linear program.
+        proof: the name of the bound's proof, if it is not CP-SAT's.
         class_bounds: bounds by CP-SAT for each priority, by position.
     """
 
     members: list[Member]
     exact: Exact | None = None
-    by_columns: bool = False
+    proof: str = LINEAR
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
@@ -128,7 +128,8 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     start = _best(found.members, by_cost)
     if not by_cost and expresses(instance):
         # It may miss least numbers that a worse plan has; the search adds them to it.
-        start, found.by_columns = plan_by_columns(watch, prices.entry)
+        start, better = plan_by_columns(watch, prices.entry)
+        found.proof = "columns" if better else LINEAR
         found.members.append(start)
     if may_search or start is None:
         searched = search(watch, start, prices.entry, by_cost=by_cost)
@@ -275,7 +276,7 @@ def _answer(
     def value(one: Member) -> float:
         return one.packing.cost() if watch.objective.is_cost else one.packing.goodput()
 
-    exact, proof = found.exact, "columns" if found.by_columns else "linear prices"
+    exact, proof = found.exact, found.proof
     if exact is not None and exact.bound is not None:
         near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
         proof = EXACT if near or exact.status is Status.OPTIMAL else proof
@@ -328,7 +329,7 @@ def _by_class(watch: SolveMonitor, found: _Gathered, answer: SolveAnswer) -> Sol
 
 
 def evaluate(
-    packing: Packing, objective: Objective, name: str, known: float | None = None
+    packing: Packing, objective: Objective, name: str, known: SolveAnswer | None = None
 ) -> SolveAnswer:
     """Return a packing that was found by other means as the answer, with a quick bound.
 
@@ -336,17 +337,18 @@ def evaluate(
         packing: the packing; under a cost objective it must lack nothing.
         objective: the objective to appraise it by.
         name: the method that found it.
-        known: a bound that holds for it; None if there is none.
+        known: an answer whose bound and proof hold for it, too; None if there is none.
     """
     watch, one = SolveMonitor(packing.instance), Member(name, packing)
     watch.restart(objective)
     found = _Gathered([one])
     if objective is Objective.MAX_MIN:
         return evaluate_factor(watch, packing, name)
-    bound = known
-    if bound is None:
+    if known is None:
         bound = _prices(packing.instance, as_cost=objective.is_cost).value
-    bound = math.inf if bound is None else bound
+        bound = math.inf if bound is None else bound
+    else:
+        bound, found.proof = known.bound, known.method.rpartition("bound: ")[2]
     answer = _answer(watch, found, one, best=one, bound=bound, optimal=False)
     return answer if objective.is_cost else _by_class(watch, found, answer)
 

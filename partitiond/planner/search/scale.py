@@ -150,8 +150,10 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         raising.optimal = raising.bound == 0
         return raising
     if searches:
-        raising.ask_for_more(FIRST_ASKS)  # a plan, before the linear program takes its time
+        # A plan comes before the linear program, which knows no stop and takes its time.
+        raising.ask_for_more(FIRST_ASKS, first=FEW)
         raising.prove()
+        raising.hopeless = watch.within(HOPE_SHARE)  # with its prices, there may be one
         if raising.value:
             raising.step = (raising.bound / raising.value - 1) / 2
     most = ASKS if watch.fixed or not searches else math.inf
@@ -249,13 +251,15 @@ class Raising:
         ]
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
-    def ask_for_more(self, most: float) -> None:
-        """Ask for increasing factors, at most `most` times."""
-        asked, first = 0, self.bound / 2
-        while asked < most and not (self.done() or (self.best is None and self.hopeless())):
-            factor = first if self.best is None else self.value * (1 + self.step)
+    def ask_for_more(self, most: float, *, first: float = 0) -> None:
+        """Ask for increasing factors, at most `most` times, or `first` while there is no plan."""
+        asked, small = 0, self.bound / 2
+        while asked < (most if self.best is not None else max(most, first)):
+            if self.done() or (self.best is None and self.hopeless()):
+                break
+            factor = small if self.best is None else self.value * (1 + self.step)
             if not self._ask(min(factor, self.bound)):
-                first /= 2
+                small /= 2
                 self.step = max(CLOSE, self.step / 2)
             asked += 1
 
