@@ -200,6 +200,7 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
         replaced = _replaced(made, beside)
         if replaced is not None:
             return replaced
+    answers = list[_Made]()
     wanted = request.objective if request.objective.is_cost else Objective.MAX_GOODPUT
     all_running = {p.model for p in request.running} - may_be_out(request)
     # What serves today is kept before anything else: nothing moves unless all are served then.
@@ -208,7 +209,6 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
         (all_running, wanted, MAX_MOVE_PRICE),
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
-        last = objective is Objective.MAX_GOODPUT and staying is all_running
         if not in_time() and (alone is not None or staying is models):
             continue
         asked = dataclasses.replace(
@@ -220,20 +220,20 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()
+        last = objective is Objective.MAX_GOODPUT and staying is all_running
         if (
             (as_wanted or last)
             and all_stay(asked, held.placements)
             and not forbidden_outages(request, placements)
         ):
-            answer = _held(made, placements, coming, held.found.method, stop)
-            if alone is None:
-                return answer
-            # Asked apart, what runs and what is new may not gain from one another.
-            starts = assign(made.instance, alone)
-            apart = _held(made, starts, coming, made.found.method, stop)
-            return max(answer, apart, key=_held_order)
+            answers = [_held(made, placements, coming, held.found.method, stop)]
+            break
     if alone is not None:
-        return _held(made, assign(made.instance, alone), coming, made.found.method, stop)
+        # Asked apart, what runs and what is new may not gain from one another.
+        starts = assign(made.instance, alone)
+        answers.append(_held(made, starts, coming, made.found.method, stop))
+    if answers:
+        return max(answers, key=_held_order)
     raise PlanRefusedError(
         "no plan without an outage was found, though all that runs could stay.",
         hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
@@ -357,8 +357,9 @@ def _as_asked(
     name = f"{method.partition(';')[0]}, beside what runs"
     same = (instance, objective) == (made.instance, made.found.objective)
     same &= packing.short_replicas() == made.found.packing.short_replicas()
-    known = made.found if same and math.isfinite(made.found.bound) else None
-    found = evaluate(packing, objective, name, known)
+    same &= math.isfinite(made.found.bound)
+    known = made.found.bound, made.found.method.rpartition("bound: ")[2]
+    found = evaluate(packing, objective, name, known if same else None)
     if objective is made.found.objective:
         found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)
     return _on_devices(found, placements)

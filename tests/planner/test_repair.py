@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import random
+import types
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,3 +100,13 @@ def test_for_goodput_completing_asks_often_and_leaves_most_of_the_time_to_the_se
         found.append(sum(one.packing.counts.values()))
     assert found[0] <= len(running) < found[1], "where time is up nothing is added"
     assert 0 < max(shares) < 0.5
+
+
+def test_no_clock_ends_the_first_plan_of_the_least_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = benchmark("slack", 8, 6, 1, 1.0)
+    running = greedy(asked)[1:]
+    instance = build_instance(dataclasses.replace(asked, running=running))
+    worth, seconds = usual_prices(build_sites(instance)), itertools.count()
+    clock = types.SimpleNamespace(monotonic=lambda: float(next(seconds)))
+    monkeypatch.setattr("partitiond.planner.progress.watch.time", clock)
+    assert kept(SolveMonitor(instance), worth, by_cost=True, searches=False)

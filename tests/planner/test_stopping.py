@@ -96,7 +96,7 @@ def plan_of(watch: SolveMonitor) -> Member:
     return member("", completed(watch.instance, prices, by_cost=True))
 
 
-def test_nothing_is_shared_out_after_the_time_limit() -> None:
+def test_nothing_is_shared_out_from_a_fifth_after_the_time_limit_on() -> None:
     """A search may end late, and each step of sharing takes as long as a good part of it."""
     watch, one = leftovers(3), plan_of(leftovers(3))
     for began, filled in ((watch.began, True), (watch.began - 4, False)):

@@ -87,7 +87,7 @@ class SolveMonitor:
         return max(0.0, self.began + (1 + FINISH_MORE) * limit - time.monotonic())
 
     def over(self) -> bool:
-        """Return whether that has passed, or the caller asked to stop."""
+        """Return whether `rest` has passed, or the caller asked to stop."""
         return self.rest() <= 0
 
     def within(self, share: float) -> Stop:

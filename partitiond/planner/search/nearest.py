@@ -42,7 +42,7 @@ NEAR_SHARE: Final = 0.05
 SHARE_SHARE: Final = 0.1
 """Deterministic seconds for the shares per second of the time limit. Chosen, not measured."""
 EXACT_SHARE: Final = 0.4
-"""Share of the time left for building the shares' model, and as much for solving it. Chosen."""
+"""Share of `SolveMonitor.rest` for building the shares' model, as much for solving it. Chosen."""
 VARIABLES: Final = 5_000
 """Number of variables that are made in a second, on a core that is shared."""
 
@@ -51,7 +51,7 @@ def nearest_cost(watch: SolveMonitor, members: list[Member], *, may: May) -> Mem
     """Fill spare capacity; then choose the least cost with moves, then the fewest bytes to load.
 
     Args:
-        watch: the problem and the clock; once the time is over, no more capacity is shared out.
+        watch: the problem and the clock; a fifth after the limit nothing more is shared out.
         members: plans that all serve everything.
         may: the objection to a packing: the best packing among those with the least is chosen.
     """

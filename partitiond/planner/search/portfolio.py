@@ -329,7 +329,7 @@ def _by_class(watch: SolveMonitor, found: _Gathered, answer: SolveAnswer) -> Sol
 
 
 def evaluate(
-    packing: Packing, objective: Objective, name: str, known: SolveAnswer | None = None
+    packing: Packing, objective: Objective, name: str, known: tuple[float, str] | None = None
 ) -> SolveAnswer:
     """Return a packing that was found by other means as the answer, with a quick bound.
 
@@ -337,18 +337,14 @@ def evaluate(
         packing: the packing; under a cost objective it must lack nothing.
         objective: the objective to appraise it by.
         name: the method that found it.
-        known: an answer whose bound and proof hold for it, too; None if there is none.
+        known: a bound that holds for it, and the name of its proof; None if there is none.
     """
     watch, one = SolveMonitor(packing.instance), Member(name, packing)
     watch.restart(objective)
-    found = _Gathered([one])
     if objective is Objective.MAX_MIN:
         return evaluate_factor(watch, packing, name)
-    if known is None:
-        bound = _prices(packing.instance, as_cost=objective.is_cost).value
-        bound = math.inf if bound is None else bound
-    else:
-        bound, found.proof = known.bound, known.method.rpartition("bound: ")[2]
+    bound, proof = known or (_prices(packing.instance, as_cost=objective.is_cost).value, LINEAR)
+    bound, found = math.inf if bound is None else bound, _Gathered([one], proof=proof)
     answer = _answer(watch, found, one, best=one, bound=bound, optimal=False)
     return answer if objective.is_cost else _by_class(watch, found, answer)
 

@@ -72,8 +72,7 @@ def kept(watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool) -
     instance = watch.instance
     if not staying_items(instance):
         return []
-    # A plan that lacks something is an answer for goodput only, which the search goes on from.
-    # For the least cost it is the first plan, which no clock ends.
+    # What lacks something is an answer for goodput only: for the least cost no clock ends it.
     stop = watch.stop if by_cost else watch.within(COMPLETED_SHARE)
     start = completed(instance, worth, by_cost=by_cost, stop=stop)
     if by_cost and start.lacking():

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.core.plan.record import Status
-from partitiond.planner.bounds.placements_lp import make_pours
+from partitiond.planner.bounds.placements_lp import Pours, make_pours
 from partitiond.planner.bounds.prices import (
     Duals,
     contradict,
@@ -196,7 +196,7 @@ class Raising:
         self.watch, self.instance, self.searches = watch, watch.instance, searches
         instance = watch.instance
         self.sites, self.target = build_sites(instance), targets_of(instance)
-        self.pours, self.worth = make_pours(self.sites), usual_prices(self.sites)
+        self.worth = usual_prices(self.sites)
         self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
@@ -260,7 +260,8 @@ class Raising:
             factor = small if self.best is None else self.value * (1 + self.step)
             if not self._ask(min(factor, self.bound)):
                 small /= 2
-                self.step = max(CLOSE, self.step / 2)
+                if self.best is not None:
+                    self.step = max(CLOSE, self.step / 2)
             asked += 1
 
     def _ask(self, factor: float) -> bool:
@@ -271,29 +272,26 @@ class Raising:
             made = from_nothing(asked, worth, by_cost=True, stop=self.stop).packing
             return not made.lacking() and self.keep(made, GREEDY)
         self.asked += 1
+        left = self.watch.left()
+        late = LAST_SHARE * left if self.step < SMALL_STEP else 0.0
         answer = serve_everything(
             self._sites_for(asked),
             self.worth,
-            seconds=self._seconds(),
+            seconds=min(left, max(ASK_SHARE * self.limit, late)),
             stop=self.stop,
             start=self.best,
             number=self.asked,
         )
         return answer is not None and self.keep(answer, "ruin and recreate")
 
-    def _seconds(self) -> float:
-        """Return the time for one factor."""
-        left, seconds = self.watch.left(), ASK_SHARE * self.limit
-        return min(left, max(seconds, LAST_SHARE * left) if self.step < SMALL_STEP else seconds)
-
     @functools.cached_property
-    def duals(self) -> Duals:
+    def priced(self) -> tuple[Pours, Duals]:
         """Return the prices at which the largest part of the demands at the bound can be served."""
         asked = self._sites_for(scaled(self.instance, self.target, self.bound))
-        pours = dataclasses.replace(self.pours, sites=asked)
+        pours = dataclasses.replace(make_pours(self.sites), sites=asked)
         found = solve_sampled(pours, as_cost=True, most=pours_of(self.limit), part=True)
         self.worth = entry_prices(pours, found)
-        return found
+        return pours, found
 
     def _sites_for(self, asked: Instance) -> Sites:
         """Return the arrays with other needs, without making all arrays anew."""
@@ -327,7 +325,8 @@ class Raising:
         sites = self._sites_for(scaled(self.instance, self.target, factor))
         if contradict(sites):
             return True
-        least = cost_bound(dataclasses.replace(self.pours, sites=sites), self.duals)
+        pours, duals = self.priced
+        least = cost_bound(dataclasses.replace(pours, sites=sites), duals)
         # A bound beyond the cost of all devices together is a proof as well.
         most = math.fsum(g.price * len(g.bins) for g in self.instance.groups) / PRICE_SCALE
         return math.isinf(least) or 0 < most < (least - SLACK) / (1 + SLACK)

@@ -74,6 +74,20 @@ def test_what_is_left_out_is_told_with_what_helps(
         assert told.remedy.endswith("Take `survive` back too, unless devices are added.")
 
 
+@pytest.mark.parametrize(("kind", "apart"), [("a100-80gb", True), ("l4-24gb", False)])
+def test_groups_keep_a_model_out_only_by_a_size_that_the_fleet_has_hardware_for(
+    kind: str, apart: bool
+) -> None:
+    sizes = point("b", 5, 70), point("b", 5, 70, sm=30, hardware=kind)
+    models = (
+        want("a", point("a", 5, 30, sm=40), rate=50, isolation_group="x"),
+        want("b", *sizes, rate=50, isolation_group="y"),
+    )
+    request = PlanRequest((gpu("g"),), models, objective=Objective.MAX_GOODPUT, deterministic=True)
+    told = {one.model: one.reason for one in plan_for(request).unplaced}
+    assert ("one isolation group" in told["b"]) is apart, told
+
+
 def test_what_has_no_replica_is_not_helped_by_less_demand() -> None:
     other = want("b", point("b", 10, 60, sm=10), rate=5)
     told = left_out(want("a", THIRD, rate=5), 0, beside=other)

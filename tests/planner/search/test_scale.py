@@ -12,7 +12,7 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.portfolio import solve_portfolio
-from partitiond.planner.search.scale import Raising, factor_of, largest_factor
+from partitiond.planner.search.scale import ASKS, FEW, Raising, factor_of, largest_factor
 from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
@@ -91,6 +91,28 @@ def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given
     more = known.given_away(first, never)
     assert more.goodput() > first.goodput()
     assert factor_of(more, known.target) >= factor_of(first, known.target) * (1 - 1e-6)
+
+
+def test_a_plan_is_found_before_the_linear_program_and_looked_for_again_with_its_prices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = dataclasses.replace(
+        request("over", 5, 4, 1, 1.0), objective=Objective.MAX_MIN, deterministic=True
+    )
+    events = list[str]()
+
+    def ask(_known: Raising, _factor: float) -> bool:
+        events.append("ask")
+        return False
+
+    def prove(known: Raising) -> None:
+        events.append("prove")
+        known.hopeless = lambda: True
+
+    monkeypatch.setattr(Raising, "_ask", ask)
+    monkeypatch.setattr(Raising, "prove", prove)
+    largest_factor(SolveMonitor(build_instance(asked)), searches=True, exact=False)
+    assert events == ["ask"] * FEW + ["prove"] + ["ask"] * ASKS
 
 
 def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rate() -> None:

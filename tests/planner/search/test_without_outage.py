@@ -1,6 +1,8 @@
 """What serves today goes on serving: a plan that would cause an outage starts replicas instead."""
 
 import dataclasses
+import time
+import types
 
 import pytest
 
@@ -24,7 +26,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.running import packing_of
+from partitiond.planner.pack.running import packing_of, running_packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.search.nearest import LEAVES, OUTAGE, nearest_goodput
 from partitiond.planner.search.portfolio import solve_portfolio
@@ -94,6 +96,27 @@ def test_what_is_asked_again_takes_half_of_the_time_limit_together(
     assert planned(fleet(5)).held_back
     first, *again = limits
     assert 0 < sum(again) <= first / 2
+
+
+@pytest.mark.parametrize(("beside", "asked"), [(True, 1), (False, 3)])
+def test_nothing_is_asked_after_the_time_limit_but_what_there_is_no_plan_without(
+    monkeypatch: pytest.MonkeyPatch, beside: bool, asked: int
+) -> None:
+    late, real = list[SolveAnswer](), solve_portfolio
+
+    def spy(instance: Instance, *more: object) -> SolveAnswer:
+        found = real(instance, *more)  # type: ignore[arg-type]
+        runs = running_packing(instance) if beside else None
+        late.append(dataclasses.replace(found, beside=runs))
+        return late[-1]
+
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 9 * len(late))
+    monkeypatch.setattr(api, "time", clock)
+    monkeypatch.setattr(api, "solve_portfolio", spy)
+    assert served(planned(dataclasses.replace(fleet(5), deterministic=False)))[
+        "coder"
+    ] == pytest.approx(4.17)
+    assert len(late) == asked
 
 
 OBJECTIVES = Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MAX_GOODPUT, Objective.MAX_MIN
