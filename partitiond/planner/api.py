@@ -357,7 +357,6 @@ def _as_asked(
     name = f"{method.partition(';')[0]}, beside what runs"
     same = (instance, objective) == (made.instance, made.found.objective)
     same &= packing.short_replicas() == made.found.packing.short_replicas()
-    same &= math.isfinite(made.found.bound)
     known = made.found.bound, made.found.method.rpartition("bound: ")[2]
     found = evaluate(packing, objective, name, known if same else None)
     if objective is made.found.objective:

@@ -60,14 +60,12 @@ NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
 FIRST_STEP: Final = 0.25
 """The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
-FIRST_ASKS: Final = 2
-"""Number of factors asked for before the proofs. Chosen."""
 CLOSE: Final = 0.002
 """Least step by which a factor is raised. Chosen, not measured."""
 ASKS: Final = 16
 """Number of factors asked for if the clock may not count. Chosen, not measured."""
 FEW: Final = 6
-"""Number of factors asked for before CP-SAT is used. Chosen, not measured."""
+"""Number of factors asked for before CP-SAT is used, and for a first plan. Chosen, not measured."""
 ASK_SHARE: Final = 0.1
 LAST_SHARE: Final = 0.3
 """Share of the limit for one factor, and of the time left where small steps fail. Chosen."""
@@ -151,7 +149,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         return raising
     if searches:
         # A plan comes before the linear program, which knows no stop and takes its time.
-        raising.ask_for_more(FIRST_ASKS, first=FEW)
+        raising.ask_for_more(1, first=FEW)
         raising.prove()
         raising.hopeless = watch.within(HOPE_SHARE)  # with its prices, there may be one
         if raising.value:
@@ -323,10 +321,9 @@ class Raising:
     def _cannot_serve(self, factor: float) -> bool:
         """Return whether it is proven that no plan has a factor this large."""
         sites = self._sites_for(scaled(self.instance, self.target, factor))
-        if contradict(sites):
-            return True
         pours, duals = self.priced
-        least = cost_bound(dataclasses.replace(pours, sites=sites), duals)
+        pours = dataclasses.replace(pours, sites=sites)
+        least = math.inf if contradict(sites) else cost_bound(pours, duals)
         # A bound beyond the cost of all devices together is a proof as well.
         most = math.fsum(g.price * len(g.bins) for g in self.instance.groups) / PRICE_SCALE
         return math.isinf(least) or 0 < most < (least - SLACK) / (1 + SLACK)
