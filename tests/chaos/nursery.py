@@ -132,16 +132,8 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 
 
 def _main() -> None:
-<<<<<<< HEAD
-<<<<<<< HEAD
     import partitiond.daemon
     import partitiond.planner.api  # noqa: F401
-=======
->>>>>>> 9dcd2a45 (A bound that is taken over keeps its proof's name, and max-min has a plan before its linear program)
-=======
-    import partitiond.daemon
-    import partitiond.planner.api
->>>>>>> 93a86331 (After the time limit only a last resort is asked, no clock ends a first plan, and tests refuse each of these broken)
     from partitiond.api.app import routes
     from partitiond.api.replies import ANSWERS
     from partitiond.serde import prepare
