@@ -94,7 +94,7 @@ class _Workers:
             for _, group in zip(range(count), self._groups, strict=False):
                 self._start(group)
             while self._running and not (session.shouldfail or session.shouldstop):
-                held = {w.channel: w for w in self._running}
+                held: dict[Any, _Worker] = {w.channel: w for w in self._running}
                 held |= {w.descriptor: w for w in self._running}
                 for worker in {held[one] for one in connection.wait(held)}:
                     self._hear(worker)

@@ -55,7 +55,6 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
 from partitiond.daemon import settle_heap
-from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.fleet import hosts_of_fleet
@@ -73,6 +72,7 @@ from partitiond.settings.service import service_options
 from partitiond.store import Store, open_store
 from tests.controller.fakes import FakeEngine, FakeResolver, FakeRunner
 from tests.controller.samples import ARCHITECTURE, NOW, measured_profile, plan, record, spec
+from tests.devices.fake import FakeDevices, fake_gpus
 from tests.hosts.pipes import FakeAgent
 
 HARDWARE: Final = "a100-80gb"

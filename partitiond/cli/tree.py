@@ -83,7 +83,7 @@ KEY_OPTIONS: Final[Headings] = {
     "Place in the queue": "--priority --weight",
     "Limits of a request": LIMITS,
 }
-USAGE_OPTIONS: Final[Headings] = {"What was used": "--usage --since --until --by --csv"}
+USAGE_OPTIONS: Final[Headings] = {"What was used": "--usage --since --until --by"}
 ESTIMATE_OPTIONS: Final[Headings] = {
     "A share of the device": "--mig --sm-percent --cores --memory-fraction",
     "Traffic in detail": "--prompt-variation --output-variation --slo-ttft --slo-tpot",

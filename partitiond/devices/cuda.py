@@ -10,7 +10,6 @@ import ctypes
 import dataclasses
 import uuid
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 from partitiond.core.errors import DeviceError
@@ -208,12 +207,7 @@ class Context:
     def __enter__(self) -> "Context":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, what: str, function: str, *arguments: Any) -> None:

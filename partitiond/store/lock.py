@@ -8,7 +8,6 @@ import itertools
 import os
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import psutil
@@ -88,12 +87,7 @@ class StateLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -14,11 +14,11 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
-from partitiond.devices.fake import fake_cpu
 from partitiond.fleet.profile_files import read_profile
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
 from tests.advise.looks import of_catalog, window
+from tests.devices.fake import fake_cpu
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 NOW = "2026-01-01T00:00:00+00:00"

@@ -14,8 +14,8 @@ from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import MigInstance, SharingMode
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from partitiond.devices.mps import ForeignMps
+from tests.devices.fake import fake_gpus
 
 DEVICE = replace(fake_gpus("a100-80gb")[0], id="GPU-1", driver="580.95.05")
 GPU = DeviceDetails(DEVICE, compute_mode="default", mig_mode="off", mig_pending="off",

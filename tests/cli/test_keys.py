@@ -1,20 +1,16 @@
 """`partitiond keys` and models' request options work against an API that only remembers."""
 
-import csv
-import io
 import json
 from dataclasses import replace
 
 import pytest
 
 from partitiond.cli.keys.options import budget_body, expiry_body
-from partitiond.cli.keys.usage import csv_of
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from tests.cli.conftest import Cli, Result
 from tests.controller.host import Host
 from tests.controller.samples import record
@@ -151,20 +147,14 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(host: Host, cli: C
         cli("models update opt-125m", *wrong).refused(2, words)
 
 
-def test_usage_is_shown_and_exported(host: Host, cli: Cli) -> None:
+def test_usage_is_shown(host: Host, cli: Cli) -> None:
     used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
     host.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
     asked = ("keys", "show", "--usage", "--since", "2025-01-01", "--until", "2025-01-02")
     cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50 h", "2.000")
-    (row,) = csv.DictReader(io.StringIO(cli(*asked, "--csv").out))
-    assert (row["key_id"], row["requests"], row["device_seconds"]) == ("key-1", "1200", "5400.0")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
     assert told["lines"][0]["period"] == "2025-01-01"
     one_day = cli("keys show --usage --since 2025-01-01 --until 2025-01-01 --json")
     assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
     assert "Nothing was used" in cli("keys show --usage --since 2020-01-01 --until 2020-02-01").out
     cli("keys show --usage --since soon").refused(2, "7d")
-    assert cli("keys show --usage --csv --json").code == 2
-    line = UsageLine("", "k", "=cmd()", "m", 1, 0, 0, 0, 0.0, 0.0, 0.0)
-    text = csv_of(UsageReport("a", "b", (UsageBy.KEY,), (line,)))
-    assert ",'=cmd()," in text

@@ -10,7 +10,6 @@ from partitiond.controller.service import Adapters, Service, ServiceOptions, ser
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, JobState
-from partitiond.devices.fake import FakeDevices
 from partitiond.store import Store, open_store
 from tests.controller.fakes import (
     POLICY,
@@ -22,6 +21,7 @@ from tests.controller.fakes import (
     solved,
 )
 from tests.controller.samples import cpu, measured_profile, spec
+from tests.devices.fake import FakeDevices
 from tests.hosts.fleet import FakeHosts
 from tests.hosts.pipes import FakePartitions
 from tests.machine import until

@@ -16,7 +16,7 @@ from partitiond.core.profile.confirmed import FrontierMemory
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.devices.fake import fake_cpu
+from tests.devices.fake import fake_cpu
 
 NOW = "2026-01-01T00:00:00.000Z"
 ARCHITECTURE = Architecture(

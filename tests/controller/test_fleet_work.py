@@ -28,8 +28,8 @@ from partitiond.core.replica.ready_times import Starts, ready_times
 from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_cpu, fake_gpus
 from tests.controller.samples import placement, plan, record
+from tests.devices.fake import fake_cpu, fake_gpus
 from tests.operations import operations
 
 FEW, MANY = 24, 48

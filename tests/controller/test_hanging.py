@@ -17,10 +17,10 @@ from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
 from partitiond.core.keys.record import KeyTerms
 from partitiond.core.model.spec import Demand, EngineOptions, ModelSpec
 from partitiond.core.profile.jobs import JobState, ProfileOptions
-from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import POLICY
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, spec
+from tests.devices.fake import FakeDevices
 from tests.machine import until
 
 LIMITS = dataclasses.replace(POLICY.reconcile, start_deadline_seconds=4.0)

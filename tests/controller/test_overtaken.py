@@ -7,10 +7,10 @@ import pytest
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.host_state import FINE, HostStanding, overtaken_standing
 from partitiond.core.hardware.kinds import Device, silent_device
-from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import a_moment
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu
+from tests.devices.fake import FakeDevices
 from tests.machine import until
 
 WHY = "another control plane has taken over."

@@ -17,11 +17,11 @@ from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.units import Bytes
-from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest
 from tests.controller.fakes import solved
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, measured_profile, record, spec
+from tests.devices.fake import FakeDevices, fake_gpus
 from tests.machine import until
 
 GPUS = fake_gpus("a100-80gb", 3, cores=range(12))

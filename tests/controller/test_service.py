@@ -17,11 +17,11 @@ from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, IN_FULL, JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
-from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, spec
+from tests.devices.fake import FakeDevices, fake_gpus
 from tests.machine import until
 
 

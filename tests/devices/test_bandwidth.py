@@ -10,7 +10,7 @@ from partitiond.core.hardware.kinds import CpuFigures
 from partitiond.devices import bandwidth
 from partitiond.devices.bandwidth import CACHE_NAME, cpu_figures, measure_cpu
 from partitiond.devices.cpu import discover_cpu, native_dtype
-from partitiond.devices.fake import fake_cpu
+from tests.devices.fake import fake_cpu
 
 
 def test_all_cores_reach_at_least_what_one_does() -> None:

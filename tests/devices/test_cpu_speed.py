@@ -11,8 +11,8 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.devices.bandwidth import CACHE_NAME
 from partitiond.devices.cpu_speed import CpuSpeed
-from partitiond.devices.fake import fake_cpu
 from partitiond.serde import to_jsonable
+from tests.devices.fake import fake_cpu
 
 CPU = fake_cpu(cores=2)
 

@@ -26,8 +26,8 @@ from partitiond.core.errors import EngineError
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import ReplicationRun
-from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.fleet.profile_files import read_profile
+from tests.devices.fake import fake_cpu, fake_gpus
 from tests.engine_fixtures import short_dir
 from tests.profiler.samples import FakeTelemetry
 

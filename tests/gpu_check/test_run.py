@@ -18,7 +18,7 @@ from bench.processes import command_of, with_folder
 from partitiond import serde
 from partitiond.core.errors import ConflictError, InputError
 from partitiond.core.profile.record import Profile
-from partitiond.devices.fake import fake_gpus
+from tests.devices.fake import fake_gpus
 from tests.engine_fixtures import short_dir
 from tests.machine import WAIT_SECONDS
 

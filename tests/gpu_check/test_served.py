@@ -14,8 +14,8 @@ from bench.gpu_check.steps.differs import differences
 from bench.gpu_check.steps.discovery import uncapped, unlimited
 from bench.gpu_check.steps.killed import Seen, body_of
 from bench.gpu_check.steps.plans import compared
-from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.simulated.gpus.mps_program import write_program
+from tests.devices.fake import fake_cpu, fake_gpus
 
 
 def test_requests_are_divided_evenly_and_every_worker_has_one() -> None:

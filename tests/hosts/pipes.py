@@ -13,7 +13,6 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import cpu_device_id
-from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import RemoteHost
@@ -22,6 +21,7 @@ from partitiond.ports import Clock, EngineRunner, ModelFolders
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.model import ModelFile, ModelListing, ReceivedModel
 from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver, FakeRunner
+from tests.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from tests.hosts.virtual_time import passes
 
 LATE_SECONDS = 4.0

@@ -20,7 +20,6 @@ from partitiond.core.model.placement_rules import FaultDomain, PlacementRules
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.states import ReplicaState
-from partitiond.devices.fake import FakeDevices
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.hosts.together import Hosts
 from partitiond.models.copies import COPIES, CopiedFolders
@@ -29,6 +28,7 @@ from partitiond.platform.clock import SystemClock
 from partitiond.store import Store, open_store
 from tests.controller.fakes import POLICY, FakeResolver, FakeRunner, solved
 from tests.controller.samples import spec
+from tests.devices.fake import FakeDevices
 from tests.engine_fixtures import usable_cores
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
 from tests.hosts.test_models import FILES, OwnDisk

@@ -9,7 +9,7 @@ from partitiond.core.performance.interference import Interference, mode_overhead
 from partitiond.core.plan.record import Candidate, ModelDemand
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_cpu
+from tests.devices.fake import fake_cpu
 
 __all__ = ["FREE", "MODES", "cpu", "gpu", "gpus", "in_mig", "on_cores", "point", "spec", "want"]
 

@@ -78,7 +78,6 @@ def show(
         default="",
         metavar="WHAT",
     ),
-    as_csv: bool = option("Print comma-separated values with a header.", "--csv"),
     as_json: JsonOption = False,
 ) -> None:
     """List keys, show what one may do, or what all used.
@@ -86,15 +85,14 @@ def show(
     Used are requests, tokens, device time and energy. Hours are whole ones, in UTC. Device time is
     what engines were busy, times their share of the device: idle time is nobody's.
     """
-    if (key_id if usage else since or until or by or as_csv) or (as_csv and as_json):
+    if key_id if usage else since or until or by:
         raise InputError(
             "these options do not go together.",
-            hint="Write KEY alone, or --usage with --since, --until, --by, and --csv or --json.",
+            hint="Write KEY alone, or --usage with --since, --until and --by.",
         )
     with client_of(ctx) as client:
         if usage:
-            given_by = by or "key,model"
-            show_usage(client, since, until, given_by, as_csv=as_csv, as_json=as_json)
+            show_usage(client, since, until, by or "key,model", as_json=as_json)
             return
         if key_id is not None:
             view = _with_key(client, key_id, client.key)

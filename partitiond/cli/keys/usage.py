@@ -1,9 +1,5 @@
-"""Draws what keys used of models, for charge-back: a table, or comma-separated values."""
+"""Draws what keys used of models, for charge-back."""
 
-import csv
-import dataclasses
-import io
-import sys
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -11,42 +7,20 @@ from rich.console import RenderableType
 from partitiond.cli.columns import new_table
 from partitiond.cli.options import moment
 from partitiond.cli.output import emit
-from partitiond.core.views.usage import UsageLine, UsageReport
+from partitiond.core.views.usage import UsageReport
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 
-def show_usage(
-    client: "ControlClient", since: str, until: str, by: str, *, as_csv: bool, as_json: bool
-) -> None:
+def show_usage(client: "ControlClient", since: str, until: str, by: str, *, as_json: bool) -> None:
     """Print what keys used. Raises InputError: a moment is none."""
     report = client.usage(
         moment(since, "--since") or None,
         moment(until, "--until") or None,
         [word.strip() for word in by.split(",") if word.strip()],
     )
-    if as_csv:
-        sys.stdout.write(csv_of(report))
-        return
     emit(report, as_json=as_json, render=lambda: _table(report))
-
-
-def csv_of(report: UsageReport) -> str:
-    """Return every field of every line as CSV, with a header."""
-    names = [field.name for field in dataclasses.fields(UsageLine)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_plain(getattr(line, name)) for name in names] for line in report.lines)
-    return text.getvalue()
-
-
-def _plain(value: object) -> object:
-    """Quote a label that a spreadsheet would take for a formula."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
-        return f"'{value}"
-    return value
 
 
 def _table(report: UsageReport) -> RenderableType:

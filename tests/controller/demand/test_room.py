@@ -13,9 +13,9 @@ from partitiond.core.replica.readiness import Resident, Room, RoomNeed, Waiter, 
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from tests.controller.plans.test_sleepers import engine_in
 from tests.controller.samples import cpu, placement
+from tests.devices.fake import fake_gpus
 
 SHARE = MpsShare("gpu-0", Bytes(10 * GIB), 20)
 SLICE = MigSlice("gpu-0", Bytes(10 * GIB), "1g.10gb", 0, 1)

@@ -20,11 +20,11 @@ from partitiond.core.profile.jobs import (
     Progress,
 )
 from partitiond.core.profile.record import Profile
-from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import ProfileRequest
 from tests.controller.fakes import POLICY, FakeProfiler
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu
+from tests.devices.fake import FakeDevices, fake_gpus
 from tests.machine import until
 
 WANTED = Demand(req_per_s=0.5)

@@ -13,9 +13,9 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import RATE_MARGIN, Profile, ProfileKind, rate_margin
 from partitiond.core.profile.sharing import Sharing
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.candidates import candidates_for
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, record, spec
+from tests.devices.fake import fake_gpus
 
 (A100,) = fake_gpus("a100-80gb")
 (L4,) = fake_gpus("l4-24gb")

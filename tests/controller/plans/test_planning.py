@@ -22,7 +22,6 @@ from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Infeasible, Placement, Plan
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind, profile_failed
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
@@ -30,6 +29,7 @@ from partitiond.planner.progress.watch import OnProgress
 from partitiond.store import Store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.samples import cpu, measured_profile, placement, plan, record
+from tests.devices.fake import fake_gpus
 
 
 @pytest.fixture

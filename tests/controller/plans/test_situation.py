@@ -9,8 +9,8 @@ from partitiond.core.hardware.kinds import Device, ForeignProcess, MigInstance, 
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import record
+from tests.devices.fake import fake_gpus
 
 (GPU,) = fake_gpus("a100-80gb")
 INSTANCE = MigInstance("3g.40gb", 4, 4, Bytes(40 * GIB), "MIG-a")

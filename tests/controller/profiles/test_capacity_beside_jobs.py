@@ -17,11 +17,11 @@ from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Placement, Plan
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import Store
 from tests.controller.fakes import plan_maker, solved
 from tests.controller.samples import cpu, measured_profile, placement, record
+from tests.devices.fake import fake_gpus
 
 CPU = dataclasses.replace(cpu(8), core_nodes=((0, 1, 2, 3), (4, 5, 6, 7)))
 ONE, TWO = (

@@ -8,10 +8,10 @@ from partitiond.controller.service import Adapters, ServiceOptions
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.devices.fake import fake_gpus
 from tests.controller.fakes import POLICY
 from tests.controller.host import Host
 from tests.controller.samples import cpu, spec
+from tests.devices.fake import fake_gpus
 from tests.machine import until
 
 SLOW = CpuFigures("test CPU", 2, 1, 1e9, 2e9, 1e10, 2e10, False, "2026-01-01T00:00:00+00:00")

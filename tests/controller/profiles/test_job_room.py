@@ -24,8 +24,8 @@ from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, placement, spec
+from tests.devices.fake import fake_gpus
 
 GPUS = fake_gpus("a100-80gb", 2, cores=range(16))
 OTHER = dataclasses.replace(fake_gpus("h100-80gb")[0], cores=tuple(range(16, 32)))

@@ -30,7 +30,7 @@ from partitiond.core.model.spec import (
 )
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.devices.fake import fake_cpu, fake_gpus
+from tests.devices.fake import fake_cpu, fake_gpus
 from tests.fleet.test_workloads import WORKLOADS
 
 MODEL = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)

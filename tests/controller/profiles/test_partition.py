@@ -10,7 +10,7 @@ from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device, MigInstance, SharingMode
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_cpu, fake_gpus
+from tests.devices.fake import fake_cpu, fake_gpus
 
 (A100,) = fake_gpus("a100-80gb")
 (L4,) = fake_gpus("l4-24gb")

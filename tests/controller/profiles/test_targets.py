@@ -21,8 +21,8 @@ from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, V
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.confirmed import CapacityTrial
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import cpu, measured_profile, spec
+from tests.devices.fake import fake_gpus
 
 
 def test_the_cpu_is_measured_with_one_core_and_with_all() -> None:

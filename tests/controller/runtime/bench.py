@@ -14,7 +14,6 @@ from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.states import ReplicaState
-from partitiond.devices.fake import FakeDevices
 from partitiond.store import Store
 from tests.controller.fakes import (
     POLICY,
@@ -27,6 +26,7 @@ from tests.controller.fakes import (
     ignored,
 )
 from tests.controller.samples import cpu, plan
+from tests.devices.fake import FakeDevices
 from tests.hosts.pipes import SeveralHosts
 
 

@@ -21,9 +21,9 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.named import device_named
-from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.store import Store
 from tests.controller.fakes import FakeClock, ignored
+from tests.devices.fake import FakeDevices, fake_cpu, fake_gpus
 
 GPUS = fake_gpus("a100-80gb", 2)
 FIRST, SECOND = GPUS

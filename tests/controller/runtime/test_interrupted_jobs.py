@@ -15,11 +15,11 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.profile.jobs import JobState
 from partitiond.core.profile.record import ProfileKind
-from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.store import Store
 from tests.controller.fakes import FakeClock
 from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, spec
+from tests.devices.fake import FakeDevices, fake_gpus
 from tests.machine import until
 
 

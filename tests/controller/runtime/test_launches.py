@@ -19,8 +19,8 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
+from tests.devices.fake import fake_gpus
 
 
 def resolved() -> ResolvedModel:

@@ -8,9 +8,9 @@ from partitiond.controller.runtime.watching import DeviceWatch, room_on
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import silent_device
 from partitiond.core.replica.observation import Unknown
-from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import FakeClock, ignored
 from tests.controller.samples import cpu
+from tests.devices.fake import FakeDevices
 from tests.machine import until
 
 ONE = cpu(2)

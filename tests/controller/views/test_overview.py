@@ -17,9 +17,9 @@ from partitiond.core.hardware.partition import (
 from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.overview import ReplicaOverview
-from partitiond.devices.fake import fake_gpus
 from tests.controller.host import Host
 from tests.controller.samples import cpu, measured_profile
+from tests.devices.fake import fake_gpus
 from tests.machine import until
 
 ONE_GIB = Bytes(GIB)

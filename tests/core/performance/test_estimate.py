@@ -18,8 +18,8 @@ from partitiond.core.performance.transfer_fit import Subject, subject_of
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.models.catalog import CATALOG
+from tests.devices.fake import fake_cpu, fake_gpus
 
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
 SLICE = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")

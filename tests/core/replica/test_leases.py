@@ -16,8 +16,8 @@ from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica import leases
 from partitiond.core.replica.leases import Lease, LeaseDenied, PartitionRequest
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import NOW, cpu
+from tests.devices.fake import fake_gpus
 
 ROOM_GIB = {DeviceKind.CPU: 20, DeviceKind.GPU: 70}
 CPU = cpu(4)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.devices.fake import fake_cpu
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.cpu_time import cpu_seconds
+from tests.devices.fake import fake_cpu
 
 CHILDREN = """
 import os, sys, time

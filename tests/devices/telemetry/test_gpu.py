@@ -8,12 +8,12 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
-from partitiond.devices.fake import fake_gpus
 from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.gpu import GpuSampler
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.simulated.gpus import GpuDescription, SimulatedHost
+from tests.devices.fake import fake_gpus
 from tests.gpu_fixtures import MakeHost, is_started
 
 

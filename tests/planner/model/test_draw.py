@@ -13,7 +13,6 @@ from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.cores import core_notes
 from partitiond.planner.model.draw import (
@@ -24,6 +23,7 @@ from partitiond.planner.model.draw import (
     most_host_cores,
     planned_watts,
 )
+from tests.devices.fake import fake_gpus
 from tests.planner.test_candidate_profiles import MEMORY, SPEC, profile
 
 A100 = HARDWARE["a100-80gb"]

@@ -1,9 +1,9 @@
-"""Provides fake devices, to plan for hardware and to test without it. Shipped."""
+"""Devices that are not there, and a driver that tells of them, refuses or hangs."""
 
 import threading
 from collections.abc import Iterable, Sequence
 
-from partitiond.core.errors import DeviceError, SpecError
+from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.units import GIB, Bytes
@@ -15,18 +15,8 @@ FAKE_HOST = "fake-host"
 def fake_gpus(
     hardware: str, count: int = 1, *, host: str = FAKE_HOST, cores: Sequence[int] = range(16)
 ) -> tuple[Device, ...]:
-    """Return GPUs of one kind from the catalog, all free: ids "a100-80gb-0", "a100-80gb-1" ...
-
-    Raises:
-        SpecError: the catalog has no such hardware.
-    """
-    spec = HARDWARE.get(hardware)
-    if spec is None:
-        raise SpecError(
-            f"there is no hardware {hardware!r} in the catalog.",
-            hint=f"Use one of {', '.join(HARDWARE)}.",
-            facts={"hardware": hardware},
-        )
+    """GPUs of one kind from the catalog, all free: ids "a100-80gb-0", "a100-80gb-1" ..."""
+    spec = HARDWARE[hardware]
     return tuple(
         Device(
             id=f"{hardware}-{number}",
