@@ -1,16 +1,7 @@
 """The proxy's benchmark turns figures into verdicts."""
 
-from pathlib import Path
-
-import pytest
-
-from bench.proxy import measure, report, tools
-from bench.proxy.__main__ import read_arguments
+from bench.proxy import measure, report
 from bench.proxy.measure import Results
-from bench.proxy.native import Upstream
-from bench.proxy.proxies import Setting, program, routing_table
-from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.serde import from_json, to_json
 
 
 def results(**values: list[float]) -> Results:
@@ -57,16 +48,3 @@ def test_added_latency_is_over_the_direct_connection_of_the_same_round() -> None
     assert "2.10 (2.00..2.50)" in line
     goals = [line for line in report.goal_lines(found) if "of hop, ours = 1" in line]
     assert [line.startswith("met") for line in goals] == [True]
-
-
-def test_what_cannot_be_measured_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(tools.MissingError, match="apt-get install some-package"):
-        program("no-such-proxy", "some-package")
-    for words in ("--only x", "--proxies ours,x", "--with x"):
-        with pytest.raises(SystemExit):
-            read_arguments(words.split())
-        assert "'x'" in capsys.readouterr().err
-    table = routing_table(Setting(tmp_path, Upstream(1, 1, "/e.sock"), None))
-    assert from_json(RoutingTable, to_json(table)) == table

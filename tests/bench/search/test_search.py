@@ -4,9 +4,6 @@ import dataclasses
 import itertools
 import random
 
-import pytest
-
-from bench.search.__main__ import evaluate
 from bench.search.curves import FAMILIES, draw_curve
 from bench.search.engine import SimulatedEngine
 from bench.search.reference import read, reference_batches, run_reference
@@ -41,11 +38,3 @@ def test_the_reference_finds_the_knee_and_ranges_have_edges() -> None:
     found = read(visits, 0.05)
     assert (found.low, found.batch, found.high, found.grows) == (4, 4, 4, False)
     assert [b for b in range(1, 9) if found.holds(b)] == [3, 4, 5]
-
-
-@pytest.mark.soak
-def test_the_same_task_gives_the_same_row() -> None:
-    row = evaluate((5, 2))
-    assert row == evaluate((5, 2))
-    assert set(row.searches) > {"ours, no prior"}
-    assert all(found.time_share > 0 for found in row.searches.values())

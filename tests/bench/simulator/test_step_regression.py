@@ -35,14 +35,3 @@ def test_what_rows_were_made_of_is_found_and_disturbed_steps_decide_nothing_but_
         assert found["m"] == pytest.approx([factor * one for one in TRUE], rel=0.02)
     alone = [StepRow(row.terms, row.seconds, 0.0) for row in rows(100, 0.0, 4)]
     assert fit_rows({"m": alone})[0] == 0.0, "engines never work together"
-
-
-def test_what_cannot_be_told_apart_still_predicts() -> None:
-    # Every prompt has 100 tokens: what a prompt costs and what its tokens cost are one figure.
-    alike = [StepRow((1.0, d + 100.0 * p, d, 50 * d, p), 0.02 + 0.003 * d + 0.05 * p, 0.0)
-             for d in (1.0, 2.0, 5.0) for p in (0.0, 1.0, 2.0) for _ in range(20)]  # fmt: skip
-    _, found = fit_rows({"m": alike})
-    assert all(one >= 0 for one in found["m"])
-    for row in alike:
-        predicted = math.fsum(a * x for a, x in zip(found["m"], row.terms, strict=True))
-        assert predicted == pytest.approx(row.seconds, rel=1e-6)

@@ -7,13 +7,11 @@ import pytest
 
 from partitiond.cli.plan.up import profile_missing
 from partitiond.core.errors import ConflictError
-from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions, Progress
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.views.lists import ModelView
-from partitiond.planner.api import solve
-from partitiond.planner.model.types import PlanRequest
 from partitiond.settings.schema import Settings
+from tests.api.routes.test_plan import Solver
 from tests.cli.conftest import Cli, ServedApi
 from tests.controller.host import Host
 from tests.controller.samples import NOW, cpu, record
@@ -65,23 +63,13 @@ def test_what_cannot_be_measured_keeps_no_other_from_it(capsys: pytest.CaptureFi
         assert f"job job-{name} for {name} failed. no memory." in said
 
 
-class Asked:
-    """Solves, and keeps what was asked for."""
-
-    def __init__(self) -> None:
-        self.requests: list[PlanRequest] = []
-        self.error: Exception | None = None
-
-    async def __call__(self, request: PlanRequest, **_: object) -> Plan | Infeasible:
-        self.requests.append(request)
-        if self.error is not None:
-            raise self.error
-        return solve(request)
+class Asked(Solver):
+    """Keeps what was asked for."""
 
     @property
     def least(self) -> list[dict[str, int]]:
         """Replicas of each model."""
-        made = [request.models for request in self.requests if request.models]
+        made = [request.models for request in self.asked if request.models]
         return [{model.model: model.min_replicas for model in models} for models in made]
 
 
@@ -109,7 +97,7 @@ def test_a_dry_run_plans_with_what_is_new_or_changed_and_leaves_the_rest_to_the_
     known = {"opt-125m": 0, "smollm2-135m": 0}
     assert asked.least == [{**known, "smollm2-135m": 1, "opt-1.3b": 0}, known]
     assert host.store.model("smollm2-135m").spec.min_replicas == 0
-    assert [one.allow_outage for one in asked.requests if one.models] == [True, False]
+    assert [one.allow_outage for one in asked.asked if one.models] == [True, False]
 
 
 def test_an_alias_moves_within_a_file_in_any_order_in_a_dry_run_too(
