@@ -213,10 +213,11 @@ def exit_codes_page() -> str:
 
 def settings_page() -> str:
     """Every setting with its type, default and environment variable."""
-    from partitiond.settings.schema import list_settings
+    from partitiond.settings.schema import Settings
+    from partitiond.settings.sources import describe
 
     groups: dict[str, list[tuple[str, str]]] = {}
-    for info in list_settings():
+    for info in describe(Settings):
         group, _, name = info.key.rpartition(".")
         default = "" if info.default == "unset" else f"; {info.default}"
         about = _kind(info.type.replace(" or unset", ""), default)

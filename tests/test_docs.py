@@ -11,7 +11,8 @@ import typer
 
 from partitiond.cli.groups import Lists
 from partitiond.cli.main import app
-from partitiond.settings.schema import list_settings
+from partitiond.settings.schema import Settings
+from partitiond.settings.sources import describe
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -32,7 +33,7 @@ TESTS = {
     for file in (ROOT / "tests").rglob("test_*.py")
     for name in (file.stem, *DEFINED.findall(file.read_text(encoding="utf-8")))
 }
-KEYS = {setting.key for setting in list_settings()}
+KEYS = {setting.key for setting in describe(Settings)}
 TABLES = {key.partition(".")[0] for key in KEYS if "." in key}
 SETTING = re.compile(rf"`((?:{'|'.join(sorted(TABLES))})\.(?!py|lock)\w+)`")
 ROOT_COMMAND: Any = typer.main.get_command(app)

@@ -205,12 +205,10 @@ def end_left_over(folder: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         if time.monotonic() > until:
+            print(f"Ray is not ended: {left or 'none can look for its processes'}.", flush=True)
             return
-        if number is signal.SIGTERM:
-            time.sleep(POLL_SECONDS * 10)
-        else:
-            time.sleep(POLL_SECONDS)
-        number = signal.SIGKILL
+        time.sleep(POLL_SECONDS * (10 if number is signal.SIGTERM else 1))
+        number = signal.SIGKILL if left else number
 
 
 def _processes_of(folder: Path, name: str = "") -> list[int] | None:

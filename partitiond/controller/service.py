@@ -1,6 +1,7 @@
 """Makes the use cases of the control plane from its parts, starts them and ends them."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Awaitable
 
@@ -69,7 +70,8 @@ class Daemon:
         except Exception:
             # What this start created ends with it; what was running before stays.
             if parts.endpoint.created:
-                await parts.endpoint.stop(self._options.policy.proxy_stop_seconds)
+                with contextlib.suppress(PartitiondError):  # the start's own error is told
+                    await parts.endpoint.stop(self._options.policy.proxy_stop_seconds)
             raise
         parts.journal.note("daemon-started", "daemon", f"version {__version__}.")
         self._loop = asyncio.create_task(parts.controller.run(), name="reconcile loop")

@@ -199,7 +199,10 @@ async def _end_all(settings: Settings, report: Callable[[str], None]) -> tuple[s
         # The first search also restores devices whose engines are gone.
         engines = await agent.engines.find()
         report("requests in flight end")
-        await agent.proxy.stop(policy.drain_deadline_seconds)
+        try:
+            await agent.proxy.stop(policy.drain_deadline_seconds)
+        except PartitiondError as error:  # no reason to leave the engines
+            log.warning("%s", error)
         if engines:
             report(f"{len(engines)} engines end")
         await asyncio.gather(

@@ -118,7 +118,8 @@ class ProxyControl(Protocol):
         ...
 
     async def stop(self, grace_seconds: float) -> None:
-        """Let the proxy finish running requests within the grace, then end its process."""
+        """Let running requests finish within the grace, then end the process. Raises
+        PartitiondError: it outlives SIGKILL, or its host does not answer."""
         ...
 
 

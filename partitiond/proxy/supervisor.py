@@ -117,7 +117,8 @@ class ProxyProcess:
             DeviceError: another program uses the port.
             SettingsError: the proxy cannot listen on the address.
             ConflictError: a proxy runs on this state folder, but does not answer.
-            PartitiondError: the proxy could not be started; the hint names the log.
+            PartitiondError: the proxy could not be started (the hint names the log), or one with
+                other arguments outlives SIGKILL.
         """
         async with self._lock:
             if await self._adopted():
@@ -232,14 +233,16 @@ class ProxyProcess:
         return (await self._request("GET", "/metrics")).text
 
     async def stop(self, grace_seconds: float) -> None:
-        """Let requests in flight finish within the grace, then end the process. Idempotent."""
+        """Let requests in flight finish within the grace, then end the process. Idempotent. Raises
+        PartitiondError: it outlives SIGKILL."""
         async with self._lock:
             self.identity = self.identity or self._running()
             await self._stop(grace_seconds)
 
     async def wait_exit(self) -> int | None:
         """Return once the process is gone, or at once if there is none. Meanwhile the process is
-        probed, and killed once it does not answer any more.
+        probed, and killed once it does not answer any more. One that outlives that is waited for as
+        long as it lives, and is the `problem` until then: no other could start beside it.
 
         Returns:
             The exit code (negative for a signal) if the process was our child, else None.

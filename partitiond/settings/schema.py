@@ -22,9 +22,7 @@ from partitiond.settings.keys import KeysSettings
 from partitiond.settings.proxy import ProxySettings
 from partitiond.settings.scaling import ScalingSettings
 from partitiond.settings.sources import (
-    SettingInfo,
     build,
-    describe,
     find_config_file,
     flatten,
     from_environment,
@@ -495,11 +493,6 @@ def load_settings(
         layers.insert(0, from_file(Settings, file))
     settings, origins = build(Settings, layers)
     return LoadedSettings(settings, origins, file)
-
-
-def list_settings() -> tuple[SettingInfo, ...]:
-    """Return every setting with its type, default, description and environment variable."""
-    return describe(Settings)
 
 
 def settings_values(settings: Settings) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """A keeper starts Ray again whenever it ended, and ends what a former one has left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -106,6 +107,28 @@ def test_who_can_open_nothing_takes_no_raylet_for_gone_and_makes_no_other_identi
             keeper._identity(tmp_path)
     assert keeper._processes_of(tmp_path) == []
     assert keeper._identity(tmp_path) == made
+
+
+def test_a_look_that_failed_is_no_raylet_that_left_and_nothing_that_was_asked_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[list[int] | None] = [[1], None, [1], None, []]
+    monkeypatch.setattr(keeper, "_processes_of", lambda *_: looks.pop(0))
+    for name in ("LOOK_SECONDS", "POLL_SECONDS"):
+        monkeypatch.setattr(keeper, name, 0.0)
+    with subprocess.Popen(["sleep", "600"]) as ray, contextlib.ExitStack() as last:
+        last.callback(ray.kill)
+        assert not keeper._ends(ray, tmp_path)
+        assert looks == [], "it is gone once a look finds none"
+        looks += [None, None, [ray.pid], []]
+        end_left_over(tmp_path)
+        assert looks == []
+        assert ray.wait(60) == -signal.SIGTERM
+    assert capfd.readouterr().out == "Ray has a raylet.\n"
+    monkeypatch.setattr(keeper, "END_SECONDS", -1.0)
+    looks.append(None)
+    end_left_over(tmp_path)
+    assert "none can look for" in capfd.readouterr().out
 
 
 def test_a_raylet_is_gone_once_it_was_there_or_had_time_to_come() -> None:

@@ -231,6 +231,7 @@ class FakeProxy:
         self.alive = False
         self.newest = 0
         self.refuse_start: PartitiondError | None = None
+        self.refuse_stop: PartitiondError | None = None
         self._gone = asyncio.Event()
 
     @property
@@ -290,6 +291,8 @@ class FakeProxy:
 
     async def stop(self, grace_seconds: float) -> None:
         self.die()
+        if self.refuse_stop is not None:
+            raise self.refuse_stop
 
 
 class FakeResolver:

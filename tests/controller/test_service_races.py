@@ -127,12 +127,13 @@ class LostRunner(FakeRunner):
 @pytest.mark.parametrize("there_before", [False, True])
 async def test_a_start_that_fails_leaves_no_endpoint_of_its_own(there_before: bool) -> None:
     host = Host(runner=LostRunner())
+    host.proxy.refuse_stop = PartitiondError("the proxy is still alive after SIGKILL.")
     if there_before:
         await host.proxy.ensure_running()
     with pytest.raises(PartitiondError, match="run folder"):
         await host.service.daemon.start()
-    await host.service.daemon.shutdown(stop_engines=False)
     assert host.proxy.alive is there_before
+    await host.service.daemon.shutdown(stop_engines=False)
     host.store.close()
 
 

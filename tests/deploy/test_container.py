@@ -7,7 +7,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from partitiond import native
-from partitiond.settings.schema import list_settings
+from partitiond.settings.schema import Settings
+from partitiond.settings.sources import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "container"
@@ -55,7 +56,7 @@ def test_the_endpoint_is_closed_to_who_has_no_key() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {native.FOLDER, *(info.environment for info in list_settings())}
+    known = {native.FOLDER, *(info.environment for info in describe(Settings))}
     text = (FOLDER / "compose.yaml").read_text() + (FOLDER / "Dockerfile").read_text()
     assert set(re.findall(r"PARTITIOND_[A-Z_]+", text)) <= known
 

@@ -1,15 +1,18 @@
 """A host has a control plane of its own or obeys another's, and says how to change that."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from partitiond.core.errors import ConflictError, StoreError
-from partitiond.hosts import one_master
+from partitiond.core.errors import ConflictError, PartitiondError, StoreError
+from partitiond.hosts import agent_process, one_master
 from partitiond.hosts.one_master import refuse_joined, refuse_master
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.store import open_store
+from tests.controller.fakes import FakeProxy, FakeRunner
 from tests.controller.samples import placement, plan
+from tests.engine_fixtures import simulated_launch
 
 
 @pytest.fixture
@@ -51,6 +54,18 @@ def test_a_record_that_cannot_be_read_frees_nothing_and_can_be_left(
     assert one_master.is_joined(settings)
     one_master.note_left(settings)
     assert not one_master.is_joined(settings)
+
+
+async def test_who_leaves_ends_engines_though_the_proxy_outlives_its_kill(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, runner = FakeProxy(), FakeRunner()
+    proxy.refuse_stop = PartitiondError("the proxy is still alive after SIGKILL.")
+    await runner.start(simulated_launch())
+    here = SimpleNamespace(proxy=proxy, engines=runner, partitions=None)
+    monkeypatch.setattr(agent_process, "this_host", lambda *_: here)
+    assert await agent_process._end_all(settings, lambda _: None) == ("sim-0",)
+    assert runner.stopped == ["sim-0"]
 
 
 def test_a_host_whose_plan_serves_models_does_not_join(settings: Settings) -> None:

@@ -14,11 +14,11 @@ from partitiond.serde import toml_of
 from partitiond.settings.reload import RELOADABLE, changes, taken_over
 from partitiond.settings.schema import (
     Settings,
-    list_settings,
     load_settings,
     settings_values,
 )
 from partitiond.settings.service import service_options
+from partitiond.settings.sources import describe
 from partitiond.settings.types import is_loopback
 
 
@@ -179,7 +179,7 @@ def test_paths_and_urls_follow_and_fit_sockets(no_file: Path) -> None:
 
 def test_every_setting_is_described(no_file: Path) -> None:
     loaded = load_settings(no_file)
-    listed = {info.key: info for info in list_settings()}
+    listed = {info.key: info for info in describe(Settings)}
     assert set(listed) == set(loaded.origins) == set(settings_values(loaded.settings))
     for info in listed.values():
         assert info.description.endswith("."), info.key
@@ -273,7 +273,7 @@ def test_keys_that_would_be_refused_in_a_slow_pass_are_none() -> None:
 
 
 def test_changes_are_told_apart_and_only_what_was_taken_changes() -> None:
-    assert {info.key for info in list_settings()} >= RELOADABLE
+    assert {info.key for info in describe(Settings)} >= RELOADABLE
     old = load_settings().settings
     new = load_settings(overrides={"planner.seed": 7, "control.port": 9999}).settings
     found = changes(settings_values(old), settings_values(new))

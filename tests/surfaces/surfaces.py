@@ -43,9 +43,10 @@ def endpoint_api() -> Iterator[Line]:
 
 def settings() -> Iterator[Line]:
     """Type, default and environment variable of each setting."""
-    from partitiond.settings.schema import list_settings
+    from partitiond.settings.schema import Settings
+    from partitiond.settings.sources import describe
 
-    return ((s.key, f"{s.type} = {s.default} ({s.environment})") for s in list_settings())
+    return ((s.key, f"{s.type} = {s.default} ({s.environment})") for s in describe(Settings))
 
 
 def metrics() -> Iterator[Line]:

@@ -396,12 +396,12 @@ class Registry:
         old = self._store.model(spec.name)
         refuse_taken_names(self._store, spec)
         if spec == old.spec.offered_as(spec):
-            record = self._replace(old, spec, dry_run=dry_run)
+            record = self._replace(old, old.spec.offered_as(spec), dry_run=dry_run)
             self._controller.wake()
             return record
         self._accept(spec)
         spec, architectures = await recognise(self._resolver, spec)
-        if spec == old.spec:
+        if spec == old.spec and spec.built_for == old.spec.built_for:
             self._refuse_outdated(spec.name, old.version)
             return old
         self._refuse_other_engine(old.spec, spec)

@@ -278,8 +278,7 @@ class Endpoint:
         told: dict[str, Mapping[str, int] | None] = dict.fromkeys(hosts)
 
         async def ask(host: str) -> None:
-            with contextlib.suppress(PartitiondError):
-                told[host] = await self._proxy.in_flight(host)
+            told[host] = await self._proxy.in_flight(host)
 
         async def ask_all() -> None:
             await asyncio.gather(*(ask(host) for host in told))
@@ -290,17 +289,11 @@ class Endpoint:
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
         """Waiting requests and idle time by model; None if the proxy cannot say."""
-        try:
-            return await self._proxy.traffic()
-        except PartitiondError:
-            return None
+        return await self._proxy.traffic()
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
         """How much of each key is used; None if the proxy cannot say."""
-        try:
-            return await self._proxy.key_use()
-        except PartitiondError:
-            return None
+        return await self._proxy.key_use()
 
     async def metrics_text(self) -> str:
         """The proxy's Prometheus text; empty if the proxy cannot say."""
@@ -310,7 +303,7 @@ class Endpoint:
             return ""
 
     async def stop(self, grace_seconds: float) -> None:
-        """End the proxy."""
+        """End the proxy. Raises PartitiondError: it outlives SIGKILL."""
         await self.detach()
         await self._proxy.stop(grace_seconds)
 

@@ -287,7 +287,7 @@ class ModelSpec:
     autoscale: Autoscale | None = None
     allow_outage: bool = False
     isolation_group: str = ""
-    built_for: int = dataclasses.field(default=0, compare=False)
+    built_for: int = dataclasses.field(default=0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         require(

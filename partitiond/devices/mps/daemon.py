@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -317,16 +317,21 @@ class MpsDaemon:
 
     async def _look_for_fault(self) -> str:
         found = await PROC.look(f"MPS servers of {self.uuid}", self.servers)
-        if found is None:
-            return self._fault  # servers that are not known have not ended
-        servers = {server.identity: server for server in found}
+        if found is not None:
+            servers = frozenset(server.identity for server in found)
+        else:  # the daemon names them still
+            said = await self._checked("get_server_list")
+            named = None if said is None else answers.pids(said)
+            if named is None:
+                return self._fault  # servers that are not known have not ended
+            servers = _identities(named)
         self._remember_broken(servers)
         if await self.running() is None:
             self._unanswered = None
             return self._fault_without_daemon(record.read(self.folder), len(servers))
         if not servers:
             await self._checked("get_server_list")
-        for server in servers.values():
+        for server in servers:
             reason = await self._fault_of(server)
             if reason:
                 return reason
@@ -338,7 +343,7 @@ class MpsDaemon:
             )
         return ""
 
-    def _remember_broken(self, servers: Mapping[ProcessId, MpsProcess]) -> None:
+    def _remember_broken(self, servers: Collection[ProcessId]) -> None:
         """Record clients whose server is gone: they can do nothing more, a fault until they end."""
         orphans: set[ProcessId] = set(self._broken)
         for server in tuple(self._served):
@@ -360,7 +365,7 @@ class MpsDaemon:
             "their own and no engine can start. It is started anew once they have all ended."
         )
 
-    async def _fault_of(self, server: MpsProcess) -> str:
+    async def _fault_of(self, server: ProcessId) -> str:
         """Query status and clients together, since each query starts a process."""
         said = await self._checked(
             f"get_server_status {server.pid}", f"get_client_list {server.pid}"
@@ -369,7 +374,7 @@ class MpsDaemon:
             answer = answers.ServerAnswer("", (), "")
         else:
             answer = answers.server_answer(said)
-            self._served[server.identity] = _identities(answer.clients)
+            self._served[server] = _identities(answer.clients)
         logged = answers.fatal_line(await (await self._reached()).log("server.log"))
         if answer.status == "FAULT" or (not answer.status and logged):
             said = f" Its log says: {logged}." if logged else ""
@@ -453,7 +458,7 @@ def _understood(answer: str, command: str) -> tuple[int, ...]:
 
 
 def _identities(pids: Sequence[int]) -> frozenset[ProcessId]:
-    """Return processes by identity, so that a reused pid is not taken for a client."""
+    """Return the living ones by identity, so that a reused pid is not taken for one of them."""
     boot = boot_id()
     living = ((pid, start_ticks(pid)) for pid in pids if pid)
     return frozenset(ProcessId(pid, ticks, boot) for pid, ticks in living if ticks is not None)

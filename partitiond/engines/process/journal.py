@@ -170,7 +170,7 @@ class RunFolder:
         If its launch cannot be read, the handle says why (`EngineHandle.unread`).
 
         Args:
-            asks: reads /proc; else the record alone tells which process it is.
+            asks: reads /proc; else the record alone tells which process it is, copied or not.
 
         Raises:
             InputError: nobody is asked, and the record cannot be read.

@@ -36,7 +36,7 @@ from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.cgroups import EngineCgroups, memory_limit_bytes
 from partitiond.engines.process.engine_user import EngineUser
-from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
+from partitiond.engines.process.journal import ExitRecord, RunFolder, folder_name, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.process.warm import WarmStarts, warm_key
@@ -63,8 +63,8 @@ FIRST_ANSWER_SECONDS: Final = 60.0
 KILL_SECONDS: Final = 8.0
 """From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
 FIND_SECONDS: Final = 5.0
-"""Limit of a look into /proc for one engine of those that are searched, for which a daemon's start
-waits. Chosen."""
+"""Limit of each look into /proc for an engine that is searched, all at once; a daemon's start waits
+for one or two. Chosen."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
 LACKS: Final = SHORTAGE | {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
@@ -368,13 +368,15 @@ class ProcessEngineRunner:
 
     async def _handle_in(self, folder: RunFolder) -> EngineHandle | None:
         """Return the folder's engine. Raises SilentError: /proc does not answer, and its record
-        does not name a living process."""
+        does not name a living process, or its launch is another folder's, from which both may have
+        been copied."""
         try:
             return await process.look(folder.path, folder.handle, FIND_SECONDS)
         except SilentError:
             with contextlib.suppress(InputError):
                 told = await asyncio.to_thread(folder.handle, asks=False)
-                if told is not None and is_alive(_identity(told)):
+                own = told is not None and folder_name(told.launch.replica_id) == folder.path.name
+                if told is not None and own and is_alive(_identity(told)):
                     return told
             raise
 

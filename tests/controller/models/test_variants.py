@@ -136,6 +136,10 @@ async def test_a_model_that_pools_is_started_to_pool_unless_its_user_says_otherw
     for alias, found in ((), same), (("d",), None):
         again = spec("c", workload=DEFAULT_WORKLOAD, aliases=alias)
         assert await registered_so(host.service.models, again) == found
+    earlier = dataclasses.replace(same, spec=dataclasses.replace(same.spec, built_for=0))
+    host.store.update_model(earlier, expected_version=1)
+    noted = await host.service.models.update(spec("c", workload=DEFAULT_WORKLOAD), None)
+    assert noted.spec.built_for == 4096, "an earlier release did not note it"
     for name, runner, workload in (
         ("embeds", "--convert=embed", Workload(512, 1)),
         ("asks", "--runner=auto", Workload(512, 1)),
@@ -183,6 +187,9 @@ async def test_a_form_has_no_longer_context_than_it_was_built_for(host: Host) ->
     changed = (await host.service.models.update(shorter, None)).spec
     assert changed == spec("b", workload=Workload(100, 50), auto=False), "as registered anew"
     assert changed.max_model_len == 256
+    for asked in (changed, dataclasses.replace(changed, aliases=("c",))):
+        unread = dataclasses.replace(asked, built_for=0)
+        assert (await host.service.models.update(unread, None)).spec.built_for == 4096
     await host.register("a", auto=False)
     job = await host.service.models.profile("a", ProfileOptions(workload=Workload(4000, 100)))
     await until(lambda: host.service.jobs.job(job.id).state is JobState.FAILED)

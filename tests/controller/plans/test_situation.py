@@ -3,7 +3,12 @@
 import dataclasses
 from typing import Any
 
-from partitiond.controller.plans.situation import Basis, Situation, changes_between
+from partitiond.controller.plans.situation import (
+    Basis,
+    Situation,
+    _version_of_spec,
+    changes_between,
+)
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, ForeignProcess, MigInstance, SharingMode
 from partitiond.core.model.autoscale import Autoscale
@@ -60,6 +65,13 @@ def test_a_fixed_geometry_limits_a_plan_by_its_instances_not_by_their_uuids() ->
 
 def of_model(**changes: object) -> Basis:
     return Situation((record("a", **changes),), (), (GPU,), ()).basis("plan-1")
+
+
+def test_what_a_config_told_outdates_no_plan() -> None:
+    """Not even where the version was cached of an equal specification."""
+    for built_for in (1, 2):
+        _version_of_spec.cache_clear()
+        assert of_model(built_for=built_for) == of_model()
 
 
 def test_a_demand_that_is_told_outdates_a_plan_and_a_measured_one_does_not() -> None:

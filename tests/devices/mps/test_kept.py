@@ -145,14 +145,19 @@ async def test_servers_that_no_record_names_are_not_taken_for_ended(
 
     record = daemon.folder / "process.json"
     whole = record.read_bytes()
-    monkeypatch.setattr(Path, "read_bytes", closed)
     async with engine_of(daemon) as engine:
         await engine.line()
         assert await daemon.fault() == ""
-        for said in (b"{", whole):
-            record.write_bytes(said)
+        with monkeypatch.context() as lost:
+            lost.setattr(Path, "read_bytes", closed)
+            record.write_bytes(b"{")
             assert await daemon.fault() == ""
-        assert await clients.empty(daemon) is False
+            assert await clients.empty(daemon) is False
+            await daemon.ask("simulate_fault")
+            assert await engine.line() == "FAULT"
+            assert "A client's fatal fault" in await daemon.fault(), "the daemon names its servers"
+            record.write_bytes(whole)
+        assert "A client's fatal fault" in await daemon.fault()
 
 
 async def test_one_that_hangs_is_killed_without_its_consent(

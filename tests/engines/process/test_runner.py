@@ -317,8 +317,11 @@ async def test_what_is_left_of_one_engine_and_cannot_be_cleared_hides_no_other(
 async def test_an_engine_is_found_by_its_record_while_proc_hangs(
     runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would supervise it, nor start another in its place. What has no record is left."""
+    """Nobody would supervise it, nor start another in its place. What has no record is left, and
+    a copy is not taken for what it was copied from.
+    """
     handle = placed_handle(short_dir)
+    shutil.copytree(handle.run_dir, short_dir / "copied-0")
     left = RunFolder.of(short_dir, "left-0")
     left.prepare(simulated_launch("left-0"), {})
     answers, read = threading.Event(), Path.read_bytes
