@@ -12,11 +12,7 @@ from partitiond.core.plan.record import Objective
 from partitiond.core.units import GIB
 from partitiond.serde import toml_of
 from partitiond.settings.reload import RELOADABLE, changes, taken_over
-from partitiond.settings.schema import (
-    Settings,
-    load_settings,
-    settings_values,
-)
+from partitiond.settings.schema import Settings, load_settings, settings_values
 from partitiond.settings.service import service_options
 from partitiond.settings.sources import describe
 from partitiond.settings.types import is_loopback
