@@ -60,12 +60,14 @@ NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
 FIRST_STEP: Final = 0.25
 """The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
+FIRST, FIRST_ASKS = 1 / 16, 4
+"""Before the proofs: share of a bound that is far too high, for a plan at once; and asks. Chosen."""
 CLOSE: Final = 0.002
 """Least step by which a factor is raised. Chosen, not measured."""
 ASKS: Final = 16
 """Number of factors asked for if the clock may not count. Chosen, not measured."""
 FEW: Final = 6
-"""Number of factors asked for before CP-SAT is used, and for a first plan. Chosen, not measured."""
+"""Number of factors asked for before CP-SAT is used. Chosen, not measured."""
 ASK_SHARE: Final = 0.1
 LAST_SHARE: Final = 0.3
 """Share of the limit for one factor, and of the time left where small steps fail. Chosen."""
@@ -149,11 +151,11 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         return raising
     if searches:
         # A plan comes before the linear program, which knows no stop and takes its time.
-        raising.ask_for_more(1, first=FEW)
+        raising.step = 1.0
+        raising.ask_for_more(FIRST_ASKS, FIRST)
         raising.prove()
         raising.hopeless = watch.within(HOPE_SHARE)  # with its prices, there may be one
-        if raising.value:
-            raising.step = (raising.bound / raising.value - 1) / 2
+        raising.step = (raising.bound / raising.value - 1) / 2 if raising.value else FIRST_STEP
     most = ASKS if watch.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
     if not searches:
@@ -249,12 +251,10 @@ class Raising:
         ]
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
-    def ask_for_more(self, most: float, *, first: float = 0) -> None:
-        """Ask for increasing factors, at most `most` times, or `first` while there is no plan."""
-        asked, small = 0, self.bound / 2
-        while asked < (most if self.best is not None else max(most, first)):
-            if self.done() or (self.best is None and self.hopeless()):
-                break
+    def ask_for_more(self, most: float, first: float = 0.5) -> None:
+        """Ask for increasing factors, at most `most` times; first for a share of the bound."""
+        asked, small = 0, first * self.bound
+        while asked < most and not (self.done() or (self.best is None and self.hopeless())):
             factor = small if self.best is None else self.value * (1 + self.step)
             if not self._ask(min(factor, self.bound)):
                 small /= 2

@@ -12,7 +12,7 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.portfolio import solve_portfolio
-from partitiond.planner.search.scale import ASKS, FEW, Raising, factor_of, largest_factor
+from partitiond.planner.search.scale import ASKS, FIRST_ASKS, Raising, factor_of, largest_factor
 from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
@@ -112,7 +112,7 @@ def test_a_plan_is_found_before_the_linear_program_and_looked_for_again_with_its
     monkeypatch.setattr(Raising, "_ask", ask)
     monkeypatch.setattr(Raising, "prove", prove)
     largest_factor(SolveMonitor(build_instance(asked)), searches=True, exact=False)
-    assert events == ["ask"] * FEW + ["prove"] + ["ask"] * ASKS
+    assert events == ["ask"] * FIRST_ASKS + ["prove"] + ["ask"] * ASKS
 
 
 def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rate() -> None:
