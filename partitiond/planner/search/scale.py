@@ -26,8 +26,8 @@ from partitiond.core.plan.record import Status
 from partitiond.planner.bounds.placements_lp import Pours, make_pours
 from partitiond.planner.bounds.prices import (
     Duals,
-    contradict,
     cost_bound,
+    disproves,
     entry_prices,
     linear_prices,
     pours_of,
@@ -323,7 +323,7 @@ class Raising:
         sites = self._sites_for(scaled(self.instance, self.target, factor))
         pours, duals = self.priced
         pours = dataclasses.replace(pours, sites=sites)
-        least = math.inf if contradict(sites) else cost_bound(pours, duals)
+        least = math.inf if disproves(sites) else cost_bound(pours, duals)
         # A bound beyond the cost of all devices together is a proof as well.
         most = math.fsum(g.price * len(g.bins) for g in self.instance.groups) / PRICE_SCALE
         return math.isinf(least) or 0 < most < (least - SLACK) / (1 + SLACK)
