@@ -70,7 +70,7 @@ def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
     """
     if as_cost:
         sites = with_survival(sites)
-        if disproves(sites):
+        if impossible(sites):
             return Prices(None, usual_prices(sites))
     pours = make_pours(sites)
     found = solve_sampled(pours, as_cost=as_cost, most=most)
@@ -83,7 +83,7 @@ def bound_of(instance: Instance, *, as_cost: bool) -> float | None:
     return linear_prices(build_sites(instance), as_cost=as_cost).value
 
 
-def disproves(sites: Sites) -> bool:
+def impossible(sites: Sites) -> bool:
     """Whether a least number or a rate needs more replicas than the largest number allows."""
     best = np.zeros(len(sites.need_rate), dtype=np.int64)
     np.maximum.at(best, sites.entry_model, sites.rates.max(axis=1, initial=0))

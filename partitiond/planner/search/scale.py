@@ -27,8 +27,8 @@ from partitiond.planner.bounds.placements_lp import Pours, make_pours
 from partitiond.planner.bounds.prices import (
     Duals,
     cost_bound,
-    disproves,
     entry_prices,
+    impossible,
     linear_prices,
     pours_of,
     solve_sampled,
@@ -61,7 +61,7 @@ NOTHING: Final = 1e-9
 FIRST_STEP: Final = 0.25
 """The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
 FIRST, FIRST_ASKS = 1 / 16, 4
-"""Before the proofs: share of a bound that is far too high, for a plan at once; and asks. Chosen."""
+"""Before the proofs: share of a bound that is far too high, for a plan at once; asks. Chosen."""
 CLOSE: Final = 0.002
 """Least step by which a factor is raised. Chosen, not measured."""
 ASKS: Final = 16
@@ -323,7 +323,7 @@ class Raising:
         sites = self._sites_for(scaled(self.instance, self.target, factor))
         pours, duals = self.priced
         pours = dataclasses.replace(pours, sites=sites)
-        least = math.inf if disproves(sites) else cost_bound(pours, duals)
+        least = math.inf if impossible(sites) else cost_bound(pours, duals)
         # A bound beyond the cost of all devices together is a proof as well.
         most = math.fsum(g.price * len(g.bins) for g in self.instance.groups) / PRICE_SCALE
         return math.isinf(least) or 0 < most < (least - SLACK) / (1 + SLACK)
