@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.full, pytest.mark.browser]
 def daemon() -> Iterator[httpx.Client]:
     """The control API; the client is a program's, with the token."""
     here = ServedApi()
+    here.run(here.host.service.daemon.start())
+    here.run(here.host.passes(lambda: here.host.service.readiness.problems() == {}))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with httpx.Client(base_url=here.url, headers=headers, trust_env=False) as client:
         yield client
