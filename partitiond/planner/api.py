@@ -355,10 +355,7 @@ def _as_asked(
     if packing.lacking() if objective.is_cost else packing.short_replicas():
         objective = Objective.MAX_GOODPUT
     name = f"{method.partition(';')[0]}, beside what runs"
-    same = (instance, objective) == (made.instance, made.found.objective)
-    same &= packing.short_replicas() == made.found.packing.short_replicas()
-    known = made.found.bound, made.found.method.rpartition("bound: ")[2]
-    found = evaluate(packing, objective, name, known if same else None)
+    found = evaluate(packing, objective, name)
     if objective is made.found.objective:
         found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)
     return _on_devices(found, placements)

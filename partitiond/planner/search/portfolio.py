@@ -328,23 +328,20 @@ def _by_class(watch: SolveMonitor, found: _Gathered, answer: SolveAnswer) -> Sol
     return class_by_class(watch, classes, found.members, answer, found.class_bounds)
 
 
-def evaluate(
-    packing: Packing, objective: Objective, name: str, known: tuple[float, str] | None = None
-) -> SolveAnswer:
+def evaluate(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
     """Return a packing that was found by other means as the answer, with a quick bound.
 
     Args:
         packing: the packing; under a cost objective it must lack nothing.
         objective: the objective to appraise it by.
         name: the method that found it.
-        known: a bound that holds for it, and the name of its proof; None if there is none.
     """
     watch, one = SolveMonitor(packing.instance), Member(name, packing)
     watch.restart(objective)
     if objective is Objective.MAX_MIN:
         return evaluate_factor(watch, packing, name)
-    bound, proof = known or (_prices(packing.instance, as_cost=objective.is_cost).value, LINEAR)
-    bound, found = math.inf if bound is None else bound, _Gathered([one], proof=proof)
+    bound, found = _prices(packing.instance, as_cost=objective.is_cost).value, _Gathered([one])
+    bound = math.inf if bound is None else bound
     answer = _answer(watch, found, one, best=one, bound=bound, optimal=False)
     return answer if objective.is_cost else _by_class(watch, found, answer)
 
