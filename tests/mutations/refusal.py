@@ -56,7 +56,7 @@ MOST_BYTES: Final = 8 << 30
 """Of memory: a wrong version may ask for any."""
 TOLD: Final = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
 PYTEST: Final = (
-    "-q", "-n0", "-p", "no:cacheprovider", "-m", MARKERS, f"--timeout={TEST_SECONDS}",
+    "-q", "-p", "no:cacheprovider", "-m", MARKERS, f"--timeout={TEST_SECONDS}",
     "-W", "ignore::pytest.PytestAssertRewriteWarning",
 )  # fmt: skip
 
