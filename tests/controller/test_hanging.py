@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import inspect
 import math
-import threading
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
@@ -62,33 +61,6 @@ async def serve(host: Host, *names: str) -> None:
 
 def routed(host: Host) -> set[str]:
     return {route.replica_id.rpartition("-")[0] for route in host.proxy.table.replicas}
-
-
-def looking() -> int:
-    """Threads that ask the driver: others, as those that look at files, come and go."""
-    asking = ("look at the devices", "look at details of ")
-    return sum(thread.name.startswith(asking) for thread in threading.enumerate())
-
-
-async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
-    await serve(host, "a", "b")
-    key, _ = await host.service.keys.create(KeyTerms())
-    host.devices.hang()
-    await host.passes(lambda: "devices" in host.service.readiness.problems())
-    assert "silent for 0.05 s" in host.service.readiness.problems()["devices"]
-    assert "devices-unknown" in host.kinds()
-    host.runner.die(engine_of(host, "a"))
-    await until(lambda: routed(host) == {"b"})
-    await host.service.keys.remove(key.id)
-    assert host.proxy.table.keys == ()
-    for _ in range(5):
-        host.clock.now += HASTY.device_seconds
-        await host.service.plans.preview()
-    assert looking() <= 1
-    assert routed(host) == {"b"}, "what runs goes on, and nothing starts on what is not known"
-    host.devices.become(DEVICES)
-    await host.passes(lambda: host.service.readiness.problems() == {})
-    await host.passes(lambda: host.serving("a") == 1)
 
 
 async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -> None:

@@ -470,24 +470,3 @@ async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: Gpu
     assert len(host.profiler.requests) == 4
     for profile in (p for name in "abcd" for p in host.service.parts.store.profiles(name)):
         assert not any("beside" in note for note in profile.provenance.notes)
-
-
-async def test_a_daemon_that_begins_again_goes_on_with_all_jobs_where_they_were(
-    host: GpuHost,
-) -> None:
-    host.profiler.gate.clear()
-    await host.new("a", "b", "c", "d", "e")
-    await host.measures("a", "b", "c")
-    was = host.measured_on()
-    # The first ends and the fourth takes its device: what runs is not what is first in the queue.
-    await host.service.jobs.cancel(host.by_model(JobState.RUNNING)["a"].id)
-    await host.measures("b", "c", "d")
-    assert host.measured_on()["d"] == was["a"]
-    host.profiler.requests.clear()
-    await host.restart()
-    await host.measures("b", "c", "d")
-    assert host.measured_on() == {"b": was["b"], "c": was["c"], "d": was["a"]}
-    assert host.by_model(JobState.QUEUED).keys() == {"e"}
-    host.profiler.gate.set()
-    await until(lambda: host.by_model(JobState.SUCCEEDED).keys() == {"b", "c", "d", "e"})
-    assert len(host.profiler.requests) == 4

@@ -84,15 +84,6 @@ async def test_a_failed_profile_starts_nothing_says_why_and_can_be_asked_for_aga
     await host.serves("a")
 
 
-async def test_a_job_never_takes_what_serves_and_says_what_it_waits_for(host: Host) -> None:
-    await host.serve("a")
-    assert host.profiler.requests == [], "what was measured is not measured again"
-    job = await host.service.models.profile("a", ProfileOptions())
-    await until(lambda: "holds core" in host.service.jobs.job(job.id).progress.message)
-    assert host.service.jobs.job(job.id).state is JobState.QUEUED
-    assert host.runner.stopped == []
-
-
 async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search() -> None:
     requests: list[PlanRequest] = []
 
@@ -134,14 +125,6 @@ async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Hos
     assert (await plans.preview()).plan.id == waiting.plan.id  # it is what is applied
     await host.serves("b")
     await until(lambda: host.serving("a") >= 1)
-
-
-async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> None:
-    await host.serve("a")
-    await host.service.models.remove("a")
-    await until(lambda: host.runner.running() == [] and host.service.overview.replicas() == ())
-    assert host.service.models.models() == []
-    assert host.store.profiles("a")  # what was measured is costly, so it stays
 
 
 async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started_with(

@@ -145,26 +145,3 @@ def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
             lambda: {h.name for h in client.hosts() if h.state is HostState.REFUSED} >= set(AGENTS),
         )
     assert adopted()
-
-
-@pytest.mark.full
-def test_a_host_that_leaves_has_nothing_running_and_is_its_own_master(
-    hosts: Callable[[str], ManyHosts],
-) -> None:
-    head, one = hosts("head"), hosts("gpu-1")
-    head.start()
-    one.start()
-    all_fine(head, ("head", "gpu-1"))
-    head.register("a", 2, isolation="device")
-    head.apply()
-    head.serving(2)
-    assert one.cli("serve", code=-1).returncode != 0
-
-    assert len(one.json("down")["ended"]) == 1
-    one.require_clean()
-    with head.client() as client:
-        wait_for(
-            "the head to miss it",
-            lambda: {h.name: h.state for h in client.hosts()}["gpu-1"] is not HostState.FINE,
-        )
-    assert not one.json("down")["stopped"]

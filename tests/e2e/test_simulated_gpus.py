@@ -7,7 +7,6 @@ as it was, and nothing in the device journal.
 
 import asyncio
 import contextlib
-import dataclasses
 import signal
 import subprocess
 import sys
@@ -346,26 +345,17 @@ def somebody() -> Iterator[int]:
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("host", "options", "mode"),
-    [
-        (EIGHT, ProfileOptions(sm_percent=30), SharingMode.MPS),
-        (EIGHT, ProfileOptions(memory_bytes=6 * GIB), SharingMode.MEMORY),
-        (EIGHT_MIG, ProfileOptions(mig_profile="1g.10gb"), SharingMode.MIG),
-    ],
-)
-def test_a_profile_of_a_share_names_it_and_leaves_nothing(
-    tmp_path: Path, host: HostDescription, options: ProfileOptions, mode: SharingMode
-) -> None:
+def test_a_profile_of_a_slice_names_it_and_leaves_nothing(make_fleet: MakeFleet) -> None:
+    """Which partition a job asks for, `tests/core/replica/test_leases.py` says of all kinds."""
     quick = {"profiling.min_window_seconds": 0.2, "profiling.max_window_seconds": 0.4}
-    with GpuFleet(
-        tmp_path / "fleet", SimulatedHost.create(host, tmp_path / "host"), **quick
-    ) as fleet:
-        fleet.start()
-        fleet.register("a", 1)
-        asked = dataclasses.replace(options, max_batch=2, time_limit_seconds=3.0, confirm=False)
-        with fleet.client() as client:
-            job = fleet.finish(client.profile("a", asked))
-            assert job.result is not None, job.error
-            assert client.profile_by_id(job.result).size.mode is mode
-        ended(fleet)
+    fleet = make_fleet(SharingMode.MIG, **quick)
+    fleet.start()
+    fleet.register("a", 1)
+    asked = ProfileOptions(
+        mig_profile="1g.10gb", max_batch=2, time_limit_seconds=3.0, confirm=False
+    )
+    with fleet.client() as client:
+        job = fleet.finish(client.profile("a", asked))
+        assert job.result is not None, job.error
+        assert client.profile_by_id(job.result).size.mode is SharingMode.MIG
+    ended(fleet)

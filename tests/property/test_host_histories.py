@@ -407,7 +407,7 @@ def test_forty_hosts_of_which_many_are_away() -> None:
     Fleet([1] * 40, 50).tell([rng.randrange(2**32) for _ in range(60)])
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_three_hundred_long_histories() -> None:
     for seed in range(300):
         rng = random.Random(seed)

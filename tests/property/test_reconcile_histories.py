@@ -24,7 +24,7 @@ def test_a_history_keeps_every_invariant_and_comes_to_rest(history: list[int]) -
     History().tell(history)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_two_thousand_long_histories() -> None:
     """Drawn without hypothesis, which is slower; a seed that fails is told with its error."""
     for seed in range(SEEDS):

@@ -107,6 +107,31 @@ async def test_one_keys_odd_prompts_move_no_other_keys_estimates(make: Make) -> 
     assert figures.of("k2").prompt.value == figures.of("").prompt.value == 0.3
 
 
+async def test_an_answer_has_an_id_of_its_own_and_a_stream_is_not_held_back(proxy: Proxy) -> None:
+    whole, streamed = await proxy.complete(), await proxy.complete(stream=True)
+    refused = await proxy.complete(model="other")
+    assert len({one.headers["x-request-id"] for one in (whole, streamed, refused)}) == 3
+    assert {*whole.headers} == {"content-length", "content-type", "date", "x-request-id"}
+    assert whole.headers["content-length"] == str(len(whole.content))
+    told = streamed.headers
+    assert told["content-type"].startswith("text/event-stream")
+    assert (told["transfer-encoding"], told["cache-control"]) == ("chunked", "no-cache")
+    assert told["x-accel-buffering"] == "no"
+    assert "content-length" not in told
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_replica_and_times_are_told_when_asked(proxy: Proxy, stream: bool) -> None:
+    asked = await proxy.complete(stream=stream, headers={"x-partitiond-debug": "1"})
+    assert asked.headers["x-partitiond-replica"] == "m-1"
+    assert asked.headers["x-partitiond-attempts"] == "1"
+    queued = float(asked.headers["x-partitiond-queue-ms"])
+    assert 0 <= queued <= float(asked.headers["x-partitiond-first-byte-ms"])
+    plain = await proxy.complete(stream=stream, headers={"x-partitiond-debug": "0"})
+    for told in (plain, await proxy.complete(stream=stream)):
+        assert not [name for name in told.headers if name.startswith("x-partitiond")]
+
+
 async def test_wrong_methods_are_405(proxy: Proxy) -> None:
     async with proxy.client as client:
         for method, path, allow in (

@@ -61,7 +61,7 @@ async def test_the_host_of_an_absolute_target_decides_in_place_of_the_header(
 
 @real_time
 async def test_with_keys_no_name_matters_and_no_head_is_remembered_beyond_them(
-    proxy: Target, engine: StrictEngine
+    proxy: Target,
 ) -> None:
     request = post(BODY, AUTH, host=b"host: evil.example")
     for required, status in ((True, 200), (False, 403), (True, 200), (False, 403)):

@@ -65,7 +65,7 @@ async def test_what_is_told_back_is_escaped(
     assert engine.received == []
 
 
-async def test_every_log_line_is_one_json_object(proxy: Target, engine: StrictEngine) -> None:
+async def test_every_log_line_is_one_json_object(proxy: Target) -> None:
     routes = [ModelRoute(name, ModelAvailability.SERVING, served_name="m") for name in ("m", ODD)]
     proxy.publish(keys=KEYS, models=routes)
     data = post(json.dumps({"model": ODD, "prompt": "x"}).encode(), AUTH)

@@ -73,7 +73,7 @@ async def test_a_model_of_another_key_is_as_unknown_as_one_that_is_not_there(
     assert engine.received == []
 
 
-async def test_lists_show_only_what_the_key_may_use(proxy: Target, engine: StrictEngine) -> None:
+async def test_lists_show_only_what_the_key_may_use(proxy: Target) -> None:
     proxy.publish(keys=[key("sk-a", "a", models=("m",)), key("sk-b", "b")])
 
     async def listed(secret: str) -> list[str]:
@@ -105,9 +105,7 @@ async def test_a_key_of_one_kind_of_route_opens_no_other(
         assert {seen.path for seen in engine.received} == opened
 
 
-async def test_a_key_expires_on_time_without_a_new_table(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_a_key_expires_on_time_without_a_new_table(proxy: Target) -> None:
     """Also on a connection that it opened; it is refused as one that never was."""
     wire = await Wire.to(proxy.port)
     proxy.publish(keys=[key("sk-a")])
@@ -130,9 +128,7 @@ async def _status(wire: Wire, secret: str) -> int:
     return (await wire.ask(request(secret))).status
 
 
-async def test_keys_change_without_a_restart_and_on_open_connections(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_keys_change_without_a_restart_and_on_open_connections(proxy: Target) -> None:
     proxy.publish(keys=[key("sk-old")])
     wire = await Wire.to(proxy.port)
     assert (await _status(wire, "sk-old"), await _status(wire, "sk-new")) == (200, 401)
@@ -145,9 +141,7 @@ async def test_keys_change_without_a_restart_and_on_open_connections(
     assert (await _status(wire, "sk-old"), await _status(wire, "sk-new")) == (401, 401)
 
 
-async def test_a_key_beyond_its_rate_is_429_and_no_other_key_notices(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_a_key_beyond_its_rate_is_429_and_no_other_key_notices(proxy: Target) -> None:
     limited = key("sk-a", "limited", rates=KeyRates(requests_per_minute=3))
     proxy.publish(keys=[limited, key("sk-b", "b")])
     answers = [await ask(proxy, "sk-a") for _ in range(6)]
@@ -157,9 +151,7 @@ async def test_a_key_beyond_its_rate_is_429_and_no_other_key_notices(
     assert (await ask(proxy, "sk-b")).status == 200
 
 
-async def test_a_table_with_a_broken_key_is_refused_whole(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_a_table_with_a_broken_key_is_refused_whole(proxy: Target) -> None:
     """And the former one stays in force: a mistake never opens or shuts the endpoint."""
     proxy.publish(keys=[key("sk-a")])
     file = proxy.folder / "state" / "routing.json"
@@ -180,7 +172,7 @@ async def test_a_table_with_a_broken_key_is_refused_whole(
     assert file.read_text() == held
 
 
-async def test_a_key_whose_hash_is_presented_is_no_key(proxy: Target, engine: StrictEngine) -> None:
+async def test_a_key_whose_hash_is_presented_is_no_key(proxy: Target) -> None:
     """Whoever reads the store or the table has no key yet."""
     proxy.publish(keys=[key("sk-a")])
     for stolen in (key("sk-a").sha256, key("sk-a").sha256.upper(), "k"):
@@ -216,9 +208,7 @@ def test_a_presented_key_is_hashed_before_anything_is_compared(
 
 
 @pytest.mark.parametrize("required", [True, False])
-async def test_an_empty_key_is_nobody_s(
-    proxy: Target, engine: StrictEngine, required: bool
-) -> None:
+async def test_an_empty_key_is_nobody_s(proxy: Target, required: bool) -> None:
     """Not even where a table holds the hash of nothing."""
     proxy.publish(keys=[key("", "nothing")], keys_required=required)
     for value in (b"", b"Bearer", b"Bearer ", b"Basic x", b"x", b"Bearer  "):
@@ -228,9 +218,7 @@ async def test_an_empty_key_is_nobody_s(
         assert await status_of(proxy.port, data) == (401 if required else 200), value
 
 
-async def test_anthropic_s_header_is_a_key_and_both_together_are_none(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_anthropic_s_header_is_a_key_and_both_together_are_none(proxy: Target) -> None:
     proxy.publish(keys=[key("sk-a")])
     body = b'{"model":"m","max_tokens":3,"messages":[{"role":"user","content":"x"}]}'
 

@@ -84,9 +84,7 @@ async def test_the_length_of_each_request_is_its_own(proxy: Target, engine: Stri
     assert engine.violations == []
 
 
-async def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(proxy: Target) -> None:
     assert await status(proxy, good()) == 200
     for data, statuses, closed in (
         (good() + b"x", (200,), True),
@@ -99,9 +97,7 @@ async def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
         assert (tuple(a.status for a in found.answers), found.closed) == (statuses, closed), data
 
 
-async def test_a_known_head_loses_its_key_with_the_table(
-    proxy: Target, engine: StrictEngine
-) -> None:
+async def test_a_known_head_loses_its_key_with_the_table(proxy: Target) -> None:
     """And keeps no scope: whatever changes of a key holds for the next request."""
     keys = {
         "gone": ([], 401, 401),

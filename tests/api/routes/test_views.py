@@ -51,6 +51,7 @@ async def test_releases_are_listed_newest_first_and_gone_back_to(
     http: httpx.AsyncClient, host: Host
 ) -> None:
     await host.register("a", auto=False)
+    assert (await http.post("/models/a/rollback")).status_code == 409, "there is no earlier one"
     newer = {"source": {"kind": "folder", "ref": "/models/newer"}}
     assert (await http.patch("/models/a", json=newer)).is_success
     rows = (await http.get("/models/a/releases")).json()

@@ -33,19 +33,6 @@ def route(host: Host, key_id: str) -> KeyRoute:
     return found
 
 
-async def test_a_key_is_shown_once_kept_as_its_hash_and_usable_at_once(host: Host) -> None:
-    await host.register("a", auto=False)
-    record, key = await host.service.keys.create(KeyTerms(label="laptop", models=("a",)))
-    assert route(host, record.id) == KeyRoute(record.id, digest(key), ("a",))
-    assert key.startswith("sk-")
-    assert len(key) >= 43
-    assert key not in repr(host.service.keys.keys())
-    await host.service.keys.remove(record.id)
-    assert host.proxy.table.keys == ()
-    with pytest.raises(NotFoundError):
-        await host.service.keys.remove(record.id)
-
-
 async def test_all_terms_reach_the_proxy_and_change_there_at_once(host: Host) -> None:
     terms = KeyTerms(
         routes=(RouteKind.EMBED,),

@@ -10,7 +10,6 @@ from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
     ConflictError,
     ModelSourceError,
-    NotFoundError,
     StartFailedError,
 )
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
@@ -108,23 +107,6 @@ async def test_a_version_that_does_not_start_or_lacks_its_files_goes_back_by_its
     assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
     assert host.service.models.model("a").record.spec.source.revision == "r1"
     assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
-
-
-async def test_history_and_rollback_say_what_there_is(host: Host) -> None:
-    (only,) = host.service.releases.history("a")
-    assert (only.version, only.state) == (1, ReleaseState.SERVING)
-    for wanted, error, words in (
-        (None, ConflictError, "no earlier release"),
-        (1, ConflictError, "at version 1 already"),
-        (9, NotFoundError, "version 9"),
-    ):
-        with pytest.raises(error, match=words):
-            await host.service.releases.roll_back("a", wanted)
-    with pytest.raises(NotFoundError):
-        host.service.releases.history("nobody")
-    more = dataclasses.replace(version("r1"), demand=Demand(req_per_s=0.6))
-    await host.service.models.update(more, None)  # which is no release
-    assert len(host.service.releases.history("a")) == 1
 
 
 async def test_a_way_back_that_was_cut_short_is_finished_by_the_next_daemon(host: Host) -> None:

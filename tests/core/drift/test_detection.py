@@ -74,10 +74,10 @@ def test_a_true_drift_is_found_within_so_many_windows(ratio: float, windows: int
     )
 
 
-@pytest.mark.parametrize("ratio", [0.967, 1.0, 1.035])
+@pytest.mark.parametrize("ratio", [0.967, 1.035])
 def test_within_the_tolerance_there_is_no_alarm(ratio: float) -> None:
     """9,000 requests at 30 a window, in at least 97 % of runs; on its very edge they are rare."""
-    for noise in (normal(0.01), normal(0.03), normal(0.05), bursty):
+    for noise in (normal(0.01), normal(0.05), bursty):
         assert share_found(None, ratio, noise, 300, 100) <= 0.03
     assert share_found(Verdict.SLOWER, 1 + TOLERANCE, normal(0.03), 100, RUNS) <= 0.05
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.conftest import Make, Proxy, error_of, key, post, table
+from tests.proxy.conftest import Make, Proxy, error_of, post, table
 from tests.proxy.scripted import (
     STREAM_HEAD,
     Gate,
@@ -148,23 +148,6 @@ async def test_the_total_limit_holds_for_who_waits_too(make: Make, gate: Gate) -
     await running
     assert len(engine.received) == 1
     assert proxy.idle()
-
-
-async def test_who_loses_its_place_to_another_key_is_told_at_once(make: Make, gate: Gate) -> None:
-    """B's second request takes the place of A's third, and C's first takes that one then."""
-    keys = {"keys": tuple(map(key, "abc")), "keys_required": True}
-    waits = {"max_queue": 4, "max_wait_seconds": 600}
-    proxy, _ = await make.both(gate, at=QUICK, route={**keys, **waits})
-    clients = []
-    asked = (("a", 0), ("a", 1), ("a", 2), ("a", 3), ("b", 4), ("b", 4), ("c", 4))
-    for whose, waiting in asked:
-        clients.append(await RawClient.to(proxy.port))
-        clients[-1].send(post(ASKED, key=whose))
-        await settled()
-        assert proxy.state.queues() == {"m": waiting}
-    for client in (clients[3], clients[5]):
-        assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 429 ")
-    assert proxy.state.queues() == {"m": 4}
 
 
 async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(make: Make) -> None:

@@ -160,7 +160,8 @@ async def overload(kind: str, slower: float, *, learns: bool) -> Side:
     return await sends(model, engine, kind, 1.5 * capacity / slower)
 
 
-SLOWER: Final = (0.5, 1.0, 2.0, 6.0)
+SOAKED: Final = pytest.mark.soak
+SLOWER: Final = (pytest.param(0.5, marks=SOAKED), 1.0, pytest.param(2.0, marks=SOAKED), 6.0)
 GAINS: Final = {("long", 1.0), ("long", 2.0), *((kind, 6.0) for kind in PROMPTS)}
 """Where reading prompts takes most of the time, or the engine is much slower than planned."""
 

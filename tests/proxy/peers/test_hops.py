@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.proxy.peers import host
 from partitiond.proxy.peers.hop import head_lines
 from partitiond.proxy.peers.messages import PROTOCOL
@@ -99,17 +98,6 @@ async def test_who_finds_no_place_waits_at_the_owner_and_hears_its_refusal(
     go.set()
     assert (await first).status_code == 200
     assert (await waits).status_code == (429 if within < 1 else 200)
-    await until_idle([a, b])
-
-
-async def test_a_request_of_many_batches_takes_one_at_its_owner(make: Make) -> None:
-    go = asyncio.Event()
-    a, b, engine = await make.pair(holding(go), max_sequences=4)
-    asked = a.proxy.ask(prompt=["x"] * 2048)
-    await engine.got(1)
-    assert b.proxy.state.models["m"].replicas["m-1"].sequences == 4
-    go.set()
-    assert (await asked).status_code == 200
     await until_idle([a, b])
 
 
@@ -227,16 +215,6 @@ async def test_a_request_that_waits_goes_where_room_is_first(make: Make) -> None
     stuck.set()
     assert [(await one).status_code for one in running] == [200, 200]
     await until_idle([a, b])
-
-
-async def test_who_waits_for_a_model_to_wake_is_served_where_it_wakes(make: Make) -> None:
-    asleep = table(availability=ModelAvailability.SLEEPING, holds=True)
-    hosts = await make.hosts(asleep, {"a": [], "b": []})
-    asked = hosts[0].proxy.ask()
-    await hosts[0].proxy.queued(1)
-    parts(table(replica(await make.engine()), version=2), hosts, {"m-1": "b"})
-    assert (await asked).status_code == 200
-    await until_idle(hosts)
 
 
 async def test_a_model_on_hosts_out_of_reach_is_refused_with_what_to_do(make: Make) -> None:

@@ -183,21 +183,6 @@ async def test_a_replica_is_proved_broken_by_another_that_serves_what_it_failed(
     await until_idle(hosts)
 
 
-async def test_what_fails_everywhere_proves_nothing(make: Make) -> None:
-    fails = plays(*answer({"error": "x"}, 500, "no"))
-    engines = [await make.engine(fails, f"e{n}") for n in range(2)]
-    routes = table(*(replica(one, f"m-{n}") for n, one in enumerate(engines)))
-    hosts = await make.hosts(routes, {"a": [], "b": ["m-0"], "c": ["m-1"]}, retry_share=1.0)
-    known = [
-        model.reputation for one in hosts for model in one.proxy.state.models["m"].replicas.values()
-    ]
-    async with asyncio.timeout(60):
-        while min(one.failures for one in known) < FAILURES:
-            assert error_of(await ask(hosts[0])) == (502, "upstream_engine_error")
-    assert [one.proofs for one in known] == [0, 0]
-    await until_idle(hosts)
-
-
 async def test_a_host_that_neither_starts_nor_takes_a_request_is_given_up(
     folder: Path, make_engine: MakeEngine
 ) -> None:

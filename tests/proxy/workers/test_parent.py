@@ -21,7 +21,6 @@ from tests.proxy.conftest import MakeEngine, MakeProcess, replica, table
 from tests.proxy.scraped import stats_of
 from tests.proxy.scripted import (
     DONE,
-    Received,
     ScriptedEngine,
     Step,
     answer,
@@ -100,25 +99,6 @@ async def up(process: ProxyProcess, routes: RoutingTable) -> tuple[ProxyProcess,
 def parent_of(process: ProxyProcess) -> int:
     assert process.identity is not None
     return process.identity.pid
-
-
-class Counting:
-    """An engine script that notes how many requests run at once."""
-
-    def __init__(self, engine_seconds: float = 0.002) -> None:
-        self.seconds = engine_seconds
-        self.running = 0
-        self.most = 0
-
-    def __call__(self, _: Received) -> list[Step]:
-        self.running += 1
-        self.most = max(self.most, self.running)
-        asyncio.get_running_loop().call_later(self.seconds, self._end)
-        # It counts as ended before its answer is sent, so none is counted too long.
-        return [self.seconds + 0.001, *answer(completion())]
-
-    def _end(self) -> None:
-        self.running -= 1
 
 
 async def load(
@@ -227,33 +207,6 @@ async def test_a_killed_worker_is_replaced_and_harms_no_other(
     whole = [d for d in done if isinstance(d, httpx.Response) and d.text.endswith("[DONE]\n\n")]
     assert len(whole) == 5
     assert await process.in_flight() == {"m-1": 0}
-
-
-@pytest.mark.full
-async def test_tables_under_load_fail_no_request(
-    make_process: MakeProcess, make_engine: MakeEngine
-) -> None:
-    engines = [await make_engine(Counting(), f"e{n}") for n in range(2)]
-    process, _ = await up(make_process(workers=2), table(replica(engines[0]), max_queue=1000))
-    over = asyncio.Event()
-    loading = asyncio.create_task(load(process, 12, over.is_set))
-
-    async def goes_on(engine: ScriptedEngine, requests: int) -> None:
-        count = len(engine.received) + requests
-        await engine.until(lambda: len(engine.received) > count)
-
-    await goes_on(engines[0], 50)
-    for version in range(2, 20):
-        engine = engines[version % 2]
-        route = replica(engine, generation=f"{version}-1")
-        await process.publish(table(route, version=version, max_queue=1000))
-        await goes_on(engine, 2)
-    over.set()
-    outcomes = await loading
-    assert set(outcomes) == {200}
-    assert (await stats_of(process))[REQUESTS] == outcomes[200]
-    state = await process.state() or {}
-    assert (state["version"], state["in_flight"]) == (19, {"m-1": 0})
 
 
 @pytest.mark.full
