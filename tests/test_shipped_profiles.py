@@ -7,7 +7,7 @@ import pytest
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.performance.footprint import EngineLimits, footprint_at
-from partitiond.core.profile.frontier import find_knee
+from partitiond.core.profile.knee import find_knee
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile, ProfileKind
 from partitiond.models.catalog import CATALOG
 from partitiond.serde import from_json

@@ -11,7 +11,7 @@ swapper's users report for vLLM's sleep. With `--no-sleep` no arm has any, as on
 
 | arm | what it is |
 | --- | --- |
-| ours | `core.replica.readiness`, every 0.1 s; starts are forked; a start waits for a plan, too |
+| ours | `core.replica.step_down`, every 0.1 s; starts are forked; a start waits for a plan, too |
 | ours by hand | the same with starts by hand: what the decision alone gains |
 | swap | the longest unused models sleep, and of those asleep the longest unused stop; by hand |
 """
@@ -27,7 +27,8 @@ from bench.command import chosen, options
 from loadgen import gamma, poisson
 from loadgen.results.statistics import percentile
 from partitiond.controller.demand.scaling import HALF_LIFE_SECONDS, ScalingOptions
-from partitiond.core.replica.readiness import (
+from partitiond.core.replica.sleep import STOPPED
+from partitiond.core.replica.step_down import (
     NO_ROOM,
     Popularity,
     Resident,
@@ -38,7 +39,6 @@ from partitiond.core.replica.readiness import (
     expected_rate,
     readiness,
 )
-from partitiond.core.replica.sleep import STOPPED
 
 STEP_SECONDS: Final = 0.1
 HOLDS: Final = 100
@@ -153,7 +153,7 @@ def _leave(model: Model, level: int, now: float) -> None:
 
 
 def ours(models: list[Model], free: dict[str, Room], now: float, times: Times) -> None:
-    """Act on `readiness` as the controller does."""
+    """Act on `step_down.readiness` as the controller does."""
     asking = [m for m in models if m.waiting and m.level and m.leaving is None]
     if not asking:
         return

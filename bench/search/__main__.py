@@ -19,7 +19,7 @@ from bench.command import options
 from bench.search.curves import Curve, draw_curve
 from bench.search.engine import SimulatedEngine
 from bench.search.reference import Reading, read, run_reference
-from partitiond.core.profile.frontier import TOLERANCE
+from partitiond.core.profile.knee import TOLERANCE
 from partitiond.profiler import search
 from partitiond.profiler.search import Prior, SearchDone, SearchLimits, Visit
 

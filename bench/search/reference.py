@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from bench.search.engine import SimulatedEngine
-from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, knee_range, still_grows
+from partitiond.core.profile.knee import NEIGHBOUR_RATIO, knee_range, still_grows
 from partitiond.profiler.search import (
     NextTrial,
     Purpose,

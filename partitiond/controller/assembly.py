@@ -5,7 +5,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from partitiond.controller.demand.readiness import RoomMaker
+from partitiond.controller.demand.room_maker import RoomMaker
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.demand.traffic import TrafficWatch
 from partitiond.controller.drift.remeasure import Remeasures
@@ -52,7 +52,7 @@ from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.hosts import memory_by_host
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.keys.usage import ReplicaShare
+from partitiond.core.keys.charge_back import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import IN_FULL, LATER, Job, JobState

@@ -30,10 +30,10 @@ from partitiond.core.dispatch.routing import (
     TablesOfHosts,
 )
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
-from partitiond.core.keys.charging import LONGEST_CONTEXT
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.shares import Division, KeyShares
 from partitiond.core.keys.stale import word_is_due
+from partitiond.core.keys.tokens_charged import LONGEST_CONTEXT
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord

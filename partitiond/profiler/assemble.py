@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond import __version__
-from partitiond.core.profile.frontier import TOLERANCE, find_knee
+from partitiond.core.profile.knee import TOLERANCE, find_knee
 from partitiond.core.profile.points import LimitedBy, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.replica.engine import EngineReport

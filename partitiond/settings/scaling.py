@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from partitiond.core.demand.forecast import ForecastPolicy
-from partitiond.core.demand.scaling import ScalingPolicy
+from partitiond.core.demand.planned_rate import ScalingPolicy
 from partitiond.settings.types import Seconds, Table
 
 

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, delete, select
 
 from partitiond import serde
 from partitiond.core.demand.traffic import UsageCount
-from partitiond.core.keys.usage import HOUR_LENGTH, UsagePosition, UsageRecord, Used
+from partitiond.core.keys.charge_back import HOUR_LENGTH, UsagePosition, UsageRecord, Used
 from partitiond.store.errors import store_error
 from partitiond.store.sessions import IN_MEMORY, Sessions
 from partitiond.store.tables import MarkRow, UsageRow

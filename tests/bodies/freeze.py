@@ -17,7 +17,7 @@ from pathlib import Path
 
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.dispatch.routing import BudgetPeriod
-from partitiond.core.keys.rates import BudgetUse
+from partitiond.core.keys.rates_and_budgets import BudgetUse
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.devices.mps.record import RECORD, MpsRecord, write

@@ -19,7 +19,7 @@ from partitiond.core.dispatch.routing import BudgetPeriod, RoutingTable
 from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import InputError
-from partitiond.core.keys.rates import BudgetUse
+from partitiond.core.keys.rates_and_budgets import BudgetUse
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan

@@ -8,8 +8,8 @@ import pytest
 from partitiond.cli.keys.options import budget_body, expiry_body
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
+from partitiond.core.keys.charge_back import UsagePosition, Used
 from partitiond.core.keys.record import KeyUse
-from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.model.spec import ModelSpec
 from tests.cli.conftest import Cli, Result
 from tests.controller.host import Host

@@ -24,7 +24,7 @@ from partitiond.controller.profiles import staleness, targets
 from partitiond.controller.runtime.loop import STARTS_PER_PASS, limit_starts
 from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.events import Event
-from partitiond.core.keys.usage import UsagePosition, Used
+from partitiond.core.keys.charge_back import UsagePosition, Used
 from partitiond.core.plan.record import Infeasible
 from partitiond.core.replica.observation import (
     Action,

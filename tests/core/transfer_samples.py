@@ -11,7 +11,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.transfer import transfer_profile
 from partitiond.core.performance.transfer_fit import Source, Subject, TermFit
-from partitiond.core.profile.frontier import find_knee
+from partitiond.core.profile.knee import find_knee
 from partitiond.core.profile.points import Footprint, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB, Bytes

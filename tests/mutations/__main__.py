@@ -1,8 +1,8 @@
 """Makes wrong versions of lines of the product and runs the tests that should refuse them.
 
-    python -m tests.mutations partitiond/core/keys/rates.py       all of a file, or of a folder
-    python -m tests.mutations partitiond/core/keys/rates.py:30-44           of some lines
-    python -m tests.mutations partitiond/core/keys/rates.py:Bucket.take     of one function
+    python -m tests.mutations partitiond/core/keys/tokens_charged.py  all of a file, or of a folder
+    python -m tests.mutations partitiond/core/keys/tokens_charged.py:30-44   of some lines
+    python -m tests.mutations partitiond/core/keys/tokens_charged.py:charge  of one function
     python -m tests.mutations --changed main     of the lines that are not as on main
     python -m tests.mutations --rooms            of all rooms that decide
     python -m tests.mutations --rules            of the functions that rules.txt names

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from partitiond.core.profile.frontier import knee_range, still_grows
+from partitiond.core.profile.knee import knee_range, still_grows
 from partitiond.profiler import search
 from partitiond.profiler.search import NextTrial, Purpose, SearchDone, SearchLimits, Visit
 

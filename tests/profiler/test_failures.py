@@ -9,9 +9,9 @@ from partitiond.core.errors import EngineError
 from partitiond.platform.clock import SystemClock
 from partitiond.profiler.search import NextTrial, Purpose
 from partitiond.profiler.sweep.bench import Bench
-from partitiond.profiler.sweep.capacity import OpenTrial, run_open_trial
 from partitiond.profiler.sweep.launch import plan_launch
 from partitiond.profiler.sweep.load import load_of
+from partitiond.profiler.sweep.poisson_rate import OpenTrial, run_open_trial
 from partitiond.profiler.sweep.trial import FAILED, require_no_failures, run_trial
 from tests.profiler.samples import request_of
 

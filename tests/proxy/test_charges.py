@@ -1,6 +1,6 @@
 """Keys are charged over HTTP by route and by the request's end, in all token counts.
 
-What an end costs `tests/core/keys/test_charging.py` says; here, that each is seen as what it is.
+What an end costs `tests/core/keys/test_tokens_charged.py` says; here, that each is seen as it is.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates
-from partitiond.core.keys.charging import LONGEST_CONTEXT
-from partitiond.core.keys.rates import KeyMeter
+from partitiond.core.keys.rates_and_budgets import KeyMeter
+from partitiond.core.keys.tokens_charged import LONGEST_CONTEXT
 from tests.proxy import charged_answers as apis
 from tests.proxy.charged_answers import (
     ESTIMATE,

@@ -151,9 +151,9 @@ def test_the_proxys_tests_pass_compiled() -> None:
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", TIERS["test"],
         *(str(path) for path in sorted((ROOT / "tests" / "proxy").glob("test_*.py"))
           if path.name not in LEFT_OUT),
-        "tests/core/dispatch/test_fair_queue.py", "tests/core/keys/test_rates.py",
+        "tests/core/dispatch/test_fair_queue.py", "tests/core/keys/test_rates_and_budgets.py",
         "tests/core/dispatch/test_quarantine.py", "tests/core/dispatch/test_admission.py",
-        "tests/core/dispatch/test_estimates.py", "tests/core/keys/test_charging.py",
+        "tests/core/dispatch/test_estimates.py", "tests/core/keys/test_tokens_charged.py",
         "tests/core/dispatch/test_balance.py", "tests/core/dispatch/test_affinity.py",
         "tests/proxy/peers/test_hops.py", "tests/proxy/peers/test_limits_over_a_hop.py",
         environment={"PARTITIOND_TEST_NATIVE": "1"}, seconds=580,

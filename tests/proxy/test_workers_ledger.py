@@ -32,7 +32,7 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
 )
 from partitiond.core.errors import InputError
-from partitiond.core.keys.rates import Usage
+from partitiond.core.keys.rates_and_budgets import Usage
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.ledger import (
     KEYS,

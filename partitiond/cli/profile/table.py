@@ -12,7 +12,7 @@ from partitiond.cli.profile.details import details
 from partitiond.cli.tables import duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import LengthShape
-from partitiond.core.profile.frontier import frontier
+from partitiond.core.profile.knee import frontier
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
 from partitiond.core.profile.staleness import command_for

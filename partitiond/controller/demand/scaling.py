@@ -1,6 +1,6 @@
 """Measures the demand of models that scale by themselves, and has plans made for it.
 
-`core.demand.scaling` decides; this module measures what it needs, and acts on its decisions.
+`core.demand.planned_rate` decides; this module measures what it needs, and acts on its decisions.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.loop import Controller
-from partitiond.core.demand.scaling import (
+from partitiond.core.demand.planned_rate import (
     Decision,
     MeasuredDemand,
     ScalingPolicy,
@@ -27,9 +27,9 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S, Demand
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, PlanDiff
-from partitiond.core.replica.readiness import Popularity
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.step_down import Popularity
 from partitiond.core.views.scaling import ScalingView
 from partitiond.ports import Clock
 from partitiond.store import Store

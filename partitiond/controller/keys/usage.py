@@ -14,7 +14,7 @@ from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
-from partitiond.core.keys.usage import (
+from partitiond.core.keys.charge_back import (
     HOUR_LENGTH,
     NOTHING_BOOKED,
     NOTHING_USED,

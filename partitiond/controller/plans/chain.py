@@ -31,8 +31,8 @@ The rules, in the order in which they are checked:
    that was not measured yet waits for its own job.
 7. A model that scales by itself is planned for the demand that was measured. A plan that stops or
    moves only replicas of such models, and never a model's last one, is applied by itself
-   (`core.demand.scaling`). A model with `auto` off that scales to zero starts when a request asks
-   for it.
+   (`core.demand.planned_rate`). A model with `auto` off that scales to zero starts when a request
+   asks for it.
 8. A plan describes the moment at which it was begun. If models, profiles, devices or the applied
    plan changed while it was made, it is discarded and another one is made.
 9. While replicas of the applied plan have no device to run on, the plan is made without the

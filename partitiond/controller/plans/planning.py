@@ -46,8 +46,8 @@ from partitiond.core.plan.record import (
     same_engine,
 )
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.free_cores import beside_what_runs
 from partitiond.core.replica.leases import Lease
-from partitiond.core.replica.make_before_break import beside_what_runs
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, host_memory
 from partitiond.core.replica.states import ReplicaState

@@ -92,7 +92,7 @@ class UsageCount:
     Attributes:
         requests: that ended ok, or were left and cost something.
         failed: that failed at an engine.
-        prompt_tokens, output_tokens: charged (see `core.keys.charging`).
+        prompt_tokens, output_tokens: charged (see `core.keys.tokens_charged`).
         engine_seconds: sum of the times that its sequences spent in engines. The replica's share of
             its device is applied later, where that share is known.
     """

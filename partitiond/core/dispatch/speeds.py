@@ -3,7 +3,7 @@
 The speed of a replica is its output tokens per second of one sequence: a mean over tokens, not over
 requests or seconds. An answer of one token is all prefill, and a key that sends many of them must
 not make its long answers cheap. The speed decides what an answer is charged of which nothing was
-seen (`core.keys.charging`).
+seen (`core.keys.tokens_charged`).
 """
 
 import math

@@ -39,7 +39,7 @@ from partitiond.core.dispatch.routing import (
     KeyShare,
     share_by_part,
 )
-from partitiond.core.keys.rates import period_start
+from partitiond.core.keys.rates_and_budgets import period_start
 
 IDLE_RATE: Final = 0.1
 """Part of its equal share of rates and places that a host keeps to which nothing comes. Chosen: a

@@ -40,7 +40,7 @@ from partitiond.core.performance.latency import (
 from partitiond.core.performance.roofline import NO_FACTORS, Factors, efficiencies
 from partitiond.core.performance.rounds import RoundCase
 from partitiond.core.performance.transfer_fit import Subject
-from partitiond.core.profile.frontier import TOLERANCE, find_knee
+from partitiond.core.profile.knee import TOLERANCE, find_knee
 from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 

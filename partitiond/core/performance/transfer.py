@@ -41,7 +41,7 @@ from partitiond.core.performance.transfer_fit import (
     measured_round,
     usable_points,
 )
-from partitiond.core.profile.frontier import TOLERANCE, find_knee
+from partitiond.core.profile.knee import TOLERANCE, find_knee
 from partitiond.core.profile.points import (
     Footprint,
     Knee,

@@ -22,7 +22,7 @@ from partitiond.core.plan.record import (
     same_engine,
 )
 from partitiond.core.plan.start_order import StartGains
-from partitiond.core.replica.make_before_break import beside_what_runs
+from partitiond.core.replica.free_cores import beside_what_runs
 from partitiond.planner.check.devices import check_device, check_host
 from partitiond.planner.check.figures import levels_of
 

@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from partitiond.core.profile.frontier import knee_range
+from partitiond.core.profile.knee import knee_range
 from partitiond.profiler.search.rates import Rate
 from partitiond.profiler.search.types import SearchLimits
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Final
 
-from partitiond.core.profile.frontier import NEIGHBOUR_RATIO
+from partitiond.core.profile.knee import NEIGHBOUR_RATIO
 from partitiond.profiler.search.anchors import ANCHOR_RATIO, anchors, roundest
-from partitiond.profiler.search.costs import Costs
 from partitiond.profiler.search.knowledge import SearchKnowledge
 from partitiond.profiler.search.rates import best_rate
+from partitiond.profiler.search.trial_windows import Costs
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchDone, SearchLimits, Visit
 
 MAX_CONFIRMED: Final = 2

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 
-from partitiond.core.profile.frontier import knee_range, still_grows
+from partitiond.core.profile.knee import knee_range, still_grows
 from partitiond.core.profile.points import LimitedBy
 from partitiond.profiler.search.rates import Rate, best_rate, curve
 from partitiond.profiler.search.types import Purpose, SearchLimits, Visit

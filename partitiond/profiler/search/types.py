@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 
-from partitiond.core.profile.frontier import TOLERANCE
+from partitiond.core.profile.knee import TOLERANCE
 from partitiond.core.profile.points import LimitedBy
 
 Prior = tuple[tuple[int, float], ...]

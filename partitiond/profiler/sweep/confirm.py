@@ -15,8 +15,8 @@ from loadgen import Workload as Load
 from partitiond.core.errors import EngineError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
-from partitiond.core.profile.frontier import TOLERANCE
 from partitiond.core.profile.jobs import Progress
+from partitiond.core.profile.knee import TOLERANCE
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes
@@ -24,16 +24,16 @@ from partitiond.ports import ProfileRequest
 from partitiond.profiler.notes import frontier_note
 from partitiond.profiler.search import NextTrial, Purpose, combine
 from partitiond.profiler.sweep.bench import Bench, Running, Tell
-from partitiond.profiler.sweep.capacity import (
+from partitiond.profiler.sweep.launch import ProfileLaunch, confirming_launch, kv_bytes
+from partitiond.profiler.sweep.load import load_of
+from partitiond.profiler.sweep.paper import run_paper_mode
+from partitiond.profiler.sweep.poisson_rate import (
     OpenTrial,
     confirmed_rate,
     next_rate,
     open_trial,
     run_open_trial,
 )
-from partitiond.profiler.sweep.launch import ProfileLaunch, confirming_launch, kv_bytes
-from partitiond.profiler.sweep.load import load_of
-from partitiond.profiler.sweep.paper import run_paper_mode
 from partitiond.profiler.sweep.sweep import HALF_WIDTH_SHARE, warm_up
 from partitiond.profiler.sweep.trial import Trial, run_trial
 

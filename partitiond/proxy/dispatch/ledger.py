@@ -31,7 +31,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import NO_KEY_RATES, ReplicaRoute, RoutingTable
 from partitiond.core.errors import InputError
-from partitiond.core.keys.rates import NO_USAGE, Usage
+from partitiond.core.keys.rates_and_budgets import NO_USAGE, Usage
 
 ROWS: Final = 64
 """Twice 16 workers (a new one starts while the one before ends), and as many again left by a parent

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.core.keys.charging import ObservedOutput, believed, tokens_seen
+from partitiond.core.keys.tokens_charged import ObservedOutput, believed, tokens_seen
 from partitiond.core.units import KIB, MIB
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest

@@ -19,7 +19,7 @@ from typing import Final
 from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.core.keys.charging import charge, ending_of
+from partitiond.core.keys.tokens_charged import charge, ending_of
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import NOBODY, AnyReplica, LiveRequest
 from partitiond.proxy.dispatch.replicas import LiveReplica

@@ -11,7 +11,7 @@ dropped.
 
 from typing import Final
 
-from partitiond.core.keys.charging import Usage
+from partitiond.core.keys.tokens_charged import Usage
 from partitiond.proxy.request.dialects import Dialect, EventKind, payload_of, text_bytes
 from partitiond.proxy.request.errors import AttemptError
 

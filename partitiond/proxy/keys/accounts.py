@@ -1,7 +1,6 @@
-"""Counts the use of each API key, enforces its rates and budget, and stores budgets on disk.
+"""Keeps one account for each API key, with the meter of its limits, and stores budgets on disk.
 
-`core.keys.rates` decides; this module holds the account of each key. Keys without limits are only
-counted.
+`core.keys.rates_and_budgets` decides. Keys without limits are only counted.
 """
 
 import time
@@ -11,7 +10,14 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import NO_KEY_RATES, WHOLE_SHARES, HostShares, KeyRoute
-from partitiond.core.keys.rates import NO_USAGE, Allowed, BudgetUse, KeyMeter, Usage, budget_use
+from partitiond.core.keys.rates_and_budgets import (
+    NO_USAGE,
+    Allowed,
+    BudgetUse,
+    KeyMeter,
+    Usage,
+    budget_use,
+)
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 
 SAVE_SECONDS: Final = 5.0

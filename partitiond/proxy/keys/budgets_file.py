@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.dispatch.routing import KeyRates
-from partitiond.core.keys.rates import BudgetUse, budgets_from_dict, budgets_to_dict
+from partitiond.core.keys.rates_and_budgets import BudgetUse, budgets_from_dict, budgets_to_dict
 from partitiond.proxy.dispatch.table_file import write_atomically
 
 BUDGETS_FILE: Final = "budgets.json"

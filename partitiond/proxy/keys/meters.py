@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRates, KeyRoute
-from partitiond.core.keys.rates import NO_USAGE, BudgetUse, Usage, budget_use
+from partitiond.core.keys.rates_and_budgets import NO_USAGE, BudgetUse, Usage, budget_use
 from partitiond.proxy.dispatch.ledger import KEYS, PAST, SlotLedger, key_hash
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 

@@ -13,7 +13,7 @@ TokenCounts = tuple[int | None, int | None]
 """(prompt tokens, output tokens); None for a number that was not reported."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-"""Of any size: `core.keys.charging` knows how much of it to believe."""
+"""Of any size: `core.keys.tokens_charged` knows how much of it to believe."""
 
 
 class _OpenAIUsage(msgspec.Struct):

@@ -4,7 +4,7 @@ import functools
 import json
 from typing import TYPE_CHECKING, Final
 
-from partitiond.core.keys.charging import NO_CHARGE, Charge, ObservedOutput, Usage
+from partitiond.core.keys.tokens_charged import NO_CHARGE, Charge, ObservedOutput, Usage
 from partitiond.proxy.telemetry.counters import ModelMetrics
 from partitiond.proxy.telemetry.logs import LogFile, now_text
 from partitiond.proxy.telemetry.metrics import ProxyMetrics

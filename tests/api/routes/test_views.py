@@ -3,7 +3,7 @@
 import httpx
 
 from partitiond.core.demand.traffic import TrafficSample
-from partitiond.core.keys.usage import UsagePosition, Used
+from partitiond.core.keys.charge_back import UsagePosition, Used
 from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.overview import Overview
 from partitiond.serde import from_json, from_jsonable

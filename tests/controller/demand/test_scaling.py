@@ -8,7 +8,7 @@ from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.demand.forecast import ForecastPolicy
-from partitiond.core.demand.scaling import ScalingPolicy
+from partitiond.core.demand.planned_rate import ScalingPolicy
 from partitiond.core.demand.traffic import ModelCount, TrafficSample
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import ConflictError, NotFoundError

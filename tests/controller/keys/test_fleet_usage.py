@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.core.demand.fleet import FleetSample
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
-from partitiond.core.keys.usage import UsagePosition, take_position
+from partitiond.core.keys.charge_back import UsagePosition, take_position
 from partitiond.store import Store, open_store
 from tests.controller.fakes import FakeClock
 

@@ -10,8 +10,8 @@ import pytest
 from partitiond.controller.keys.usage import BOOK_SECONDS, UsageUseCases
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import InputError, StoreError
+from partitiond.core.keys.charge_back import ReplicaShare, UsageRecord
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.keys.usage import ReplicaShare, UsageRecord
 from partitiond.core.views.usage import UsageBy, UsageReport
 from partitiond.store import Store, open_store
 from tests.controller.samples import NOW

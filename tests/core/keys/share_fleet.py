@@ -5,7 +5,7 @@ import random
 from partitiond.core.demand.traffic import KeyCount, TrafficSample
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import HostShares, KeyRates, KeyRoute
-from partitiond.core.keys.rates import Allowed, KeyMeter
+from partitiond.core.keys.rates_and_budgets import Allowed, KeyMeter
 from partitiond.core.keys.shares import Division, KeyShares
 
 UNIX = 3600.0 * 480_000

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.demand.traffic import KeyCount
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute
-from partitiond.core.keys.rates import SHARE_SECONDS
+from partitiond.core.keys.rates_and_budgets import SHARE_SECONDS
 from partitiond.core.keys.shares import (
     RATE,
     Claim,

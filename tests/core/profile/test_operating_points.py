@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.model.spec import PointName, Slo
-from partitiond.core.profile.frontier import find_knee
+from partitiond.core.profile.knee import find_knee
 from partitiond.core.profile.operating_points import goodput_req_per_s, named_point
 from partitiond.core.profile.points import Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, holds_slo

@@ -15,8 +15,8 @@ from partitiond.core.dispatch.routing import (
     KeyShare,
     RoutingTable,
 )
-from partitiond.core.keys.rates import SHARE_SECONDS
-from partitiond.core.keys.usage import ReplicaShare
+from partitiond.core.keys.charge_back import ReplicaShare
+from partitiond.core.keys.rates_and_budgets import SHARE_SECONDS
 from partitiond.core.views.usage import UsageLine
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock

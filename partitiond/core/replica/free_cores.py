@@ -1,4 +1,4 @@
-"""Moves new replicas to free cores, for a make-before-break replacement of the old ones. Pure.
+"""Moves new replicas to free cores, so that old ones can serve until the new ones do. Pure.
 
 A plan names the cores of each replica, and a replica whose batch, memory or release changes keeps
 its cores. If as many other cores are free meanwhile, the new engine gets those instead, and the old

@@ -1,4 +1,4 @@
-"""Computes for `core.replica.readiness` which room models hold, need, and can give up."""
+"""Computes for `core.replica.step_down` which room models hold, need, and can give up."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -16,9 +16,9 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.observation import Unknown
-from partitiond.core.replica.readiness import NO_ROOM, Room, RoomNeed, StepDown
 from partitiond.core.replica.sleep import STOPPED, asleep_partition, host_bytes
 from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.step_down import NO_ROOM, Room, RoomNeed, StepDown
 
 SM_UNITS = 100
 """SM percent of a GPU."""

@@ -8,21 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.demand import scaling
-from partitiond.core.demand.scaling import MeasuredDemand, is_short, within_freedom, work_factor
+from partitiond.core.demand import planned_rate
+from partitiond.core.demand.planned_rate import (
+    MeasuredDemand,
+    is_short,
+    within_freedom,
+    work_factor,
+)
 from tests.core.scaling_samples import diff_of, plan_giving
 
-POLICY = scaling.ScalingPolicy()
+POLICY = planned_rate.ScalingPolicy()
 STEP = POLICY.forecast.step_seconds
 
 
 def decisions(
-    rates: list[float], policy: scaling.ScalingPolicy = POLICY, *, planned: float | None = None
-) -> list[scaling.Decision]:
-    state = scaling.begun_at(planned)
+    rates: list[float], policy: planned_rate.ScalingPolicy = POLICY, *, planned: float | None = None
+) -> list[planned_rate.Decision]:
+    state = planned_rate.begun_at(planned)
     found = []
     for index, rate in enumerate(rates):
-        decision = scaling.scale(state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy)
+        decision = planned_rate.scale(
+            state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy
+        )
         found.append(decision)
         state = decision.state
     return found
@@ -105,11 +112,11 @@ def test_what_was_planned_before_stays_until_something_speaks_against_it() -> No
 
 
 def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
-    state = scaling.begun_at(5.0)
+    state = planned_rate.begun_at(5.0)
     reached = 5.0
     for index in range(60):
         step = MeasuredDemand(at=index * STEP, req_per_s=4.0, queue_seconds=3.0)
-        decision = scaling.scale(state, step, POLICY)
+        decision = planned_rate.scale(state, step, POLICY)
         state, reached = decision.state, decision.req_per_s
     assert reached > 6.0
     limit = POLICY.pressure_limit * 4.0 * (1 + POLICY.headroom)
@@ -118,9 +125,11 @@ def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
 
 def test_longer_requests_count_for_more_within_bounds() -> None:
     def planned(work: float) -> float:
-        state = scaling.NEW
+        state = planned_rate.NEW
         for index in range(30):
-            state = scaling.scale(state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY).state
+            state = planned_rate.scale(
+                state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY
+            ).state
         return state.planned_req_per_s or 0.0
 
     assert planned(2.0) == pytest.approx(2 * planned(1.0), rel=0.2)
@@ -161,10 +170,10 @@ def test_a_plan_is_short_where_a_model_gets_less_than_it_needs_and_could_get_mor
 
 def test_a_plan_is_overtaken_where_it_takes_what_is_needed_by_now() -> None:
     made_for = plan_giving({"a": 2.0, "b": 1.0}, demand_req_per_s=1.0)
-    assert not scaling.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
-    assert scaling.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
-    assert scaling.overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
-    assert not scaling.overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
+    assert not planned_rate.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
+    assert planned_rate.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
+    assert planned_rate.overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
+    assert not planned_rate.overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
 
 
 def test_a_longer_pause_between_raises_is_kept() -> None:

@@ -1,4 +1,4 @@
-"""Finds the frontier of measured operating points, and the knee on it.
+"""Finds the knee of a sweep, and the frontier of its operating points.
 
 Frontier: the points that no other point beats in (footprint down, throughput up, TPOT p95 down).
 Knee(e) = min { b : X(b) >= (1 - e) X* }: the smallest batch that reaches the frontier throughput

@@ -3,7 +3,7 @@
 import dataclasses
 
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
-from partitiond.core.keys.usage import ReplicaShare, UsagePosition, Used, usage_since
+from partitiond.core.keys.charge_back import ReplicaShare, UsagePosition, Used, usage_since
 
 SHARES = {"m-1": ReplicaShare(0.5, 100.0), "m-2": ReplicaShare(0.25, 40.0)}
 

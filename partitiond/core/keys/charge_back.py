@@ -1,4 +1,4 @@
-"""Computes what keys used of models, for charge-back, from two readings of the proxy. Pure.
+"""Splits what devices did between keys, for charge-back, from two readings of the proxy. Pure.
 
 A replica's partition is a share of its device, and the replica is busy while at least one sequence
 runs. That busy share of the device is split between the keys whose sequences ran there, by the time
@@ -37,7 +37,7 @@ class Used:
     Attributes:
         requests: that ended ok, or were left and cost something.
         failed: that failed at an engine.
-        prompt_tokens, output_tokens: charged (see `core.keys.charging`).
+        prompt_tokens, output_tokens: charged (see `core.keys.tokens_charged`).
         engine_seconds: sum of the times that sequences spent in engines.
         device_seconds: of whole devices: busy time of engines times their share of the device.
         joules: busy time of engines times their predicted draw.

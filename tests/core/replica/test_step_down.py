@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.replica.readiness import (
+from partitiond.core.replica.sleep import STOPPED
+from partitiond.core.replica.step_down import (
     MAX_TURN_SECONDS,
     MIN_TURN_SECONDS,
     NO_ROOM,
@@ -24,7 +25,6 @@ from partitiond.core.replica.readiness import (
     expected_rate,
     readiness,
 )
-from partitiond.core.replica.sleep import STOPPED
 
 HOST = "host"
 

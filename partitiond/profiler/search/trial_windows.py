@@ -1,4 +1,4 @@
-"""Estimates what a trial costs, and how long its window may be."""
+"""Decides how long the window of a trial may be, and estimates the seconds of the trial."""
 
 import math
 from collections.abc import Sequence

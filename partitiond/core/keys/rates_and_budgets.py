@@ -1,4 +1,4 @@
-"""Enforces what an API key may use: requests and tokens a minute, at once, and per period.
+"""Checks requests against the rates and the budget of an API key, and counts what was used. Pure.
 
 A minute's limits are token buckets of one minute's size: whatever a key did before, in any stretch
 of t seconds it is admitted at most one minute's amount plus t times the rate. Tokens are debited by

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from partitiond.core.dispatch.admission import Cost
-from partitiond.core.keys import charging
-from partitiond.core.keys.charging import (
+from partitiond.core.keys import tokens_charged
+from partitiond.core.keys.tokens_charged import (
     LONGEST_CONTEXT,
     NO_CHARGE,
     Charge,
@@ -119,7 +119,7 @@ def test_reported_usage_is_believed_as_far_as_the_context_allows(
 )
 def test_how_a_request_ended(outcome: str, endings: tuple[Ending, ...]) -> None:
     found = tuple(
-        charging.ending_of(outcome, at_work=at_work, streamed=streamed)
+        tokens_charged.ending_of(outcome, at_work=at_work, streamed=streamed)
         for at_work in (False, True)
         for streamed in (False, True)
     )

@@ -1,6 +1,6 @@
 """A requested model that does not fit gets room from idle models, waits its turn, or goes back."""
 
-from partitiond.controller.demand.readiness import VAIN_SECONDS
+from partitiond.controller.demand.room_maker import VAIN_SECONDS
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import StartFailedError
 from partitiond.core.model.autoscale import Autoscale
@@ -8,7 +8,7 @@ from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.model.spec import Demand
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.observation import HOPELESS_FAILURES
-from partitiond.core.replica.readiness import MAX_TURN_SECONDS
+from partitiond.core.replica.step_down import MAX_TURN_SECONDS
 from partitiond.core.units import GIB
 from tests.controller.demand.test_scaling import ZERO, ScalingHost, spec_of
 from tests.controller.samples import measured_profile

@@ -1,4 +1,4 @@
-"""Decides how ready each model is where not all fit: which models step down for which. Pure.
+"""Decides which models step down for models that requests wait for, if not all fit. Pure.
 
 A model serves, sleeps (its process stays, its weights wait in host memory), or is on disk (it has
 no process). The lower it stands, the less it holds and the longer its next request waits. The price

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyShare
-from partitiond.core.keys import rates as limits
-from partitiond.core.keys.rates import NO_USAGE, Allowed, KeyMeter, Usage
+from partitiond.core.keys import rates_and_budgets as limits
+from partitiond.core.keys.rates_and_budgets import NO_USAGE, Allowed, KeyMeter, Usage
 
 NOON = datetime.datetime(2024, 2, 29, 12, 34, 56, tzinfo=datetime.UTC).timestamp()
 TO_THE_HOUR = 3600 - (34 * 60 + 56)

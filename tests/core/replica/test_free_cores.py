@@ -6,7 +6,7 @@ from hypothesis import given
 
 from partitiond.core.hardware.room import overlap
 from partitiond.core.plan.record import Placement, same_engine
-from partitiond.core.replica.make_before_break import beside_what_runs
+from partitiond.core.replica.free_cores import beside_what_runs
 from tests.controller.samples import cpu
 from tests.core.simulated_host import CORES, placement, plans
 

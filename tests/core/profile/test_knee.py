@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.profile import frontier as curve
-from partitiond.core.profile.frontier import find_knee, frontier, last_doubling_growth, still_grows
+from partitiond.core.profile import knee as curve
+from partitiond.core.profile.knee import find_knee, frontier, last_doubling_growth, still_grows
 from partitiond.core.profile.points import Latency, LimitedBy, OperatingPoint
 from partitiond.core.units import Bytes
 

@@ -1,4 +1,4 @@
-"""Makes room for models that requests wait for: others fall asleep, go to zero, or keep theirs."""
+"""Makes room for models that requests wait for, as `core.replica.step_down` decides."""
 
 import asyncio
 import dataclasses
@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.demand.room import (
+from partitiond.controller.demand.room_held import (
     MIN_START_SECONDS,
     Rooms,
     free_room,
@@ -35,7 +35,9 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import START_SECONDS
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.replica.obstacles import Obstacle
-from partitiond.core.replica.readiness import (
+from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
+from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.step_down import (
     Grant,
     Resident,
     RoomNeed,
@@ -44,8 +46,6 @@ from partitiond.core.replica.readiness import (
     expected_rate,
     readiness,
 )
-from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
-from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.draw import most_host_cores
 from partitiond.ports import Clock
@@ -77,7 +77,7 @@ class _KnownNeeds:
 
 
 class RoomMaker:
-    """Has `core.replica.readiness` decide which models get room, and acts on it.
+    """Has `core.replica.step_down` decide which models get room, and acts on it.
 
     Attributes:
         plan_again: called when room was made for a model that found none in the plan.

@@ -15,8 +15,8 @@ from partitiond.core.profile.confirmed import CapacityTrial
 from partitiond.core.profile.points import Latency, OperatingPoint
 from partitiond.core.profile.record import capacity_req_per_s
 from partitiond.core.units import Bytes
-from partitiond.profiler.sweep import capacity
-from partitiond.profiler.sweep.capacity import MAX_TRIALS, OpenTrial, confirmed_rate, next_rate
+from partitiond.profiler.sweep import poisson_rate
+from partitiond.profiler.sweep.poisson_rate import MAX_TRIALS, OpenTrial, confirmed_rate, next_rate
 from tests.controller.samples import measured_profile
 
 
@@ -75,7 +75,7 @@ def test_a_window_has_forty_arrivals_and_three_latencies() -> None:
         (0.188, 68.0, 40 / 0.188),
         (0.256, 100.0, 300.0),  # three latencies
     ):
-        trial = capacity.open_trial(16, rate, e2el, min_window_seconds=10.0, slo=None, seed=1)
+        trial = poisson_rate.open_trial(16, rate, e2el, min_window_seconds=10.0, slo=None, seed=1)
         assert trial.seconds == pytest.approx(expected)
         assert trial.warm_up_seconds == 2 * e2el
         assert trial.expected_seconds >= trial.seconds + trial.warm_up_seconds + e2el
@@ -83,7 +83,7 @@ def test_a_window_has_forty_arrivals_and_three_latencies() -> None:
 
 def test_there_are_arrivals_enough_to_see_a_share_that_is_ten_points_too_low() -> None:
     for quantile in (0.5, 0.9, 0.95, 0.99, 1.0):
-        count = capacity.arrivals_needed(quantile)
+        count = poisson_rate.arrivals_needed(quantile)
         assert 40 <= count <= 400
         bad = quantile - 0.1
         held = sum(
@@ -92,7 +92,7 @@ def test_there_are_arrivals_enough_to_see_a_share_that_is_ten_points_too_low() -
             if good / count >= quantile - 1e-9
         )
         assert held <= 0.05
-        assert capacity.arrivals_needed(0.95) == 40
+        assert poisson_rate.arrivals_needed(0.95) == 40
 
 
 TRIAL = OpenTrial(4, 2.0, 2.0, 20.0, 1, 30.0)
@@ -119,7 +119,7 @@ def result_of(
 
 
 def judged(slo: Slo | None, **how: float) -> CapacityTrial:
-    return capacity.judge(result_of(**how), TRIAL, slo, 8.0)  # type: ignore[arg-type]
+    return poisson_rate.judge(result_of(**how), TRIAL, slo, 8.0)  # type: ignore[arg-type]
 
 
 def test_a_verdict_says_how_full_the_places_were_and_how_sure_it_is() -> None:
