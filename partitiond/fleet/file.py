@@ -1,4 +1,4 @@
-"""Reads fleet files: models and devices in one TOML file, for `plan --from` and `up -f`.
+"""Reads and checks fleet files: models and devices in one TOML file, for `plan --from` and `up -f`.
 
     [settings.planner]                 # any table of the settings file
     time_limit_seconds = 5
@@ -35,7 +35,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import format_bytes
 from partitiond.fleet.devices import DeviceTable, devices_of, host_memory_of, wrong_devices
-from partitiond.fleet.mistakes import Place, mistakes, of_validation
+from partitiond.fleet.mistake_lines import Place, mistakes, of_validation
 from partitiond.fleet.parts import Body, WorkloadBody
 from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.fleet.workloads import read_pairs

@@ -1,4 +1,4 @@
-"""Relates engines to placements, and lists which partitions are held. Pure."""
+"""Finds the engine of each placement, and lists which partitions are held. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -11,7 +11,6 @@ from partitiond.core.hardware.partition import Partition
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.device_room import holds
-from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 
@@ -91,20 +90,6 @@ def routed(engine: Engine, observed: ObservedReplica) -> RoutedEngine:
         kv_cache_tokens=report.kv_cache_tokens if report is not None else 0,
         max_model_len=handle.launch.max_model_len if handle is not None else 0,
         host=handle.host if handle is not None else "",
-    )
-
-
-def unknown_handles(
-    handles: Iterable[EngineHandle], engines: Iterable[Engine]
-) -> tuple[EngineHandle, ...]:
-    """Return the handles of engines that are not known, and are not being started just now."""
-    live = [engine for engine in engines if engine.live]
-    known = {(e.handle.host, e.generation) for e in live if e.handle is not None}
-    starting = {engine.identity for engine in live if engine.handle is None}
-    return tuple(
-        handle
-        for handle in handles
-        if (handle.host, handle.generation) not in known and handle.identity not in starting
     )
 
 

@@ -14,6 +14,14 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.limits import ControllerPolicy
+from partitiond.controller.runtime.adoption import (
+    is_countable,
+    is_unread,
+    plan_of_running,
+    room_beside,
+    unknown_handles,
+    unread_placement,
+)
 from partitiond.controller.runtime.engine_matching import (
     by_replica,
     flights_of,
@@ -21,7 +29,6 @@ from partitiond.controller.runtime.engine_matching import (
     is_record_of,
     own_engine,
     routed,
-    unknown_handles,
 )
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import Expectations
@@ -39,13 +46,6 @@ from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import KeyRoutes, RoutePolicy, routing_from
 from partitiond.controller.runtime.sleeping import SleepController, serving_since, waited_models
 from partitiond.controller.runtime.start_times import StartTimes
-from partitiond.controller.runtime.unreadable import (
-    is_countable,
-    is_unread,
-    plan_of_running,
-    room_beside,
-    unread_placement,
-)
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.host_state import FINE, HostStanding

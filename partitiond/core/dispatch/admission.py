@@ -1,4 +1,4 @@
-"""Admits requests to replicas, queues them or refuses them, and words each refusal.
+"""Decides whether a replica has room for a request, and words refusals with their Retry-After.
 
 The rule per replica: sequences in flight stay within the batch at its operating point, **and**
 estimated KV tokens stay within 95 % of what the started engine holds. An empty replica takes any

@@ -1,4 +1,4 @@
-"""Decides which models go to sleep and which are woken, and what sleepers hold. Pure.
+"""Decides which models fall asleep, scale to zero or are woken, and what sleepers hold. Pure.
 
 An engine that sleeps keeps its process, and with it the device's context, captured graphs and
 compiled kernels; it gives up its KV cache and its weights. At level 1 the weights wait in host

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from partitiond.controller.runtime.engine_matching import first_starts, flights_of, unknown_handles
+from partitiond.controller.runtime.adoption import unknown_handles
+from partitiond.controller.runtime.engine_matching import first_starts, flights_of
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import HOPELESS_FAILURES

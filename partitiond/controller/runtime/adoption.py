@@ -1,7 +1,7 @@
-"""Handles engines and plans that cannot be read. Pure.
+"""Decides which engines that are found running are adopted, and what unreadable ones become. Pure.
 
 An engine whose launch.json cannot be read finishes its requests, and is ended. If the applied plan
-cannot be read, a plan of the running engines takes its place.
+cannot be read, a plan of the adopted engines takes its place.
 """
 
 from collections.abc import Iterable
@@ -20,6 +20,20 @@ Room = tuple[tuple[str, int | Unknown], ...]
 
 _NO_DEVICE: Final = ""
 """The partition is not known, and so excludes no other; `room_beside` counts its memory."""
+
+
+def unknown_handles(
+    handles: Iterable[EngineHandle], engines: Iterable[Engine]
+) -> tuple[EngineHandle, ...]:
+    """Return the handles of engines that are not known, and are not being started just now."""
+    live = [engine for engine in engines if engine.live]
+    known = {(e.handle.host, e.generation) for e in live if e.handle is not None}
+    starting = {engine.identity for engine in live if engine.handle is None}
+    return tuple(
+        handle
+        for handle in handles
+        if (handle.host, handle.generation) not in known and handle.identity not in starting
+    )
 
 
 def unread_placement(handle: EngineHandle) -> Placement:

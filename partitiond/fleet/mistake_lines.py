@@ -1,4 +1,4 @@
-"""Says where in a fleet file each mistake is, and what was meant."""
+"""Finds the line of each mistake in a fleet file, and the key that was meant."""
 
 import collections
 import difflib
