@@ -158,7 +158,8 @@ def _schema_of(request: Request) -> Mapping[str, Any]:
 def _lines(items: Sequence[Any], schema: Mapping[str, Any], most: int = 8) -> list[str]:
     lines = []
     for item in items[:most]:
-        place = [part for part in item["loc"] if part != "body"]
+        first, *place = item["loc"]
+        place = place if first == "body" else place[:1]  # of a parameter, its name
         where = ".".join(map(str, place)) or "body"
         said = f"{words_of(item, 'an object')}{_got(item)}"
         if item["type"] == "extra_forbidden":

@@ -108,5 +108,6 @@ async def test_a_query_parameter_that_a_route_does_not_have_is_refused(
         answer = await http.get(path)
         assert answer.status_code == 422, path
         assert known in answer.json()["hint"]
-    assert (await http.get("/usage?from=2020-01-01&by=key")).status_code == 200
+    answer = await http.get("/usage?from=2020-01-01&by=key&by=nonsense")
+    assert "the request is not valid: by: must be" in answer.json()["detail"]
     assert (await http.get("/events?kind=a&kind=b&newest=true")).status_code == 200

@@ -158,3 +158,4 @@ def test_usage_is_shown(host: Host, cli: Cli) -> None:
     assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
     assert "Nothing was used" in cli("keys show --usage --since 2020-01-01 --until 2020-02-01").out
     cli("keys show --usage --since soon").refused(2, "7d")
+    cli("keys show --usage --by key,nonsense").refused(2, "--by 'nonsense' is none of key, model")

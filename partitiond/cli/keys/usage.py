@@ -7,18 +7,22 @@ from rich.console import RenderableType
 from partitiond.cli.columns import new_table
 from partitiond.cli.options import moment
 from partitiond.cli.output import emit
-from partitiond.core.views.usage import UsageReport
+from partitiond.core.errors import InputError
+from partitiond.core.views.usage import UsageBy, UsageReport
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 
 def show_usage(client: "ControlClient", since: str, until: str, by: str, *, as_json: bool) -> None:
-    """Print what keys used. Raises InputError: a moment is none."""
+    """Print what keys used. Raises InputError: a moment is none, or lines are for none of these."""
+    words = [word.strip() for word in by.split(",") if word.strip()]
+    if unknown := [word for word in words if word not in [*UsageBy]]:
+        raise InputError(f"--by {unknown[0]!r} is none of {', '.join(UsageBy)}.")
     report = client.usage(
         moment(since, "--since") or None,
         moment(until, "--until") or None,
-        [word.strip() for word in by.split(",") if word.strip()],
+        words,
     )
     emit(report, as_json=as_json, render=lambda: _table(report))
 
