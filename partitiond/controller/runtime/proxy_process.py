@@ -59,7 +59,7 @@ class Endpoint:
         self._store = store
         self._journal = journal
         self._wake = wake
-        self._exit: asyncio.Task[int | None] | None = None
+        self._exit: asyncio.Task[None] | None = None
         self._version = 0
         self._unsure = False
         """Whether the proxy may have a table that it was told after `table`: the call failed."""
@@ -95,8 +95,13 @@ class Endpoint:
         else:
             self._journal.note("proxy-adopted", "proxy", "the endpoint was found running.")
         # The kernel says at once that the process has ended, instead of being asked.
-        self._exit = asyncio.create_task(self._proxy.wait_exit(), name="proxy exit")
+        self._exit = asyncio.create_task(self._note_exit(), name="proxy exit")
         self._exit.add_done_callback(lambda _: self._wake())
+
+    async def _note_exit(self) -> None:
+        code = await self._proxy.wait_exit()
+        how = "" if code is None else f" with exit code {code}"
+        self._journal.note("proxy-ended", "proxy", f"the endpoint's process has ended{how}.")
 
     @property
     def problem(self) -> str:

@@ -275,6 +275,7 @@ async def test_the_proxy_is_started_again_and_told_newer_routes_than_it_has(benc
     for _ in range(2):
         await bench.controller.one_pass()
     assert bench.proxy.starts == 2
+    assert bench.kinds().count("proxy-ended") == 1
     assert len(bench.proxy.tables) == published + 1
     assert bench.proxy.table.version > 500
     assert bench.routed() == {"a-1": False}
