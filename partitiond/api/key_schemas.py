@@ -9,7 +9,7 @@ from partitiond.api.schemas import merge
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, RequestLimits, RouteKind
 from partitiond.core.errors import InputError
 from partitiond.core.instants import utc_iso
-from partitiond.core.keys.record import KeyTerms
+from partitiond.core.keys.record import KEY_PRIORITIES, KeyTerms
 from partitiond.fleet.parts import Body, Patch, RequestLimitsBody, RequestLimitsPatch
 from partitiond.serde import from_jsonable, to_jsonable
 
@@ -63,7 +63,7 @@ class KeyBody(Body):
     models: ModelNames = Field((), description="Models it may use; empty for all.")
     routes: Routes = Field((), description="Kinds of routes it may use; empty for all.")
     priority: int = Field(
-        0, description="-10 to 10; requests of a higher number leave the queue first."
+        0, description=f"{KEY_PRIORITIES}; requests of a higher number leave the queue first."
     )
     weight: float = Field(
         1.0,

@@ -131,7 +131,8 @@ def parse_overrides(
         if not separator or not key.strip():
             raise SettingsError(
                 f"{option}{text!r} is not of the form key=value.",
-                hint=f"Write for example {option}proxy.port=9000; "
+                hint=f"Write for example {option}proxy.port=9000"
+                f"{'' if option else ', or proxy.port= to restore the default'}; "
                 "`partitiond setup config show` lists the keys.",
             )
         found[key.strip()] = value.strip()

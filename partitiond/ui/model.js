@@ -23,7 +23,7 @@ export function modelView(name) {
         h("a", { class: "button", href: `#/try/${encodeURIComponent(name)}` }, "Try it"),
         h("button", { on: { click: () => requests(name) } }, "Requests"),
         h("button", { id: "change", on: { click: () => change(name) } }, "Change…"),
-        h("button", { on: { click: () => asleep(name, idle ? "wake" : "sleep") } }, idle ? "Wake" : "Sleep"),
+        idle || m.sleep_mode ? h("button", { on: { click: () => asleep(name, idle ? "wake" : "sleep") } }, idle ? "Wake" : "Sleep") : null,
         h("button", { on: { click: () => rollBack(name) } }, "Roll back…"),
         h("button", { on: { click: () => measure(name) } }, "Measure"),
         h("button", { class: "danger", on: { click: () => remove(name, replicas.length) } }, "Remove…"))),

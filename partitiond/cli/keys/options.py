@@ -72,7 +72,7 @@ TERMS: Final = OptionForm(
         "'never' [never].",
         expiry_body,
     ),
-    Row("priority", metavar="-10..10"),
+    Row("priority", metavar="N"),
     Row("weight", metavar="W"),
     Row("rates.requests_per_minute", metavar="N"),
     Row("rates.tokens_per_minute", metavar="N"),

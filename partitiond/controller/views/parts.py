@@ -277,4 +277,5 @@ def model_overview(
         note=view.note,
         joules_per_s=planned.watts if planned is not None else None,
         obstacle=view.obstacle,
+        sleep_mode=view.record.spec.engine.sleep_mode,
     )

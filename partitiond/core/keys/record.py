@@ -17,6 +17,7 @@ from partitiond.core.model.request_options import ALIAS_PATTERN, check_count, ch
 MAX_LABEL: Final = 200
 MAX_KEY_MODELS: Final = 256
 MAX_KEY_PRIORITY: Final = 10
+KEY_PRIORITIES: Final = f"-{MAX_KEY_PRIORITY} to {MAX_KEY_PRIORITY}"
 LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
 MAX_REQUESTS_PER_MINUTE: Final = 10**9
 MAX_TOKENS_PER_MINUTE: Final = 10**12
@@ -73,8 +74,7 @@ class KeyTerms:
         )
         require(
             abs(self.priority) <= MAX_KEY_PRIORITY,
-            f"priority must be between -{MAX_KEY_PRIORITY} and {MAX_KEY_PRIORITY}, "
-            f"got {str(self.priority)[:40]}.",
+            f"a key's priority must be {KEY_PRIORITIES}, got {str(self.priority)[:40]}.",
             "0 is usual; a higher number is served first.",
         )
         require(

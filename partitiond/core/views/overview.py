@@ -128,6 +128,7 @@ class ModelOverview:
         note: what the chain waits for.
         obstacle: what keeps it from running; None for nothing that is known.
         joules_per_s: draw of its replicas by plan, in watts; None unknown.
+        sleep_mode: whether it can be put to sleep.
     """
 
     name: str
@@ -142,6 +143,7 @@ class ModelOverview:
     note: str = ""
     joules_per_s: float | None = None
     obstacle: Obstacle | None = None
+    sleep_mode: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

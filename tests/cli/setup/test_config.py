@@ -18,4 +18,4 @@ def test_a_file_that_is_missing_is_made_and_a_refused_value_names_it(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     own = tmp_path / "partitiond" / "config.toml"
     cli("setup config set proxy.port=9002").ended(0, f"proxy.port is 9002, in {own}")
-    cli(*named, "proxy.port").refused(2, "Write for example proxy.port=9000")
+    cli(*named, "proxy.port").refused(2, "or proxy.port= to restore the default")
