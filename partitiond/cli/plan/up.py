@@ -1,7 +1,8 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
 UNCHANGED: Final = "unchanged"
 REFUSED: Final = "refused"
+REFUSED_BY: Final = (InputError, ModelSourceError)
 
 
 @spread
@@ -60,18 +62,28 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     with client_of(ctx) as client:
         changes: dict[str, str] = {}
         new: list[ModelSpec] = []
-        kept, freed = {spec.name: {*spec.aliases} for spec in fleet.models}, dict[str, str]()
+        gets = {name: spec.name for spec in fleet.models for name in (spec.name, *spec.aliases)}
+        moving = {
+            alias: old.name
+            for old in [view.record.spec for view in client.models()]
+            if gets.get(old.name) == old.name  # others give up none
+            for alias in old.aliases
+            if gets.get(alias, old.name) != old.name
+        }
         for spec in fleet.models:
+            # A model keeps an alias until the one that gets it is accepted.
+            kept = [a for a, old in moving.items() if old == spec.name and not dry_run]
+            asked = dataclasses.replace(spec, aliases=(*spec.aliases, *kept))
             try:
-                freed |= free_aliases(client, spec, kept, dry_run=dry_run)
-                stored, change = register_or_update(client, spec, freed, dry_run=dry_run)
-            except (InputError, ModelSourceError) as error:
+                with taken_aliases(client, spec, moving, dry_run=dry_run) as owners:
+                    stored, change = register_or_update(client, asked, moving, dry_run=dry_run)
+            except REFUSED_BY as error:
                 changes[spec.name] = REFUSED
                 say(f"{spec.name} is refused: {error}")
                 continue
-            if spec.name in freed.values() and change == UNCHANGED:
-                change = "changed"
-            changes[spec.name] = change
+            if change == UNCHANGED:
+                change = changes.get(spec.name, change)
+            changes |= {**dict.fromkeys(owners, "changed"), spec.name: change}
             if change != UNCHANGED:
                 new.append(stored)
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
@@ -95,22 +107,30 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     raise typer.Exit(Exit.BAD_INPUT if refused else exit_of(preview.plan, preview.infeasible))
 
 
-def free_aliases(
-    client: "ControlClient", spec: ModelSpec, kept: Mapping[str, set[str]], *, dry_run: bool
-) -> dict[str, str]:
-    """Take a model's names from those that have them as aliases and do not keep them, so that they
-    move in any order; return the former owners by alias. A dry run takes none.
+@contextlib.contextmanager
+def taken_aliases(
+    client: "ControlClient", spec: ModelSpec, moving: dict[str, str], *, dry_run: bool
+) -> Iterator[Collection[str]]:
+    """Take a model's names from their owners while it is made; yield the owners. If the model is
+    refused, they get the names back. A dry run takes none.
 
     Args:
-        kept: the aliases that each model of the file keeps or gets.
+        moving: owners by alias; those that were taken leave it.
     """
-    names, freed = {spec.name, *spec.aliases}, dict[str, str]()
-    for other in [view.record.spec for view in client.models()]:
-        if gone := names & {*other.aliases} - kept.get(other.name, names):
-            freed |= dict.fromkeys(gone, other.name)
-            if not dry_run:
-                client.update(other.name, {"aliases": [a for a in other.aliases if a not in gone]})
-    return freed
+    names = {spec.name, *spec.aliases} & moving.keys()
+    owners = [] if dry_run else sorted({moving[name] for name in names})
+    before = [client.model(owner).record for owner in owners]
+    try:
+        for record in before:
+            left = [alias for alias in record.spec.aliases if alias not in names]
+            client.update(record.spec.name, {"aliases": left}, record.version)
+        yield owners
+    except REFUSED_BY:
+        for record in before:
+            client.update(record.spec.name, {"aliases": list(record.spec.aliases)})
+        raise
+    for name in sorted(names):
+        say(f"{name} {'would move' if dry_run else 'moves'} from {moving.pop(name)} to {spec.name}")
 
 
 def register_or_update(

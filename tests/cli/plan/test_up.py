@@ -115,6 +115,10 @@ def test_an_alias_moves_within_a_file_in_any_order_in_a_dry_run_too(
             dry = cli("up --dry-run --json -f", file).ended(0).json["models"]
             assert "unchanged" not in dry.values()
             assert host.store.model("opt-125m").spec.aliases == ("chat",)
+    file.write_text(f"{takes}engine = {{ max_model_len = 1_000_000 }}\n{gives}")
+    assert cli("up --no-profile --no-wait -f", file).code == 2
+    assert host.store.model("opt-125m").spec.aliases == ("chat",), "who should get it is refused"
+    file.write_text(takes + gives)
     up = cli("up --no-profile --no-wait -f", file)
     assert "chat: registered\nopt-125m: changed" in up.err
 
