@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from partitiond.core import errors as e
 from partitiond.core.replica.states import IllegalTransitionError
-from partitiond.fleet.mistake_lines import nearest_key
+from partitiond.fleet.lines_of_mistakes import nearest_key
 from partitiond.serde import words_of
 
 MEDIA_TYPE: Final = "application/problem+json"

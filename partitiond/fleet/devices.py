@@ -19,7 +19,7 @@ from partitiond.core.hardware.kinds import (
 from partitiond.core.mig.geometry import covered_slices
 from partitiond.core.mig.text import EMPTY, parse_geometry, places_for
 from partitiond.core.units import Bytes, parse_bytes
-from partitiond.fleet.mistake_lines import Place
+from partitiond.fleet.lines_of_mistakes import Place
 from partitiond.fleet.parts import Body
 
 MAX_DEVICES: Final = 4096

@@ -35,7 +35,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import format_bytes
 from partitiond.fleet.devices import DeviceTable, devices_of, host_memory_of, wrong_devices
-from partitiond.fleet.mistake_lines import Place, mistakes, of_validation
+from partitiond.fleet.lines_of_mistakes import Place, mistakes, of_validation
 from partitiond.fleet.parts import Body, WorkloadBody
 from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.fleet.workloads import read_pairs

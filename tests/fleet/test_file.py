@@ -13,7 +13,7 @@ from partitiond.core.model.spec import ModelSource, PlacementRules, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.fleet.file import fleet_schema, load_fleet
-from partitiond.fleet.mistake_lines import keys_of
+from partitiond.fleet.lines_of_mistakes import keys_of
 from partitiond.fleet.offline import fleet_request
 from partitiond.planner.api import solve
 
