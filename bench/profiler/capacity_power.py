@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.command import options
 from partitiond.profiler.sweep.poisson_rate import OpenTrial, open_trial
-from partitiond.profiler.sweep.queue_stability import ServedRequest, below_one, grows, utilisation
+from partitiond.profiler.sweep.stability import ServedRequest, below_one, grows, utilisation
 
 LOADS = (0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """Rates, as a share of the rate that the server sustains."""

@@ -15,12 +15,7 @@ from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_ap
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
 from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.targets import first_looks, profile_targets, unmeasured
-from partitiond.core.errors import (
-    InputError,
-    ModelSourceError,
-    NotFoundError,
-    SpecError,
-)
+from partitiond.core.errors import InputError, ModelSourceError, NotFoundError, SpecError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, LATER, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind

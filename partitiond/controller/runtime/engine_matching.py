@@ -69,11 +69,6 @@ def own_engine(placement: Placement, engines: Sequence[Engine]) -> Engine | None
     )
 
 
-def is_record_of(engine: Engine, placement: Placement) -> bool:
-    """Whether an ended engine is of just this placement: the next start takes its failures over."""
-    return not engine.live and is_engine_of(engine, placement)
-
-
 def is_engine_of(engine: Engine, placement: Placement) -> bool:
     """Whether the engine is of just this placement, whatever its state."""
     own = engine.placement

@@ -26,7 +26,7 @@ from partitiond.controller.runtime.engine_matching import (
     by_replica,
     flights_of,
     held,
-    is_record_of,
+    is_engine_of,
     own_engine,
     routed,
 )
@@ -653,7 +653,8 @@ class Controller:
         if model is None or device is None:
             return  # one of them went away within this pass; the next pass sees it
         name = self.name_for(placement)
-        old = [e for e in self.engines if is_record_of(e, placement)]
+        # The next start takes over the failures of these.
+        old = [e for e in self.engines if not e.live and is_engine_of(e, placement)]
         if self._files.brings and self._doubts_files(placement, host, old):
             return
         self.engines = [engine for engine in self.engines if engine not in old]

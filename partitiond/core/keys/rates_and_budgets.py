@@ -14,10 +14,9 @@ the buckets, and is told the sum of the other workers' rows. What the others use
 time is debited here as if it had been used here. So limits hold for all workers together, apart
 from the age of the rows.
 
-Several hosts may serve one key, too. Then each has a share of each limit, which the head tells
-(`core.keys.shares`), and all that is said here holds for the share. A bucket that grows with its
-share has no more in it than before, and one that shrinks loses only what it cannot hold. So no move
-of a share adds to what all hosts together may take.
+Where several hosts serve one key, all this holds for the host's share (`core.keys.shares`). A
+bucket that grows with its share has no more in it than before, and one that shrinks loses only what
+it cannot hold. So no move of a share adds to what all hosts together may take.
 
 The period of a budget is the latest that the clock, the counts or the head have said. So a clock
 that steps back over the end of a period, and forth again, begins no budget anew.

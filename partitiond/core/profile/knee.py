@@ -6,6 +6,7 @@ within the tolerance e. A larger batch costs latency and memory, and gains no to
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -39,17 +40,8 @@ class RatePoint(Protocol):
 
 def dominates(one: OperatingPoint, other: OperatingPoint) -> bool:
     """Return whether `one` is at least as good in all three respects and better in at least one."""
-    at_least_as_good = (
-        one.footprint_bytes <= other.footprint_bytes
-        and one.output_tokens_per_s >= other.output_tokens_per_s
-        and one.tpot.p95 <= other.tpot.p95
-    )
-    better = (
-        one.footprint_bytes < other.footprint_bytes
-        or one.output_tokens_per_s > other.output_tokens_per_s
-        or one.tpot.p95 < other.tpot.p95
-    )
-    return at_least_as_good and better
+    costs, others = ((p.footprint_bytes, -p.output_tokens_per_s, p.tpot.p95) for p in (one, other))
+    return costs != others and all(map(operator.le, costs, others))
 
 
 def frontier(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:

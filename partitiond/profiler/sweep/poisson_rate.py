@@ -3,7 +3,7 @@
 A closed loop never queues, so its throughput does not tell how long requests wait when they arrive
 at random. Here they arrive as a Poisson process, at most the operating point's batch is in the
 engine, and the rest waits at the client as it would at the proxy; latency counts from arrival. A
-rate is held if it can go on for ever (`profiler.sweep.queue_stability`) and, with an SLO, the share
+rate is held if it can go on for ever (`profiler.sweep.stability`) and, with an SLO, the share
 of good requests is the SLO's quantile or more; without an SLO, every request has to end well.
 
 Few trials must do, because each lasts until there are enough arrivals to tell. They begin at 0.8 X
@@ -26,7 +26,7 @@ from partitiond.core.model.spec import Slo
 from partitiond.core.profile.confirmed import CapacityTrial
 from partitiond.core.profile.record import CAPACITY_SHARE_UNCONFIRMED
 from partitiond.profiler.sweep.bench import Running
-from partitiond.profiler.sweep.queue_stability import (
+from partitiond.profiler.sweep.stability import (
     ServedRequest,
     below_one,
     grows,

@@ -8,28 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.demand import planned_rate
-from partitiond.core.demand.planned_rate import (
-    MeasuredDemand,
-    is_short,
-    within_freedom,
-    work_factor,
-)
+from partitiond.core.demand import planned_rate as rule
+from partitiond.core.demand.planned_rate import MeasuredDemand, is_short, within_freedom
 from tests.core.scaling_samples import diff_of, plan_giving
 
-POLICY = planned_rate.ScalingPolicy()
+POLICY = rule.ScalingPolicy()
 STEP = POLICY.forecast.step_seconds
 
 
 def decisions(
-    rates: list[float], policy: planned_rate.ScalingPolicy = POLICY, *, planned: float | None = None
-) -> list[planned_rate.Decision]:
-    state = planned_rate.begun_at(planned)
+    rates: list[float], policy: rule.ScalingPolicy = POLICY, *, planned: float | None = None
+) -> list[rule.Decision]:
+    state = rule.begun_at(planned)
     found = []
     for index, rate in enumerate(rates):
-        decision = planned_rate.scale(
-            state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy
-        )
+        decision = rule.scale(state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy)
         found.append(decision)
         state = decision.state
     return found
@@ -112,11 +105,11 @@ def test_what_was_planned_before_stays_until_something_speaks_against_it() -> No
 
 
 def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
-    state = planned_rate.begun_at(5.0)
+    state = rule.begun_at(5.0)
     reached = 5.0
     for index in range(60):
         step = MeasuredDemand(at=index * STEP, req_per_s=4.0, queue_seconds=3.0)
-        decision = planned_rate.scale(state, step, POLICY)
+        decision = rule.scale(state, step, POLICY)
         state, reached = decision.state, decision.req_per_s
     assert reached > 6.0
     limit = POLICY.pressure_limit * 4.0 * (1 + POLICY.headroom)
@@ -125,21 +118,19 @@ def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
 
 def test_longer_requests_count_for_more_within_bounds() -> None:
     def planned(work: float) -> float:
-        state = planned_rate.NEW
+        state = rule.NEW
         for index in range(30):
-            state = planned_rate.scale(
-                state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY
-            ).state
+            state = rule.scale(state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY).state
         return state.planned_req_per_s or 0.0
 
     assert planned(2.0) == pytest.approx(2 * planned(1.0), rel=0.2)
     at = (0.1, 0.01)
-    assert work_factor(*at, (100, 11), (100, 11)) == pytest.approx(1.0)
-    assert work_factor(*at, (100, 11), (None, None)) == pytest.approx(1.0)
-    assert work_factor(*at, (100, 11), (200, 11)) == pytest.approx(1.5)
-    assert work_factor(*at, (100, 11), (100, 21)) == pytest.approx(1.5)
-    assert work_factor(*at, (100, 11), (100, 100_000)) == 4.0
-    assert work_factor(0.0, 0.0, (100, 11), (100, 22)) == 1.0
+    assert rule.work_factor(*at, (100, 11), (100, 11)) == pytest.approx(1.0)
+    assert rule.work_factor(*at, (100, 11), (None, None)) == pytest.approx(1.0)
+    assert rule.work_factor(*at, (100, 11), (200, 11)) == pytest.approx(1.5)
+    assert rule.work_factor(*at, (100, 11), (100, 21)) == pytest.approx(1.5)
+    assert rule.work_factor(*at, (100, 11), (100, 100_000)) == 4.0
+    assert rule.work_factor(0.0, 0.0, (100, 11), (100, 22)) == 1.0
 
 
 def test_a_plan_is_within_its_freedom_that_moves_only_what_scales_by_itself() -> None:
@@ -170,10 +161,10 @@ def test_a_plan_is_short_where_a_model_gets_less_than_it_needs_and_could_get_mor
 
 def test_a_plan_is_overtaken_where_it_takes_what_is_needed_by_now() -> None:
     made_for = plan_giving({"a": 2.0, "b": 1.0}, demand_req_per_s=1.0)
-    assert not planned_rate.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
-    assert planned_rate.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
-    assert planned_rate.overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
-    assert not planned_rate.overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
+    assert not rule.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
+    assert rule.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
+    assert rule.overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
+    assert not rule.overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
 
 
 def test_a_longer_pause_between_raises_is_kept() -> None:

@@ -7,12 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.profiler.capacity_power import SERVERS, Server, share_held
-from partitiond.profiler.sweep.queue_stability import (
-    ServedRequest,
-    grows,
-    share_interval,
-    utilisation,
-)
+from partitiond.profiler.sweep.stability import ServedRequest, grows, share_interval, utilisation
 
 RUNS = 40
 ENGINES = [server for server in SERVERS if server.fixed_share is not None]
