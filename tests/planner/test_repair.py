@@ -17,12 +17,13 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.complete import from_nothing
+from partitiond.planner.pack.moves import moves_of
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.annealing import to_packing
 from partitiond.planner.search.improve import Improver
-from partitiond.planner.search.repair import completed, kept, moves_of
+from partitiond.planner.search.repair import completed, kept
 from partitiond.planner.stop import Stop
 from tests.planner.build import gpu
 

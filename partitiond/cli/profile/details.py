@@ -1,20 +1,34 @@
 """Draws a profile beside its table of points: named points, memory, capacity, provenance."""
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from partitiond.cli.columns import bare_fields, new_table, time_text, titled
+from partitiond.cli.profile.table import profile_table
 from partitiond.cli.tables import core_list, duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
+from partitiond.core.profile.staleness import command_for
 from partitiond.core.units import format_bytes, format_duration
+from partitiond.core.views.lists import ProfileView
 
 Pair = tuple[str, str]
 
 
-def details(profile: Profile, slo: Slo | None) -> RenderableType:
-    """Everything but the points themselves; --json has intervals, telemetry and sharing as well."""
-    parts: list[RenderableType] = [titled("Operating points by name", _named(profile, slo))]
+def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
+    """Everything in a profile, and whether the profile is stale; --json has intervals, telemetry
+    and sharing as well.
+
+    Args:
+        slo: the registered model's, for the points that need one.
+    """
+    profile, parts = view.profile, list[RenderableType]()
+    if view.stale:
+        again = f"Measure it anew: {command_for(profile)}"
+        parts.append(Text(f"stale: {'; '.join(view.stale)}. {again}", style="yellow"))
+    parts.append(profile_table(profile))
+    parts.append(titled("Operating points by name", _named(profile, slo)))
     parts.append(titled("Memory", _memory(profile)))
     parts.append(titled("Capacity", _capacity(profile, slo)))
     parts.append(titled("How it came to be", bare_fields(_provenance(profile))))

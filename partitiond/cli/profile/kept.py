@@ -9,7 +9,8 @@ import typer
 from partitiond.cli.ids import OneProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, jsonable, out, print_json, say
-from partitiond.cli.profile.table import profile_details, profiles_table
+from partitiond.cli.profile.details import profile_details
+from partitiond.cli.profile.table import profiles_table
 from partitiond.core.errors import (
     ConflictError,
     InputError,

@@ -8,14 +8,11 @@ from rich.text import Text
 
 from partitiond.cli.columns import Column, new_table, table_of
 from partitiond.cli.ids import short_ids
-from partitiond.cli.profile.details import details
 from partitiond.cli.tables import duration, rate
-from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import LengthShape
 from partitiond.core.profile.knee import frontier
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
-from partitiond.core.profile.staleness import command_for
 from partitiond.core.units import GIB, format_duration
 from partitiond.core.views.lists import ProfileView
 
@@ -41,22 +38,6 @@ def profile_table(profile: Profile) -> RenderableType:
             style="bold" if is_knee else "",
         )
     return Group(Text(_heading(profile), style="bold"), table, Text(_meaning(profile)))
-
-
-def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
-    """Everything in a profile, and whether the profile is stale.
-
-    Args:
-        slo: the registered model's, for the points that need one.
-    """
-    parts: list[RenderableType] = []
-    if view.stale:
-        again = command_for(view.profile)
-        parts.append(
-            Text(f"stale: {'; '.join(view.stale)}. Measure it anew: {again}", style="yellow")
-        )
-    parts += [profile_table(view.profile), details(view.profile, slo)]
-    return Group(*parts)
 
 
 def _half_width(point: OperatingPoint) -> str:

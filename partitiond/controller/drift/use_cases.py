@@ -16,7 +16,7 @@ from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample
-from partitiond.core.drift.correction import Correction, correction_of, pool_verdicts
+from partitiond.core.drift.correction import Correction, correction_of
 from partitiond.core.drift.detection import (
     RECENT,
     Figure,
@@ -24,6 +24,7 @@ from partitiond.core.drift.detection import (
     Tracks,
     Verdict,
     add_window,
+    pool_verdicts,
     rebuild_tracks,
     verdict_of,
 )

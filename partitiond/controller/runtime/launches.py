@@ -14,7 +14,6 @@ from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.performance.planned_speed import speed_environment
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.engine import EngineLaunch
-from partitiond.core.replica.leases import Lease
 
 MAX_NAMES: Final = 1000
 """More engines than this of one replica at a time would be a defect, not a plan."""
@@ -97,14 +96,6 @@ def on_same_host(
     """Return the launches whose engines use host cores of this device's host, or may do so."""
     there = on_each_host([device, *devices], launches, lambda launch: launch.device_id)
     return tuple(there[device.host])
-
-
-def lent_there(
-    device: Device, devices: Sequence[Device], leases: Iterable[Lease]
-) -> tuple[int, ...]:
-    """Return the cores of this device's host that are lent to profile jobs."""
-    there = on_each_host([device, *devices], leases, lambda lease: lease.partition.device_id)
-    return tuple(core for lease in there[device.host] for core in lease.cores)
 
 
 def _dtype(candidate: Candidate, asked: str) -> str:

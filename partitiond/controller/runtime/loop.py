@@ -37,7 +37,6 @@ from partitiond.controller.runtime.launches import (
     engine_name,
     form_of,
     launch_for,
-    lent_there,
     lists_form,
     on_same_host,
 )
@@ -57,7 +56,7 @@ from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan, same_engine
 from partitiond.core.profile.jobs import AwaitedLook, awaited_by_all
 from partitiond.core.replica.engine import EngineHandle
-from partitiond.core.replica.leases import Lease
+from partitiond.core.replica.leases import Lease, lent_there
 from partitiond.core.replica.lost import refused
 from partitiond.core.replica.observation import (
     Action,

@@ -10,15 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from partitiond.core.drift.detection import Figure, LedgerEntry, Verdict
+from partitiond.core.drift.detection import Figure, LedgerEntry, Verdict, pool_verdicts
 
 FACTOR_STEP: Final = 0.05
 FACTOR_LEAST: Final = 0.4
 """Step, and the least: a slower replica is broken, which a plan would hide. Both are chosen."""
 FACTOR_CHANGE: Final = 0.1
 """Smallest change of a correction: each change makes plans outdated. Chosen, not measured."""
-MOST: Final = 0.5
-"""From this share of a profile's replicas on, the profile is wrong, and not a device. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,23 +39,6 @@ class Correction:
     high: float | None
     replicas: int
     since: str
-
-
-def pool_verdicts(entries: Sequence[LedgerEntry]) -> Verdict:
-    """Return the joint verdict on one profile, from the last entry of each of its replicas.
-
-    The verdict is slower (or faster) if at least `MOST` of the replicas with a verdict are.
-    """
-    sure = [v for e in entries if (v := _pace(e)) is not Verdict.LEARNING]
-    for verdict in (Verdict.SLOWER, Verdict.FASTER):
-        if sure and sure.count(verdict) >= MOST * len(sure):
-            return verdict
-    return Verdict.HOLDS if sure else Verdict.LEARNING
-
-
-def _pace(entry: LedgerEntry) -> Verdict:
-    found = entry.finding(Figure.PACE)
-    return Verdict.LEARNING if found is None else found.verdict
 
 
 def correction_of(

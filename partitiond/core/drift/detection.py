@@ -45,6 +45,8 @@ USUAL_WEIGHT: Final = 4
 LEAST_SCATTER: Final = 0.02
 LEAST_TRIMMED: Final = 4
 """Least scatter; number of differences from which on the largest is left out. Both are chosen."""
+MOST: Final = 0.5
+"""From this share of a profile's replicas on, the profile is wrong, and not a device. Chosen."""
 
 
 class Figure(enum.StrEnum):
@@ -304,6 +306,23 @@ def verdict_of(tracks: Tracks) -> Verdict:
     figures.
     """
     return _worst(track.verdict for track in tracks.values())
+
+
+def pool_verdicts(entries: Sequence[LedgerEntry]) -> Verdict:
+    """Return the joint verdict on one profile, from the last entry of each of its replicas.
+
+    The verdict is slower (or faster) if at least `MOST` of the replicas with a verdict are.
+    """
+    sure = [v for e in entries if (v := _pace(e)) is not Verdict.LEARNING]
+    for verdict in (Verdict.SLOWER, Verdict.FASTER):
+        if sure and sure.count(verdict) >= MOST * len(sure):
+            return verdict
+    return Verdict.HOLDS if sure else Verdict.LEARNING
+
+
+def _pace(entry: LedgerEntry) -> Verdict:
+    found = entry.finding(Figure.PACE)
+    return Verdict.LEARNING if found is None else found.verdict
 
 
 def add_window(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[Finding, ...]]:

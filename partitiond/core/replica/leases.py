@@ -8,10 +8,11 @@ other slices.
 
 import collections
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from partitiond.core.hardware.hosts import on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import (
     CpuCores,
@@ -188,6 +189,14 @@ def _beside_lease(device: Device, lease: Partition) -> Device:
             return dataclasses.replace(
                 device, cordoned=True, cordon_reason="a profile is being measured on it"
             )
+
+
+def lent_there(
+    device: Device, devices: Sequence[Device], leases: Iterable[Lease]
+) -> tuple[int, ...]:
+    """Return the cores of this device's host that are lent to profile jobs."""
+    there = on_each_host([device, *devices], leases, lambda lease: lease.partition.device_id)
+    return tuple(core for lease in there[device.host] for core in lease.cores)
 
 
 def cores_without(cores: Sequence[int], lent: Collection[int]) -> tuple[int, ...]:

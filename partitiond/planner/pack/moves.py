@@ -19,10 +19,20 @@ from partitiond.core.plan.costs import device_cost
 from partitiond.core.plan.record import Objective, Placement, same_engine
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import Applied
+from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 
 DEVICE_SHARE: Final = 0.01
 """Share of a value that is maximised, in place of a device. By definition (docs/planning.md)."""
+
+
+def moves_of(instance: Instance, packing: Packing) -> int:
+    """Count running replicas that leave their place: stopped, moved, or started anew elsewhere."""
+    held = collections.Counter(
+        (i, item) for i, load in enumerate(packing.loads) for item in load.items
+    )
+    stays = collections.Counter((index, item) for index, item, _ in staying_items(instance)) & held
+    return len(instance.request.running) - stays.total()
 
 
 def price_of_a_move(request: PlanRequest, objective: Objective) -> float:

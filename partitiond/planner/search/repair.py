@@ -7,7 +7,6 @@ the best plan with a limit on the replicas that leave their device. Load i of ev
 device i of the request, so leaving a device is a move.
 """
 
-import collections
 import math
 from typing import Final
 
@@ -17,7 +16,7 @@ from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete, in_order, most_goodput
 from partitiond.planner.pack.members import EPSILON, KEPT, Member, drop_surplus, member, rank
-from partitiond.planner.pack.moves import price_of_a_move
+from partitiond.planner.pack.moves import moves_of, price_of_a_move
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing, staying_items
 from partitiond.planner.progress.watch import SolveMonitor
@@ -93,20 +92,6 @@ def kept(watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool) -
     return members
 
 
-def moves_of(instance: Instance, packing: Packing) -> int:
-    """Count running replicas that leave their place: stopped, moved, or started anew elsewhere."""
-    held = collections.Counter(
-        (i, item) for i, load in enumerate(packing.loads) for item in load.items
-    )
-    stays = collections.Counter(_runs(instance)) & held
-    return len(instance.request.running) - stays.total()
-
-
-def _runs(instance: Instance) -> list[tuple[int, int]]:
-    """Return devices and items of the replicas that run and could stay."""
-    return [(index, item) for index, item, _ in staying_items(instance)]
-
-
 def _limits(watch: SolveMonitor, start: Packing, there: int, *, by_cost: bool) -> list[int | None]:
     """Return the limits on replicas that leave their device, one for each search to be made.
 
@@ -153,7 +138,8 @@ def improve(
         seconds: time of the search; a deterministic request takes an equivalent number of steps.
         by_cost: True to serve all demand; False to maximise goodput.
     """
-    instance, runs = watch.instance, _runs(watch.instance)
+    instance = watch.instance
+    runs = [(index, item) for index, item, _ in staying_items(instance)]
     gone = len(instance.request.running) - len(runs)
     most = None if most_moves is None else max(0, most_moves - gone)
     improver = Improver(

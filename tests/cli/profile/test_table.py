@@ -3,7 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from partitiond.cli.profile.table import age, profile_details, profiles_table
+from partitiond.cli.profile.details import profile_details
+from partitiond.cli.profile.table import age, profiles_table
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.core.profile.record import Profile, Transfer

@@ -7,7 +7,6 @@ from partitiond.controller.runtime.launches import (
     cores_for,
     engine_name,
     launch_for,
-    lent_there,
     max_num_batched_tokens,
     on_same_host,
 )
@@ -17,7 +16,7 @@ from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Placement
-from partitiond.core.replica.leases import Lease
+from partitiond.core.replica.leases import Lease, lent_there
 from partitiond.core.units import GIB, Bytes
 from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
 from tests.devices.fake import fake_gpus

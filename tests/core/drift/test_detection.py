@@ -171,7 +171,7 @@ BEFORE = correction_of([entry()], None, NOW)
 
 def test_a_correction_is_of_the_replicas_together() -> None:
     slow, (fine, *_) = entry("a-1"), FINE
-    assert correction.pool_verdicts([slow, slow, fine]) is Verdict.SLOWER
+    assert detection.pool_verdicts([slow, slow, fine]) is Verdict.SLOWER
     found = correction_of([slow, entry("a-7", ratio=1.5), fine], None, NOW)
     assert found is not None
     assert (found.factor, found.ratio, found.replicas) == (0.75, 1.3, 2)
