@@ -47,7 +47,7 @@ def set_values(
     ctx: typer.Context,
     pairs: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE...", help="As proxy.port=9000; KEY= for the default."),
+        typer.Argument(metavar="KEY=VALUE...", help="As proxy.port=9000; KEY= restores defaults."),
     ],
     as_json: JsonOption = False,
 ) -> None:

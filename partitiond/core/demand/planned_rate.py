@@ -158,7 +158,10 @@ def scale(state: ScalingState, step: MeasuredDemand, policy: ScalingPolicy) -> D
     )
     # Raised only once it is exceeded, and then by the headroom more, so that it does not creep up.
     wanted = needed * (1 + policy.headroom)
-    uppers = _window(state.uppers, step.at, wanted, policy.down_window_seconds)
+    # Of a window the first entry is the greatest.
+    begin = step.at - policy.down_window_seconds
+    greater = (upper for upper in state.uppers if upper[0] >= begin and upper[1] > wanted)
+    uppers = (*greater, (step.at, wanted))
     kept = dataclasses.replace(state, series=series, uppers=uppers, since=since)
     planned = state.planned_req_per_s
     if planned is None:
@@ -191,14 +194,6 @@ def _under_pressure(
         return 0.0
     limit = policy.pressure_limit * expected.upper_req_per_s
     return min(planned * policy.pressure_step, limit)
-
-
-def _window(
-    uppers: tuple[tuple[float, float], ...], at: float, upper: float, seconds: float
-) -> tuple[tuple[float, float], ...]:
-    """Return the window with one more entry; its first entry is the greatest."""
-    kept = [(when, value) for when, value in uppers if when >= at - seconds and value > upper]
-    return (*kept, (at, upper))
 
 
 def _changed(

@@ -313,16 +313,12 @@ def pool_verdicts(entries: Sequence[LedgerEntry]) -> Verdict:
 
     The verdict is slower (or faster) if at least `MOST` of the replicas with a verdict are.
     """
-    sure = [v for e in entries if (v := _pace(e)) is not Verdict.LEARNING]
+    paces = (e.finding(Figure.PACE) for e in entries)
+    sure = [f.verdict for f in paces if f is not None and f.verdict is not Verdict.LEARNING]
     for verdict in (Verdict.SLOWER, Verdict.FASTER):
         if sure and sure.count(verdict) >= MOST * len(sure):
             return verdict
     return Verdict.HOLDS if sure else Verdict.LEARNING
-
-
-def _pace(entry: LedgerEntry) -> Verdict:
-    found = entry.finding(Figure.PACE)
-    return Verdict.LEARNING if found is None else found.verdict
 
 
 def add_window(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[Finding, ...]]:

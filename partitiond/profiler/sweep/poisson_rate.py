@@ -146,7 +146,8 @@ def next_rate(trials: Sequence[CapacityTrial], closed_loop_req_per_s: float) -> 
     above = failed if failed is not None else closed_loop_req_per_s
     middle = (held + above) / 2
     if len(trials) == MAX_TRIALS - 1 or above < NARROW * held:
-        return held if _times_tried(trials, held) == 1 and len(trials) > 1 else None
+        tried = sum(math.isclose(t.req_per_s, held) for t in trials)
+        return held if tried == 1 and len(trials) > 1 else None
     return middle
 
 
@@ -162,10 +163,6 @@ def confirmed_rate(trials: Sequence[CapacityTrial]) -> float | None:
 def lowest_failed(trials: Sequence[CapacityTrial]) -> float | None:
     """Return the lowest rate that was not held."""
     return min((t.req_per_s for t in trials if not t.held), default=None)
-
-
-def _times_tried(trials: Sequence[CapacityTrial], rate: float) -> int:
-    return sum(math.isclose(t.req_per_s, rate) for t in trials)
 
 
 def judge(

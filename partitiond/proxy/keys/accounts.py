@@ -80,7 +80,7 @@ class Accounts:
         self._unknown = Account()
         """Of requests without a key, and of keys of no table, which nobody asks for."""
         self._save_at = 0.0
-        self.others: Callable[[str], Usage] = _nobody
+        self.others: Callable[[str], Usage] = lambda _key_id: NO_USAGE
         self.publish: Callable[[str, Usage], object] | None = None
 
     def apply(self, keys: Iterable[KeyRoute], shares: HostShares = WHOLE_SHARES) -> None:
@@ -193,7 +193,3 @@ class Accounts:
 
 def _usage(account: Account) -> Usage:
     return NO_USAGE if account.meter is None else account.meter.usage
-
-
-def _nobody(_key_id: str) -> Usage:
-    return NO_USAGE

@@ -89,10 +89,6 @@ def by_change(found: tuple[Alternative, ...]) -> dict[str, Alternative]:
     return {one.change: one for one in found}
 
 
-def gains(found: tuple[Alternative, ...]) -> dict[str, float | None]:
-    return {one.change: one.gain for one in found}
-
-
 def test_the_plan_comes_first_and_a_question_that_asks_nothing_solves_nothing_else(
     asker: Asker,
 ) -> None:
@@ -116,8 +112,8 @@ def test_what_ifs_are_compared_with_the_plan_of_what_is(asker: Asker) -> None:
     texts = ("demand a=20/s", "demand a=5/s", "lose g0", "without model b", "demand a=100/s")
     _, answers = asker.ask(what_if=texts)
     expected = dict(zip(texts, (-1.0, 1.0, 0.0, 1.0, None), strict=True))
-    assert gains(answers.what_if) == expected
     found = by_change(answers.what_if)
+    assert {change: one.gain for change, one in found.items()} == expected
     more = found["demand a=20/s"]
     assert (more.starts, more.moves, more.stops) == (2, 0, 0), "near what is"
     assert not found["demand a=100/s"].serves_all

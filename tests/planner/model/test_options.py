@@ -37,11 +37,6 @@ def group_of(*devices: Device, models: tuple[ModelDemand, ...] = ()) -> Group:
     return group
 
 
-def modes_in(group: Group) -> set[SharingMode | None]:
-    """Ways to run one of its devices; None is alone."""
-    return {option.mode for option in group.options}
-
-
 ALONE = both(isolation=Isolation.DEVICE)
 SHARED = {SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG}
 
@@ -67,7 +62,7 @@ SHARED = {SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG}
 def test_a_device_offers_its_modes_as_others_and_isolation_leave_them(
     there: Device, model: ModelDemand, modes: set[SharingMode | None]
 ) -> None:
-    assert modes_in(group_of(there, models=(model,))) == modes
+    assert {option.mode for option in group_of(there, models=(model,)).options} == modes
 
 
 def test_a_size_that_runs_is_never_left_out_for_one_that_is_as_good() -> None:
