@@ -27,8 +27,8 @@ from partitiond.planner.answers.explain import explain, unplaced
 from partitiond.planner.check import check_plan
 from partitiond.planner.check.changes import held_demand
 from partitiond.planner.check.figures import levels_of
-from partitiond.planner.model.costs import drawn_watts, usable_request
 from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.solver_costs import drawn_watts, usable_request
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.packing import Packing

@@ -11,7 +11,7 @@ from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.answers import figures_of
 from partitiond.core.plan.record import ModelDemand, Objective, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.model.costs import device_units, true_bound
+from partitiond.planner.model.solver_costs import device_units, true_bound
 from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 from tests.planner.problems import plan_for

@@ -7,14 +7,14 @@ from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Certificate, Objective, Placement, PriorityProof, Status
 from partitiond.core.profile.record import ProfileKind
-from partitiond.planner.model.costs import (
+from partitiond.planner.model.needs import LEAST
+from partitiond.planner.model.solver_costs import (
     cost_of,
     goodput_of,
     smallest_share,
     true_bound,
     true_value,
 )
-from partitiond.planner.model.needs import LEAST
 from partitiond.planner.model.types import Instance, unlike
 from partitiond.planner.pack.moves import moves_made, price_of_a_move, with_moves
 from partitiond.planner.progress.answer import SolveAnswer

@@ -21,11 +21,11 @@ from partitiond.core.performance.interference import (
     mode_overhead_bytes,
 )
 from partitiond.core.plan.record import Placement, weights_of
-from partitiond.planner.model.costs import device_units, item_units
 from partitiond.planner.model.dominated import Fits, Spare, in_use, most_useful, without_beaten
 from partitiond.planner.model.figures import at_most, down
 from partitiond.planner.model.needs import needs_of, units_of, with_lifts
 from partitiond.planner.model.pools import Pool, shared_limits, usable_bytes
+from partitiond.planner.model.solver_costs import device_units, item_units
 from partitiond.planner.model.ties import names_of, ties_of, without_neighbours
 from partitiond.planner.model.types import (
     SHARE_SCALE,

@@ -210,7 +210,7 @@ class Packing:
 
     def cost(self) -> float:
         """Return the cost as a number; its unit depends on the objective
-        (`planner.model.costs`)."""
+        (`planner.model.solver_costs`)."""
         return self.cost_units() / PRICE_SCALE
 
     def lacking(self) -> list[int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective
-from partitiond.planner.model.costs import true_bound, true_value
+from partitiond.planner.model.solver_costs import true_bound, true_value
 from partitiond.planner.model.types import Instance
 from partitiond.planner.stop import Stop, never
 

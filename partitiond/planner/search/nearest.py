@@ -10,8 +10,8 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
-from partitiond.planner.model.costs import charges_replicas, true_value
 from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.solver_costs import charges_replicas, true_value
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding, fill, share_value
 from partitiond.planner.pack.assign import applied

@@ -10,8 +10,8 @@ device i of the request, so leaving a device is a move.
 import math
 from typing import Final
 
-from partitiond.planner.model.costs import charges_replicas
 from partitiond.planner.model.sites import Floats, build_sites
+from partitiond.planner.model.solver_costs import charges_replicas
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete, in_order, most_goodput
