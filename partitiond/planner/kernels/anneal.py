@@ -339,18 +339,23 @@ class Annealing:
             i += 1
 
     def _serve_listed(self) -> None:
+        """Serve the listed models; for goodput the least numbers of all come before any more."""
         at: i64 = 0
+        while at < self.listed and not self.by_cost:
+            self._serve(self.list[at], self.data.least[self.list[at]])
+            at += 1
+        at = 0
         while at < self.listed:
-            self._serve(self.list[at])
+            self._serve(self.list[at], NO_BUDGET)
             at += 1
 
-    def _serve(self, m: i64) -> None:
-        """Give model m replicas as long as the answer gains by them and one fits.
+    def _serve(self, m: i64, most: i64) -> None:
+        """Give model m up to `most` replicas, as long as the answer gains by them and one fits.
 
         Models that lose by this are listed to be served as well.
         """
         state, data = self.state, self.data
-        while self.lacks(m):
+        while state.number[m] < most and self.lacks(m):
             self._scan(m)
             d = self.chosen_device
             if d < 0:
@@ -482,15 +487,19 @@ class Annealing:
         self._sort()
         listed = self.listed
         i = 0
+        while i < listed and not self.by_cost:
+            self._serve_apart(self.list[i], data.least[self.list[i]], i)
+            i += 1
+        i = 0
         while i < listed:
-            self.state.touches = 0
-            self._serve_apart(self.list[i], i)
+            self._serve_apart(self.list[i], NO_BUDGET, listed + i)
             i += 1
         self.state.touches = 0
 
-    def _serve_apart(self, m: i64, number: i64) -> None:
+    def _serve_apart(self, m: i64, most: i64, number: i64) -> None:
         """Serve a model in a step of its own, whose number no other step has."""
         steps = self.steps
+        self.state.touches = 0
         self.steps = -1 - number
-        self._serve(m)
+        self._serve(m, most)
         self.steps = steps

@@ -11,12 +11,13 @@ step has touched, so that a step that made things worse can be undone.
 
 The worth of what a model gets is
 
-    slope x min(rate, limit) - lacking[ceil(missing / cell)] - short x (replicas missing)
+    slope x min(rate, limit) - max(lacking[ceil(missing / cell)], short x (replicas missing))
 
-`missing` is the larger of what the demand lacks, and of what would be lacking if the fault domain
-that serves most were lost. For goodput, `slope` is the weight and `lacking` is 0. For serving all
-demand at the least cost, `lacking` is the price of the cheapest replicas that cover what is
-missing, so that the sum over all models says how much device capacity is still to be found.
+as a replica brings both. `missing` is the larger of what the demand lacks, and of what would be
+lacking if the fault domain that serves most were lost. For goodput, `slope` is the weight and
+`lacking` is 0. For serving all demand at the least cost, `lacking` is the price of the cheapest
+replicas that cover what is missing, so that the sum over all models says how much device capacity
+is still to be found.
 """
 
 from typing import Any, Final, final
@@ -228,14 +229,15 @@ class Loads:
             lost, lost_number = self._most_lost(m, d, more, number)
             missing = max(missing, data.left[m] - rate + lost)
             short = max(short, data.left_number[m] - self.number[m] - number + lost_number)
+        lacks = 0.0
         if missing > 0:
             cell = i64(float(missing) * data.per_cell[m] + UP)
             if cell >= data.cells:
                 cell = data.cells - 1
-            value -= data.lacking[m * data.cells + cell]
+            lacks = data.lacking[m * data.cells + cell]
         if short > 0:
-            value -= data.short[m] * float(short)
-        return value
+            lacks = max(lacks, data.short[m] * float(short))
+        return value - lacks
 
     def _most_lost(self, m: i64, d: i64, more: i64, number: i64) -> tuple[i64, i64]:
         """Return the most rate, and the most replicas, that one fault domain holds of model m."""

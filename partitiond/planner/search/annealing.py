@@ -47,7 +47,11 @@ def _needs_of(sites: Sites, price: Floats, order: Ints, *, by_cost: bool) -> dic
     cell, lacking, short = _prices_of_lack(sites, price, order, starts, by_cost=by_cost)
     slope, limit = _slopes(sites, by_cost=by_cost)
     if not by_cost:
-        short[:] = 1.0 + float(np.sum(slope * np.minimum(limit, sites.need_rate)))
+        # A missing replica outweighs all that models could get, those without a rate as well.
+        held = len(sites.device_group) * int(sites.max_items.max(initial=1))
+        most = np.zeros(len(slope))
+        np.maximum.at(most, sites.entry_model, sites.rates.max(axis=1, initial=0))
+        short[:] = 1.0 + float(np.sum(slope * np.minimum(limit, most * held)))
     merit, largest = _merits(sites, price)
     spread, left, left_number, domain_of = _survival(sites, by_cost=by_cost)
     near, tied = _nearness(sites)

@@ -18,6 +18,8 @@ SMALL: Final = 200
 RUNS: Final = 12
 """Models times devices up to which the search by cost begins anew so often, with other seeds. There
 a run is at its end within a second, and how good a plan is, is up to its first steps."""
+FOR_LEAST: Final = 2_000
+"""Steps for what no search may miss, if its time has passed without it. Chosen."""
 
 
 def search(
@@ -48,12 +50,17 @@ def search(
             hopeless = not (found or improver.has_answer) and late
             return watch.done or hopeless or watch.left() <= 0
 
+        def has_least(improver: Improver = improver) -> bool:
+            return improver.meets_least() or watch.stop()
+
         improver.start(None)
         if start is not None and not number:
             improver.start(start.packing)
         tell(improver.value())
         if not watch.done:
             improver.run(seconds / runs, halt=halt, tell=tell)
+        # Least numbers come before what takes time: a late or busy clock is no reason to miss any.
+        improver.run(0.0, steps=FOR_LEAST, halt=has_least)
         if improver.has_answer:
             found.append(member(NAME, improver.best()))
         if halt():
