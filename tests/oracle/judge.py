@@ -56,27 +56,22 @@ ANY: Final = 1_000_000
 SECONDS: Final = {False: 10.0, True: 2.0}
 """For one question by the clock, as a daemon has by default, or in counted work. Most are proven
 optimal in a tenth of a second, or on a busy machine in one."""
-LATE: Final = 0.01
-"""Seconds after which next to nothing is searched for, as if the clock had passed."""
 
 
-def ask(
-    question: Question, *, deterministic: bool, large: bool = False, late: bool = False
-) -> Plan | Infeasible | str:
+def ask(question: Question, *, deterministic: bool, large: float = 0) -> Plan | Infeasible | str:
     """The planner's answer with the settings of the product, or why it refused its own plan.
 
     Args:
         question: the question.
         deterministic: the same answer each time; the product asks by the clock.
-        large: as fleets are asked that are too large for CP-SAT and a greedy plan: by the search.
-        late: with no time.
+        large: as fleets are asked that are too large for CP-SAT and a greedy plan: by the search,
+            in so many seconds; 0 to ask as what it is.
     """
-    seconds = 1.0 if large else SECONDS[deterministic]
     request = PlanRequest(
         question.devices,
         question.models,
         objective=question.objective,
-        time_limit_seconds=LATE if late else seconds,
+        time_limit_seconds=large or SECONDS[deterministic],
         host_memory_bytes=question.host_memory_bytes,
         interference=question.interference,
         deterministic=deterministic,
@@ -93,11 +88,9 @@ def ask(
             return f"{error}"
 
 
-def wrong(
-    question: Question, *, deterministic: bool = True, large: bool = False, late: bool = False
-) -> list[str]:
+def wrong(question: Question, *, deterministic: bool = True, large: float = 0) -> list[str]:
     """Everything that the answer claims and the brute force does not bear out."""
-    answer = ask(question, deterministic=deterministic, large=large, late=late)
+    answer = ask(question, deterministic=deterministic, large=large)
     loads = all_loads(question)
     assert loads is not None, "questions are tiny"
     if isinstance(answer, str):
@@ -113,7 +106,7 @@ def wrong(
     return [
         *found,
         *_of_changes(question, loads, answer),
-        *_of_order(question, loads, answer, large),
+        *_of_order(question, loads, answer, large > 0),
     ]
 
 

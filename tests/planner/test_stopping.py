@@ -14,7 +14,6 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member, member
 from partitiond.planner.progress.watch import SolveMonitor
-from partitiond.planner.search import nearest
 from partitiond.planner.search.nearest import nearest_cost
 from partitiond.planner.search.repair import completed
 from tests.planner.build import gpu, point, want
@@ -103,13 +102,3 @@ def test_nothing_is_shared_out_from_a_fifth_after_the_time_limit_on() -> None:
         watch.began = began
         chosen = nearest_cost(watch, [one], may=lambda _: 0)
         assert (len(chosen.packing.loads[0].items) > 2) is filled
-
-
-def test_only_plans_as_good_as_the_best_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = leftovers(3)
-    best, dearer = plan_of(watch), plan_of(watch)
-    monkeypatch.setattr(dearer.packing, "cost", lambda: best.packing.cost() + 1)
-    calls = list[object]()
-    monkeypatch.setattr(nearest, "fill", lambda *asked: calls.append(asked))
-    nearest_cost(watch, [dearer, best, dearer, best], may=lambda _: 0)
-    assert len(calls) == 2

@@ -55,14 +55,6 @@ def count_of_moves(instance: Instance, done: Applied) -> int:
     return _count(instance, done.kept, done.placed) if instance.request.running else 0
 
 
-def with_price(instance: Instance, objective: Objective, value: float, done: Applied) -> float:
-    """Return the value of a packing including the price of the moves that applying it makes."""
-    price = price_of_a_move(instance.request, objective)
-    if not price:
-        return value
-    return with_moves(objective, value, count_of_moves(instance, done), price)
-
-
 def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:
     """Count replicas that run, could stay, and move or restart under these placements."""
     old = {p.replica_id: p for p in instance.request.running}

@@ -42,14 +42,16 @@ from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
 from partitiond.planner.pack.members import EXACT
-from partitiond.planner.pack.moves import with_price
+from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.improve import Improver
 from partitiond.planner.search.nearest import May, least_against
 from partitiond.planner.search.repair import completed
-from partitiond.planner.search.searching import HOPE_SHARE, serve_everything
+from partitiond.planner.search.searching import HOPE_SHARE
+from partitiond.planner.search.searching import NAME as SEARCH
 from partitiond.planner.stop import Stop
 
 SLACK: Final = 1e-6
@@ -272,15 +274,12 @@ class Raising:
         self.asked += 1
         left = self.watch.left()
         late = LAST_SHARE * left if self.step < SMALL_STEP else 0.0
-        answer = serve_everything(
-            self._sites_for(asked),
-            self.worth,
-            seconds=min(left, max(ASK_SHARE * self.limit, late)),
-            stop=self.stop,
-            start=self.best,
-            number=self.asked,
-        )
-        return answer is not None and self.keep(answer, "ruin and recreate")
+        seed = self.instance.request.seed + self.asked
+        improver = Improver(self._sites_for(asked), self.worth, by_cost=True, seed=seed)
+        improver.start(self.best)
+        seconds = min(left, max(ASK_SHARE * self.limit, late))
+        improver.run(seconds, halt=lambda: improver.has_answer or self.stop())
+        return improver.has_answer and self.keep(improver.best(), SEARCH)
 
     @functools.cached_property
     def priced(self) -> tuple[Pours, Duals]:
@@ -374,6 +373,7 @@ class Raising:
         """Return the plan with the best value after the price of moves: the best or a kept plan."""
         instance, objective = self.instance, self.instance.request.objective
         tried = [best, *self._kept()] if instance.request.running else [best]
+        price = price_of_a_move(instance.request, objective)
         ranks: list[tuple[float, int, Packing]] = []
         for packing in tried:
             if ranks and self.stop():
@@ -381,7 +381,7 @@ class Raising:
             full = self.given_away(packing, self.watch.finish(1 / (len(tried) - len(ranks))))
             value = factor_of(full, self.target)
             done = applied(instance, full)
-            worth = with_price(instance, objective, value, done)
+            worth = with_moves(objective, value, count_of_moves(instance, done), price)
             ranks.append((worth, done.load_bytes, full))
         most = max(rank[0] for rank in ranks)
         close = most - SLACK * abs(most)

@@ -2,12 +2,10 @@
 
 from typing import Final
 
-from partitiond.planner.model.sites import Floats, Sites, build_sites
+from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.pack.members import Member, member
-from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.improve import Improver
-from partitiond.planner.stop import Stop
 
 NAME: Final = "ruin and recreate"
 HOPE_SHARE: Final = 0.5
@@ -66,29 +64,3 @@ def search(
         if halt():
             break
     return found
-
-
-def serve_everything(
-    sites: Sites,
-    worth: Floats,
-    *,
-    seconds: float,
-    stop: Stop,
-    start: Packing | None,
-    number: int,
-) -> Packing | None:
-    """Return any packing that lacks nothing; None if none is found in time, or before a stop.
-
-    Args:
-        sites: the instance as arrays.
-        worth: (E,) what one replica of each entry takes.
-        seconds: wall-clock limit, or an equivalent number of steps.
-        stop: True ends the search without a packing.
-        start: a packing to continue from; None for an empty one.
-        number: number of this search, if there are several for the same request.
-    """
-    request = sites.instance.request
-    improver = Improver(sites, worth, by_cost=True, seed=request.seed + number)
-    improver.start(start)
-    improver.run(seconds, halt=lambda: improver.has_answer or stop())
-    return improver.best() if improver.has_answer else None
