@@ -17,7 +17,7 @@ from partitiond.core.hardware.kinds import (
     SharingMode,
 )
 from partitiond.core.mig.geometry import covered_slices
-from partitiond.core.mig.text import EMPTY, parse_geometry, places_for
+from partitiond.core.mig.text import places_of
 from partitiond.core.units import Bytes, parse_bytes
 from partitiond.fleet.lines_of_mistakes import Place
 from partitiond.fleet.parts import Body
@@ -203,11 +203,7 @@ def _mig_contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tupl
         yield "it has GPU instances, and mig is not among its modes", "Add mig to `modes`."
         return
     try:
-        asked = parse_geometry(",".join(table.mig_instances) or EMPTY)
-        if any(start is None for _, start in asked):
-            yield "an instance has no first slice", 'Write them as "3g.40gb@4".'
-            return
-        places = places_for(spec.mig_profiles, asked, ())
+        places = places_of(spec.mig_profiles, table.mig_instances)
     except SpecError as error:
         yield f"mig_instances: {error.message.rstrip('.')}", error.hint
         return
@@ -219,11 +215,10 @@ def _mig_contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tupl
 
 
 def _instances(table: DeviceTable, spec: HardwareSpec, device_id: str) -> tuple[MigInstance, ...]:
-    asked = parse_geometry(",".join(table.mig_instances) or EMPTY)
     memory = {profile.name: profile.memory_bytes for profile in spec.mig_profiles}
     return tuple(
         MigInstance(name, start, size, memory[name], uuid=f"MIG-{device_id}-{start}")
-        for name, start, size in places_for(spec.mig_profiles, asked, ())
+        for name, start, size in places_of(spec.mig_profiles, table.mig_instances)
     )
 
 

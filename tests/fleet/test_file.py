@@ -187,7 +187,7 @@ OF_A_DEVICE = (
     ("occupied_slices = [0]\noccupied_sm_percent = 5", "cut by MIG or shared under MPS"),
     ('occupied_slices = [0]\nmodes = ["mps"]', "other programs use the GPU in the mode mig"),
     ('occupied_sm_percent = 9\nmodes = ["mig"]', "other programs use the GPU in the mode mps"),
-    ('mig_instances = ["3g.40gb"]', "has no first slice"),
+    ('mig_instances = ["3g.40gb"]', "is no MIG instance"),
     ('mig_instances = ["3g.40gb@1"]', "cannot start at slice 1"),
     ('mig_instances = ["3g.40gb@4", "2g.20gb@6"]', "cannot start at slice 6"),
     ('mig_instances = ["3g.40gb@4", "1g.10gb@5"]', "overlap"),
