@@ -96,13 +96,13 @@ def checked(seen: dict[str, Any]) -> dict[str, Any]:
 
 
 ALWAYS = {"chat", "chat_stream", "errors", "patience", "leaving"}
-OPENAI = {"models", "completion", "alias", "responses", "responses_stream", "embeddings"}
+OPENAI = {"models", "completion", "alias", "embeddings"}
 
 
 def check_what_all_see(seen: Mapping[str, Any], also: AbstractSet[str]) -> None:
     """Text, usage, errors of the client's own classes, waits that are kept, freed slots."""
     assert set(seen) >= ALWAYS | also
-    for name in {"completion", "chat", "chat_stream", "responses"} & set(seen):
+    for name in {"completion", "chat", "chat_stream"} & set(seen):
         assert seen[name]["text"].split(), name
         assert seen[name].get("tokens", 5) == 5, name
     if "models" in also:
@@ -115,9 +115,6 @@ def check_what_all_see(seen: Mapping[str, Any], also: AbstractSet[str]) -> None:
     if "embeddings" in also:
         first, second = seen["embeddings"]["lengths"]
         assert first == second > 0
-    if "responses_stream" in also:
-        assert seen["responses_stream"]["text"].split()
-        assert seen["responses_stream"]["last"] == "response.completed"
     check_errors(seen["errors"])
     told = seen["patience"]["told"]
     assert told >= 1

@@ -3,7 +3,6 @@
 What it refuses is in `tests/e2e/conformance_cases.py`.
 """
 
-import json
 import math
 from typing import Any
 
@@ -11,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.simulated.engine import completions, pooling, structured, tokens
+from partitiond.simulated.engine import completions, pooling, tokens
 from partitiond.simulated.engine.generation import Generation
 from partitiond.simulated.engine.refusals import RefusedError
 from partitiond.simulated.engine.requests import read_generation
-from partitiond.simulated.engine.responses import read_response
 
 MODEL = "tiny"
 
@@ -90,27 +88,6 @@ class TestAnswers:
         else:
             assert answer.text == before + (stop if kept else "")
             assert (answer.finish_reason, answer.stop_reason) == ("stop", stop)
-
-    def test_a_schema_is_kept(self) -> None:
-        schema: dict[str, Any] = {
-            "type": "object",
-            "properties": {
-                "name": {"type": "string"},
-                "size": {"enum": ["small", "large"]},
-                "parts": {"type": "array"},
-                "inner": {"type": "object", "properties": {"n": {"type": ["integer", "null"]}}},
-            },
-        }
-        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        answer = completion(response_format=wanted, max_tokens=200).answers[0]
-        made = {"name": "small", "size": "small", "parts": [], "inner": {"n": 1}}
-        assert json.loads(answer.text) == made
-        assert answer.finish_reason == "stop"
-        schema["properties"]["again"] = schema  # which refers to itself, and has an end
-        assert "again" in structured.instance_of(schema)
-        form = {"type": "json_schema", "name": "x", "schema": {"type": "boolean"}}
-        body = {"input": "Hi", "text": {"format": form}}
-        assert read_response(body, MODEL, 512).answers[0].text == "true"
 
 
 class TestPooling:

@@ -19,15 +19,13 @@ from partitiond.simulated.engine import (
     exposition,
     messages,
     pooling,
-    responses,
     tokenizing,
 )
 from partitiond.simulated.engine.completions import Reply, request_id
 from partitiond.simulated.engine.engine import BrokenError, SimulatedEngine
 from partitiond.simulated.engine.messages import MessageReply
 from partitiond.simulated.engine.refusals import RefusedError, read_body
-from partitiond.simulated.engine.requests import read_batch, read_generation
-from partitiond.simulated.engine.responses import ResponseReply
+from partitiond.simulated.engine.requests import read_generation
 from partitiond.simulated.engine.sleeping import sleep_routes
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -113,24 +111,6 @@ async def _generate(
         return StreamingResponse(completions.stream(engine, reply), media_type=STREAM)
     await engine.finish(generation, request)
     return JSONResponse(reply.whole())
-
-
-async def _chat_batch(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
-    generation = read_batch(body, engine.model, engine.max_model_len)
-    await engine.accept()
-    reply = Reply.new(engine, generation, request_id(request, "chatcmpl", body), chat=True)
-    await engine.finish(generation, request)
-    return JSONResponse(reply.whole())
-
-
-async def _respond(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
-    generation = responses.read_response(body, engine.model, engine.max_model_len)
-    await engine.accept()
-    reply = ResponseReply.new(engine, generation, body)
-    if generation.stream:
-        return StreamingResponse(responses.stream(engine, reply), media_type=STREAM)
-    await engine.finish(generation, request)
-    return JSONResponse(reply.response(done=True))
 
 
 async def _message(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
@@ -219,8 +199,6 @@ SHARED: Final[dict[str, Handler]] = {"/tokenize": _tokenize, "/detokenize": _det
 GENERATING: Final[dict[str, Handler]] = {
     "/v1/completions": _complete,
     "/v1/chat/completions": _chat,
-    "/v1/chat/completions/batch": _chat_batch,
-    "/v1/responses": _respond,
     "/v1/messages": _message,
     "/v1/messages/count_tokens": _count,
 }

@@ -23,7 +23,6 @@ class Sampling:
         n: sequences of each prompt.
         min_tokens: the sequence does not end by itself before this number.
         stops: texts that end the sequence; they are not part of the answer unless `keep_stop`.
-        constrained: the only text that the request allows, or None.
     """
 
     max_tokens: int | None
@@ -32,7 +31,6 @@ class Sampling:
     ignore_eos: bool = False
     stops: tuple[str, ...] = ()
     keep_stop: bool = False
-    constrained: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -227,15 +225,10 @@ def check_length(prompt: Sequence[int], max_model_len: int) -> None:
 
 def _answer(prompt: tuple[int, ...], choice: int, sampling: Sampling, room: int) -> GeneratedAnswer:
     limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
-    if sampling.constrained is not None:
-        ids = tokens.encode(sampling.constrained)
-        ends_itself, count = len(ids) <= limit, min(len(ids), limit)
-        ids = ids[:count]
-    else:
-        natural = _natural_tokens(prompt)
-        ends_itself = not sampling.ignore_eos and natural < limit
-        count = max(natural, sampling.min_tokens) if ends_itself else limit
-        ids = tokens.answer_ids(prompt, choice, count)
+    natural = _natural_tokens(prompt)
+    ends_itself = not sampling.ignore_eos and natural < limit
+    count = max(natural, sampling.min_tokens) if ends_itself else limit
+    ids = tokens.answer_ids(prompt, choice, count)
     answer = GeneratedAnswer(
         tuple(map(tokens.token_text, ids)), ids, "stop" if ends_itself else "length"
     )

@@ -1,6 +1,5 @@
 """Reads completion and chat requests as vLLM does."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from partitiond.simulated.engine.refusals import (
     whole,
     whole_of,
 )
-from partitiond.simulated.engine.structured import constrained_text
 
 DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
@@ -50,7 +48,6 @@ def read_generation(
         max_model_len=max_model_len,
         default_limit=None if chat else DEFAULT_MAX_TOKENS,
     )
-    sampling = dataclasses.replace(sampling, constrained=constrained_text(body))
     return Generation(
         prompts=prompts,
         answers=answers_to(prompts, sampling, max_model_len),
@@ -75,55 +72,6 @@ def _called(body: Mapping[str, Any]) -> str:
         return str(called["function"]["name"])
     except (LookupError, TypeError):
         raise refused("Input should be a list of functions with names", "tools") from None
-
-
-def read_batch(body: dict[str, Any], model: str, max_model_len: int) -> Generation:
-    """Check several conversations in one request. Raises RefusedError.
-
-    vLLM reads each conversation as a chat of its own with the other fields of the request.
-    """
-    if body.get("use_beam_search"):
-        message = "Batch chat completions do not support beam search. Please set `use_beam_search`"
-        raise refused(f"{message} to False. (parameter=use_beam_search)", "use_beam_search")
-    n = body.get("n")
-    if n is not None and n != 1:
-        message = "Batch chat completions do not support `n > 1`. Please set `n` to 1."
-        raise refused(f"{message} (parameter=n, value={n})", "n")
-    conversations = _filled_list(body, "messages", body.get("messages"))
-    for at, messages in enumerate(conversations):
-        _filled_list(body, f"messages.{at}", messages)
-    choice = body.get("tool_choice")
-    if choice not in (None, "none"):
-        message = "Input should be 'none'"
-        more = {"ctx": {"expected": "'none'"}}
-        raise invalid("literal_error", "tool_choice", message, choice, more)
-    chats = [
-        read_generation(
-            {**body, "messages": messages, "tool_choice": "none"},
-            chat=True,
-            model=model,
-            max_model_len=max_model_len,
-        )
-        for messages in conversations
-    ]
-    return dataclasses.replace(
-        chats[0],
-        prompts=tuple(prompt for chat in chats for prompt in chat.prompts),
-        answers=tuple(answer for chat in chats for answer in chat.answers),
-        stream=False,
-    )
-
-
-def _filled_list(body: dict[str, Any], field: str, value: object) -> list[object]:
-    if value is None and field not in body:
-        raise missing(field, body)
-    if not isinstance(value, list):
-        raise invalid("list_type", field, "Input should be a valid list", value)
-    if not value:
-        message = "List should have at least 1 item after validation, not 0"
-        length = {"field_type": "List", "min_length": 1, "actual_length": 0}
-        raise invalid("too_short", field, message, value, {"ctx": length})
-    return value
 
 
 def _usage_wanted(body: Mapping[str, Any], *, stream: bool) -> tuple[bool, bool]:

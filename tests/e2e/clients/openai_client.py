@@ -92,21 +92,6 @@ def alias():
 
 
 @look
-def responses():
-    answer = client.responses.create(model=MODEL, input="hi", max_output_tokens=5)
-    return {"text": answer.output_text, "tokens": answer.usage.output_tokens}
-
-
-@look
-def responses_stream():
-    events = list(
-        client.responses.create(model=MODEL, input="hi", max_output_tokens=5, stream=True)
-    )
-    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-    return {"text": text, "first": events[0].type, "last": events[-1].type}
-
-
-@look
 def embeddings():
     answer = client.embeddings.create(model=EMBEDDER, input=["one", "two"])
     return {"lengths": [len(item.embedding) for item in answer.data]}

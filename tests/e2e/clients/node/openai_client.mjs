@@ -107,20 +107,6 @@ await look("stream_helper", async () => {
 await look("alias", async () =>
   (await client.chat.completions.create({ model: ALIAS, messages, max_tokens: 5 })).model);
 
-await look("responses", async () => {
-  const answer = await client.responses.create({ model: MODEL, input: "hi", max_output_tokens: 5 });
-  return { text: answer.output_text, tokens: answer.usage.output_tokens };
-});
-
-await look("responses_stream", async () => {
-  const events = [];
-  const asked = { model: MODEL, input: "hi", max_output_tokens: 5, stream: true };
-  for await (const event of await client.responses.create(asked)) events.push(event);
-  const deltas = events.filter((event) => event.type === "response.output_text.delta");
-  const text = deltas.map((event) => event.delta).join("");
-  return { text, first: events[0].type, last: events.at(-1).type };
-});
-
 await look("embeddings", async () => {
   const answer = await client.embeddings.create({ model: EMBEDDER, input: ["one", "two"] });
   return { lengths: answer.data.map((item) => item.embedding.length) };
