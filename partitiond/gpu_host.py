@@ -5,11 +5,10 @@ GPUs in the same way.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import DeviceError, StartFailedError
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import CPU_DEVICE_ID, cpu_device_id
 from partitiond.devices.host import HostDevices
@@ -18,7 +17,6 @@ from partitiond.devices.mps import MpsControl, without_mps_env
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, place_of
-from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.commands import planned_kv_tokens
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.owners import owners
@@ -109,25 +107,11 @@ def gpu_host(settings: Settings) -> GpuHost:
 
 def mps_control(settings: Settings, program: str = "") -> MpsControl:
     """Wire the MPS control daemons of this host, or of the simulated one; or of another program."""
-    cgroups = EngineCgroups(settings.engine.cgroup)
     return MpsControl(
         settings.run_dir,
         program or mps_program(settings),
-        into=outliving(cgroups),
-        keepers=KeptPrograms(settings.engine.launcher, cgroups),
+        keepers=KeptPrograms(settings.engine.launcher),
     )
-
-
-def outliving(cgroups: EngineCgroups) -> Callable[[str], Sequence[str]]:
-    """Choose where MPS daemons start: as for engines, since engines depend on them."""
-
-    def words(name: str) -> Sequence[str]:
-        try:
-            return cgroups.words(name)
-        except StartFailedError as error:
-            raise DeviceError(error.message, hint=error.hint, facts=error.facts) from error
-
-    return words
 
 
 def gpu_cores(settings: Settings) -> range | None:

@@ -72,7 +72,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--engine-arg", action="append", default=[], help="of every engine: --engine-arg=--flag"
     )
-    parser.add_argument("--dcgm-url", help="metrics of a DCGM exporter")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--mig", action="store_true", help="make and destroy GPU instances, where MIG mode is on"
@@ -158,7 +157,7 @@ def prepared(
     looks = DeadlineCalls()
     tools = Tools(
         runner=runner,
-        telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),
+        telemetry=HostTelemetry(looks=looks),
         used_bytes=lambda: looks.ask(device.id, lambda: used_bytes(device.id)),
         mps_program=mps_of(device, host),
         cache_dir=cache,

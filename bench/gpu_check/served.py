@@ -272,7 +272,6 @@ def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
         "engine.allow_unknown_version": False,
         "models.offline": True,
         "gpu.mig_changes": "instances" if mode is SharingMode.MIG else "never",
-        "engine.cgroup": "none",
     }
     if lab.tools.engine_kind == "simulated":
         values["gpu.simulated_host"] = _simulated_host(lab, folder, mode)

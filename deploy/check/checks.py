@@ -396,23 +396,6 @@ def a_killed_or_hung_daemon_is_replaced() -> str:
     return f"engine {old} serves on"
 
 
-def delegated_cgroups_work() -> str:
-    """Engines are below the cgroup that systemd delegated to the service, and outlive it too."""
-    first = engine()
-    partitiond("down")
-    wait_for("the end", lambda: shown("ActiveState") != "active")
-    assert not Path(f"/proc/{first}").exists(), "`partitiond down` ends engines"
-    settings(CONFIG + '[engine]\ncgroup = "delegated"\n')
-    run("systemctl", "start", UNIT)
-    old = engine()
-    where = cgroup(old)
-    assert where.startswith("/system.slice/partitiond.service/engine-"), where
-    run("systemctl", "restart", UNIT)
-    assert engine() == old
-    settings(CONFIG)
-    return where
-
-
 def helper_answers_its_user_only() -> str:
     """The socket starts the MIG helper as root; the helper refuses users without permission."""
     for unit in ("partitiond-mig.socket", "partitiond-mig.service"):
@@ -596,7 +579,6 @@ CHECKS = (
     groups_are_kept_apart,
     reload_takes_settings,
     a_killed_or_hung_daemon_is_replaced,
-    delegated_cgroups_work,
     helper_answers_its_user_only,
     mps_runs_as_the_engines_user,
     *several_hosts.CHECKS,

@@ -12,7 +12,6 @@ from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import Variant
 from partitiond.engines.install.finder import EngineFinder, HostResolver
-from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.engine_user import EngineUser, group_warning
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
@@ -131,7 +130,7 @@ def this_host(
         start_deadline_seconds=settings.engine.start_deadline_seconds,
         stop_grace_seconds=settings.engine.stop_grace_seconds,
         device_used_bytes=lambda uuid: devices.looks.ask(uuid, lambda: used_bytes(uuid)),
-        telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url, looks=devices.looks),
+        telemetry=HostTelemetry(looks=devices.looks),
         cpu_figures=cpu_speed,
     )
     return ThisHost(
@@ -163,7 +162,6 @@ def _processes(
         cache_dir=settings.cache_dir / "compiled",
         allow_unknown_version=settings.engine.allow_unknown_version,
         simulated_host=settings.gpu.simulated_host,
-        cgroups=EngineCgroups(settings.engine.cgroup),
         traces_endpoint=str(settings.tracing.endpoint or ""),
         user=user,
         warm=MODULES if settings.engine.warm_starts else {},

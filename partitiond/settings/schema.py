@@ -33,7 +33,6 @@ from partitiond.settings.tracing import TracingSettings
 from partitiond.settings.types import (
     AbsolutePath,
     Count,
-    HttpUrl,
     IndexUrl,
     Port,
     Seconds,
@@ -107,11 +106,6 @@ class EngineSettings(Table):
         20.0,
         description="Longest time for a probe's token while the engine is idle, in seconds; three "
         "times as long while requests run. After two misses it counts as hung and is replaced.",
-    )
-    cgroup: Literal["auto", "delegated", "none"] = Field(
-        "auto",
-        description="Where an engine's processes live: in a cgroup below the one that systemd "
-        "delegated to the daemon, in the daemon's own, or auto (the first that this host allows).",
     )
     warm_starts: bool = Field(
         default=True,
@@ -228,11 +222,6 @@ class GpuSettings(Table):
         None,
         description="Folder of a simulated GPU host (`partitiond tools simulate`), used in place "
         "of this machine's GPUs.",
-    )
-    dcgm_url: HttpUrl | None = Field(
-        None,
-        description="Metrics address of a DCGM exporter (http://127.0.0.1:9400/metrics), for what "
-        "NVML does not tell of older GPUs: SM and memory activity. Unset asks none.",
     )
 
 

@@ -37,7 +37,7 @@ def _http_url(text: str) -> str:
     except ValueError:  # an invalid port, brackets that do not close
         whole = False
     if not whole or any(character.isspace() for character in text):
-        raise ValueError("write an address such as http://127.0.0.1:9400/metrics")
+        raise ValueError("write an address such as http://127.0.0.1:4318/v1/traces")
     return text
 
 

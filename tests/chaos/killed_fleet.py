@@ -34,7 +34,6 @@ BODY = {
 QUICK = {
     "daemon.loop_seconds": 0.1,
     "planner.time_limit_seconds": 2.0,
-    "engine.cgroup": "none",
     "profiling.cpu_partition_cores": [1],
     "profiling.max_batch": 2,
     "profiling.time_limit_seconds": 4,

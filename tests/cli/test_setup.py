@@ -258,8 +258,6 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     )
     text = (played.units / "partitiond.service").read_text()
     assert f"ExecStart={played.facts.bin_dir}/partitiond serve" in text
-    drop_ins = played.units / "partitiond.service.d"
-    assert (drop_ins / "50-subgroup.conf").exists()  # systemd 256
 
     back = played.undo()
     assert back[0].startswith("runuser -u partitiond")
@@ -385,7 +383,6 @@ def test_a_group_s_steps_have_keys_of_their_own_and_keep_the_folder_of_programs(
     ]
     assert len(texts) == 2
     assert all(f"ExecStart={folder}/python" in text for text in texts)
-    assert "subgroup" not in {step.key for step in played.steps(systemd=252)}
 
 
 def test_an_installation_that_the_user_cannot_enter_or_others_could_change_is_refused(

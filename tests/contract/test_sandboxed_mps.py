@@ -19,7 +19,6 @@ from partitiond.core.units import MIB
 from partitiond.devices.mps import MpsControl, MpsDaemon
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
-from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.kept_programs import KeptPrograms
@@ -71,7 +70,7 @@ def launcher() -> Iterator[Launcher]:
 
 @pytest.fixture
 async def daemon(gpu: Gpu, launcher: Launcher) -> AsyncIterator[MpsDaemon]:
-    keepers = KeptPrograms(launcher.path, EngineCgroups("none"))
+    keepers = KeptPrograms(launcher.path)
     control = MpsControl(launcher.folder, gpu.program, check_seconds=0.0, keepers=keepers)
     daemon = control.daemon(gpu.uuid)
     await daemon.ensure()

@@ -68,7 +68,6 @@ class Service(Fleet):
         measuring = {"min_window_seconds": 0.2, "max_window_seconds": 0.5, "max_batch": 4,
                      "cpu_partition_cores": [1]}  # fmt: skip
         super().__init__(folder, {
-            "engine.cgroup": "none",
             "daemon.keep_engines_on_exit": True,
             **{f"profiling.{key}": value for key, value in measuring.items()},
         })  # fmt: skip

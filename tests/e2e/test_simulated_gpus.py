@@ -46,7 +46,6 @@ class GpuFleet(Fleet):
             "planner.objective": Objective.MIN_DEVICES.value,
             "planner.time_limit_seconds": 3.0,
             "planner.deterministic": True,  # plans are the same on a busy machine
-            "engine.cgroup": "none",
         }
         super().__init__(folder, values | overrides)
         self.found = self.picture()

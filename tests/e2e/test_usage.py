@@ -29,7 +29,6 @@ BODY = {
 SETTINGS = {
     "daemon.loop_seconds": 0.1,
     "planner.time_limit_seconds": 2.0,
-    "engine.cgroup": "none",
 }
 
 

@@ -200,19 +200,22 @@ def test_text_and_typed_values_mean_the_same(port: int, seconds: float, on: bool
     assert len(results) == 1
 
 
-def test_the_dcgm_exporter_is_an_address_kept_as_it_was_written(tmp_path: Path) -> None:
+def test_the_collector_of_spans_is_an_address_kept_as_it_was_written(tmp_path: Path) -> None:
     file = write(tmp_path, "")
-    assert load_settings(file).settings.gpu.dcgm_url is None
-    for url in ("http://127.0.0.1:9400/metrics", "https://gpu-host/metrics", "http://[::1]:9400"):
-        env = {"PARTITIOND_GPU__DCGM_URL": url}
-        for loaded in (load_settings(file, {}, {"gpu.dcgm_url": url}), load_settings(file, env)):
-            assert loaded.settings.gpu.dcgm_url == url
-    example = "gpu.dcgm_url: write an address such as http://127.0.0.1:9400/metrics"
+    assert load_settings(file).settings.tracing.endpoint is None
+    for url in ("http://127.0.0.1:4318/v1/traces", "https://gpu-host/x", "http://[::1]:9400"):
+        env = {"PARTITIOND_TRACING__ENDPOINT": url}
+        for loaded in (
+            load_settings(file, {}, {"tracing.endpoint": url}),
+            load_settings(file, env),
+        ):
+            assert loaded.settings.tracing.endpoint == url
+    example = "tracing.endpoint: write an address such as http://127.0.0.1:4318/v1/traces"
     for url in (
         *("127.0.0.1:9400", "localhost", "ftp://host/metrics", "http://", "http://host:99999/"),
         *("http://host:0/", "http://[::1/", "http://a host/metrics", "file:///etc/passwd"),
     ):
-        assert example in refusal(write(tmp_path, f'[gpu]\ndcgm_url = "{url}"\n')).message
+        assert example in refusal(write(tmp_path, f'[tracing]\nendpoint = "{url}"\n')).message
 
 
 def test_toml_that_is_none_is_told_with_its_line_and_column() -> None:

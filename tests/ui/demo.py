@@ -48,7 +48,6 @@ class Demo(Fleet):
                 "daemon.loop_seconds": 0.5,
                 "planner.objective": "min-devices",
                 "planner.time_limit_seconds": 2.0,
-                "engine.cgroup": "none",
                 # Simulated engines are not as fast as the estimates they are planned from.
                 "drift.enabled": False,
             },

@@ -4,10 +4,8 @@ With a `fail`, partitiond cannot work; with a `warn`, it works, but worse than i
 everything. Each finding says what to do.
 """
 
-import asyncio
 import collections
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,14 +19,12 @@ from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
 from partitiond.cli.doctor.limits import check_open_files, file_limits
 from partitiond.cli.doctor.native import examine_native
-from partitiond.cli.doctor.ports import check_port, control_facts, endpoint_facts
 from partitiond.cli.doctor.tls import check_tls
 from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import DeviceError, EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, format_bytes
 from partitiond.devices.cpu import discover_cpu
-from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.vllm.capabilities import capabilities_of
 
 if TYPE_CHECKING:
@@ -36,14 +32,6 @@ if TYPE_CHECKING:
 
 MIN_MEMORY_BYTES: Final = 5 * GIB
 """One CPU engine of the smallest catalog model takes about 4.6 GB."""
-
-
-def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> DoctorFinding:
-    """Check that Python is 3.11 to 3.13."""
-    text = ".".join(map(str, version))
-    if (3, 11) <= version[:2] <= (3, 13):
-        return ok("python", f"Python {text}")
-    return fail("python", f"Python {text} is not supported", "use Python 3.11, 3.12 or 3.13")
 
 
 def check_engine(settings: "Settings") -> DoctorFinding:
@@ -122,30 +110,13 @@ def check_devices(settings: "Settings") -> DoctorFinding:
     return ok("devices", f"{names} (no NVIDIA GPU: the CPU serves, in {native} by default)")
 
 
-def check_telemetry(settings: "Settings") -> DoctorFinding:
-    """Report which telemetry each device exposes, and why not the rest; profiles carry it."""
-    try:
-        devices = host_devices(settings)
-    except PartitiondError:
-        return ok("telemetry", "not looked for: no devices")  # `check_devices` says why
-    source = HostTelemetry(dcgm_url=settings.gpu.dcgm_url)
-
-    async def ask() -> list[str]:
-        told = [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]
-        return list(dict.fromkeys(told))  # GPUs of one kind expose the same
-
-    return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
-
-
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
     """Run all checks, in the order in which a newcomer meets the parts."""
     checks: list[Callable[[], DoctorFinding]] = [
-        check_python,
         lambda: check_engine(settings),
         lambda: check_compiler(settings),
         examine_native,
         lambda: check_devices(settings),
-        lambda: check_telemetry(settings),
         lambda: check_memory(settings),
         lambda: check_open_files(
             file_limits(),
@@ -155,8 +126,6 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         lambda: check_writable("state_dir", settings.state_dir),
         lambda: check_writable("run_dir", settings.run_dir),
         lambda: check_writable("cache_dir", settings.cache_dir),
-        lambda: check_port(control_facts(settings, daemon_runs=daemon_runs)),
-        lambda: check_port(endpoint_facts(settings, daemon_runs=daemon_runs)),
     ]
     found = [check() for check in checks]
     return [

@@ -34,7 +34,7 @@ def _findings(ctx: typer.Context) -> Sequence[DoctorFinding]:
         settings = settings_of(ctx)
     except SettingsError as error:
         advice = error.hint.rstrip(".")
-        return [checks.check_python(), fail("settings", error.message, advice)]
+        return [fail("settings", error.message, advice)]
     valid = ok("settings", "valid; `partitiond setup config show` lists them")
     held = lock_is_held(settings.lock_path)
     return [valid, *checks.examine(settings, daemon_runs=held)]

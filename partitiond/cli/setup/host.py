@@ -19,8 +19,6 @@ SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 COMMAND_SECONDS: Final = 120.0
 IMAGE_BIN: Final = Path("/opt/partitiond/bin")
 """The folder in which an image is expected to have partitiond."""
-SUBGROUP_SINCE: Final = 254
-"""The first version of systemd that knows DelegateSubgroup=."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +106,6 @@ class SetupFacts:
         mig: whether to install the helper that changes MIG.
         engine: whether to install an engine, too.
         engine_user: whether engines run as a user of their own.
-        systemd: its version; 0 if there is none.
         bin_dir: folder of the `partitiond` program that the service runs.
         persistenced: whether the host has NVIDIA's persistence daemon as a service.
         isolation_groups: groups beside the default one whose engines have a user of their own.
@@ -119,7 +116,6 @@ class SetupFacts:
     mig: bool
     engine: bool
     engine_user: bool
-    systemd: int
     bin_dir: Path
     persistenced: bool
     isolation_groups: tuple[str, ...] = ()
@@ -147,7 +143,6 @@ def facts_of(
         mig=with_gpu if mig is None else mig,
         engine=engine,
         engine_user=engine_user,
-        systemd=systemd_version(host),
         bin_dir=bin_dir or (Path(sys.prefix) / "bin" if host.live else IMAGE_BIN),
         persistenced=any(
             host.file(f"{folder}/nvidia-persistenced.service").exists()

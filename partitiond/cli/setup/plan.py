@@ -24,7 +24,6 @@ from partitiond.cli.setup.cluster_units import (
 from partitiond.cli.setup.host import (
     ENGINE_USER,
     IMAGE_BIN,
-    SUBGROUP_SINCE,
     USER,
     ClusterPlace,
     SetupFacts,
@@ -140,19 +139,8 @@ def _folders(host: SetupHost) -> Sequence[SetupStep]:
 
 
 def _units(facts: SetupFacts) -> Sequence[SetupStep]:
-    steps: list[SetupStep] = [
-        FileStep("service", "the service", f"{UNITS}/{SERVICE}", _unit("partitiond.service", facts))
-    ]
-    if facts.systemd >= SUBGROUP_SINCE:
-        steps.append(
-            FileStep(
-                "subgroup",
-                "the daemon in a subgroup of its cgroup, its engines beside it",
-                f"{UNITS}/{SERVICE}.d/50-subgroup.conf",
-                shipped("systemd/partitiond.service.d/50-subgroup.conf"),
-            )
-        )
-    return steps
+    unit = _unit("partitiond.service", facts)
+    return (FileStep("service", "the service", f"{UNITS}/{SERVICE}", unit),)
 
 
 def _engines(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:

@@ -33,7 +33,7 @@ class Telemetry:
     """What the device and the host said during a window, as means. None is "not exposed here".
 
     Attributes:
-        source: who said it, as "nvml-gpm", "dcgm", "procfs".
+        source: who said it, as "nvml-gpm", "procfs".
         gpu_util: share of time any kernel ran (NVML utilisation), 0..1.
         sm_activity: share of time an SM had a warp, averaged over SMs, 0..1.
         sm_occupancy: resident warps over the maximum, 0..1.

@@ -8,7 +8,6 @@ from partitiond.devices.mps import record
 from partitiond.devices.mps.daemon import CHECK_SECONDS, MpsDaemon
 from partitiond.devices.mps.foreign import ForeignMps, foreign, own_pids
 from partitiond.devices.mps.kept import Keepers
-from partitiond.devices.mps.lifecycle import WordsInto, as_it_is
 from partitiond.devices.mps.processes import mps_processes
 from partitiond.devices.mps.queries import INSTALL_HINT
 
@@ -21,7 +20,6 @@ class MpsControl:
         run_dir: Path,
         program: str,
         *,
-        into: WordsInto = as_it_is,
         keepers: Keepers | None = None,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
@@ -30,14 +28,11 @@ class MpsControl:
         Args:
             run_dir: folder for our use only; a short path, since sockets lie below it.
             program: NVIDIA's control program, by its name on PATH or by its path.
-            into: puts a daemon into a cgroup of its own, so that a restart of our service does not
-                end it.
             keepers: starts daemons as the users of engines; None where all run as our user.
             check_seconds: shortest time between two checks of one daemon for a fault.
         """
         self._run_dir = run_dir
         self._program = program
-        self._into = into
         self._keepers = keepers
         self._check_seconds = check_seconds
         self._daemons: dict[str, MpsDaemon] = {}
@@ -59,7 +54,6 @@ class MpsControl:
             uuid,
             folder,
             self._program,
-            into=self._into,
             keepers=self._keepers,
             check_seconds=self._check_seconds,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.mps import answers, lifecycle, record
+from partitiond.devices.mps import answers, record
 from partitiond.devices.mps.direct import DirectMps, MpsAccess
 from partitiond.devices.mps.environment import client_env
 from partitiond.devices.mps.kept import Keepers, KeptMps
@@ -57,14 +57,12 @@ class MpsDaemon:
         folder: Path,
         program: str,
         *,
-        into: lifecycle.WordsInto = lifecycle.as_it_is,
         keepers: Keepers | None = None,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Keep the arguments; nothing is started or read yet.
 
         Args:
-            into: puts a daemon of our user where it outlives a restart of partitiond.
             keepers: starts daemons as the users of engines; None where all run as our user.
             check_seconds: shortest time between two checks for a fault.
         """
@@ -72,7 +70,7 @@ class MpsDaemon:
         self.folder = folder
         self._program = program
         self._keepers = keepers
-        self._direct = DirectMps(uuid, folder, program, into)
+        self._direct = DirectMps(uuid, folder, program)
         self._check_seconds = check_seconds
         self._changing = asyncio.Lock()
         self._checked_at = -float("inf")

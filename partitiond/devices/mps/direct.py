@@ -3,7 +3,6 @@
 Where engines have a user of their own, only a daemon that an earlier release started runs so.
 """
 
-import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,12 +64,10 @@ class MpsAccess(Protocol):
 class DirectMps:
     """One GPU's control daemon of our user."""
 
-    def __init__(self, uuid: str, folder: Path, program: str, into: lifecycle.WordsInto) -> None:
+    def __init__(self, uuid: str, folder: Path, program: str) -> None:
         self._uuid = uuid
         self._folder = folder
         self._program = program
-        self._into = into
-        self._words: Sequence[str] = ()
         self.pipe_dir = folder / "pipe"
         self.log_dir = folder / "log"
 
@@ -106,18 +103,17 @@ class DirectMps:
         return lifecycle.tail(self.log_dir / name)
 
     async def prepare(self) -> None:
-        """Choose the cgroup, leave nothing of an earlier daemon, and make fresh folders.
+        """Leave nothing of an earlier daemon, and make fresh folders.
 
         Raises:
-            DeviceError: there is no cgroup, something does not end, or a folder cannot be written.
+            DeviceError: something does not end, or a folder cannot be written.
         """
-        self._words = await asyncio.to_thread(self._into, f"mps-{self._folder.name}")
         await self.end_leftovers()
         record.make(self._folder)
 
     async def start(self) -> ProcessId:
         """Start the daemon and wait until it answers; else leave nothing. Raises DeviceError."""
-        return await lifecycle.start(self._program, self._env(), self._folder, self._words)
+        return await lifecycle.start(self._program, self._env(), self._folder)
 
     async def quit(self, process: ProcessId) -> None:
         """Ask the daemon and its servers to quit; else end them. Raises DeviceError."""

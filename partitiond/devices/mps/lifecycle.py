@@ -32,19 +32,8 @@ LOG_TAIL_BYTES: Final = 65_536
 Ask = Callable[[Sequence[str], float], Awaitable[str]]
 """Sends commands to a daemon, and waits some seconds for its answer. Raises DeviceError."""
 
-WordsInto = Callable[[str], Sequence[str]]
-"""Returns words before the command of a daemon of this name ("mps-3c5a1b2d") with which it outlives
-a restart of partitiond: they put it into a cgroup of its own. Raises DeviceError."""
 
-
-def as_it_is(_name: str) -> Sequence[str]:
-    """Start the daemon in our cgroup: it ends when a service manager ends that cgroup."""
-    return ()
-
-
-async def start(
-    program: str, env: Mapping[str, str], folder: Path, into: Sequence[str]
-) -> ProcessId:
+async def start(program: str, env: Mapping[str, str], folder: Path) -> ProcessId:
     """Start a daemon in the background and wait until it answers.
 
     Raises:
@@ -53,7 +42,7 @@ async def start(
     said = folder / "log" / "start.log"
     deadline = time.monotonic() + START_SECONDS
     try:
-        await _launched((*into, program_path(program), "-d"), env, said, deadline)
+        await _launched((program_path(program), "-d"), env, said, deadline)
         return await _until_it_answers(program, env, folder, deadline)
     except (DeviceError, TimeoutError) as error:
         words = answers.ailing_line(tail(said))

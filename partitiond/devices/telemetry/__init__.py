@@ -1,7 +1,7 @@
 """Measures what a device and its host expose while engines work.
 
-- NVIDIA GPUs: SM activity, SM occupancy and DRAM activity by GPM (Hopper and newer) or by a DCGM
-  exporter, utilisation, power, energy by the GPU's counter.
+- NVIDIA GPUs: SM activity, SM occupancy and DRAM activity by GPM (Hopper and newer),
+  utilisation, power, energy by the GPU's counter.
 - Any device: CPU time of the engines' processes.
 
 A figure that a device does not expose is None, and `HostTelemetry.exposure` says why. No figure is

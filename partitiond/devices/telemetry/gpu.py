@@ -20,8 +20,7 @@ from typing import Any, Final, TypeVar
 
 import pynvml
 
-from partitiond.core.errors import DeviceError, SilentError
-from partitiond.devices.telemetry import dcgm
+from partitiond.core.errors import SilentError
 from partitiond.platform.deadline_calls import DeadlineCalls, PendingCall
 
 T = TypeVar("T")
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS: Final = 0.25
 """The driver's utilisation is a mean over 1/6 to 1 s, so faster sampling tells nothing new."""
-DCGM_SECONDS: Final = 1.0
-"""An exporter's answer is text of some 10 KiB; its own interval is at least a second."""
 MIN_GPM_SECONDS: Final = 0.1
 
 _GPM: Final[Mapping[str, int]] = {
@@ -67,7 +64,7 @@ class GpuFigures:
     Attributes:
         values: by field of `Telemetry`; only figures that a source told.
         missing: why a figure is missing, by field.
-        sources: sources of the figures: "nvml", "nvml-gpm", "dcgm".
+        sources: sources of the figures: "nvml", "nvml-gpm".
     """
 
     values: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -91,7 +88,6 @@ class GpuSampler:
     Args:
         uuid: UUID of the GPU.
         looks: makes the other looks at this GPU; its deadline also applies to opening and closing.
-        dcgm_url: a DCGM exporter for figures that NVML does not tell, or None.
         period_seconds: time between two samples of the gauges.
         clock: monotonic time in seconds.
     """
@@ -101,18 +97,15 @@ class GpuSampler:
         uuid: str,
         looks: DeadlineCalls,
         *,
-        dcgm_url: str | None = None,
         period_seconds: float = SAMPLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._uuid = uuid
         self._looks = looks
-        self._dcgm_url = dcgm_url
         self._period = period_seconds
         self._clock = clock
         self._missing: dict[str, str] = {}
         self._gauges: dict[str, list[float]] = {}
-        self._exported: dict[str, list[float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpu-telemetry", daemon=True)
         self._begun: Future[None] = Future()
@@ -202,7 +195,6 @@ class GpuSampler:
         try:
             figures.add("nvml-gpm", self._gpm_means(closed))
             figures.add("nvml", self._nvml_means(energy, closed - self._opened))
-            figures.add("dcgm", self._dcgm_means(closed - self._opened))
         finally:
             if self._handle is not None:
                 with contextlib.suppress(pynvml.NVMLError):  # nothing depends on its result
@@ -220,13 +212,9 @@ class GpuSampler:
                 self._missing.setdefault(figure, reason_of(error))
 
     def _sample(self) -> None:
-        """Sample gauges every period, and the exporter every second, until the window is closed."""
-        ask_exporter = self._clock()
+        """Sample gauges every period, until the window is closed."""
         while True:
             self._sample_gauges()
-            if self._dcgm_url is not None and self._clock() >= ask_exporter:
-                ask_exporter = self._clock() + DCGM_SECONDS
-                self._sample_exporter(self._dcgm_url)
             if self._stop.wait(self._period):
                 return
 
@@ -239,15 +227,6 @@ class GpuSampler:
         with self._reasons("power_watts"):
             watts = pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
             self._gauges.setdefault("power_watts", []).append(watts)
-
-    def _sample_exporter(self, url: str) -> None:
-        try:
-            told = dcgm.scrape(url, self._uuid)
-        except DeviceError as error:
-            self._missing.setdefault("dcgm", error.message.rstrip("."))
-            return
-        for name, value in told.items():
-            self._exported.setdefault(name, []).append(value)
 
     def _energy_joules(self) -> float | None:
         try:
@@ -313,11 +292,5 @@ class GpuSampler:
             if seconds > 0:
                 values["power_watts"] = values["energy_joules"] / seconds
         elif "power_watts" in values:
-            values["energy_joules"] = values["power_watts"] * seconds
-        return values
-
-    def _dcgm_means(self, seconds: float) -> dict[str, float]:
-        values = {name: math.fsum(seen) / len(seen) for name, seen in self._exported.items()}
-        if "power_watts" in values:
             values["energy_joules"] = values["power_watts"] * seconds
         return values

@@ -83,8 +83,6 @@ class HostTelemetry:
     """Measures this host's devices. Implements `ports.TelemetrySource`.
 
     Args:
-        dcgm_url: metrics address of a DCGM exporter, for GPUs without GPM
-            ("http://127.0.0.1:9400/metrics").
         looks: makes the other looks at this host's GPUs; None uses the default deadline.
         period_seconds: time between samples of a GPU's gauges.
         clock: monotonic time in seconds.
@@ -93,12 +91,10 @@ class HostTelemetry:
     def __init__(
         self,
         *,
-        dcgm_url: str | None = None,
         looks: DeadlineCalls | None = None,
         period_seconds: float = SAMPLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._dcgm_url = dcgm_url
         self._looks = looks or DeadlineCalls()
         self._period = period_seconds
         self._clock = clock
@@ -119,13 +115,7 @@ class HostTelemetry:
     def _open(self, device: Device, pids: tuple[int, ...]) -> HostWindow:
         gpu: GpuSampler | None = None
         if device.kind is DeviceKind.GPU:
-            gpu = GpuSampler(
-                device.id,
-                self._looks,
-                dcgm_url=self._dcgm_url,
-                period_seconds=self._period,
-                clock=self._clock,
-            )
+            gpu = GpuSampler(device.id, self._looks, period_seconds=self._period, clock=self._clock)
             gpu.open()
         cpu: _CpuTime | None = None
         try:
@@ -142,14 +132,11 @@ class HostTelemetry:
         window = await self.open(device, (1,))
         figures = await window.close_with_reasons()
         possible = FIGURES if device.kind is DeviceKind.GPU else CPU_FIGURES
-        asked = figures.missing.get("dcgm")
         missing = {
             name: figures.missing.get(name, "it is not told")
             for name in possible
             if name not in figures.values
         }
-        if asked is not None:
-            missing = {name: f"{why}, and {asked}" for name, why in missing.items()}
         return ExposedFigures(
             source="+".join(figures.sources),
             exposes=tuple(name for name in possible if name in figures.values),

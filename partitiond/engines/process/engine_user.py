@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.isolation_group import of_group
 from partitiond.core.replica.engine import EngineLaunch
 
@@ -25,6 +26,20 @@ HIDDEN: Final = tuple(
 SHOWN: Final = Path("/var/cache/partitiond/models")
 """Prepared models where the service keeps them: the unit shows them, whoever may enter above."""
 READ, ENTER = stat.S_IROTH, stat.S_IROTH | stat.S_IXOTH
+LIMIT_FACTOR: Final = 1.25
+"""A cgroup counts what a profile does not: page cache, the kernel's share, pages touched first.
+What is reclaimable is reclaimed below the limit; an engine beyond it leaks. A guess."""
+
+
+def memory_limit_bytes(launch: EngineLaunch) -> int | None:
+    """Return the limit of an engine's cgroup in bytes; None if the plan packs no host memory.
+
+    The plan packs host memory only on the CPU device. On a GPU the budget is the GPU's memory, and
+    an engine that is being profiled has no budget yet.
+    """
+    if launch.placement is None or not isinstance(launch.placement.partition, CpuCores):
+        return None
+    return int(launch.memory_bytes * LIMIT_FACTOR)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

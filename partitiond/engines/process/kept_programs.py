@@ -15,7 +15,6 @@ from partitiond.core.errors import DeviceError, InputError, StartFailedError
 from partitiond.core.model.isolation_group import of_group
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
-from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.engine_user import mps_launcher
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.spawn import kill_all, spawn_shim
@@ -31,12 +30,10 @@ class KeptPrograms:
 
     Args:
         launcher: the setting `engine.launcher`; None where engines run as our user.
-        cgroups: where supervisors start, so that a restart of our service does not end them.
     """
 
-    def __init__(self, launcher: Path | None, cgroups: EngineCgroups) -> None:
+    def __init__(self, launcher: Path | None) -> None:
         self._launcher = launcher
-        self._cgroups = cgroups
 
     def launcher(self, group: str) -> Path | None:
         """Return the socket at which programs of this isolation group that share a GPU under MPS
@@ -67,8 +64,7 @@ class KeptPrograms:
         command["env"] = {**env, process.REPLICA_DIR_VARIABLE: str(folder)}
         try:
             await asyncio.to_thread(_write, folder, command)
-            into = await asyncio.to_thread(self._cgroups.words, f"mps-{folder.name}")
-            await spawn_shim(RunFolder(folder), into=into)
+            await spawn_shim(RunFolder(folder))
         except StartFailedError as error:
             await self.end(folder)
             raise DeviceError(error.message, hint=error.hint, facts=error.facts) from error
@@ -105,9 +101,7 @@ class KeptPrograms:
         Raises:
             SilentError: /proc does not answer.
         """
-        left = await kill_all(RunFolder(folder))
-        self._cgroups.tidy(f"mps-{folder.name}")
-        return left
+        return await kill_all(RunFolder(folder))
 
     def log(self, folder: Path) -> str:
         """Return the end of what the program printed."""

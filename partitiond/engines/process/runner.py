@@ -34,8 +34,7 @@ from partitiond.core.replica.engine import (
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
-from partitiond.engines.process.cgroups import EngineCgroups, memory_limit_bytes
-from partitiond.engines.process.engine_user import EngineUser
+from partitiond.engines.process.engine_user import EngineUser, memory_limit_bytes
 from partitiond.engines.process.journal import ExitRecord, RunFolder, folder_name, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
@@ -84,7 +83,6 @@ class ProcessEngineRunner:
         allow_unknown_version: start engine versions that are not in the capabilities table.
         reap_seconds: time after SIGKILL at which a process counts as unkillable.
         simulated_host: folder of the simulated GPU host whose memory simulated engines take.
-        cgroups: gives each engine a cgroup of its own; None leaves engines in the daemon's.
         traces_endpoint: where engines send their spans; empty if nowhere.
         user: the user that engines run as; None for this process's. Engines of a user of their own
             send no spans: they have no network.
@@ -103,7 +101,6 @@ class ProcessEngineRunner:
         allow_unknown_version: bool = False,
         reap_seconds: float = process.REAP_SECONDS,
         simulated_host: Path | None = None,
-        cgroups: EngineCgroups | None = None,
         traces_endpoint: str = "",
         user: EngineUser | None = None,
         warm: Mapping[str, tuple[str, ...]] | None = None,
@@ -118,7 +115,6 @@ class ProcessEngineRunner:
         self._reap_seconds = reap_seconds
         self._simulated_host = simulated_host
         self._lifelines = Lifelines()
-        self._cgroups = cgroups or EngineCgroups("none")
         self._traces_endpoint = traces_endpoint
         self._user = user
         self._warm_modules = warm or {}
@@ -170,20 +166,18 @@ class ProcessEngineRunner:
     async def _spawn(
         self, launch: EngineLaunch, folder: RunFolder, command: dict[str, Any]
     ) -> EngineHandle:
-        limit = memory_limit_bytes(launch)
-        into = await asyncio.to_thread(self._cgroups.words, folder.path.name, limit=limit)
         key = await asyncio.to_thread(warm_key, launch, command, self._warm_modules)
         parent = None if key is None else await self._warm.parent(key)
         lifeline = None if launch.placement is not None else self._lifelines.open(folder)
         try:
             if parent is not None:
                 try:
-                    return await spawn_or_undo(folder, begun=parent.fork(folder, into, lifeline))
+                    return await spawn_or_undo(folder, begun=parent.fork(folder, lifeline))
                 except StartFailedError as error:
                     await self._warm.failed(parent, error)
                 # The engine imports by itself. What failed may have left a socket there.
                 await to_end(asyncio.to_thread(folder.prepare, launch, command))
-            return await spawn_or_undo(folder, lifeline, into=into)
+            return await spawn_or_undo(folder, lifeline)
         except BaseException:
             self._lifelines.close(folder)
             raise
@@ -358,7 +352,6 @@ class ProcessEngineRunner:
                 return handle
             leader = None if handle is None else _identity(handle)
             if not await self._kill_all(folder, leader, FIND_SECONDS):
-                self._cgroups.tidy(folder.path.name)
                 await asyncio.to_thread(folder.clear)
         except (SilentError, OSError) as error:
             if isinstance(error, OSError):
@@ -475,7 +468,6 @@ class ProcessEngineRunner:
         )
         reached(FaultPoint.ENGINE_GONE)
         self._lifelines.close(folder)
-        self._cgroups.tidy(folder.path.name)
         self._peaks.pop(handle.generation, None)
         record = folder.exit()
         found = self._diagnose(handle, record, asked=asked)

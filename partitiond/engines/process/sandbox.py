@@ -34,7 +34,6 @@ import struct
 import sys
 
 from partitiond.engines.process import shim
-from partitiond.engines.process.delegation import own_cgroup
 
 OWN_TMP = "/tmp"  # noqa: S108 - in the unit's view it is a file system of this engine alone
 MAX_COMMAND_BYTES = 2 * 1024 * 1024
@@ -108,10 +107,9 @@ def read_command(connection: socket.socket) -> tuple[dict[str, object], int]:
 
 def unit_cgroup() -> str:
     """Return the folder of this unit's cgroup, or "" where this process has none of its own."""
-    folder = own_cgroup()
-    if folder is None or folder.suffix != ".service":
-        return ""
-    return str(folder) if folder.name.startswith(UNITS) else ""
+    folder = shim.own_cgroup()
+    name = folder.rpartition("/")[2]
+    return folder if name.startswith(UNITS) and name.endswith(".service") else ""
 
 
 def start(command: dict[str, object], folder: str, output: int) -> int:

@@ -601,27 +601,11 @@ def take(
     """Supervise a child that this process forked before it became the shim (`warm_parent`)."""
     wakeup = prepare_signals()
     signal.raise_signal(signal.SIGCHLD)  # it may have ended before anybody listened
-    bring_here(pid)
     os.set_blocking(output, False)
     write_identity(run_dir, pid, forked=pid)
     os.write(gate, b"go")
     os.close(gate)
     return ChildEngine(pid), output, wakeup, RotatedLog(os.path.join(run_dir, "engine.log"))
-
-
-def bring_here(pid: int) -> None:
-    """Move a process into this one's cgroup, which it was forked beside.
-
-    Raises:
-        OSError: the kernel does not allow that.
-    """
-    if read_text("/proc/self/cgroup") == read_text(f"/proc/{pid}/cgroup"):
-        return
-    folder = own_cgroup()
-    if not folder:
-        raise OSError("this host has no cgroups of version 2 to move an engine in")
-    with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
-        file.write(str(pid))
 
 
 def own_cgroup(proc: str = "/proc/self") -> str:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 from partitiond.core.errors import StartFailedError
@@ -67,7 +67,6 @@ async def spawn_or_undo(
     lifeline: int | None = None,
     seconds: float = SHIM_SECONDS,
     *,
-    into: Sequence[str] = (),
     begun: Awaitable[None] | None = None,
 ) -> EngineHandle:
     """Spawn the shim; leave no process behind on any failure, cancellation included.
@@ -75,7 +74,7 @@ async def spawn_or_undo(
     Args:
         begun: starts the shim in another way, and ends once it and its engine run.
     """
-    spawning = asyncio.ensure_future(begun or spawn_shim(folder, lifeline, seconds, into=into))
+    spawning = asyncio.ensure_future(begun or spawn_shim(folder, lifeline, seconds))
     try:
         await asyncio.shield(spawning)
         handle = await process.look(folder.path, folder.handle)
@@ -106,13 +105,9 @@ async def kill_all(folder: RunFolder) -> tuple[int, ...]:
     return await process.kill_all(folder.path, await process.look(folder.path, folder.leader))
 
 
-def shim_command(folder: RunFolder, into: Sequence[str]) -> list[str]:
-    """Return the words that start the shim of a run folder.
-
-    Args:
-        into: words before them that enter the shim's cgroup, and become the shim by exec.
-    """
-    return [*into, sys.executable, "-I", "-S", shim.__file__, str(folder.path)]
+def shim_command(folder: RunFolder) -> list[str]:
+    """Return the words that start the shim of a run folder."""
+    return [sys.executable, "-I", "-S", shim.__file__, str(folder.path)]
 
 
 def shim_environment(folder: RunFolder) -> dict[str, str]:
@@ -124,8 +119,6 @@ async def spawn_shim(
     folder: RunFolder,
     lifeline: int | None = None,
     seconds: float = SHIM_SECONDS,
-    *,
-    into: Sequence[str] = (),
 ) -> None:
     """Start the shim and wait until it says that the engine's process exists.
 
@@ -133,12 +126,10 @@ async def spawn_shim(
         folder: a prepared run folder with a command.json.
         lifeline: read end of a pipe; the shim kills the engine when the pipe ends.
         seconds: how long the shim may take.
-        into: words that enter the cgroup that the shim starts in. Their command becomes the shim
-            (by exec), so the shim's session, lifeline and answer are the same in every cgroup.
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
-        *shim_command(folder, into),
+        *shim_command(folder),
         *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -164,6 +155,5 @@ async def spawn_shim(
         raise StartFailedError(
             f"the supervisor for {folder.path.name} could not start the engine: "
             f"{errors.decode(errors='replace').strip()[-500:]}",
-            hint="See that the cores exist and the run folder is writable."
-            + (" engine.cgroup = none starts it without a cgroup." if into else ""),
+            hint="See that the cores exist and the run folder is writable.",
         )

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -158,13 +158,11 @@ class WarmParent:
         except OSError:
             return False
 
-    async def fork(
-        self, folder: RunFolder, into: Sequence[str], lifeline: int | None = None
-    ) -> None:
+    async def fork(self, folder: RunFolder, lifeline: int | None = None) -> None:
         """Start the shim of a prepared run folder, and its engine.
 
         Args:
-            into, lifeline: as `spawn_shim` takes them.
+            lifeline: as `spawn_shim` takes it.
 
         Raises:
             StartFailedError: it did not say in time that both run.
@@ -172,7 +170,7 @@ class WarmParent:
         ready, theirs = os.pipe()
         asked = {
             "run_dir": str(folder.path),
-            "argv": shim_command(folder, into),
+            "argv": shim_command(folder),
             "env": shim_environment(folder),
         }
         with os.fdopen(ready, "rb") as answer:

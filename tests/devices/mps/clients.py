@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from partitiond.devices.mps import MpsControl, MpsDaemon
-from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.kept_programs import KeptPrograms
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
@@ -66,7 +65,7 @@ async def client(
 
 def control_in(folder: Path, program: str, launcher: Path | None = None) -> MpsControl:
     """The MPS daemons of a host; with a launcher they are started as the user of engines."""
-    keepers = KeptPrograms(launcher, EngineCgroups("none"))
+    keepers = KeptPrograms(launcher)
     return MpsControl(folder / "r", program, check_seconds=0.0, keepers=keepers)
 
 

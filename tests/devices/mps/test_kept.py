@@ -15,7 +15,6 @@ from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import MpsDaemon, keeper, kept
 from partitiond.devices.mps import record as records
 from partitiond.engines.process import shim
-from partitiond.engines.process.cgroups import EngineCgroups
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.platform.process_identity import start_ticks
 from tests.devices.mps import clients
@@ -242,7 +241,7 @@ async def test_a_keeper_that_lies_is_an_error_and_no_list(
 
     server = await asyncio.start_unix_server(lie, tmp_path / keeper.SOCKET)
     async with server:
-        keepers = KeptPrograms(None, EngineCgroups("none"))
+        keepers = KeptPrograms(None)
         launcher = Path("/run/partitiond-mps.sock")
         access = kept.KeptMps(GPU, tmp_path, "/no/program", launcher, keepers)
         for said in SAID:

@@ -10,8 +10,6 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.telemetry import HostTelemetry
-from partitiond.devices.telemetry.gpu import GpuSampler
-from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.simulated.gpus import GpuDescription, SimulatedHost
 from tests.devices.fake import fake_gpus
 from tests.gpu_fixtures import MakeHost, is_started
@@ -102,18 +100,3 @@ async def test_a_cancelled_open_leaves_no_thread() -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert not [t for t in threading.enumerate() if t.name == "gpu-telemetry"]
-
-
-async def test_an_exporter_fills_what_nvml_does_not_tell(gpu: SimulatedHost, exporter: str) -> None:
-    (uuid,) = gpu.uuids()
-    gpu.set_load(uuid, gpm=0)
-    sampler = GpuSampler(uuid, DeadlineCalls(), dcgm_url=f"{exporter}?{uuid}", period_seconds=0.01)
-    sampler.open()
-    figures = sampler.close()
-    assert figures.values["sm_activity"] == pytest.approx(0.25)
-    assert figures.values["gpu_util"] == pytest.approx(0.9), "NVML comes first"
-    assert figures.sources == ["nvml", "dcgm"]
-    assert not {"sm_activity", "gpu_util"} & set(figures.missing)
-    source = HostTelemetry(dcgm_url="http://127.0.0.1:1/metrics")
-    exposure = await source.exposure(GpuDiscovery().discover([0])[0].device)
-    assert "127.0.0.1:1" in exposure.missing["sm_activity"], "one that does not answer is named"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import StartFailedError
-from partitiond.engines.process import sandbox
+from partitiond.engines.process import sandbox, shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import ExitRecord, RunFolder
@@ -45,6 +45,18 @@ try:
 except OSError:
     pass
 """
+
+
+def test_the_cgroup_of_a_unit_is_read_from_proc(tmp_path: Path) -> None:
+    unit = "/system.slice/partitiond-engine@1.service"
+    (tmp_path / "cgroup").write_text(f"4:memory:/old\n0::{unit}\n")
+    (tmp_path / "mountinfo").write_text(
+        "30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+        "31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
+    )
+    assert shim.own_cgroup(str(tmp_path)) == f"/sys/fs/cgroup/unified{unit}"
+    (tmp_path / "cgroup").write_text("4:memory:/old\n")
+    assert not shim.own_cgroup(str(tmp_path))
 
 
 async def test_engines_of_one_user_reach_neither_each_other_nor_what_keeps_them(
