@@ -106,9 +106,7 @@ _CONFIG: Final[Entries] = {
 
 _SETUP: Final[Entries] = {
     "host": Leaf("Set this host up for partitiond as a system service.", "setup.commands:setup"),
-    "backup": Leaf(
-        "Write models, profiles, plans, keys and settings to one file.", "setup.backup:backup"
-    ),
+    "backup": Leaf("Write models, profiles, plans and keys to one file.", "setup.backup:backup"),
     "restore": Leaf("Put a backup back into the state folder.", "setup.backup:restore"),
     "engine": Branch("The engine's environment, and Ray's.", _ENGINE, bare=None),
     "config": Branch("Settings: what holds, where it came from, changes.", _CONFIG, bare="show"),

@@ -1,7 +1,7 @@
-"""Makes and restores backups: a compressed copy of the store, with the settings in use.
+"""Makes and restores backups: a compressed copy of the store.
 
 SQLite's online backup copies the store as of one moment, while a daemon writes it. The copy has
-one table more, `backup`: when and by which version it was made, and the settings file. gzip's
+one table more, `backup`: when and by which version it was made. gzip's
 checksum finds a broken byte, SQLite's check what is no store.
 
 A backup holds no admin token (a daemon makes a new one), and nothing of the host: a daemon finds
@@ -25,13 +25,12 @@ from typing import Final
 
 from partitiond import __version__
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
-from partitiond.settings.schema import LoadedSettings, Settings, load_settings
+from partitiond.settings.schema import Settings
 from partitiond.store.lock import StateLock
 from partitiond.store.migrate import pending
 from partitiond.store.opening import inspect_store
 
 STORE: Final = "store.sqlite3"
-CONFIG: Final = "config.toml"
 GZIP_MAGIC: Final = b"\x1f\x8b"
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 
@@ -45,16 +44,12 @@ class BackupNotes:
         profiles: the number of profiles in the store.
         partitiond: version of partitiond that made the backup.
         created_at: time of the backup, UTC, ISO 8601.
-        settings_file: path of the settings file; empty if there was none.
-        config: text of the settings file.
     """
 
     schema: str
     profiles: int
     partitiond: str = "?"
     created_at: str = "?"
-    settings_file: str = ""
-    config: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +60,6 @@ class Restored:
         store: the file that is in place now.
         kept: the former store, under another name; None if there was none.
         migrates: whether the next start of a daemon updates the schema.
-        settings: the settings file that was written; None if none was asked for.
-        settings_kept: the former settings file, under another name; None if there was none.
         head: whether it is the store of a head of other hosts.
     """
 
@@ -74,8 +67,6 @@ class Restored:
     store: Path
     kept: Path | None
     migrates: bool
-    settings: Path | None
-    settings_kept: Path | None
     head: bool
 
 
@@ -83,7 +74,7 @@ class Restored:
 
 
 def make_backup(
-    loaded: LoadedSettings, target: Path, *, created_at: str, replace: bool = False
+    settings: Settings, target: Path, *, created_at: str, replace: bool = False
 ) -> BackupNotes:
     """Write a backup; the daemon may run meanwhile. A failure leaves nothing behind.
 
@@ -93,7 +84,6 @@ def make_backup(
         StoreError: the store is damaged, or not readable.
         InputError: the target cannot be written.
     """
-    settings = loaded.settings
     if not settings.store_path.exists():
         raise NotFoundError(
             f"there is no store {settings.store_path}: no daemon ever ran on this state folder.",
@@ -109,8 +99,6 @@ def make_backup(
             profiles=_profiles(copy),
             partitiond=__version__,
             created_at=created_at,
-            settings_file=str(loaded.config_file or ""),
-            config=loaded.config_file.read_text("utf-8") if loaded.config_file else "",
         )
         _write_notes(copy, notes)
         _compress(copy, draft)
@@ -199,20 +187,18 @@ def _compress(store: Path, draft: Path) -> None:
 # --- restoring -------------------------------------------------------------------------------
 
 
-def restore(settings: Settings, file: Path, *, settings_file: Path | None = None) -> Restored:
+def restore(settings: Settings, file: Path) -> Restored:
     """Put a backup's store into the state folder; no daemon may run on it.
 
     Args:
         settings: they name the state folder.
         file: the backup.
-        settings_file: where to write the backup's settings file to; None leaves settings alone.
 
     Raises:
         StateFolderBusyError: a daemon runs.
         NotFoundError: there is no such file.
         InputError: the file is not a backup, or is damaged.
         StoreError: the backup's store is damaged, or of a newer schema than this version knows.
-        SettingsError: the backup's settings file is not valid here.
     """
     if not file.is_file():
         raise NotFoundError(f"there is no file {file}.", hint="Check the path.")
@@ -221,22 +207,15 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
         tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.state_dir) as made,
     ):
         folder = Path(made)
-        notes, migrates = check_backup(file, folder, settings=settings_file is not None)
-        if settings_file is not None and not notes.settings_file:
-            raise NotFoundError(
-                f"{file} holds no settings file: none was in use when it was made.",
-                hint="Leave out --with-settings.",
-            )
+        notes, migrates = check_backup(file, folder)
         owner = settings.state_dir.stat()
-        settings_kept, head = None, _is_head(folder / STORE)
-        if settings_file is not None:
-            settings_kept = _place(folder / CONFIG, settings_file)
+        head = _is_head(folder / STORE)
         _retire_log(settings.store_path)
         if os.geteuid() == 0:  # root restores for the daemon's user
             os.chown(folder / STORE, owner.st_uid, owner.st_gid)
             os.chown(settings.lock_path, owner.st_uid, owner.st_gid)
         kept = _place(folder / STORE, settings.store_path)
-    return Restored(notes, settings.store_path, kept, migrates, settings_file, settings_kept, head)
+    return Restored(notes, settings.store_path, kept, migrates, head)
 
 
 def _is_head(store: Path) -> bool:
@@ -244,22 +223,11 @@ def _is_head(store: Path) -> bool:
         return connection.execute("SELECT 1 FROM mark WHERE kind = 'head'").fetchone() is not None
 
 
-def check_backup(file: Path, folder: Path, *, settings: bool) -> tuple[BackupNotes, bool]:
-    """Unpack a backup into a folder and check it; return whether its store would be migrated.
-
-    Args:
-        settings: whether to check its settings file as well, if it has one.
-
-    Raises:
-        SettingsError: its settings file is not valid here.
-    """
+def check_backup(file: Path, folder: Path) -> tuple[BackupNotes, bool]:
+    """Unpack a backup into a folder and check it; return whether its store would be migrated."""
     store = folder / STORE
     _unpack(file, store)
     notes = _take_notes(store)
-    if settings and notes.settings_file:
-        (folder / CONFIG).write_text(notes.config, encoding="utf-8")
-        (folder / CONFIG).chmod(0o600)
-        load_settings(folder / CONFIG)
     return notes, pending(store, notes.schema)
 
 

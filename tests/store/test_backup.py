@@ -52,7 +52,7 @@ def test_what_was_kept_comes_back_and_what_came_later_goes(
     loaded: LoadedSettings, tmp_path: Path
 ) -> None:
     before, file = ids(loaded), tmp_path / "b.gz"
-    made = make_backup(loaded, file, created_at=WHEN)
+    made = make_backup(loaded.settings, file, created_at=WHEN)
     assert (made.profiles, made.created_at) == (1, WHEN)
     assert file.stat().st_mode & 0o777 == 0o600
     add(loaded, "later")
@@ -69,7 +69,7 @@ def test_a_backup_of_a_store_that_is_being_written_is_of_one_moment(
     with contextlib.closing(sqlite3.connect(loaded.settings.store_path)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("DELETE FROM profile")
-        make_backup(loaded, tmp_path / "b.gz", created_at=WHEN)
+        make_backup(loaded.settings, tmp_path / "b.gz", created_at=WHEN)
         writer.execute("COMMIT")
     restore(loaded.settings, tmp_path / "b.gz")
     assert len(ids(loaded)) == 1
@@ -78,7 +78,7 @@ def test_a_backup_of_a_store_that_is_being_written_is_of_one_moment(
 def test_the_log_of_the_store_before_is_not_replayed_into_the_restored_one(
     loaded: LoadedSettings, tmp_path: Path
 ) -> None:
-    make_backup(loaded, tmp_path / "b.gz", created_at=WHEN)
+    make_backup(loaded.settings, tmp_path / "b.gz", created_at=WHEN)
     store = loaded.settings.store_path
     killed = store.with_name("copy")
     with contextlib.closing(open_store(store)) as running:
@@ -93,20 +93,6 @@ def test_the_log_of_the_store_before_is_not_replayed_into_the_restored_one(
     assert "in-the-log" not in ids(loaded)
 
 
-def test_settings_are_written_only_when_asked_for(loaded: LoadedSettings, tmp_path: Path) -> None:
-    file = tmp_path / "b.gz"
-    make_backup(loaded, file, created_at=WHEN)
-    assert b"admin-token" not in gzip.decompress(file.read_bytes())
-    assert loaded.config_file is not None
-    loaded.config_file.write_text("[planner]\nseed = 8\n")
-    assert restore(loaded.settings, file).settings is None
-    assert "seed = 8" in loaded.config_file.read_text()
-    done = restore(loaded.settings, file, settings_file=loaded.config_file)
-    assert "seed = 7" in loaded.config_file.read_text()
-    assert done.settings_kept is not None
-    assert "seed = 8" in done.settings_kept.read_text()
-
-
 def test_a_running_daemon_a_file_that_is_there_and_one_that_is_not_are_refused(
     loaded: LoadedSettings, tmp_path: Path
 ) -> None:
@@ -115,19 +101,19 @@ def test_a_running_daemon_a_file_that_is_there_and_one_that_is_not_are_refused(
         restore(loaded.settings, file)
     file.write_text("mine")
     with pytest.raises(ConflictError):
-        make_backup(loaded, file, created_at=WHEN)
+        make_backup(loaded.settings, file, created_at=WHEN)
     assert file.read_text() == "mine"
-    make_backup(loaded, file, created_at=WHEN, replace=True)
+    make_backup(loaded.settings, file, created_at=WHEN, replace=True)
     assert {p.name for p in tmp_path.iterdir()} == {"b.gz", "state", "config.toml"}
     with StateLock.acquire(loaded.settings.lock_path), pytest.raises(StateFolderBusyError):
         restore(loaded.settings, file)
     bare = load_settings(overrides={"state_dir": str(tmp_path / "none"), "run_dir": "/run/x"})
     with pytest.raises(NotFoundError, match="no store"):
-        make_backup(bare, tmp_path / "c.gz", created_at=WHEN)
+        make_backup(bare.settings, tmp_path / "c.gz", created_at=WHEN)
     before = ids(loaded)
     loaded.settings.store_path.write_bytes(b"not a database at all, not any more" * 300)
     with pytest.raises(StoreError):
-        make_backup(loaded, tmp_path / "c.gz", created_at=WHEN)
+        make_backup(loaded.settings, tmp_path / "c.gz", created_at=WHEN)
     done = restore(loaded.settings, file)  # which puts a damaged store aside
     assert ids(loaded) == before
     assert done.kept is not None
@@ -155,9 +141,6 @@ def _changed(statement: str) -> Change:
     [
         (_changed("UPDATE alembic_version SET version_num = '9999'"), "schema 9999"),
         (_changed("PRAGMA application_id = 7"), "not a store of partitiond"),
-        (_changed("UPDATE backup SET value = '[planner]\nsead = 1' WHERE name = 'config'"), "sead"),
-        (_changed("UPDATE backup SET value = '' WHERE name = 'settings_file'"), "no settings file"),
-        (_changed("DROP TABLE backup"), "no settings file"),
         (lambda _: b"SQLite format 3\0" + b"x" * 999, "store"),
         (lambda _: b"manifest.json" + b"\0" * 499, "is no backup"),
         (lambda _: b"", "is no backup"),
@@ -167,11 +150,11 @@ def test_what_is_wrong_is_told_and_nothing_is_touched(
     loaded: LoadedSettings, tmp_path: Path, change: Change, told: str
 ) -> None:
     file = tmp_path / "b.gz"
-    make_backup(loaded, file, created_at=WHEN)
+    make_backup(loaded.settings, file, created_at=WHEN)
     add(loaded, "later")
     file.write_bytes(gzip.compress(change(gzip.decompress(file.read_bytes()))))
     with pytest.raises(PartitiondError, match=told):
-        restore(loaded.settings, file, settings_file=loaded.config_file)
+        restore(loaded.settings, file)
     assert "later" in ids(loaded)
     left = {p.name.split(".before")[0] for p in loaded.settings.state_dir.iterdir()}
     assert left <= {"partitiond.sqlite3", "daemon.lock"}
@@ -182,7 +165,7 @@ def test_a_store_is_restored_as_it_was_and_a_bare_copy_of_one_is_taken(
 ) -> None:
     """As the store in an archive of an earlier version is."""
     bare, file = tmp_path / "store.sqlite3", tmp_path / "b.gz"
-    make_backup(loaded, file, created_at=WHEN)
+    make_backup(loaded.settings, file, created_at=WHEN)
     bare.write_bytes(_changed("DROP TABLE backup")(gzip.decompress(file.read_bytes())))
     for each, when in ((file, WHEN), (bare, "?")):
         assert restore(loaded.settings, each).notes.created_at == when
@@ -200,7 +183,7 @@ def test_no_broken_byte_and_no_missing_end_goes_unnoticed(
     """Either the file is refused, or what would be restored is what was kept."""
     file, folder = tmp_path / "b.gz", tmp_path / os.urandom(4).hex()
     if not file.exists():
-        make_backup(loaded, file, created_at=WHEN)
+        make_backup(loaded.settings, file, created_at=WHEN)
     body = file.read_bytes()
     if data.draw(st.booleans()):
         broken = body[: data.draw(st.integers(0, len(body) - 1))]
@@ -211,7 +194,7 @@ def test_no_broken_byte_and_no_missing_end_goes_unnoticed(
     wrong = folder.with_suffix(".gz")
     wrong.write_bytes(broken)
     try:
-        check_backup(wrong, folder, settings=True)
+        check_backup(wrong, folder)
     except (InputError, StoreError):
         return
     kept = []

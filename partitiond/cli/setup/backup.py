@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partitiond.cli.columns import time_text
-from partitiond.cli.options import JsonOption, loaded_settings, option, spread
+from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import print_json, say, tell
 from partitiond.platform.clock import SystemClock
-from partitiond.settings.schema import LoadedSettings, default_config_files
 
 if TYPE_CHECKING:
     from partitiond.store.backup import BackupNotes, Restored
@@ -24,7 +23,7 @@ def backup(
     force: bool = option("Replace a file of that name."),
     as_json: JsonOption = False,
 ) -> None:
-    """Write models, profiles, plans, keys and settings to one file.
+    """Write models, profiles, plans and keys to one file.
 
     The daemon may run meanwhile. The file holds no admin token; keep it as private as the state
     folder all the same.
@@ -32,9 +31,7 @@ def backup(
     from partitiond.store.backup import make_backup
 
     target = file.expanduser().absolute()
-    notes = make_backup(
-        loaded_settings(ctx), target, created_at=SystemClock().utc_iso(), replace=force
-    )
+    notes = make_backup(settings_of(ctx), target, created_at=SystemClock().utc_iso(), replace=force)
     if as_json:
         print_json({"file": str(target), **_plain(notes)})
         return
@@ -51,7 +48,6 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to restore.")],
     *,
     check: bool = option("Only check the file; change nothing."),
-    with_settings: bool = option("Also write the settings file it holds."),
     as_json: JsonOption = False,
 ) -> None:
     """Put a backup back into the state folder.
@@ -62,28 +58,22 @@ def restore(
     """
     from partitiond.store import backup as backups
 
-    loaded, source = loaded_settings(ctx), file.expanduser().absolute()
+    source = file.expanduser().absolute()
     if check:
         _check_only(source, as_json=as_json)
         return
-    where = _settings_file(loaded) if with_settings else None
-    done = backups.restore(loaded.settings, source, settings_file=where)
+    done = backups.restore(settings_of(ctx), source)
     if as_json:
         print_json(_restored(done))
         return
     _tell(done)
 
 
-def _settings_file(loaded: LoadedSettings) -> Path:
-    """Return the settings file in use, or the path of the user's own if there is none yet."""
-    return loaded.config_file or default_config_files()[0]
-
-
 def _check_only(source: Path, *, as_json: bool) -> None:
     from partitiond.store.backup import check_backup
 
     with tempfile.TemporaryDirectory(prefix="partitiond-check-") as folder:
-        notes, migrates = check_backup(source, Path(folder), settings=True)
+        notes, migrates = check_backup(source, Path(folder))
     tell(
         {"file": str(source), "migrates": migrates, **_plain(notes)},
         (
@@ -101,11 +91,6 @@ def _tell(done: "Restored") -> None:
         say(f"What was there before: {done.kept}")
     if done.migrates:
         say("Its schema is an older one: the next start of the daemon migrates it.")
-    if done.settings is not None:
-        before = f" (before: {done.settings_kept})" if done.settings_kept is not None else ""
-        say(f"Settings written to {done.settings}{before}")
-    elif done.notes.settings_file:
-        say("Settings were left alone; --with-settings writes those of the backup.")
     if done.head:
         say(
             "It is of a head of other hosts, which obey a later start of it: make it their head "
@@ -119,8 +104,6 @@ def _restored(done: "Restored") -> dict[str, Any]:
         "store": str(done.store),
         "kept": str(done.kept) if done.kept else None,
         "migrates": done.migrates,
-        "settings": str(done.settings) if done.settings else None,
-        "settings_kept": str(done.settings_kept) if done.settings_kept else None,
         "head": done.head,
         **_plain(done.notes),
     }
@@ -132,5 +115,4 @@ def _plain(notes: "BackupNotes") -> dict[str, Any]:
         "partitiond": notes.partitiond,
         "schema": notes.schema,
         "profiles": notes.profiles,
-        "settings_file": notes.settings_file or None,
     }

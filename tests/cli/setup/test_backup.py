@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import gzip
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -18,9 +16,7 @@ def keep(home: Path, profile_id: str) -> None:
         store.add_profile(dataclasses.replace(measured_profile("a"), id=profile_id))
 
 
-def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for(
-    cli: Cli, home: Path
-) -> None:
+def test_a_backup_is_made_checked_and_restored(cli: Cli, home: Path) -> None:
     keep(home, "first")
     file = home / "b.gz"
     made = cli("setup backup", file, "--json")
@@ -30,36 +26,6 @@ def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for
     cli("setup restore", file).ended(0, "What was there before", "Start the daemon again")
     with contextlib.closing(open_store(home / "state" / "partitiond.sqlite3")) as store:
         assert [profile.id for profile in store.profiles()] == ["first"]
-    config = home / "config" / "partitiond" / "config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text("[planner]\nseed = 7\n")
-    file = home / "with-settings.gz"
-    cli("setup backup", file)
-    config.unlink()
-    assert "were left alone" in cli("setup restore", file).err
-    assert not config.exists()
-    assert "Settings written" in cli("setup restore", file, "--with-settings").err
-    assert "seed = 7" in config.read_text()
-
-
-def test_a_check_reads_the_settings_file_as_well_and_a_restore_only_where_it_writes_it(
-    cli: Cli, home: Path
-) -> None:
-    keep(home, "first")
-    config = home / "config" / "partitiond" / "config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text("[planner]\nseed = 7\n")
-    file = home / "b.gz"
-    cli("setup backup", file)
-    with contextlib.closing(sqlite3.connect(home / "packed")) as copy:
-        (home / "packed").write_bytes(gzip.decompress(file.read_bytes()))
-        copy.execute("UPDATE backup SET value = '[planner]\nsead = 7\n' WHERE name = 'config'")
-        copy.commit()
-    file.write_bytes((home / "packed").read_bytes())
-    cli("setup restore --check", file).refused(2, "planner.sead")
-    cli("setup restore --with-settings", file).refused(2, "planner.sead")
-    assert "seed = 7" in config.read_text()
-    cli("setup restore", file).ended(0, "were left alone")
 
 
 def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:

@@ -56,9 +56,3 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), primary_key=True, nullable=False),
         sa.Column("value", sa.Integer(), nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Drop all tables."""
-    for table in ("counter", "api_key", "event", "plan", "job", "profile", "model"):
-        op.drop_table(table)

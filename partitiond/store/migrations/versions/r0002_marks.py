@@ -18,8 +18,3 @@ def upgrade() -> None:
         sa.Column("value", sa.String(), nullable=False),
         sa.Column("at", sa.String(), nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Drop the table."""
-    op.drop_table("mark")

@@ -60,14 +60,3 @@ def upgrade() -> None:
         }
         row["body"] = json.dumps(body, ensure_ascii=False)
     _replace(rows, "body")
-
-
-def downgrade() -> None:
-    """Keep what the older schema has; expiry, rates and the rest of a grace are lost."""
-    rows = _rows()
-    for row in rows:
-        body = json.loads(str(row.pop("body")))
-        row["label"] = body.get("label", "")
-        row["models"] = json.dumps(body.get("models", []))
-        row["created_at"] = body["created_at"]
-    _replace(rows, *_OLD)

@@ -40,13 +40,3 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), primary_key=True, nullable=False),
         *(_text(name) for name in ("at", "state", "spec")),
     )
-
-
-def downgrade() -> None:
-    """Drop the tables; what they hold is lost."""
-    op.drop_table("release")
-    op.drop_index("ix_ledger_model", "ledger")
-    op.drop_table("ledger")
-    op.drop_table("usage")
-    with op.batch_alter_table("event") as event:
-        event.drop_column("actor")
