@@ -106,7 +106,7 @@ class Bench:
         folder, launch, command = self.prepared(*words)
         parent = await self.parent(launch, command)
         assert parent is not None
-        await parent.fork(folder, ())
+        await parent.fork(folder)
         return folder, parent
 
 
@@ -174,7 +174,7 @@ async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
     assert is_alive(identity)
     other, launch, command = bench.prepared("0")
     with pytest.raises(StartFailedError):
-        await spawn_or_undo(other, begun=parent.fork(other, ()))
+        await spawn_or_undo(other, begun=parent.fork(other))
     assert process.processes_of(other.path, None) == []
     await bench.starts.failed(parent, StartFailedError("gone."))
     assert await bench.parent(launch, command) is None
@@ -199,7 +199,7 @@ async def test_a_hung_parent_starts_nothing_later(bench: Bench, end: str) -> Non
     assert parent is not None
     assert parent.process is not None
     os.kill(parent.process.pid, signal.SIGSTOP)
-    starting = asyncio.ensure_future(spawn_or_undo(folder, begun=parent.fork(folder, ())))
+    starting = asyncio.ensure_future(spawn_or_undo(folder, begun=parent.fork(folder)))
     await asyncio.sleep(0)
     if end == "cancelled":
         starting.cancel()
@@ -222,7 +222,7 @@ async def test_what_is_no_start_starts_nothing_and_costs_no_parent(
     assert parent is not None
     for descriptors in ([], [0]):
         socket.send_fds(parent._ours, [forged], descriptors)
-    await parent.fork(folder, ())
+    await parent.fork(folder)
     await gone(folder)
     assert getattr(folder.exit(), "code", None) == 7
     assert await bench.parent(launch, command) is parent
@@ -234,7 +234,7 @@ async def test_a_start_that_fails_by_itself_costs_no_parent(bench: Bench) -> Non
     parent = await bench.parent(launch, command)
     assert parent is not None
     with pytest.raises(StartFailedError, match="KeyError") as caught:
-        await spawn_or_undo(folder, begun=parent.fork(folder, ()))
+        await spawn_or_undo(folder, begun=parent.fork(folder))
     await bench.starts.failed(parent, caught.value)
     assert await bench.parent(launch, command) is parent
 
@@ -302,7 +302,7 @@ async def test_a_measured_engine_weighs_what_it_would_alone_and_ends_with_who_me
     parent = await bench.parent(launch, command)
     assert parent is not None
     lifeline, ours = os.pipe()
-    await parent.fork(folder, (), lifeline)
+    await parent.fork(folder, lifeline)
     os.close(lifeline)
     leader = folder.leader()
     assert leader is not None
