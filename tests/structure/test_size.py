@@ -14,11 +14,11 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 125_900,
-    "tests": 92_500,
+    "partitiond": 124_900,
+    "tests": 92_100,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
-MOST_WORDS = 59_900
+MOST_WORDS = 59_800
 """Words of all pages below docs/, as `wc -w` counts, rounded up to hundreds. They only fall."""
 MOST_WORDS_OF_A_DECISION = 250
 ROUNDING = 100
