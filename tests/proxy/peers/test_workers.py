@@ -12,16 +12,31 @@ from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.conftest import MakeEngine, MakeProcess, replica, table
 from tests.proxy.peers.hosts import tables_of
 from tests.proxy.scraped import stats_of
-from tests.proxy.workers.test_parent import (
-    Counting,
-    all_up,
-    load,
-    until_state,
-)
+from tests.proxy.scripted import Received, Step, answer, completion
+from tests.proxy.workers.test_parent import all_up, load, until_state
 
 Processes = dict[str, ProxyProcess]
 MODELS = ("m", "n")
 OWNERS = {"m-1": "b", "n-1": "a"}
+
+
+class Counting:
+    """An engine script that notes how many requests run at once."""
+
+    def __init__(self, engine_seconds: float) -> None:
+        self.seconds = engine_seconds
+        self.running = 0
+        self.most = 0
+
+    def __call__(self, _: Received) -> list[Step]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        asyncio.get_running_loop().call_later(self.seconds, self._end)
+        # It counts as ended before its answer is sent, so none is counted too long.
+        return [self.seconds + 0.001, *answer(completion())]
+
+    def _end(self) -> None:
+        self.running -= 1
 
 
 @pytest.fixture
