@@ -19,6 +19,7 @@ from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
 from partitiond.cli.doctor.limits import check_open_files, file_limits
 from partitiond.cli.doctor.native import examine_native
+from partitiond.cli.doctor.ports import check_port, control_facts, endpoint_facts
 from partitiond.cli.doctor.tls import check_tls
 from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.cli.setup.host import SetupHost
@@ -126,6 +127,8 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         lambda: check_writable("state_dir", settings.state_dir),
         lambda: check_writable("run_dir", settings.run_dir),
         lambda: check_writable("cache_dir", settings.cache_dir),
+        lambda: check_port(control_facts(settings, daemon_runs=daemon_runs)),
+        lambda: check_port(endpoint_facts(settings, daemon_runs=daemon_runs)),
     ]
     found = [check() for check in checks]
     return [

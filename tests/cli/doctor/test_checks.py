@@ -3,21 +3,28 @@
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from partitiond.cli.doctor import checks as doctor
+from partitiond.cli.doctor import ports
 from partitiond.cli.doctor.engine_user import (
     EngineUserFacts,
     check_engine_user,
     engine_user_facts,
 )
 from partitiond.cli.setup.host import SetupHost
+from partitiond.proxy.process import PID_FILE, ProxyIdentity, own_identity
+from partitiond.serde import to_stored_json
+from partitiond.settings.schema import Settings
 from tests.cli.conftest import Cli
 
 
 def test_json_lists_every_check_and_what_to_do_about_what_is_not_ok(cli: Cli) -> None:
     result = cli("doctor --json")
     checks = {finding["check"]: finding for finding in result.json}
-    assert {"engine", "devices", "state_dir", "engines"} <= set(checks)
+    assert {"engine", "devices", "state_dir", "proxy", "engines"} <= set(checks)
     failed = any(finding["verdict"] == "fail" for finding in result.json)
     assert result.code == (1 if failed else 0)
     for finding in result.json:
@@ -34,6 +41,58 @@ def test_settings_that_cannot_be_read_or_used_are_a_finding(cli: Cli, tmp_path: 
     assert [f["check"] for f in result.json if f["verdict"] == "fail"] == ["settings"]
     long = cli("--set", f"run_dir=/tmp/{'x' * 90}", "doctor", "--json")
     assert (long.code, "run_dir" in long.json[-1]["message"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        ({"problem": ""}, "ok", "is free"),
+        ({"port": 0, "problem": ""}, "ok", "a free one"),
+        ({"ours": True, "daemon_runs": True}, "ok", "taken by the running daemon"),
+        ({"ours": True}, "warn", "serves there without its daemon"),
+        ({}, "fail", "by another program"),
+        ({"daemon_runs": True}, "fail", "by another program"),
+    ],
+)
+def test_a_port_is_free_our_own_or_taken_by_a_stranger(
+    change: dict[str, Any], verdict: str, words: str
+) -> None:
+    """Whether a daemon runs says nothing of who has the port."""
+    taken = ports.PortFacts("proxy", "127.0.0.1", 8000, "Address already in use")
+    found = ports.check_port(replace(taken, **change))
+    assert (found.verdict, words in found.message) == (verdict, True)
+    assert bool(found.advice) == (verdict != "ok")
+
+
+def test_our_endpoint_is_told_from_a_stranger_by_its_own_identity(tmp_path: Path) -> None:
+    """Engines that live beside the port prove nothing."""
+    state, run = tmp_path / "state", tmp_path / "run"
+    (state / "proxy").mkdir(parents=True)
+    run.mkdir()
+    settings = Settings(state_dir=state, run_dir=run)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        at = settings.proxy.model_copy(update={"host": host, "port": port})
+        settings = settings.model_copy(update={"proxy": at})
+
+        def found() -> ports.PortFacts:
+            return ports.endpoint_facts(settings, daemon_runs=True)
+
+        def told(identity: ProxyIdentity) -> bool:
+            (state / "proxy" / PID_FILE).write_text(to_stored_json(identity))
+            return found().ours
+
+        assert (found().problem != "", found().ours) == (True, False)
+        ours = own_identity(host, port, run / "proxy.sock", "")
+        assert told(ours)
+        assert not told(replace(ours, port=port + 1)), "ours listens elsewhere"
+        assert not told(replace(ours, start_ticks=ours.start_ticks + 1)), "another process now"
+        (state / "proxy" / PID_FILE).write_text("{")
+        with socket.socket(socket.AF_UNIX) as control:
+            control.bind(str(run / "proxy.sock"))
+            control.listen()
+            assert found().ours, "it cannot be read, and it lives"
+    assert ports.endpoint_facts(settings, daemon_runs=True).problem == ""
 
 
 def test_a_folder_takes_files_or_not(tmp_path: Path) -> None:
