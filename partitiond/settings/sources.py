@@ -25,6 +25,8 @@ S = TypeVar("S", bound=BaseModel)
 
 ENV_PREFIX: Final = "PARTITIOND_"
 CONFIG_VARIABLE: Final = "PARTITIOND_CONFIG"
+GONE: Final = ("engine.cgroup", "gpu.dcgm_url")
+"""Settings of the release before, which files and units of an upgraded host may still have."""
 NOT_SETTINGS: Final = frozenset(
     {
         CONFIG_VARIABLE,
@@ -216,11 +218,10 @@ def _refuse_unknown(
 ) -> typing.NoReturn:
     close = [name for name in known if name.startswith(f"{key}_")]
     close += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    raise SettingsError(
-        f"{where} is no setting.",
-        hint=f"Did you mean {close[0]}?" if close else "`partitiond setup config show` lists all.",
-        facts=facts,
-    )
+    hint = f"Did you mean {close[0]}?" if close else "`partitiond setup config show` lists all."
+    if key in GONE or key in map(_variable, GONE):
+        hint = "An earlier release had it, and nothing takes its place: take it out."
+    raise SettingsError(f"{where} is no setting.", hint=hint, facts=facts)
 
 
 # --- text to values --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The simulated engine gives the right answers without a process: tokens, texts, vectors.
 
-What it refuses is in `tests/e2e/conformance_cases.py`.
+What it refuses is in `tests/e2e/conformance_cases.py`, which also names what vLLM alone serves.
 """
 
 import math

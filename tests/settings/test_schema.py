@@ -100,6 +100,7 @@ def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> N
         ("[proxy]\nprot = 1\n", "config.toml: proxy.prot; Did you mean proxy.port?"),
         ("[prxy]\nport = 1\n", "prxy.port; Did you mean proxy.port?"),
         ("[planner]\ntime_limit = 1\n", "Did you mean planner.time_limit_seconds?"),
+        ("[engine]\ncgroup = 'none'\n", "engine.cgroup; An earlier release had it"),
         ("[nothing]\n", "[nothing]"),
         ("proxy = 1\n", "proxy; table"),
         ('[proxy]\nport = "8000"\n', "proxy.port; config.toml:proxy.port; '8000'"),

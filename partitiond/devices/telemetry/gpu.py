@@ -53,7 +53,7 @@ _REASONS: Final[Mapping[int, str]] = {
 
 
 def reason_of(error: Any) -> str:
-    """Return an NVML error in words, for the doctor."""
+    """Return an NVML error in words, for a profile's reader."""
     return _REASONS.get(int(error.value), f"NVML says: {error}")
 
 
