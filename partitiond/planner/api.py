@@ -341,7 +341,7 @@ def _as_asked(
 ) -> _Made | None:
     """Return placements as an answer to a question that others were asked in place of; None if they
     break a rule of it."""
-    instance, objective = made.instance, made.instance.request.objective
+    instance, objective = made.instance, made.found.objective
     candidates = {m.model: m.candidates for m in asked.models}
     if any(p.candidate not in candidates[p.model] for p in placements):
         return None

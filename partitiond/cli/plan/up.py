@@ -15,7 +15,13 @@ from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_ap
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
 from partitiond.controller.profiles.profiling import options_for
 from partitiond.controller.profiles.targets import first_looks, profile_targets, unmeasured
-from partitiond.core.errors import InputError, ModelSourceError, NotFoundError, SpecError
+from partitiond.core.errors import (
+    InputError,
+    ModelSourceError,
+    NotFoundError,
+    PartitiondError,
+    SpecError,
+)
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, LATER, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
@@ -66,10 +72,12 @@ def up(  # noqa: PLR0917 -- typer passes them by name
             if gets.get(alias, old.name) != old.name
         }
         for spec in fleet.models:
-            # A model keeps an alias until the one that gets it is accepted.
+            # A model keeps an alias until the one that gets it would be accepted.
             kept = [a for a, old in moving.items() if old == spec.name and not dry_run]
             asked = dataclasses.replace(spec, aliases=(*spec.aliases, *kept))
             try:
+                if not (dry_run or moving.keys().isdisjoint((spec.name, *spec.aliases))):
+                    register_or_update(client, asked, moving, dry_run=True)
                 with taken_aliases(client, spec, moving, dry_run=dry_run) as owners:
                     stored, change = register_or_update(client, asked, moving, dry_run=dry_run)
             except REFUSED_BY as error:
@@ -78,7 +86,8 @@ def up(  # noqa: PLR0917 -- typer passes them by name
                 continue
             if change == UNCHANGED:
                 change = changes.get(spec.name, change)
-            changes |= {**dict.fromkeys(owners, "changed"), spec.name: change}
+            changes |= {owner: "changed" for owner in owners if changes.get(owner) != REFUSED}
+            changes[spec.name] = change
             if change != UNCHANGED:
                 new.append(stored)
             say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
@@ -106,8 +115,8 @@ def up(  # noqa: PLR0917 -- typer passes them by name
 def taken_aliases(
     client: "ControlClient", spec: ModelSpec, moving: dict[str, str], *, dry_run: bool
 ) -> Iterator[Collection[str]]:
-    """Take a model's names from their owners while it is made; yield the owners. If the model is
-    refused, they get the names back. A dry run takes none.
+    """Take a model's names from their owners while it is made; yield the owners. If it is not made,
+    they get the names back. A dry run takes none.
 
     Args:
         moving: owners by alias; those that were taken leave it.
@@ -120,9 +129,10 @@ def taken_aliases(
             left = [alias for alias in record.spec.aliases if alias not in names]
             client.update(record.spec.name, {"aliases": left}, record.version)
         yield owners
-    except REFUSED_BY:
-        for record in before:
-            client.update(record.spec.name, {"aliases": list(record.spec.aliases)})
+    except BaseException:
+        with contextlib.suppress(PartitiondError):  # the caller tells why the model was not made
+            for record in before:
+                client.update(record.spec.name, {"aliases": list(record.spec.aliases)})
         raise
     for name in sorted(names):
         say(f"{name} {'would move' if dry_run else 'moves'} from {moving.pop(name)} to {spec.name}")

@@ -115,12 +115,21 @@ def test_an_alias_moves_within_a_file_in_any_order_in_a_dry_run_too(
             dry = cli("up --dry-run --json -f", file).ended(0).json["models"]
             assert "unchanged" not in dry.values()
             assert host.store.model("opt-125m").spec.aliases == ("chat",)
-    file.write_text(f"{takes}engine = {{ max_model_len = 1_000_000 }}\n{gives}")
-    assert cli("up --no-profile --no-wait -f", file).code == 2
-    assert host.store.model("opt-125m").spec.aliases == ("chat",), "who should get it is refused"
+    before, refused = host.store.model("opt-125m"), "engine = { max_model_len = 1_000_000 }\n"
+    alias = '[[models]]\nmodel = "smollm2-135m"\nauto = false\naliases = ["chat"]\n'
+    file.write_text(f"{alias}{refused}{gives}")
+    cli("up --no-profile --no-wait -f", file).ended(2)
+    assert host.store.model("opt-125m") == before, "who should get it is refused"
+    file.write_text(f"{takes}{refused}{gives}")
+    cli("up --no-profile --no-wait -f", file).ended(2)
+    assert host.store.model("opt-125m").spec == before.spec, "it has it again"
     file.write_text(takes + gives)
     up = cli("up --no-profile --no-wait -f", file)
     assert "chat: registered\nopt-125m: changed" in up.err
+    cli("models update opt-125m --alias talk").ended(0)
+    file.write_text(f"{gives}{refused}{alias.replace('chat', 'talk')}")
+    up = cli("up --json --no-profile --no-wait -f", file).ended(2)
+    assert up.json["models"] == {"opt-125m": "refused", "smollm2-135m": "changed"}
 
 
 def test_a_model_that_comes_from_elsewhere_is_changed(host: Host, cli: Cli, tmp_path: Path) -> None:
