@@ -16,8 +16,9 @@ SMALL: Final = 200
 RUNS: Final = 12
 """Models times devices up to which the search by cost begins anew so often, with other seeds. There
 a run is at its end within a second, and how good a plan is, is up to its first steps."""
-FOR_LEAST: Final = 2_000
-"""Steps for what no search may miss, if its time has passed without it. Chosen."""
+FOR_LEAST: Final = 20_000
+"""Steps times devices for least numbers that were missed when the time had passed, as a step may
+look at all devices: some seconds of the compiled search at most on a busy machine. Chosen."""
 
 
 def search(
@@ -57,10 +58,11 @@ def search(
         tell(improver.value())
         if not watch.done:
             improver.run(seconds / runs, halt=halt, tell=tell)
-        # Least numbers come before what takes time: a late or busy clock is no reason to miss any.
-        improver.run(0.0, steps=FOR_LEAST, halt=has_least)
+        last = halt() or number + 1 == runs
+        if last and not found:  # a late or busy clock is no reason to miss least numbers
+            improver.run(0.0, steps=FOR_LEAST // len(instance.group_of), halt=has_least)
         if improver.has_answer:
             found.append(member(NAME, improver.best()))
-        if halt():
+        if last:
             break
     return found

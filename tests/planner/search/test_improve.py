@@ -56,6 +56,16 @@ def test_a_plan_that_misses_least_numbers_is_told_to_nobody(least: int, told: fl
     assert watch.value == told
 
 
+def test_its_first_packing_has_all_least_numbers_before_any_model_gets_more() -> None:
+    big = want("big", point("big", 10, 35), rate=20)
+    small = want("small", point("small", 1, 35), rate=1, min_replicas=1)
+    request = PlanRequest((gpu(),), (big, small), objective=Objective.MAX_GOODPUT)
+    sites = build_sites(build_instance(request))
+    improver = Improver(sites, usual_prices(sites), by_cost=False, seed=1)
+    improver.start(None)
+    assert improver.meets_least()
+
+
 @pytest.mark.parametrize(("devices", "runs"), [(2, searching.RUNS), (201, 1)])
 def test_the_least_cost_of_a_small_fleet_is_sought_from_several_beginnings(
     devices: int, runs: int
