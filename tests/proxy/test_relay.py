@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from partitiond.proxy.engine.upstream import FINISH_SECONDS
+from tests.proxy.charged_answers import named
 from tests.proxy.conftest import Make, error_of, post, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -116,6 +117,24 @@ async def test_an_engines_own_error_event_goes_out_once_and_counts_as_failed(mak
     proxy, _ = await make.both(plays(*stream(text_event("hel"), ENGINE_ERROR, DONE)))
     assert error_event(await proxy.stream_text())["message"] == "oom"
     assert proxy.records()[0]["outcome"] == "failed"
+
+
+async def test_a_response_that_breaks_off_ends_as_the_one_that_began_failed(make: Make) -> None:
+    begun = {"id": "resp-7", "object": "response", "status": "in_progress", "output": []}
+    pieces = (
+        named("response.created", {"response": begun}),
+        named("response.output_text.delta", {"delta": "hel"}),
+    )
+    proxy, _ = await make.both(plays(*stream(*pieces)))
+    text = (await proxy.complete("/v1/responses", input="hi", stream=True)).text
+    *sent, last, after = text.split("\n\n")
+    assert (len(sent), after) == (2, "")
+    name, _, data = last.partition("\ndata: ")
+    told = json.loads(data)
+    assert (name, told["type"]) == ("event: response.failed", "response.failed")
+    error = told["response"].pop("error")
+    assert told["response"] == {**begun, "status": "failed"}
+    assert error["code"].startswith("upstream_")
 
 
 async def test_a_request_error_inside_a_stream_gets_its_status(make: Make) -> None:

@@ -166,8 +166,13 @@ def test_a_store_is_restored_as_it_was_and_a_bare_copy_of_one_is_taken(
     """As the store in an archive of an earlier version is."""
     bare, file = tmp_path / "store.sqlite3", tmp_path / "b.gz"
     make_backup(loaded.settings, file, created_at=WHEN)
-    bare.write_bytes(_changed("DROP TABLE backup")(gzip.decompress(file.read_bytes())))
-    for each, when in ((file, WHEN), (bare, "?")):
+    packed = gzip.decompress(file.read_bytes())
+    bare.write_bytes(_changed("DROP TABLE backup")(packed))
+    # Earlier versions noted more, and kept the settings.
+    earlier = tmp_path / "earlier"
+    more = "INSERT INTO backup VALUES ('config', '[planner]'), ('settings_file', '/etc/x')"
+    earlier.write_bytes(_changed(more)(packed))
+    for each, when in ((file, WHEN), (bare, "?"), (earlier, WHEN)):
         assert restore(loaded.settings, each).notes.created_at == when
         with contextlib.closing(sqlite3.connect(loaded.settings.store_path)) as store:
             names = [name for (name,) in store.execute("SELECT name FROM sqlite_master")]

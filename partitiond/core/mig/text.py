@@ -1,12 +1,11 @@
 """Reads GPU instances as operators write them: "3g.40gb@4"."""
 
-import collections
 from collections.abc import Sequence
 
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import MigProfile
 from partitiond.core.mig.changes import illegal
-from partitiond.core.mig.geometry import Place, geometry_from
+from partitiond.core.mig.geometry import Place
 from partitiond.core.mig.names import canonical, read_name
 
 
@@ -41,10 +40,4 @@ def places_of(profiles: Sequence[MigProfile], texts: Sequence[str]) -> tuple[Pla
     wrong = illegal(profiles, found)
     if wrong:
         raise SpecError(f"{wrong}.", hint="`nvidia-smi mig -lgipp` lists what a GPU offers.")
-    counts = collections.Counter(name for name, _, _ in found)
-    if geometry_from(tuple(profiles)).places(counts, tuple(found)) is None:
-        raise SpecError(
-            "the instances do not fit on one GPU together.",
-            hint="Ask for fewer or smaller ones; `nvidia-smi mig -lgipp` lists all places.",
-        )
     return tuple(sorted(found, key=lambda place: place[1]))

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.replica.engine import EngineLaunch
+from partitiond.core.units import Bytes
 from partitiond.devices.mps import client_env, without_mps_env
 from partitiond.engines.process import engine_user, shim
 from partitiond.engines.process import signals as process
@@ -25,6 +27,7 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.platform.process_identity import ProcessId, boot_id
+from tests.controller.samples import placement
 from tests.engine_fixtures import simulated_launch, vllm_launch
 
 
@@ -215,6 +218,16 @@ async def test_an_engine_is_started_by_its_own_group_or_not_at_all(
     assert seen["launcher"] == str(tmp_path / "e-blue.sock")
     assert "memory_max" in seen
     assert "launcher" not in json.dumps(seen["env"])
+
+
+def test_memory_is_limited_where_the_plan_packed_it() -> None:
+    on_cpu = dataclasses.replace(simulated_launch(), placement=placement(), memory_bytes=1000)
+    share = MemoryShare("gpu", Bytes(1000))
+    on_gpu = dataclasses.replace(placement(), device_id="gpu", partition=share)
+    assert engine_user.memory_limit_bytes(on_cpu) == 1250
+    for none in (None, on_gpu):
+        launch = dataclasses.replace(on_cpu, placement=none)
+        assert engine_user.memory_limit_bytes(launch) is None
 
 
 @pytest.fixture

@@ -47,7 +47,9 @@ except OSError:
 """
 
 
-def test_the_cgroup_of_a_unit_is_read_from_proc(tmp_path: Path) -> None:
+def test_the_cgroup_of_a_unit_is_read_from_proc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unit = "/system.slice/partitiond-engine@1.service"
     (tmp_path / "cgroup").write_text(f"4:memory:/old\n0::{unit}\n")
     (tmp_path / "mountinfo").write_text(
@@ -57,6 +59,17 @@ def test_the_cgroup_of_a_unit_is_read_from_proc(tmp_path: Path) -> None:
     assert shim.own_cgroup(str(tmp_path)) == f"/sys/fs/cgroup/unified{unit}"
     (tmp_path / "cgroup").write_text("4:memory:/old\n")
     assert not shim.own_cgroup(str(tmp_path))
+    # Whoever kills what is in another folder kills more than the engine.
+    for folder, own in (
+        (f"/c{unit}", True),
+        ("/c/partitiond-mps-blue@2.service", True),
+        ("/c/partitiond-engine@1.service/below", False),
+        ("/c/partitiond.service", False),
+        ("/c/system-partitiond-engine.slice", False),
+        ("/c/partitiond-engine.slice", False),
+    ):
+        monkeypatch.setattr(shim, "own_cgroup", lambda folder=folder: folder)
+        assert sandbox.unit_cgroup() == (folder if own else "")
 
 
 async def test_engines_of_one_user_reach_neither_each_other_nor_what_keeps_them(
