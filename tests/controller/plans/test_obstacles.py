@@ -1,5 +1,8 @@
 """A model that cannot run keeps no other model from being planned, started and scaled."""
 
+import asyncio
+from typing import NoReturn
+
 from partitiond.core.errors import EngineUnavailableError, StartFailedError
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.observation import HOPELESS_FAILURES
@@ -126,6 +129,26 @@ async def test_without_its_engine_a_model_waits_and_the_others_are_measured_and_
         await host.serves("bad")
         assert host.service.models.model("bad").profile_kind == "measured"
         assert starts(host) == 1
+
+
+async def test_the_plan_that_still_has_a_model_that_cannot_run_starts_only_the_others(
+    host: Host,
+) -> None:
+    async def no_plan(*_: object, **__: object) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    host.runner.refuse_models["bad"] = NO_MEMORY
+    for name in ("good", "bad"):
+        await host.service.models.register(one(name, auto=False))
+    await host.service.plans.apply()
+    host.solve = no_plan
+    await host.serves("good")
+    await host.passes(lambda: obstacle(host) is not None)
+    host.runner.die("good-1")
+    await host.lives(RETRY_BASE_SECONDS / 2)
+    assert planned(host) == {"bad", "good"}
+    assert (starts(host), starts(host, "good")) == (HOPELESS_FAILURES, 2)
 
 
 async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks() -> None:
