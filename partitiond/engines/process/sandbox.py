@@ -105,9 +105,9 @@ def read_command(connection: socket.socket) -> tuple[dict[str, object], int]:
     return command, output
 
 
-def unit_cgroup() -> str:
+def unit_cgroup(proc: str = "/proc/self") -> str:
     """Return the folder of this unit's cgroup, or "" where this process has none of its own."""
-    folder = shim.own_cgroup()
+    folder = shim.own_cgroup(proc)
     name = folder.rpartition("/")[2]
     return folder if name.startswith(UNITS) and name.endswith(".service") else ""
 

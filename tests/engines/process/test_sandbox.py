@@ -47,29 +47,29 @@ except OSError:
 """
 
 
-def test_the_cgroup_of_a_unit_is_read_from_proc(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unit = "/system.slice/partitiond-engine@1.service"
-    (tmp_path / "cgroup").write_text(f"4:memory:/old\n0::{unit}\n")
+@pytest.mark.parametrize(
+    ("unit", "own"),
+    [
+        ("partitiond-engine@1.service", True),
+        ("partitiond-mps-blue@2.service", True),
+        ("partitiond-engine@1.service/below", False),
+        ("partitiond.service", False),
+        ("system-partitiond-engine.slice", False),
+        ("partitiond-engine.slice", False),
+    ],
+)
+def test_the_cgroup_of_a_unit_is_read_from_proc(tmp_path: Path, unit: str, own: bool) -> None:
+    """Whoever kills what is in another cgroup kills more than the engine."""
+    (tmp_path / "cgroup").write_text(f"4:memory:/old\n0::/system.slice/{unit}\n")
     (tmp_path / "mountinfo").write_text(
         "30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
         "31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
     )
-    assert shim.own_cgroup(str(tmp_path)) == f"/sys/fs/cgroup/unified{unit}"
+    folder = f"/sys/fs/cgroup/unified/system.slice/{unit}"
+    assert sandbox.unit_cgroup(str(tmp_path)) == (folder if own else "")
+    assert shim.own_cgroup(str(tmp_path)) == folder
     (tmp_path / "cgroup").write_text("4:memory:/old\n")
-    assert not shim.own_cgroup(str(tmp_path))
-    # Whoever kills what is in another folder kills more than the engine.
-    for folder, own in (
-        (f"/c{unit}", True),
-        ("/c/partitiond-mps-blue@2.service", True),
-        ("/c/partitiond-engine@1.service/below", False),
-        ("/c/partitiond.service", False),
-        ("/c/system-partitiond-engine.slice", False),
-        ("/c/partitiond-engine.slice", False),
-    ):
-        monkeypatch.setattr(shim, "own_cgroup", lambda folder=folder: folder)
-        assert sandbox.unit_cgroup() == (folder if own else "")
+    assert not sandbox.unit_cgroup(str(tmp_path))
 
 
 async def test_engines_of_one_user_reach_neither_each_other_nor_what_keeps_them(
