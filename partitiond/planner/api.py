@@ -341,7 +341,10 @@ def _as_asked(
 ) -> _Made | None:
     """Return placements as an answer to a question that others were asked in place of; None if they
     break a rule of it."""
-    instance, objective = made.instance, made.found.objective
+    instance, objective = made.instance, made.instance.request.objective
+    if made.found.proven_impossible or asked.models != instance.request.models:
+        # Demands that were lowered, as models are held back, prove nothing of those asked for.
+        objective = made.found.objective
     candidates = {m.model: m.candidates for m in asked.models}
     if any(p.candidate not in candidates[p.model] for p in placements):
         return None

@@ -149,15 +149,15 @@ def proven_not_all(instance: Instance) -> bool:
 def _why_partial(instance: Instance, found: SolveAnswer) -> Iterator[str]:
     if found.proven_impossible is None:
         return
-    if found.proven_impossible or proven_not_all(instance):
-        yield IMPOSSIBLE
-    elif found.packing.lacking():
-        yield NOT_FOUND
-    else:
+    if not found.packing.lacking():  # the plan itself is the proof
         yield (
             "Everything is served. That was found only at the end of the time, so that a plan "
             f"better by {instance.request.objective.value} may well exist: give it more time."
         )
+    elif found.proven_impossible or proven_not_all(instance):
+        yield IMPOSSIBLE
+    else:
+        yield NOT_FOUND
 
 
 def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterator[str]:

@@ -9,6 +9,8 @@ the answer at any time.
 
 import dataclasses
 import math
+import time
+from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
@@ -19,7 +21,7 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.complete import from_nothing
-from partitiond.planner.pack.members import EPSILON, EXACT, KEPT, Member, member
+from partitiond.planner.pack.members import EPSILON, EXACT, KEPT, Member, drop_surplus, member
 from partitiond.planner.pack.moves import count_of_moves
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
@@ -78,7 +80,13 @@ def solve_portfolio(
         found = _solve_cost(watch, may)
         if found is None and instance.request.all_or_nothing:
             return SolveAnswer(Packing(instance), objective, 0.0, 0.0, Status.FEASIBLE, "none")
-        return found or _solve_goodput(watch, watch.impossible, may)
+        found = found or _solve_goodput(watch, watch.impossible, may)
+        served = found.proven_impossible is False and not found.packing.lacking()
+        if served and (watch.fixed or time.monotonic() < watch.deadline):
+            # It answers what was asked, which the search for the least cost did not find.
+            drop_surplus(found.packing)
+            found = _solve_cost(watch, may, [member("most goodput", found.packing)]) or found
+        return found
     if objective is Objective.MAX_GOODPUT:
         return _solve_goodput(watch, None, may)
     return _solve_scaled(watch, may)
@@ -108,12 +116,15 @@ class _Gathered:
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
-def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
+def _gather(
+    watch: SolveMonitor, prices: Prices, known: Sequence[Member], *, by_cost: bool
+) -> _Gathered:
     """Run all members in turn, until a plan is proven the best or the time is over."""
     instance, size = watch.instance, _variables(watch.instance)
     may_search = instance.request.may_search
+    watch.take(known)
     found = _Gathered(
-        kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)
+        [*known, *kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)]
     )
     if not (watch.stop() and found.members):
         found.members += _greedy(watch, prices, by_cost=by_cost)
@@ -237,16 +248,18 @@ def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cos
         found.members.append(member(f"{KEPT}, {EXACT}", exact.packing))
 
 
-def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
-    """Solve for the least cost; None if no plan serves everything, or none is found."""
+def _solve_cost(watch: SolveMonitor, may: May, known: Sequence[Member] = ()) -> SolveAnswer | None:
+    """Solve for the least cost, from known plans that serve everything; None if no plan does, or
+    none is found."""
     instance = watch.instance
+    watch.restart(instance.request.objective)
     prices = _prices(instance, as_cost=True)
     least = prices.value
     if least is None:
         watch.impossible = True
         return None
     watch.proved(least)
-    found = _gather(watch, prices, by_cost=True)
+    found = _gather(watch, prices, known, by_cost=True)
     # With a known plan this is no proof: devices more expensive than that plan were left out.
     if not found.members:
         exact = found.exact
@@ -300,7 +313,7 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
         watch.proved(bound)
     if len(classes) > 1 and any(need.rated for need in instance.needs):
         watch.proved(math.fsum(n.worth * n.rate for c in classes for n in c.needs) / RATE_SCALE)
-    found = _gather(watch, prices, by_cost=False)
+    found = _gather(watch, prices, (), by_cost=False)
     _add_starts_alone(watch, found, may, by_cost=False)
     members = found.members
     exact, most = found.exact, math.inf if watch.bound is None else watch.bound
