@@ -37,7 +37,7 @@ def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -
     for cls, held in enumerate(fleet.classes.site_class.tolist()):
         pools = fleet.pool_prices(duals.pool, cls)
         if (held, pools) not in known:
-            value = most_of(fleet, held, replica_prices(fleet, duals, pools), stop)
+            value = _most(fleet, held, duals, pools, stop)
             if value is None:
                 return None
             known[held, pools] = value
@@ -45,28 +45,22 @@ def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -
     return total + SAFETY * abs(total)
 
 
-def replica_prices(
-    fleet: ColumnProblem, duals: RowPrices, pools: tuple[float, float]
-) -> ReplicaPrices:
-    """Return what replicas are worth before anything is planned."""
+def _most(
+    fleet: ColumnProblem,
+    held: int,
+    duals: RowPrices,
+    pools: tuple[float, float],
+    stop: Callable[[], bool],
+) -> float | None:
+    """Return an upper bound on the value of any column of a class of `Sites`."""
     open_part = np.where(fleet.worth > 0, 1.0, 0.0).tolist()
     lacks = np.where(duals.least > 0, fleet.least, 0).astype(np.float64).tolist()
     each = (duals.least - duals.most).tolist()
-    return ReplicaPrices(duals.served.tolist(), each, open_part, lacks, *pools)
-
-
-def most_of(
-    fleet: ColumnProblem,
-    held: int,
-    prices: ReplicaPrices,
-    stop: Callable[[], bool],
-    nodes: int = NODES,
-) -> float | None:
-    """Return an upper bound on the value of any column of a class of `Sites`."""
+    prices = ReplicaPrices(duals.served.tolist(), each, open_part, lacks, *pools)
     best = most = 0.0
     for way in sorted(fleet.ways[held], key=lambda way: -way.bound):
         if stop():
             return None
-        upper = fleet.pricer.price(way.way, prices, best, best, STEPS, nodes)
+        upper = fleet.pricer.price(way.way, prices, best, best, STEPS, NODES)
         best, most = max(best, fleet.pricer.value), max(most, upper)
     return most

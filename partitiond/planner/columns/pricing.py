@@ -23,8 +23,6 @@ from mypy_extensions import i64
 NONE: Final = -1e30
 MOST: Final = 1024
 """Replicas that a device can hold at most."""
-MOST_SETS: Final = 30_000
-"""Sets that are collected at most. Chosen."""
 GRAIN: Final = 1e-12
 """Relative difference that only results from the order in which floats are summed."""
 
@@ -118,7 +116,6 @@ class Pricer:
         value: value of the set found by the last call, or 0.
         chosen: positions of its entries with repetitions; empty if no set is worth more.
         nodes: branches of the last call.
-        sets: positions of the entries of each set collected, until the caller empties it.
 
     Args:
         avoid: (m, m) flattened, 1 if two models never share a device; empty if there are none.
@@ -162,68 +159,6 @@ class Pricer:
         self.slope_memory = 0.0
         self.slope_load = 0.0
         self.node_limit: i64 = 0
-        self.collects = False
-        self.sets: list[list[int]] = []
-        self.lacks = vec[float]()
-        self.serves = vec[float]()
-        """What each set serves of every model, and its replicas that are lacking; end to end."""
-        self.recent = vec[i64]()
-        """Sets, roughly in the order in which they last served no less than another."""
-        self.mine = vec[float]([0.0 for _ in range(2 * models)])
-
-    def collect(
-        self, way: Way, prices: ReplicaPrices, above: float, steps: int, node_limit: int
-    ) -> bool:
-        """Add all sets worth more than `above` to `sets`, but those that serve no more of any model
-        than one that is there; return False if a limit ended it."""
-        if len(self.recent) == 0:
-            self.serves = vec[float]([0.0 for _ in range(MOST_SETS * 2 * self.models)])
-            self.recent = vec[i64]([0 for _ in range(MOST_SETS)])
-        self.collects = True
-        self.price(way, prices, above, above, steps, node_limit)
-        self.collects = False
-        return self.nodes <= node_limit
-
-    def _collect(self, way: Way, count: i64) -> None:
-        """Add the first entries of `current`, unless a set that is there serves no less."""
-        mine, serves, recent, both = self.mine, self.serves, self.recent, 2 * self.models
-        i: i64 = 0
-        while i < both:
-            mine[i] = 0.0
-            i += 1
-        i = 0
-        while i < count:
-            entry = self.current[i]
-            k = way.model[entry]
-            mine[k] = min(1.0, mine[k] + way.part[entry])
-            k += self.models
-            mine[k] = min(self.lacks[way.model[entry]], mine[k] + 1.0)
-            i += 1
-        n: i64 = 0
-        kept: i64 = len(self.sets)
-        while n < kept:
-            known = recent[n]
-            i = 0
-            while i < both and serves[known * both + i] >= mine[i] - GRAIN:
-                i += 1
-            if i == both:
-                to = n // 2
-                while n > to:
-                    recent[n] = recent[n - 1]
-                    n -= 1
-                recent[to] = known
-                return
-            n += 1
-        self.nodes += kept // 8
-        if kept == MOST_SETS:
-            self.nodes = self.node_limit + 1
-            return
-        i = 0
-        while i < both:
-            serves[kept * both + i] = mine[i]
-            i += 1
-        recent[kept] = kept
-        self.sets.append([self.current[i] for i in range(count)])
 
     def price(
         self,
@@ -246,7 +181,6 @@ class Pricer:
         self.chosen = []
         self.nodes = 0
         self._weigh(way, prices)
-        self.lacks = prices.lacks
         self._order(way)
         self.node_limit = node_limit
         self.per_memory = way.per_memory
@@ -606,9 +540,7 @@ class Pricer:
                 self.current[count] = e
                 if served + part[e] > 1.0 and served > 0.0:
                     brings = gain[e] * (1.0 - served) / part[e] - cost[e]
-                if value + brings > threshold and self.collects:
-                    self._collect(way, count + 1)
-                elif value + brings > threshold:
+                if value + brings > threshold:
                     threshold = value + brings
                     self.found_size = count + 1
                     k: i64 = 0

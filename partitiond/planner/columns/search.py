@@ -12,7 +12,6 @@ import numpy as np
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.columns import pricing
-from partitiond.planner.columns.best_choice import BestChoice
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, pricing_work
@@ -32,14 +31,6 @@ DIVE_SHARE: Final = 0.75
 PROVE_SHARE: Final = 0.25
 """Shares of the time left: for the first linear program, until no more columns are sought, and for
 the bound. Chosen."""
-FEW: Final = 6
-WIDER: Final = 1.25
-MARGINS: Final = 22
-CHOOSE_SHARE: Final = 0.5
-"""Devices up to which the best plan may be proven; by how much more such plans may lose each time,
-how often until they may lose all up to the best known one, and the share of the time left. Chosen.
-"""
-ROUNDING: Final = 1e-10
 MOST_WORK: Final = 4_000_000
 """Steps of one pricing, which nothing stops midway: a second or two of a core. 100 models on a host
 of 192 cores take 3.7 million; a device that holds more is planned by the other search."""
@@ -78,20 +69,18 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
         The plan, and whether the columns gave a better bound than was known.
     """
     fleet, better = ColumnProblem(build_sites(watch.instance)), False
-    of_full, of_any, tight = math.inf, math.inf, list[RowPrices]()
+    of_full = math.inf
 
     def enough() -> bool:
         return watch.done or watch.left() <= 0
 
     def prove(*prices: RowPrices) -> None:
-        nonlocal better, of_full, of_any
+        nonlocal better, of_full
         stop = watch.within(PROVE_SHARE)
         for each in prices:
             of_all = dataclasses.replace(each, least=np.zeros_like(each.least))
             bound = bound_at(fleet, of_all, stop)
             better |= bound is not None and watch.proved(bound)
-            if bound is not None and bound < of_any:
-                of_any, tight[:] = bound, [each]
         for each in prices if fleet.least.any() else ():
             bound = bound_at(fleet, each, stop)
             of_full = of_full if bound is None else min(of_full, bound)
@@ -107,28 +96,7 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
     if watch.value is not None and of_full < math.inf:
         # Least numbers come before goodput, and a plan has them all.
         better |= watch.proved(of_full)
-    few = COMPILED and len(packing.loads) <= FEW and not watch.fixed
-    if few and tight and watch.value is not None and not watch.done:
-        chosen, proven = _best_choice(watch, BestChoice(fleet, tight[0]))
-        better |= proven
-        made = member(NAME, packed(fleet, chosen)) if chosen else made
-        watch.take([made])
     return made, better
-
-
-def _best_choice(watch: SolveMonitor, choice: BestChoice) -> tuple[list[DeviceColumn], bool]:
-    """Return the best plan if it is better than the best known and found in time, and whether a
-    better bound is proven."""
-    stop, better = watch.within(CHOOSE_SHARE), False
-    for times in reversed(range(MARGINS)):
-        margin = (choice.bound - (watch.value or 0.0)) / WIDER**times
-        found = choice.within(margin, stop)
-        if found is None:
-            break
-        better |= watch.proved((choice.bound - found[0]) * (1 + ROUNDING))
-        if found[0] < margin:
-            return found[1], better
-    return [], better
 
 
 def packed(fleet: ColumnProblem, plan: Sequence[DeviceColumn]) -> Packing:
