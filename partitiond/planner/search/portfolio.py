@@ -9,7 +9,6 @@ the answer at any time.
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -77,15 +76,18 @@ def solve_portfolio(
     watch = SolveMonitor(instance, on_progress, stop, began)
     objective = instance.request.objective
     if objective.is_cost:
-        found = _solve_cost(watch, may)
+        prices = _prices(instance, as_cost=True)
+        found = _solve_cost(watch, prices, may)
         if found is None and instance.request.all_or_nothing:
             return SolveAnswer(Packing(instance), objective, 0.0, 0.0, Status.FEASIBLE, "none")
         found = found or _solve_goodput(watch, watch.impossible, may)
         served = found.proven_impossible is False and not found.packing.lacking()
-        if served and (watch.fixed or time.monotonic() < watch.deadline):
+        if served and watch.left() > 0:
             # It answers what was asked, which the search for the least cost did not find.
             drop_surplus(found.packing)
-            found = _solve_cost(watch, may, [member("most goodput", found.packing)]) or found
+            watch.restart(objective)
+            known = [member("most goodput", found.packing)]
+            found = _solve_cost(watch, prices, may, known) or found
         return found
     if objective is Objective.MAX_GOODPUT:
         return _solve_goodput(watch, None, may)
@@ -248,12 +250,11 @@ def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cos
         found.members.append(member(f"{KEPT}, {EXACT}", exact.packing))
 
 
-def _solve_cost(watch: SolveMonitor, may: May, known: Sequence[Member] = ()) -> SolveAnswer | None:
+def _solve_cost(
+    watch: SolveMonitor, prices: Prices, may: May, known: Sequence[Member] = ()
+) -> SolveAnswer | None:
     """Solve for the least cost, from known plans that serve everything; None if no plan does, or
     none is found."""
-    instance = watch.instance
-    watch.restart(instance.request.objective)
-    prices = _prices(instance, as_cost=True)
     least = prices.value
     if least is None:
         watch.impossible = True
