@@ -146,8 +146,9 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
     try:
         await asyncio.wrap_future(started)
     except BaseException:
-        started.cancel()
-        _kill(solver)
+        # One thread alone closes the pipe: what a second one closed could be another's by then.
+        if not started.cancel():
+            _kill(solver)
         raise
     return solver
 

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 
 import psutil
 import pytest
@@ -47,8 +48,20 @@ async def test_a_slow_solve_is_ended_at_its_limit_and_leaves_no_process() -> Non
 
 
 @pytest.mark.parametrize("passes", [1, 2, 20])
-async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(passes: int) -> None:
-    """What was being started meanwhile is killed by the thread that starts it."""
+async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(
+    passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was being started meanwhile is killed by the thread that starts it, which alone closes
+    its pipe.
+    """
+    closed: list[Connection] = []
+    close = Connection.close
+
+    def closes(connection: Connection) -> None:
+        closed.append(connection)
+        close(connection)
+
+    monkeypatch.setattr(Connection, "close", closes)
     before = set(multiprocessing.active_children())
     task = asyncio.create_task(solve_in_process(REQUEST, PATIENT))
     for _ in range(passes):
@@ -57,6 +70,8 @@ async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(passes
     with pytest.raises(asyncio.CancelledError):
         await task
     wait_for("its end", lambda: set(multiprocessing.active_children()) <= before, seconds=PATIENT)
+    wait_for("its pipe", lambda: len(closed) >= 2, seconds=PATIENT)
+    assert len({id(connection) for connection in closed}) == len(closed)
 
 
 async def test_progress_comes_from_the_other_process() -> None:

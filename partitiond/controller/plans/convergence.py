@@ -112,6 +112,10 @@ class ConvergenceUseCases:
     def _applied(self, plan: Plan | None) -> Convergence:
         controller, files = self._controller, self._files
         observation, hosts = controller.observe(), controller.hosts()
+        shown = [
+            dataclasses.replace(replica, state=engine.shown)
+            for replica, engine in zip(observation.replicas, controller.engines, strict=True)
+        ]
         told = Explanations(
             files={
                 form: Files(files.failures.get(form, 0), files.progress(form.partition(":")[0]))
@@ -130,7 +134,11 @@ class ConvergenceUseCases:
             obstacles=self._obstacles.present,
         )
         return convergence(
-            plan, observation, controller.reconcile_policy, controller.sleep.levels, told
+            plan,
+            dataclasses.replace(observation, replicas=tuple(shown)),
+            controller.reconcile_policy,
+            controller.sleep.levels,
+            told,
         )
 
     def _copy(self, form: str, host: str) -> Files:

@@ -53,6 +53,7 @@ class Engine:
             is the replica's id, with a suffix while another engine of that replica still runs.
         placement: the placement that the engine was started for.
         state, since: its state, and since when it is in that state (monotonic seconds).
+        shown: its state as people see it: it serves once the endpoint routes requests to it.
         failures: failures in a row of this replica, up to the last one.
         failed_starts: failed starts in a row of this replica, up to the last one.
         failure: the last failure; empty once the engine serves.
@@ -88,7 +89,7 @@ class Engine:
     ) -> None:
         self.name = name
         self.placement = placement
-        self.state = ReplicaState.PENDING
+        self.state = self.shown = ReplicaState.PENDING
         self.since = clock.monotonic()
         self.failures = failures
         self.failed_starts = failed_starts
@@ -259,8 +260,14 @@ class Engine:
     def _happen(self, event: ReplicaEvent) -> None:
         self._enter(step(self.state, event))
 
+    def routed(self) -> None:
+        """Note that the endpoint routes requests to it."""
+        self.shown = self.state
+
     def _enter(self, state: ReplicaState) -> None:
         self.state = state
+        if state is not ReplicaState.SERVING:
+            self.shown = state
         self.since = self._clock.monotonic()
         if state in (ReplicaState.SERVING, ReplicaState.SLEEPING):
             self.failed_starts = 0

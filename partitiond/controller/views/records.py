@@ -122,14 +122,14 @@ def _engine_view(engine: Engine, wanted: bool, host: str) -> PlacedView:
         model=placement.model,
         device_id=placement.device_id,
         partition=placement.partition,
-        state=engine.state.value,
+        state=engine.shown.value,
         pid=handle.pid if handle is not None and engine.state in LIVE else None,
         in_flight=engine.in_flight,
         limit=placement.candidate.batch,
         memory_bytes=placement.partition.memory_bytes,
         starts=engine.starts,
         adopted=engine.adopted,
-        start_progress=engine.progress if engine.state is ReplicaState.STARTING else "",
+        start_progress=engine.progress if engine.shown is ReplicaState.STARTING else "",
         last_error=engine.last_error,
         log_path=handle.log_path if handle is not None else "",
         socket_path=handle.socket_path if handle is not None and engine.state in LIVE else "",
@@ -181,7 +181,7 @@ def model_view(
     warning: str = "",
 ) -> ModelView:
     """One model, by its own places and engines; `profiles` are the best ones that speak for it."""
-    serving = [engine for engine in engines if engine.state is ReplicaState.SERVING]
+    serving = [engine for engine in engines if engine.shown is ReplicaState.SERVING]
     resting = asleep or any(engine.state in AT_REST for engine in engines)
     gone = "starting" if planned else "scaled to zero"
     idle = "scaled to zero" if asleep == STOPPED else "asleep" if resting else gone

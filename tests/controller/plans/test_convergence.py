@@ -7,6 +7,7 @@ import pytest
 from partitiond.core.errors import NotFoundError
 from partitiond.core.model.spec import Demand
 from partitiond.core.replica.convergence import Convergence, PlanState
+from partitiond.core.replica.states import ReplicaState
 from partitiond.ports.actor import acting
 from tests.controller.host import Host
 from tests.controller.samples import spec
@@ -37,6 +38,17 @@ async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
     running = {engine.name for engine in host.service.parts.controller.engines if engine.live}
     assert len(running) == seen[-1].wanted
     assert [now.fraction for now in seen] == sorted(now.fraction for now in seen)
+
+
+async def test_a_plan_has_not_converged_before_the_endpoint_routes_to_its_replicas(
+    host: Host,
+) -> None:
+    (engine,) = host.service.parts.controller.engines
+    engine.shown = ReplicaState.STARTING
+    assert host.service.convergence.now().state is PlanState.CONVERGING
+    assert host.service.models.model("a").replicas_serving == 0
+    engine.routed()
+    assert host.service.convergence.now().state is PlanState.CONVERGED
 
 
 async def test_a_plan_that_somebody_replaced_says_by_what_and_by_whom(host: Host) -> None:

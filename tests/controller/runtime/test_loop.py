@@ -38,6 +38,17 @@ async def test_an_applied_plan_comes_to_serve_is_routed_and_then_rests(bench: Be
     assert (len(bench.proxy.tables), len(bench.runner.launches)) == (published, 2)
 
 
+async def test_a_replica_that_is_ready_serves_once_the_endpoint_routes_to_it(bench: Bench) -> None:
+    bench.controller.apply(plan(placement("a-1")))
+    while bench.states() != {"a-1": SERVING}:
+        await bench.passes(1)
+    bench.proxy.newest = 500  # it refuses the next table
+    await bench.passes(1)
+    assert bench.placed()[0].view.state == "starting"
+    await bench.passes(1)
+    assert bench.placed()[0].view.state == "serving"
+
+
 @pytest.mark.parametrize(("kind", "started"), [(MEASURED, 2), (ESTIMATED, 1)])
 async def test_engines_whose_memory_was_measured_start_together_and_others_one_at_a_time(
     bench: Bench, kind: ProfileKind, started: int
