@@ -185,13 +185,18 @@ def build(modules: Modules) -> Path:
     _remove_unused(target.parent, time.time())
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         work = Path(name)
-        shutil.copytree(_PACKAGE, work / "partitiond", ignore=shutil.ignore_patterns("*.so"))
+        shutil.copytree(
+            _PACKAGE,
+            work / "partitiond",
+            ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+            copy_function=os.symlink,
+        )
         files = [f"partitiond/{module}.py" for module in modules]
         for file in files:
             path = work / file
-            path.write_text(
-                _SLOTS.sub(r"\1", path.read_text()).replace("dataclass(, ", "dataclass(")
-            )
+            text = _SLOTS.sub(r"\1", path.read_text()).replace("dataclass(, ", "dataclass(")
+            path.unlink()
+            path.write_text(text)
         (work / "mypy.ini").write_text("[mypy]\nignore_missing_imports = True\n")
         done = subprocess.run(
             [sys.executable, "-m", "mypyc", "--config-file", "mypy.ini",

@@ -220,14 +220,12 @@ def test_an_endpoint_whose_host_has_no_engine_serves_by_those_of_others(fleet: R
 
 
 def test_streams_go_on_and_engines_stay_whatever_is_killed(fleet: RayFleet) -> None:
-    """An agent, a raylet, the directory of Ray, and the head, one after the other."""
+    """An agent, the directory of Ray, which takes all raylets along, and the head."""
     fleet.grows()
     before, starts = fleet.converges(), fleet.starts()
     with held_streams(*fleet.hosts):
         fleet.one.kill_daemon()
         fleet.one.start(seconds=SECONDS)
-        fleet.all_answer()
-        kill_ray(fleet.one, RAYLET)()
         fleet.all_answer()
         raylets = {host.name: of_ray(host, RAYLET) for host in fleet.hosts}
         kill_ray(fleet.head, GCS)()

@@ -29,8 +29,8 @@ MODELS: dict[str, dict[str, object]] = {
     "opt-1.3b": {"demand": {"req_per_s": 16}},
     "opt-2.7b": {"demand": {"req_per_s": 3}, "isolation": "device"},
 }
-LOAD = {"smollm2-135m": 1.0, "opt-125m": 0.5, "qwen2.5-0.5b": 0.5, "llama-3.2-1b": 0.5,
-        "opt-1.3b": 0.3}  # fmt: skip
+LOAD = {"smollm2-135m": 0.4, "opt-125m": 0.2, "qwen2.5-0.5b": 0.1, "llama-3.2-1b": 0.1,
+        "opt-1.3b": 0.1}  # fmt: skip
 """Requests/s: enough to move every figure, little enough for a machine that does other things."""
 
 
@@ -45,7 +45,7 @@ class Demo(Fleet):
                 "gpu.enabled": True,
                 "gpu.simulated_host": str(host.folder),
                 "cpu.enabled": False,
-                "daemon.loop_seconds": 0.5,
+                "daemon.loop_seconds": 2.0,
                 "planner.objective": "min-devices",
                 "planner.time_limit_seconds": 2.0,
                 # Simulated engines are not as fast as the estimates they are planned from.
@@ -112,8 +112,8 @@ class Demo(Fleet):
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
             while not self._ending.is_set():
-                tasks.create_task(_one(http, url, model, draw.randint(48, 80)))
-                await pace(min(3.0, draw.expovariate(rate)))
+                tasks.create_task(_one(http, url, model, draw.randint(8, 24)))
+                await pace(min(9.0, draw.expovariate(rate)))
 
 
 async def _one(http: httpx.AsyncClient, url: str, model: str, tokens: int) -> None:
