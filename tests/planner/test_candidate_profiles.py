@@ -18,7 +18,7 @@ from partitiond.core.plan.record import Candidate, ModelDemand, Plan
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind, capacity_req_per_s
-from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
+from partitiond.core.profile.sharing import ReplicationRun, Sharing
 from partitiond.core.units import MIB, Bytes
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
@@ -131,13 +131,6 @@ def test_profiles_along_other_axes_never_count(other: dict[str, object]) -> None
     demand = candidates_for(SPEC, [profile(**other)], [A100])  # type: ignore[arg-type]
     assert demand.candidates == ()
     assert "there is one for" in demand.reason
-
-
-def test_a_spec_that_asks_for_an_axis_gets_its_profiles_and_no_others() -> None:
-    axis = {"max_num_batched_tokens": 512, "kv_cache_dtype": "fp8"}
-    spec = asking(engine=EngineOptions(**axis))  # type: ignore[arg-type]
-    assert candidates(spec, profile(**axis))  # type: ignore[arg-type]
-    assert not candidates(spec, profile())
 
 
 def test_weights_that_were_quantised_while_loading_are_not_those_that_were_not() -> None:
@@ -363,17 +356,3 @@ def test_two_engines_on_a_cpu_slow_each_other_down_as_measured() -> None:
         assert plan.forecasts[0].replicas == 2
         rates.append(plan.forecasts[0].capacity_req_per_s)
     assert rates[1] == pytest.approx(rates[0] / 1.1, rel=0.001)
-
-
-@pytest.mark.parametrize(
-    ("rates", "seconds", "kappa"), [((70, 70), 0.0143, 0.5), ((98, 99), 0.0101, None)]
-)
-def test_pairs_that_came_out_slower_than_predicted_derate_the_model(
-    rates: tuple[float, float], seconds: float, kappa: float | None
-) -> None:
-    pair = PairRun(
-        ("opt-125m", "b"), "cores", (1, 1), (8, 8), (100, 100), (100, 100), rates, (1, 1),
-        (0.01, 0.01), (seconds, seconds), 4,
-    )  # fmt: skip
-    found = on_cores(Sharing("cores", 0.0, 0.0, (), (pair,))).candidates
-    assert {(c.busy, c.kappa) for c in found} == {(0.0, kappa)}

@@ -103,12 +103,6 @@ def told(outcome: object) -> tuple[str, int | None]:
     return outcome.code, outcome.retry_after_seconds
 
 
-def test_it_starts_where_there_is_room_and_pays() -> None:
-    model = Model(1, 4)
-    assert [model.come(ask("a")), model.come(ask("a"))] == model.replicas
-    assert model.paid("a") == 200.0
-
-
 def test_it_waits_for_a_place_and_gets_the_first() -> None:
     model, waits = full(1), ask()
     entry = model.waits(waits, now=3.0)

@@ -43,7 +43,6 @@ HI = {"prompt_tokens": 50}
         # The limit is reserved, and without one what is usual; KV tokens are what is usual,
         (USUAL, {**HI, "max_tokens": 20}, 50, 20, 20, 70),
         (USUAL, {**HI, "max_tokens": 500}, 50, 500, 500, 150),
-        (USUAL, {**HI, "max_tokens": 0}, 50, 0, 0, 50),
         (USUAL, HI, 50, 100, None, 150),
         # but all that may be while little is known, and always a part of that.
         (FEW, {**HI, "max_tokens": 500}, 50, 500, 500, 550),
@@ -53,8 +52,6 @@ HI = {"prompt_tokens": 50}
         (USUAL, {"sequences": 6, "prompts": 3, "prompt_tokens": 30, "max_tokens": 20},
          30, 120, 120, 180),
         # Nothing is longer than the context, which is each prompt's own with the output beside it.
-        (FEW, {"prompt_tokens": 900, "max_tokens": 200, "max_model_len": 1000},
-         900, 100, 100, 1000),
         (p90_of(256.0), {"prompt_tokens": 900, "max_model_len": 1000}, 900, 100, 100, 1000),
         (p90_of(256.0), {"prompt_tokens": 100, "max_model_len": 1000}, 100, 256, 900, 356),
         (USUAL, {"prompt_tokens": 5000, "max_tokens": 200, "max_model_len": 1000},

@@ -17,8 +17,6 @@ from partitiond.core.dispatch.fair_queue import HEADROOM_SHARE, FairQueue, expir
 
 _numbers = itertools.count()
 SLOTS = 64
-NEARLY_FULL = Cost(7, 10)
-"""Does not fit beside what runs on TIGHT."""
 
 
 def entry(
@@ -193,13 +191,6 @@ def test_a_preferred_replica_gets_it() -> None:
     assert found[1] == "b"
 
 
-def test_while_nobody_has_a_slot_the_order_stays_open() -> None:
-    queue = queued(*entries("ff"))
-    assert taken(queue, busy(SLOTS)) is None
-    queue.push(entry("top", priority=1))
-    assert keys_taken(queue, 1) == "top"
-
-
 def test_a_reservation_keeps_one_replica_and_the_others_go_on() -> None:
     queue = queued(entry("big", tokens=50, cost=Cost(7, 800)))
     for _ in range(12):
@@ -212,16 +203,6 @@ def test_a_reservation_keeps_one_replica_and_the_others_go_on() -> None:
     last = taken(queue, busy(0, of=8), busy(6, of=8, name="b"))
     assert last is not None
     assert (last[0].key, last[1]) == ("big", "a")
-
-
-def test_who_gives_up_after_having_been_set_aside_pays_nothing() -> None:
-    big = entry("a", cost=NEARLY_FULL, tokens=5000)
-    queue = queued(big, credit=0.0)
-    assert taken(queue, TIGHT) is None
-    assert [queue.discard(big), queue.discard(big)] == [True, False]
-    for one in entries("aaaabbbb"):
-        queue.push(one)
-    assert sorted(keys_taken(queue, 2)) == ["a", "b"]
 
 
 def test_a_newcomer_waits_for_what_is_ahead_of_it_only() -> None:

@@ -101,13 +101,3 @@ def test_what_a_peer_tells_beyond_its_bound_keeps_nobody_from_moving() -> None:
     assert len(moved(waiting, peer("x", load("x1", 0)), peers=(liar,))) == 4
     gone = peer("y", load("y1", 8), waiting=16, age=3.0, most=16)
     assert len(moved(waiting, peer("x", load("x1", 4)), peers=(gone,))) == 4
-
-
-def test_home_takes_back_all_that_fit() -> None:
-    waiting = waits(*[asks() for _ in range(4)])
-    crowd = peer("y", load("y1", 8), waiting=4)
-    own = Own(Slots("own", 5), Slots("out", ejected=True))
-    assert moved(waiting, None, own=own, peers=(crowd,)) == [(0, "own"), (1, "own"), (2, "own")]
-    assert moved(waits(asks(), host=OWN_HOST), None, own=own) == []
-    assert moved(waiting, None, own=Own(Slots("own", doubt=1))) == []
-    assert moved(waiting, peer("x", ReplicaLoad("x1", 0, 8, doubt=1))) == []

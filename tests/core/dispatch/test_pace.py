@@ -55,22 +55,6 @@ def test_a_first_token_is_expected_by_the_prompt_and_by_what_is_unread() -> None
     assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.1 + most)
 
 
-def test_two_prompts_at_once_are_read_one_after_the_other() -> None:
-    """Else the second one's time would be taken for a slow engine's."""
-    pace = bounded()
-    for number in range(20):
-        first, second = 100 + 50 * number, 1000
-        pace.sent("a", first, 0.0)
-        pace.sent("b", second, 0.0)
-        pace.first_token("a", BASE + PER_TOKEN * first)
-        pace.first_token("b", BASE + PER_TOKEN * (first + second))
-    assert first == 1050
-    behind = BASE + PER_TOKEN * (first + second)  # the next one may be sent behind another, too
-    assert pace.first_token_seconds(second) == pytest.approx(behind)
-    reads(pace, *[100, 1000] * 100)
-    assert pace.first_token_seconds(second) == pytest.approx(BASE + 0.1, rel=1e-3), "not of late"
-
-
 def test_little_is_expected_of_an_engine_that_was_hardly_seen() -> None:
     pace = bounded()
     reads(pace, *[1000] * ENOUGH_RATIOS)
@@ -106,24 +90,6 @@ def test_no_line_has_a_negative_part(
             pace.first_token(tokens, base + per_token * tokens)
     for tokens, seconds in expected.items():
         assert 0.5 * seconds < (pace.first_token_seconds(tokens) or 0.0) < 2 * seconds
-
-
-def test_further_prompts_wait_while_enough_is_unread() -> None:
-    pace = bounded()
-    reads(pace, *[1000] * 20, base=0.0)
-    enough = round(READING_SHARE * TTFT / PER_TOKEN)
-    assert pace.most_sequences(0) == 16
-    pace.sent("a", enough, 0.0)
-    assert pace.most_sequences(1) == 16, "the next one is there when this one is read"
-    pace.sent("b", enough // 10, 0.0)
-    assert pace.most_sequences(2) == 2
-    assert pace.most_sequences(20) == 16, "never more than the limit"
-    pace.left("b", 0.0)
-    pace.left("b", 0.0)
-    assert pace.most_sequences(1) == 16, "a client that leaves makes room, once"
-    pace.sent("c", enough // 10, 0.0)
-    pace.first_token("a", 1.0)
-    assert pace.most_sequences(2) == 16
 
 
 def test_a_prompt_that_waits_for_something_else_closes_nothing_and_teaches_little() -> None:

@@ -53,20 +53,6 @@ def test_who_cannot_have_done_it_is_retried() -> None:
         assert len(empty) == 0
 
 
-def test_one_that_kills_late_is_found_at_its_second_death_unless_it_ends_well_between() -> None:
-    """As a health check's request does."""
-    quarantine, verdicts = after(LATE)
-    assert verdicts == (RetryVerdict.RETRY,)
-    assert codes(quarantine, [A], 1.0) == ["ok"]
-    assert quarantine.died([LATE], 2.0) == (RetryVerdict.REFUSE,)
-    assert codes(quarantine, [A], 3.0) == [REFUSED]
-    quarantine = Quarantine()
-    for number in range(5):
-        quarantine.died([LATE], number * 10.0)
-        assert codes(quarantine, [A], number * 10.0 + 1) == ["ok"]
-        quarantine.answered(A)
-
-
 def test_so_many_are_remembered() -> None:
     quarantine = Quarantine()
     for number in range(rules.MAX_ENTRIES + 9):

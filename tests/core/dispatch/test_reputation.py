@@ -37,9 +37,7 @@ def what(of: Reputation, now: float = NOW, *, on_trial: bool = False) -> Trust:
         ("a" * 99, False, DOUBTFUL),
         ("aab", False, REFUSED),
         ("abb", False, REFUSED),
-        ("aaab", False, REFUSED),
         ("aaa", True, REFUSED),
-        ("", True, GOOD),
     ],
 )
 def test_failures_in_a_row_count_and_are_proved_by_another_key_or_another_replica(

@@ -21,7 +21,6 @@ SERVER = 30
         # container neither our engines nor the others are named.
         (6, [], set(), 0, (0, 6)),
         (20, [], {OURS}, 6, (14, 6)),
-        (20, [], {OURS}, 0, (20, 0)),
         # Under MPS the server's memory is ours when its pid is.
         (8, [(OURS, 0), (SERVER, 8)], {OURS, SERVER}, 0, (8, 0)),
         # Untold figures are the rest.

@@ -1,7 +1,5 @@
 """A GPU may be shared in the right modes."""
 
-import itertools
-
 import pytest
 
 from partitiond.core.hardware.gpu_modes import ComputeMode, MigState, allowed_modes
@@ -19,10 +17,8 @@ DEFAULT, EXCLUSIVE = ComputeMode.DEFAULT, ComputeMode.EXCLUSIVE_PROCESS
         (ALL, MigState.OFF, DEFAULT, True, (WHOLE, MEMORY, MPS)),
         (ALL, MigState.ON, DEFAULT, True, (MIG,)),
         (ALL, MigState.EITHER, DEFAULT, True, ALL),
-        (ALL, MigState.NONE, DEFAULT, True, (WHOLE, MEMORY, MPS)),
         (ALL, MigState.OFF, EXCLUSIVE, True, (WHOLE, MPS)),
         (ALL, MigState.OFF, DEFAULT, False, (WHOLE, MEMORY)),
-        (None, MigState.NONE, DEFAULT, True, (WHOLE, MEMORY, MPS)),
         (None, MigState.ON, DEFAULT, True, (MIG,)),
         ((WHOLE, MEMORY, MPS), MigState.ON, DEFAULT, True, (MIG,)),  # no sizes in the catalog
         (None, MigState.NONE, EXCLUSIVE, False, (WHOLE,)),
@@ -36,8 +32,3 @@ def test_modes(
     allowed: tuple[SharingMode, ...],
 ) -> None:
     assert allowed_modes(offered, mig, compute, mps=mps) == allowed
-
-
-def test_engines_never_take_turns_where_one_process_alone_may_have_a_context() -> None:
-    for mig, mps in itertools.product(MigState, (True, False)):
-        assert MEMORY not in allowed_modes(ALL, mig, EXCLUSIVE, mps=mps)

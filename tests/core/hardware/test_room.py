@@ -33,7 +33,6 @@ MEDIA = mig("1g.10gb+me", 0, 1)
         (mig("2g.20gb", 0, 2), mig("1g.10gb", 1, 1), True),
         (mig("2g.20gb", 0, 2), mig("1g.10gb", 1, 1, on="g1"), False),
         # The media engines of a GPU are those of one instance.
-        (MEDIA, mig("1g.10gb+me", 6, 1), True),
         (MEDIA, mig("1g.20gb+me", 6, 2), True),
         (MEDIA, mig("1g.10gb", 6, 1), False),
         (MEDIA, mig("1g.10gb+me", 6, 1, on="g1"), False),
@@ -41,7 +40,6 @@ MEDIA = mig("1g.10gb+me", 0, 1)
         (SHARE, MPS, True),
         (MPS, OTHERS, True),
         (WholeDevice("g0", ONE), WholeDevice("g0", ONE), True),
-        (CpuCores("cpu", ONE, (0, 1)), CpuCores("cpu", ONE, (1, 2)), True),
         (CpuCores("cpu", ONE, (0, 1)), CpuCores("cpu", ONE, (2,)), False),
     ],
 )

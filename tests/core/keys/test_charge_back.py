@@ -17,16 +17,6 @@ def sample(epoch: str, busy: dict[str, float], uses: dict[str, UsageCount]) -> T
     )
 
 
-def test_busy_time_is_split_by_the_time_of_sequences() -> None:
-    looked = sample(
-        "e", {"m-1": 10.0, "m-2": 4.0},
-        {"a": UsageCount(3, 1, 30, 60, 9.0), "b": UsageCount(1, 0, 10, 20, 3.0)},
-    )  # fmt: skip
-    used, _ = usage_since(UsagePosition(), looked, SHARES)
-    assert used["a", "m"] == Used(3, 1, 30, 60, 9.0, 0.75 * 6.0, 0.75 * 1160.0)
-    assert used["b", "m"] == Used(1, 0, 10, 20, 3.0, 0.25 * 6.0, 0.25 * 1160.0)
-
-
 def test_another_engine_process_is_busy_from_nothing() -> None:
     """And what was booked is not booked again: `tests/controller/keys` has whole histories."""
     first = sample("e", {"m-1": 10.0}, {"a": UsageCount(3, 1, 30, 60, 10.0)})

@@ -177,15 +177,6 @@ def test_what_filled_before_a_new_limit_filled_at_the_old_rate() -> None:
     assert [admit(meter, 1, 30.0) for _ in range(91)] == ["ok"] * 90 + ["rate_limited"]
 
 
-def test_neither_idleness_nor_a_refund_fills_a_bucket_beyond_a_minute() -> None:
-    meter = meter_of(requests_per_minute=6, tokens_per_minute=100)
-    runs = allowed(meter, 50)
-    meter.settle(runs, 0, now=600.0, unix=NOON + 600)
-    codes = [admit(meter, 20, 600.0) for _ in range(6)]
-    assert codes == ["ok"] * 5 + ["tokens_rate_limited"]
-    assert [admit(meter, 0, 6000.0) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
-
-
 def test_what_another_worker_used_is_debited_once() -> None:
     meter, others = meter_of(tokens_per_minute=100), Usage(requests=3, tokens=30)
     assert [admit(meter, 35, 0.0, others) for _ in range(3)] == ["ok", "ok", "tokens_rate_limited"]
@@ -248,21 +239,6 @@ def test_a_clock_that_steps_over_the_end_of_a_period_and_back_begins_no_budget_a
     told = KeyMeter(meter.rates, 0.0, KeyShare("k", 0.5, 0.5, 1, end, 50), 0.5)
     assert isinstance(told.admit(50, now=0.0, unix=NOON), Allowed)
     assert isinstance(told.admit(1, now=0.0, unix=end), Rejected)
-
-
-def test_a_share_that_moves_adds_nothing_and_blocks_nobody() -> None:
-    """A host that gave a part away goes on at its rate, and one that got more has it in time."""
-    rates = KeyRates(requests_per_minute=60)
-    meter = KeyMeter(rates, 0.0, KeyShare("k", 0.5, 0.5, 1))
-    assert [admit(meter, 1) for _ in range(30)] == ["ok"] * 30
-    meter.apply(rates, 0.0, KeyShare("k", 0.9, 0.9, 1))
-    assert admit(meter, 1) == "rate_limited"
-    assert admit(meter, 1, 1.2) == "ok"
-    meter.apply(rates, 1.2, KeyShare("k", 0.1, 0.1, 1))
-    assert admit(meter, 1, 11.3) == "ok"
-    full = KeyMeter(rates, 0.0)
-    full.apply(rates, 0.0, KeyShare("k", 0.1, 0.1, 1))
-    assert [admit(full, 1) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
 
 
 def test_a_limit_that_changes_with_the_share_of_it_is_no_new_burst() -> None:

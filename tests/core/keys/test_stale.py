@@ -12,11 +12,9 @@ from partitiond.core.keys.stale import is_stale, word_is_due
     [
         (0.0, None, 5.0, False),
         (0.0, 1.0, 1e9, False),
-        (60.0, None, 5.0, True),
         (60.0, 100.0, 100.0, False),
         (60.0, 100.0, 159.999, False),
         (60.0, 100.0, 160.0, True),
-        (60.0, 100.0, 99.0, True),
         (60.0, 100.0, math.inf, True),
     ],
 )

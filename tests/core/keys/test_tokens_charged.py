@@ -57,11 +57,9 @@ def test_an_answer_costs_what_its_engine_tells(usage: tuple[int, int]) -> None:
         # Events that were seen.
         (seen(0), COST, 0, 20),
         (seen(3), COST, 3, 20),
-        (seen(21), COST, 21, 21),
         # Events count for the text that they hold: one may be of several tokens.
         (seen(3, text=12), COST, 3, 20),
         (seen(3, text=19), COST, 4, 20),
-        (seen(1, text=2000), COST, 20, 20),
         (seen(1, text=2000), ENDLESS, 500, 500),
         (seen(25, text=2000), COST, 25, 25),
         # A whole answer that is left costs what its engine did, as does a stream's hidden part.
@@ -69,8 +67,6 @@ def test_an_answer_costs_what_its_engine_tells(usage: tuple[int, int]) -> None:
         (seen(15, seconds=9.0), COST, 20, 20),
         (seen(seconds=0.05), LONG, 0, 20),
         (seen(seconds=76.5), LONG, 765, 765),
-        (seen(seconds=1000.0), LONG, 900, 900),
-        (seen(seconds=1000.0), ENDLESS, 10_000, 10_000),
         (seen(seconds=7.0), FOUR, 280, 280),
         (seen(seconds=7.0), Cost(1, 50, prompt_tokens=30, output_limit=0), 0, 0),  # embeddings
     ],

@@ -20,25 +20,10 @@ PLAIN = Architecture(
     vocab_size=100,
     max_position=1000,
 )
-PER_LAYER = 2 * 2 * 16 * 2
-"""K and V of two heads of 16 values, 2 bytes each."""
 
 
 def with_(**changes: object) -> Architecture:
     return dataclasses.replace(PLAIN, **changes)  # type: ignore[arg-type]
-
-
-def test_bytes_are_those_of_layers_that_attend_and_weights_as_stored() -> None:
-    assert PLAIN.kv_bytes_per_token == 10 * PER_LAYER
-    assert with_(stateless_layers=7).kv_bytes_per_token == 3 * PER_LAYER
-    assert with_(latent_values_per_token=20).kv_bytes_per_token == 10 * 20 * 2
-    assert PLAIN.weights_bytes == 2000
-    four_bits = with_(quantised_parameters=800, quantised_bytes_per_parameter=0.53125)
-    assert four_bits.weights_bytes == 400 + 425
-    thirds = with_(quantised_parameters=900, quantised_bytes_per_parameter=700 / 900)
-    assert thirds.weights_bytes == 200 + 700
-    assert PLAIN.parameters_per_token == 1000
-    assert with_(active_parameters=300).parameters_per_token == 300
 
 
 @pytest.mark.parametrize(

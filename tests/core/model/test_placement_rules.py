@@ -25,12 +25,6 @@ def test_names_of_any_language_are_fine(rule: str) -> None:
     assert getattr(rules, rule)[0] == "Gestell 4"
 
 
-@pytest.mark.parametrize("value", ["gpu-0", (1,), ([],)])
-def test_what_is_no_list_of_names_is_refused(value: object) -> None:
-    with pytest.raises(SpecError, match="must be a list of names"):
-        PlacementRules(avoid=value)  # type: ignore[arg-type]
-
-
 def test_a_model_cannot_be_avoided_and_near() -> None:
     with pytest.raises(SpecError, match="b stands both in avoid and in near"):
         PlacementRules(avoid=("b",), near=("b", "c"))

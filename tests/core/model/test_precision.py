@@ -20,7 +20,7 @@ from partitiond.core.model.precision import (
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.performance.roofline import rates
 from partitiond.core.units import GIB
-from partitiond.fleet.parts import EngineBody, Quantization
+from partitiond.fleet.parts import Quantization
 from partitiond.models.catalog import CATALOG
 
 OPT = CATALOG["opt-1.3b"].architecture
@@ -50,13 +50,6 @@ def test_ways_for_experts_quantise_nothing_else(name: str) -> None:
     sparse = next(e.architecture for e in CATALOG.values() if e.architecture.expert_parameters)
     found = with_quantization(sparse, name)
     assert found.weights_bytes == sparse.weights_bytes - sparse.expert_parameters
-
-
-@pytest.mark.parametrize("name", sorted(LOAD_QUANTISATIONS))
-def test_every_way_can_be_asked_for_and_estimated(name: str) -> None:
-    assert EngineOptions(quantization=name).quantization == name
-    assert with_quantization(OPT, name).weights_bytes <= OPT.weights_bytes
-    assert EngineBody(quantization=name).quantization == name
 
 
 def test_the_api_takes_no_other_words_than_the_core() -> None:

@@ -70,11 +70,6 @@ def test_the_terms_add_up_to_the_peak_and_a_cpu_engine_has_no_graphs() -> None:
     assert footprints.kv_cache_bytes(encoder, 4096, 16, batch=8) == 0
 
 
-def test_the_kv_cache_is_whole_blocks() -> None:
-    block = footprints.BLOCK_TOKENS[DeviceKind.CPU]
-    assert kv_cache_bytes(OPT, block + 1, block) == 2 * block * OPT.kv_bytes_per_token
-
-
 @pytest.mark.parametrize(("seqs", "graphs"), [(1, 2), (4, 4), (128, 35), (256, 51), (512, 51)])
 def test_graphs_follow_the_sequence_limit(seqs: int, graphs: int) -> None:
     assert footprints.graph_count(seqs) == graphs
@@ -86,25 +81,6 @@ def test_logits_of_all_sequences_are_counted() -> None:
 
 
 WINDOWED = dataclasses.replace(OPT, window_tokens=512, window_layers=10)
-
-
-def test_without_a_batch_every_layer_counts_in_full() -> None:
-    assert kv_cache_bytes(WINDOWED, 10_000, 16) == kv_cache_bytes(OPT, 10_000, 16)
-
-
-def test_windows_stop_growing_with_the_context() -> None:
-    def peak(prompt: int) -> int:
-        limits = EngineLimits(64, prompt + 256)
-        return footprint_at(WINDOWED, Workload(prompt, 256), limits, DeviceKind.GPU).kv_cache_bytes
-
-    def whole(prompt: int) -> int:
-        limits = EngineLimits(64, prompt + 256)
-        return footprint_at(OPT, Workload(prompt, 256), limits, DeviceKind.GPU).kv_cache_bytes
-
-    # Two of twelve layers see everything: they are what is left to grow.
-    growth = (peak(1600) - peak(1400)) / (whole(1600) - whole(1400))
-    assert growth == pytest.approx(2 / 12, rel=0.01)
-    assert peak(1600) < 0.6 * whole(1600)
 
 
 @given(st.integers(1, 512), st.integers(1, 1500), st.integers(1, 400))

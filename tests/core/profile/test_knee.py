@@ -98,7 +98,6 @@ def test_wider_intervals_never_narrow_the_range(found: list[OperatingPoint]) -> 
 @pytest.mark.parametrize(
     ("found", "best", "knee", "high"),
     [
-        (points((1, 50), (2, 90), (4, 96), (8, 100), (16, 99)), None, 4, 4),
         # Steps and dips: the last doubling gains, yet a smaller batch gave more than the largest.
         (points((8, 80), (16, 100), (26, 70), (52, 85)), None, 16, 16),
         # A fresh best rate replaces the lucky one; where nothing reaches it, the best batch is

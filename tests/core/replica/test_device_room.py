@@ -17,7 +17,6 @@ from tests.core.simulated_host import placement
         ({}, 1, 4, True),
         ({}, 2, 4, False),
         ({}, 1, 3, False),
-        ({}, 0, 0, True),
         ({"profile_kind": ProfileKind.ESTIMATED}, 0, 4, True),
         ({"profile_kind": ProfileKind.ESTIMATED}, 1, 4, False),
         ({"profile_kind": ProfileKind.TRANSFERRED}, 1, 4, False),

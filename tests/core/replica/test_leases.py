@@ -110,12 +110,8 @@ FEW = dataclasses.replace(GPU, max_replicas=1)
     [
         (CPU, [held("a-1", 0), held("b-1", 3)], {"cores": 4},
          "waits for 4 free cores of cpu: a-1 holds core 0, b-1 holds core 3"),
-        (CPU, [], {"cores": 4, "lent_to": {0: "job-1"}},
-         "waits for 4 free cores of cpu: job-1 holds core 0"),
-        (CPU, [held("a-1", 0, gib=18)], {"cores": 1, "memory_bytes": 4 * GIB}, "4 GiB of memory"),
         (CPU, [held("a-1", 0, gib=20)], {"cores": 1}, "memory"),
         (GPU, [SHARED], {}, f"waits for {GPU.id} to be free: held by a-1"),
-        (GPU, [SHARED], {"memory_bytes": 8 * GIB}, "held by a-1"),
         (GPU, [], {"memory_bytes": 71 * GIB}, "71 GiB of memory"),
         (SLICED, [], {}, "MIG mode"),
         (GPU, [mps("a-1", 70)], {"sm_percent": 31}, "30 % are not held (held by a-1)"),
@@ -132,7 +128,6 @@ FEW = dataclasses.replace(GPU, max_replicas=1)
         (GPU, [mig("a-1", "4g.40gb", 0, 4), mig("b-1", "1g.10gb", 4, 1)],
          {"mig_profile": "3g.40gb"}, "a free place for 3g.40gb"),
         (FIXED, [], {"mig_profile": "2g.20gb"}, "2g.20gb"),
-        (FIXED, [mig("a-1", "3g.40gb", 4, 4)], {"mig_profile": "3g.40gb"}, "held by a-1"),
         # Engines that serve share their cores where nothing else is left; jobs do not.
         (GPU, [], {"busy": GPU.cores[4:15], "lent_to": OTHERS_LENT},
          f"waits for 2 idle host cores near {GPU.id}: others are lent to job-1"),
@@ -173,16 +168,6 @@ def test_a_slice_is_lent_beside_other_slices_and_of_a_fixed_geometry_what_exists
     assert lease.partition.slice_start in {0, 2}
     assert 18 * GIB < lease.memory_bytes < 20 * GIB
     assert lent(FIXED, mig_profile="3g.40gb").memory_bytes < 39 * GIB
-
-
-def test_an_idle_instance_that_exists_is_taken_first() -> None:
-    there = (
-        MigInstance("2g.20gb", 0, 2, Bytes(19 * GIB), "MIG-a", busy=True),
-        MigInstance("2g.20gb", 4, 2, Bytes(19 * GIB), "MIG-b"),
-    )
-    device = dataclasses.replace(SLICED, mig_instances=there, occupied_slices=(0, 1))
-    assert leases.free_place(device, "2g.20gb", ()) == ("2g.20gb", 4, 2)
-    assert leases.free_place(device, "2g.20gb", (("2g.20gb", 4, 2),)) == ("2g.20gb", 2, 2)
 
 
 @pytest.mark.parametrize(

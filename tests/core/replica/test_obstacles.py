@@ -84,21 +84,12 @@ def test_three_failed_starts_in_a_row_are_an_obstacle_where_none_serves(
         assert looked(*engines[1:], known=[ONCE], now=LATER) == (ONCE,)
 
 
-@pytest.mark.parametrize("release", ["r2", None], ids=["changed", "gone"])
-def test_another_release_is_tried_anew(release: str | None) -> None:
-    assert looked(known=[ONCE], release=release) == ()
-
-
 def test_what_failed_before_an_engine_of_the_model_started_elsewhere_counts_no_more() -> None:
     after = [
         obstacles.failed_starts([ONCE], [engine(of())], lambda *_: "r1", NOW, {"a": at})
         for at in (10.0, 9.0)
     ]
     assert after == [(), (ONCE,)]
-
-
-def test_engines_of_a_release_that_nobody_knows_count() -> None:
-    assert [one.rounds for one in looked(engine(of(release="")))] == [1]
 
 
 def test_each_further_failure_doubles_the_pause() -> None:
@@ -126,12 +117,10 @@ FAILS = dataclasses.replace(ONCE, error="no memory\n    of the log")
 @pytest.mark.parametrize(
     ("facts", "at", "words"),
     [
-        (Facts(), 20.0, None),
         # The first of several is told.
         (Facts(engine=ABSENT, unfetched=NO_ROUTE, unstarted=(ONCE,)), 20.0,
          "a cannot run here: there is no vLLM. Install it."),
         (Facts(unfetched=NO_ROUTE), 20.0, "a cannot run here: no route."),
-        (Facts(unfetched={"fp8": "no route."}), 20.0, "a as fp8 cannot run here: no route."),
         (Facts(unstarted=(FAILS,)), BEFORE,
          "a cannot run on test-cpu: its engine failed to start 3 times in a row: no memory. It is "
          "tried again by itself after a while; `partitiond profile a` tries it now."),
@@ -140,7 +129,6 @@ FAILS = dataclasses.replace(ONCE, error="no memory\n    of the log")
         # What serves has no obstacle.
         (Facts(ready=frozenset({"fp8"}), engine=ABSENT), 20.0, None),
         (Facts(ready=frozenset({""}), unfetched=BOTH), 20.0, "a as fp8 cannot run here: no room."),
-        (Facts(ready=frozenset(BOTH), unfetched=BOTH), 20.0, None),
         # Files that are missing hide no start that fails.
         (Facts(unfetched={"fp8": "no such repository"}, unstarted=(ONCE,)), 11.0,
          "no such repository; and its engine failed to start 3 times"),
@@ -157,18 +145,6 @@ def test_a_profile_that_failed_is_told() -> None:
     assert obstacles.profile_failed("a", "job-1", "too slow", NOW).headline == (
         "a is not started by itself: its profile failed (job-1): too slow."
     )
-
-
-def test_an_obstacle_covers_its_places_and_no_others() -> None:
-    nowhere = Obstacle("a", ObstacleKind.ENGINE_ABSENT, "x.", "y.", NOW)
-    some = dataclasses.replace(nowhere, places=(("", "h100"), ("fp8", "")))
-    assert nowhere.covers("int4", "l4")
-    places = [("", "h100"), ("fp8", "l4"), ("", "l4"), ("int4", "h100")]
-    assert [some.covers(*place) for place in places] == [True, True, False, False]
-    both = found(Facts(unfetched={"fp8": "no such repository"}, unstarted=(ONCE,)))
-    assert both is not None
-    places = [("fp8", "anything"), ("", "test-cpu"), ("", "anything")]
-    assert [both.covers(*place) for place in places] == [True, True, False]
 
 
 def test_the_profiles_that_may_be_planned_with_are_those_of_other_forms() -> None:

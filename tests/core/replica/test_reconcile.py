@@ -73,16 +73,12 @@ def stories(*cases: Any) -> Any:
 
 
 test_engines_are_started_in_their_order_where_they_can_be = stories(
-    case("nothing is asked for where nothing is wanted", [], [], ">", asleep={"a": 1}),
     case("one device's engines, one by one", [], [A1, A2],
          "> start a-1; >; g0 is ready; > start a-2; g1 is ready; >"),
-    case("devices side by side", [], [AT_0["a-1"], AT_1["a-2"]], "> start a-1, start a-2"),
     case("not beside the engine of a profile job", [], [AT_0["a-1"], AT_1["b-1"]],
          "> start b-1; >", measuring=("gpu-0",)),
     case("together where cores suffice and it is known what each takes", [], [A1, A2, B1],
          "> start a-1, start b-1; >; g0 is ready; > start a-2", start_cores={"cpu": 2}),
-    case("together they wait for the engine of a profile job", [], [A1, A2], ">",
-         start_cores={"cpu": 2}, measuring=("cpu",)),
     case("alone, and not overtaken, what was not measured", [(A1, STARTING)], [A1, GUESSED, C1],
          ">; g0 is ready; > start b-1; >; g1 is ready; > start c-1", start_cores={"cpu": 4}),
     case("beside one that wakes, and none before that has its turn",
@@ -95,7 +91,6 @@ test_engines_are_started_in_their_order_where_they_can_be = stories(
          "> start b-1; g2 is ready; > start c-1; g3 is ready; > start a-1", now=8.0),
     case("not what lacks files on its host", [], [A1, A2], "> start a-2",
          without_files=("a-1",)),
-    case("not what has no files yet", [], [A1], ">", not_ready=("a",)),
     case("not on what a profile job holds", [], [A1, A2], "> start a-2", leases=lease(0)),
     case("not on a device nobody sees, nor makes way", [A1], [WIDER, B1], ">",
          unknown={"cpu"}),
@@ -107,14 +102,10 @@ test_engines_are_started_in_their_order_where_they_can_be = stories(
          " g1 broke; g1 exits; >; 1 s pass; > start a-1"),
     case("a failed replica waits out its back-off", [(A1, {"state": FAILED, "failures": 3})],
          [A1], "1.9 s pass; >; 0.1 s pass; > start a-1"),
-    case("starts that failed before a pause count",
-         [(A1, {"state": FAILED, "failures": 1, "failed_starts": 3})], [A1],
-         "1.9 s pass; >; 0.1 s pass; > start a-1"),
     case("one that died starts at once, when nothing of it is left, whatever room there is",
          [on(A1, SHARE)], [on(A1, SHARE)], "g0 broke; >; g0 exits; > start a-1"),
     case("with a new place it starts at once", [(A1, {"state": FAILED, "failures": 9})],
          [MOVED], "> forget g0, start a-1"),
-    case("one that is not wanted is forgotten", [(A1, FAILED)], [], "> forget g0; >"),
 )  # fmt: skip
 
 
@@ -133,17 +124,13 @@ test_a_start_that_failed_too_often_yields_to_what_could_start_in_its_turn = stor
 
 
 test_engines_leave_in_their_order_and_make_way = stories(
-    case("what is not wanted drains", [(A1, RUNS)], [], "> drain g0; >"),
     case("until its deadline", [(A1, {"state": DRAINING, "in_flight": 3})], [],
          "19.9 s pass; >; 0.1 s pass; > stop g0: drain-deadline"),
-    case("though nobody knows its requests", [(A1, {"state": DRAINING, "in_flight": None})],
-         [], "19.9 s pass; >; 0.1 s pass; > stop g0: drain-deadline"),
     case("what starts is stopped at once", [(A1, STARTING)], [], "> stop g0: not-wanted"),
     case("free room: the new one serves first", [A1], [MOVED],
          "> start a-1; >; g1 is ready; > drain g0; > stop g0: drained; g0 exits;"
          " > forget g0; >"),
     case("no free room: the old one makes way", [A1], [WIDER], MAKES_WAY + "start a-1"),
-    case("for memory alone", [A1], [B1], MAKES_WAY + "start b-1", mib=150),
     case("one at a time", [A1, A2], [OTHER_BATCH, placement("a-2", [1], batch=16)],
          MAKES_WAY + "start a-1; g2 is ready; > drain g1"),
     case("no second one after it",
@@ -222,14 +209,11 @@ DOZES: dict[str, Any] = {"asleep": {"a": 1}}
 test_models_sleep_and_wake = stories(
     case("it drains first", [(A1, {"in_flight": 2})], [A1],
          "> rest g0; >; g0 has 0; > sleep g0 at 1; >; g0 fell asleep; >", **DOZES),
-    case("however long that takes", [(A1, {"in_flight": 3})], [A1],
-         "> rest g0; 200 s pass; >; g0 has some; >; 200 s pass; >", **DOZES),
     case("woken before it slept", [A1], [A1], "> rest g0; all wake; > wake g0; >", **DOZES),
     case("one at a time on a device", [A1, A2], [A1, A2, B1],
          "> rest g0, rest g1, start b-1; g2 is ready; > sleep g0 at 2; >; g0 fell asleep;"
          " > sleep g1 at 2; g1 fell asleep; all wake; > wake g0; >; g0 is ready; > wake g1",
          asleep={"a": 2}),
-    case("nothing of it is started", [], [A1], ">; all wake; > start a-1", **DOZES),
     case("without sleep mode it is stopped", [A1], [A1],
          "> drain g0; > stop g0: drained; g0 exits; >; >", can_sleep=False, **DOZES),
     case("a sleeper that dies is started when woken", [(A1, SLEEPING)], [A1],
@@ -263,8 +247,6 @@ test_models_sleep_and_wake = stories(
          **DOZES),
     case("at zero it ends, and starts anew when woken", [(A1, {"in_flight": 2})], [A1],
          "> drain g0; >; g0 has 0; > stop g0: drained; g0 exits; >; >; all wake; > start a-1",
-         asleep={"a": STOPPED}),
-    case("a sleeper goes to zero", [(A1, SLEEPING)], [A1], "> stop g0: not-wanted",
          asleep={"a": STOPPED}),
     case("who is woken waits for the one that goes to zero",
          [(B_FOR_A1, RUNS)], [A1, B_FOR_A1],

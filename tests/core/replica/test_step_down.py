@@ -181,22 +181,6 @@ def test_steps_suffice_none_is_needless_and_no_choice_costs_less_than_the_bound(
 
 
 @pytest.mark.parametrize(
-    ("other", "stopped"), [(0.001, {"a": 1, "b": STOPPED}), (0.5, {"a": STOPPED})]
-)
-def test_the_less_popular_gives_up_its_sleep_for_host_memory(
-    other: float, stopped: dict[str, int]
-) -> None:
-    both = [with_sleep("a", rate=0.01), asleep("b", rate=other)]
-    assert levels(decided(for_gpu(3), both, {HOST: NO_ROOM})) == {"new": stopped}
-
-
-def test_an_engine_that_takes_host_memory_itself_ends_the_sleep_of_others() -> None:
-    need = RoomNeed((("gpu", Room(1)), (HOST, Room(2))))
-    found = decided([Waiter("new", (need,), 0.0, 20.0)], [asleep("b")], {"gpu": Room(1)})
-    assert levels(found) == {"new": {"b": STOPPED}}
-
-
-@pytest.mark.parametrize(
     ("takes", "host", "fits"),
     [
         (NO_ROOM, Room(-1), True),
@@ -222,24 +206,6 @@ def busy(model: str, had: float, **more: float) -> Resident:
     return resident(model, idle=0.0, rate=5.0, had=had, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("waited", "had", "priority", "steps_down"),
-    [
-        (24.0, 24.0, 0, True),
-        (23.9, 90.0, 0, False),  # it has not waited for a turn
-        (90.0, 23.9, 0, False),  # the other has just had its turn begin
-        (90.0, 90.0, 1, False),  # the other is worth more
-    ],
-)
-def test_a_busy_model_steps_down_after_its_turn(
-    waited: float, had: float, priority: int, steps_down: bool
-) -> None:
-    there = dataclasses.replace(busy("a", had, start=10.0), priority=priority)
-    found = decided([waiter(waited=waited, start=2.0)], [there])
-    assert levels(found) == ({"new": {"a": STOPPED}} if steps_down else {})
-    assert steps_down or "no room" in found.waiting["new"]
-
-
 def test_a_turn_has_bounds_and_idle_models_step_down_first() -> None:
     quick = [busy("a", MIN_TURN_SECONDS - 0.1, start=0.1)]
     assert not decided([waiter(waited=99.0, start=0.1)], quick).granted
@@ -247,11 +213,6 @@ def test_a_turn_has_bounds_and_idle_models_step_down_first() -> None:
     assert decided([waiter(waited=MAX_TURN_SECONDS, start=600.0)], slow).granted
     both = [busy("a", 99.0), resident("b", rate=400.0)]
     assert levels(decided([waiter(waited=99.0)], both)) == {"new": {"b": STOPPED}}
-
-
-def test_who_starts_or_waits_itself_is_never_pushed_down() -> None:
-    found = decided([waiter(waited=999.0)], [busy("a", 0.0)])
-    assert not found.granted
 
 
 def test_who_waits_longest_comes_first_and_each_gets_room_of_its_own() -> None:

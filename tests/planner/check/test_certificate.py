@@ -1,7 +1,7 @@
 """A certificate claims only what the plan's own figures bear out."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -56,7 +56,6 @@ def claims(
 
 def test_the_value_is_that_of_the_objective() -> None:
     for objective, value, models, where in (
-        (DEVICES, 2.0, MODELS, APART),
         (DEVICES, 1.0, MODELS, TOGETHER),
         (PRICE, 1.75, MODELS, APART),
         (PRICE, 1.5, MODELS, TOGETHER),
@@ -67,7 +66,6 @@ def test_the_value_is_that_of_the_objective() -> None:
         # Two at least: each is busy for a third of the time.
         (ENERGY, 100 + 2 * 100 / 3 + 100 / 3, asking(4.0, min_replicas=2), TWICE),
         # Two cover 9 of 12 requests/s, and two cover exactly 12.
-        (ENERGY, 100 + 2 * 75 + 100 / 3, asking(9.0), TWICE),
         (ENERGY, 100 + 200 + 100 / 3, asking(12.0), TWICE),
         # Without a rate a replica is always busy.
         (ENERGY, 100 + 100 + 100 / 3, asking(None), APART),
@@ -80,7 +78,6 @@ def test_the_value_is_that_of_the_objective() -> None:
         (MAX_MIN, 0.6, asking(10.0), APART),
         (MAX_MIN, 0.3, asking(10.0, 2.0), APART),
         (MAX_MIN, 3.0, ANY_RATE, APART),
-        (MAX_MIN, 1.0, asking(None), APART),
         # The value 0 is that of a plan that leaves one out.
         (MAX_MIN, 0.0, asking(10.0), APART[1:]),
         (MAX_MIN, 1.0, TOO_LARGE, APART[1:]),
@@ -97,17 +94,6 @@ def test_the_value_is_that_of_the_objective() -> None:
 
 
 UNKNOWN_POWER = ("the certificate speaks of min-energy, but the power of a device is not known",)
-
-
-def test_power_that_is_not_known_proves_nothing() -> None:
-    unknown = gpu("g0", hardware="of tomorrow")
-    sizes = [dataclasses.replace(c, hardware="of tomorrow") for c in (A, B)]
-    models = [dataclasses.replace(m, candidates=(c,)) for m, c in zip(MODELS, sizes, strict=True)]
-    here = [placed(c, on="g0") for c in sizes]
-    assert claims(ENERGY, 101.0, models, here, (unknown,)) == UNKNOWN_POWER
-    watts = dataclasses.replace(unknown, idle_watts=1.0)
-    assert claims(ENERGY, 101.0, models, here, (watts, FLEET[2])) == ()
-    assert claims(ENERGY, 101.0, models, here, (watts, unknown)) != (), "an id twice"
 
 
 def test_a_replica_whose_draw_is_not_known_has_no_charge() -> None:
@@ -129,20 +115,15 @@ def goodput(**more: object) -> tuple[str, ...]:
     return claims(GOODPUT, 6.0, **more)  # type: ignore[arg-type]
 
 
-Claim = Callable[..., tuple[str, ...]]
-
-
 def test_figures_of_a_certificate_agree_with_each_other() -> None:
     """That a bound is too tight is said of the value by itself and of that with its moves."""
     for of, bound, gap, says in (
-        (price, 1.0, 0.5, ""),
         (price, 2.000001, 0.0, ""),
         (price, 2.00001, 5e-6, "the plan's value 2 is better than its bound 2.00001"),
         (goodput, 9.0, 0.5, ""),
         (goodput, 5.999996, 0.0, ""),
         (goodput, 5.0, 1 / 6, "the plan's value 6 is better than its bound 5"),
         # The gap is the distance of the bound, as a share of the value.
-        (price, 1.0, 0.5000009, ""),
         (price, 1.0, 0.500002, "the certificate's gap is 0.500002, its figures give 0.5"),
         (price, 1.0, 0.499998, "the certificate's gap is 0.499998, its figures give 0.5"),
         (goodput, 606.0, 100.00005, ""),
@@ -348,7 +329,6 @@ def test_what_is_left_out_fits_no_device() -> None:
         ({"objective": GOODPUT, "min_replicas": 1}, False),
         ({"objective": GOODPUT, "max_replicas": 0}, False),
         ({"objective": GOODPUT, "rules": PlacementRules(near=("c",))}, False),
-        ({"objective": ENERGY}, True),
         ({"objective": ENERGY, **size(watts=None)}, False),
         ({"demand": want("a").demand}, True),
         # Of shares a model without a rate does not count beside others.
@@ -363,16 +343,13 @@ def test_what_is_left_out_fits_no_device() -> None:
         (on(max_replicas=1), True),
         (on(occupied_slices=(1,)), False),
         (on(occupied_sm_percent=1), False),
-        (on(modes=(SharingMode.MPS,)), False),
         (on(hardware="h100-80gb"), False),
         (on(cores=(0,)), True),
         ({**on(cores=(0,)), **size(size=dataclasses.replace(A.size, cores=2))}, False),
-        (size(size=dataclasses.replace(A.size, cores=2)), True),
         (size(host_memory_bytes=Bytes(GIB)), True),
         (size(host_memory_bytes=Bytes(GIB + 1)), False),
         ({**MIG, **on(modes=(SharingMode.MIG,))}, True),
         ({**MIG, **on(modes=(SharingMode.MIG,), occupied_slices=(0, 1, 2, 3, 4, 5, 7))}, True),
-        ({**MIG, **on(modes=(SharingMode.MIG,), occupied_slices=tuple(range(8)))}, False),
         ({**MIG, **on(modes=(SharingMode.MIG,), mig_fixed=True)}, False),
         ({"candidates": (point("a", 6, 10, sm=60),)}, True),
         ({"candidates": (point("a", 6, 10, sm=60),), **on(occupied_sm_percent=41)}, False),
@@ -384,7 +361,6 @@ def test_what_is_left_out_fits_no_device() -> None:
         ({"rules": PlacementRules(near=("c",))}, False),
         ({"isolation": Isolation.DEVICE}, True),
         ({"max_replicas": 0}, False),
-        ({"max_replicas": 1}, True),
         ({"slo": Slo(0.1, 0.01)}, True),
         ({"slo": Slo(0.09, 0.01)}, False),
         ({"slo": Slo(0.1, 0.009)}, False),
@@ -408,8 +384,3 @@ def test_what_does_not_serve_all_says_so() -> None:
     assert price(partial=True) == ("the certificate denies that all is served",)
     found = goodput(unplaced=(record.Unplaced("a", "", 0.0),), partial=False)
     assert found == ("the certificate claims that all is served",)
-
-
-def test_a_share_of_nothing_may_leave_out_what_fits() -> None:
-    out = (record.Unplaced("a", "", 10.0),)
-    assert claims(MAX_MIN, 0.0, asking(10.0), APART[1:], unplaced=out) == ()

@@ -6,10 +6,10 @@ from typing import Any
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.model.spec import Isolation, PlacementRules, Slo
-from partitiond.core.plan.record import HeldBack, ModelDemand, Objective, Placement, Unplaced
+from partitiond.core.plan.record import HeldBack, ModelDemand, Objective, Placement
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check import Before
-from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
+from tests.planner.build import gpu, point, want
 from tests.planner.check.make import lines, placed, said
 
 A, B = point("a", 6, 10), point("b", 3, 10)
@@ -64,10 +64,6 @@ def at_price(
     claim |= {"value": value, "value_without_moves": own, "bound_without_moves": own}
     before, model = Before((old,), 4.0), (want("a", size),)
     return said(devices, (placed(size, on="g0"),), model, before=before, **claim)  # type: ignore[arg-type]
-
-
-def test_the_mean_of_one_device_is_its_own_price() -> None:
-    assert at_price(Objective.MIN_PRICE, 2.0, 8.0, FLEET[:1]) == ()
 
 
 def test_moves_cost_nothing_where_nothing_runs_or_no_price_is_set() -> None:
@@ -130,14 +126,6 @@ def test_moves_are_replicas_that_were_replaced_and_could_stay() -> None:
         assert counts(moves, moves, running, here, devices=(*FLEET[:2], CORDONED))
 
 
-def test_moves_are_counted_for_each_model() -> None:
-    beside = placed(B, on="g1"), placed(B, 2, on="g0")
-    assert counts(1, 1, (OLD, beside[0]), (NEW, beside[0]), demands=DEMANDS)
-    assert counts(2, 2, (OLD, beside[0]), (NEW, beside[1]), demands=DEMANDS)
-    # One of `a` left and one of `b` came.
-    assert counts(0, 0, several(1, 2, on="g1"), (*several(1, on="g1"), beside[0]), demands=DEMANDS)
-
-
 def changed(**changes: object) -> Placement:
     """The replica that ran, at another point."""
     return placed(dataclasses.replace(A, **changes), on="g1")  # type: ignore[arg-type]
@@ -178,10 +166,6 @@ def test_a_replica_that_could_not_stay_is_not_moved() -> None:
         assert counts(0, 0, (old,), (here,), demands=demands, devices=devices)  # type: ignore[arg-type]
 
 
-def test_a_replica_of_a_model_that_is_not_asked_for_is_not_moved() -> None:
-    assert counts(0, 0, (placed(B, on="g1"),), (NEW,))
-
-
 def test_a_share_under_mps_could_stay_in_the_group_of_its_model() -> None:
     for asked in ("", "x"):
         share = point("a", 6, 10, sm=30)
@@ -189,13 +173,6 @@ def test_a_share_under_mps_could_stay_in_the_group_of_its_model() -> None:
         here, moves = placed(share, on="g0", isolation_group=asked), int(asked == "x")
         model = want("a", share, isolation_group=asked)
         assert counts(moves, moves, (running,), (here,), demands=(model,))
-
-
-def test_that_an_engine_has_another_figure_does_not_keep_it_from_staying() -> None:
-    slower = dataclasses.replace(A, capacity_req_per_s=5.0, profile_id="again")
-    assert counts(1, 1, (placed(slower, on="g1"),), (NEW,))
-    known = dataclasses.replace(A, release="1")
-    assert counts(1, 1, (OLD,), (placed(known, on="g0"),), demands=(want("a", known),))
 
 
 def test_what_may_have_had_to_move_is_counted_or_not() -> None:
@@ -219,26 +196,10 @@ def test_what_the_driver_keeps_is_not_missing() -> None:
     assert counts(1, 1, (OLD,), (NEW,), devices=kept)
 
 
-def test_cores_and_shares_move_for_certain_and_instances_perhaps() -> None:
-    for candidate, low in (
-        (on_cores("a", 6, 1), 1),
-        (point("a", 6, 10, sm=30), 1),
-        (in_mig("a", 6, "1g.10gb"), 0),
-    ):
-        made = [cpu(), cpu()] if candidate.size.mode is SharingMode.CORES else [gpu(), gpu()]
-        devices = [
-            dataclasses.replace(d, id=n, host=n, modes=(candidate.size.mode,))
-            for d, n in zip(made, ("g0", "g1"), strict=True)
-        ]
-        running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
-        assert counts(low, 1, (running,), (here,), demands=(want("a", candidate),), devices=devices)
-
-
 # -- models that are held back --------------------------------------------------------------
 
 HELD = (HeldBack("a", 9.0),)
 NONE_STAYS = "a is said to stay as it runs, and none of its replicas does"
-NO_POINT = ("a-1 runs at a point that is no candidate of a",)
 
 
 def test_of_a_model_that_is_held_back_something_stays() -> None:
@@ -249,14 +210,6 @@ def test_of_a_model_that_is_held_back_something_stays() -> None:
         ((OLD, placed(A, 2, "g0")), ""),
     ):
         assert after((OLD,), here, asks(allow_outage=True), held_back=HELD) == lines(says)
-
-
-def test_what_is_held_back_runs_at_points_that_are_asked_for_no_more() -> None:
-    old, other = changed(batch=3), placed(dataclasses.replace(A, batch=4), 2, "g0")
-    for held, says in ((HELD, ()), ((), NO_POINT)):
-        assert after((old,), (old,), held_back=held) == says
-    wrong = ("a-2 runs at a point that is no candidate of a",)
-    assert after((old,), (old, other), held_back=HELD) == wrong
 
 
 def test_only_replicas_that_stay_need_not_keep_the_rules() -> None:
@@ -277,15 +230,6 @@ def test_only_replicas_that_stay_need_not_keep_the_rules() -> None:
         assert after((OLD,), (OLD, beside), asked, held_back=HELD) == (says,)
     old = several(1, 2, on="g1")
     assert after(old, old, asks(max_replicas=1), held_back=HELD) == ()
-
-
-def test_what_a_model_that_is_held_back_lacks_is_listed() -> None:
-    demands = (want("a", A, rate=9.0),)
-    lacks = (Unplaced("a", "", 3.0),)
-    says = "a gets 6 of 9 requests/s and is not unplaced"
-    claim: dict[str, Any] = {"objective": Objective.MAX_GOODPUT, "value": 6.0, "held_back": HELD}
-    assert after((OLD,), (OLD,), demands, **claim) == (says,)
-    assert after((OLD,), (OLD,), demands, unplaced=lacks, **claim) == ()
 
 
 def test_what_is_held_back_keeps_its_isolation_and_the_group_it_runs_in() -> None:
@@ -351,18 +295,3 @@ def test_an_outage_is_nobodys_choice_where_what_runs_cannot_stay() -> None:
             **more,
         )
         assert bool(found) == out, (changes, more, found)
-
-
-def test_where_nothing_ran_nothing_is_out() -> None:
-    assert after((), (placed(A, on="g0"),), allow_outage=False) == ()
-
-
-def test_a_replica_starts_on_free_cores_beside_the_one_it_replaces() -> None:
-    for cores, out in ((1, True), (2, False)):
-        small = on_cores("a", 6, 1)
-        large = dataclasses.replace(small, batch=60)
-        running, here = placed(small, on="cpu"), placed(large, on="cpu")
-        found = after(
-            (running,), (here,), (want("a", small, large),), (cpu(cores),), allow_outage=False
-        )
-        assert len(found) == out

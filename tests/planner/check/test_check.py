@@ -63,25 +63,11 @@ def test_replicas_are_as_many_as_wanted_and_serve_the_demand() -> None:
         (2, {"min_replicas": 2}, ""),
         (1, {"min_replicas": 2}, "a has 1 replicas and is not listed as unplaced"),
         (1, {}, ""),
-        (2, {"rate": 10.0}, ""),
         (2, {"rate": 10.0 * (1 + 0.9e-6)}, ""),
         (2, {"rate": 10.0 * (1 + 1.2e-6)}, "a gets 10 of 10 requests/s and is not unplaced"),
         (2, {"rate": 12.0}, "a gets 10 of 12 requests/s and is not unplaced"),
     ):
         assert copies(number, **asked) == lines(says)
-
-
-def test_the_planned_rate_is_the_one_at_the_burst() -> None:
-    bursting = dataclasses.replace(A, demand=dataclasses.replace(A.demand, burst_factor=2.0))
-    says = ("a gets 5 of 10 requests/s and is not unplaced",)
-    assert said((GPU,), (placed(ONE),), (bursting,)) == says
-
-
-def test_without_any_replica_a_model_has_to_be_listed_as_unplaced() -> None:
-    models = A, want("b", TWO, max_replicas=0)
-    says = ("b has 0 replicas and is not listed as unplaced",)
-    assert said((GPU,), (placed(ONE),), models) == says
-    assert said((GPU,), (placed(ONE),), models, unplaced=(Unplaced("b", "none"),)) == ()
 
 
 def test_what_is_missing_is_what_the_plan_says() -> None:
@@ -92,7 +78,6 @@ def test_what_is_missing_is_what_the_plan_says() -> None:
         (8.0, 3.0 - 9e-6, True),
         (8.0, None, False),
         (8.0, 0.0, True),
-        (5.0, 0.0, False),
         (4.0, 0.0, False),
         (4.0, -1.0, True),
         (None, 0.0, False),
@@ -129,23 +114,9 @@ def test_forecasts_say_what_models_get() -> None:
         ((gets(3.000002),), ""),
         ((gets(3.000004),), RATE),
         ((gets(2.999996),), RATE),
-        ((gets(0.0),), RATE),
         ((SECOND, TWO_REPLICAS), ""),  # the first one counts
     ):
         assert check_plan(good(forecasts=(FIRST, *told)), (A, B), FREE) == lines(says)
-
-
-def test_latencies_keep_the_slo_at_the_level_of_the_device() -> None:
-    for bounds, says in (
-        (None, ""),
-        (Slo(0.15, 0.015), ""),
-        (Slo(0.15 * (1 - 0.9e-6), 0.015 * (1 - 0.9e-6)), ""),
-        (Slo(0.15 * (1 - 2e-6), 0.015), "a-1 would miss the TTFT bound of a on gpu-0"),
-        (Slo(0.15, 0.015 * (1 - 2e-6)), "a-1 would miss the TPOT bound of a on gpu-0"),
-    ):
-        demands = want("a", ONE, slo=bounds), want("b", TWO)
-        both = placed(ONE), placed(TWO)
-        assert said((GPU,), both, demands, interference=SLOWER, slowed=1.5) == lines(says)
 
 
 def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
@@ -157,29 +128,6 @@ def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
         "gpu-0 is shared by so many that no level of interference covers it",
         *(f"a-{n} would miss the {bound} bound of a on gpu-0" for n, bound in bounds),
     )
-
-
-def test_replicas_are_slowed_by_their_load_and_by_the_largest_kappa() -> None:
-    """Loads add up beyond 1, and each further replica costs kappa; levels are 1, 1.1 and 1.5."""
-    for busy, kappa, slowed in (
-        ((0.5, 0.5), (0.0, 0.0), 1.0),
-        ((0.5, 0.51), (0.0, 0.0), 1.1),
-        ((1.0, 0.1), (0.0, 0.0), 1.1),
-        ((1.0, 0.11), (0.0, 0.0), 1.5),
-        ((0.1, 0.1), (0.1, 0.0), 1.1),
-        ((0.1, 0.1), (0.0, 0.11), 1.5),
-        ((0.1, 0.1), (None, None), 1.5),
-        ((0.1, 0.1), (None, 0.6), None),
-    ):
-        levels = Interference((1.0, 1.1, 1.5), (1.0,), 0.5, 0.0, 0.0)
-        sizes = [point(m, 6, 5, busy=u, kappa=k) for m, u, k in zip("ab", busy, kappa, strict=True)]
-        demands = [want(c.model, c) for c in sizes]
-        found = said(
-            (GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=slowed or 1
-        )
-        assert (found == ()) == (slowed is not None)
-        beside = said((GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=1.2)
-        assert "a gets" in " ; ".join(beside)
 
 
 def test_what_the_planner_answers_is_accepted() -> None:

@@ -15,7 +15,6 @@ from tests.planner.check.make import placed
 
 SMALL, OTHER = point("a", 5, 10, sm=20), point("b", 5, 10, sm=20)
 A, B = want("a", SMALL, rate=5), want("b", OTHER, rate=5)
-A_BY_HARDWARE = want("a", SMALL, isolation=Isolation.HARDWARE)
 A_NEAR_B = want("a", SMALL, rules=PlacementRules(near=("b",)))
 A_ELSEWHERE = want("a", SMALL, rules=PlacementRules(only_on=("gpu-9",)))
 B_ALONE = want("b", OTHER, isolation=Isolation.DEVICE)
@@ -56,10 +55,8 @@ def test_each_thing_that_can_stop_it_is_named() -> None:
         (Kind.MEMORY, one_more(SMALL, [placed(point("b", 1, 75, sm=10), 1)], A, B)),
         (Kind.SMS, one_more(SMALL, [placed(point("b", 1, 10, sm=90), 1)], A, B)),
         (Kind.MODE, one_more(SMALL, [placed(point("b", 1, 10), 1)], A, B)),
-        (Kind.MODE, one_more(SMALL, [], A, modes=(SharingMode.MEMORY,))),
         (Kind.REPLICAS, one_more(SMALL, beside_b, A, B, max_replicas=1)),
         (Kind.ISOLATION, one_more(SMALL, beside_b, A, B_ALONE)),
-        (Kind.ISOLATION, one_more(SMALL, beside_b, A_BY_HARDWARE, B)),
         (Kind.AVOID, one_more(SMALL, beside_b, A, B_AVOIDS_A)),
         (Kind.NEAR, one_more(SMALL, [], A_NEAR_B, B)),
         (Kind.GROUP, one_more(SMALL, beside_b, A, B_OF_OTHERS)),

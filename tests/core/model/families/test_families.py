@@ -56,13 +56,6 @@ def test_of_a_mixture_some_billions_are_active() -> None:
     assert mixtral.parameters_per_token == shared + mixtral.expert_parameters * 2 // 8
 
 
-def test_tying_embeddings_removes_exactly_the_output_matrix() -> None:
-    untied = architecture_from_config(PUBLIC["mistral-7b-v0.1"])
-    tied = architecture_from_config({**PUBLIC["mistral-7b-v0.1"], "tie_word_embeddings": True})
-    assert untied.parameters - tied.parameters == 32000 * 4096
-    assert untied.note == ""
-
-
 def test_state_space_layers_keep_a_state_and_no_kv() -> None:
     config = config_of("granitemoehybrid", 256, 512, 4, 4, 2, 2048)
     mamba = {"mamba_n_heads": 8, "mamba_d_state": 64, "mamba_d_conv": 4, "mamba_expand": 2}
