@@ -183,7 +183,6 @@ def make_service(
         if fleet is None
         else fleet.hosts.engine_version,
         host_memory=dict if fleet is None else fleet.hosts.host_memory,
-        cpu_speed=here.cpu_speed,
         partitions=everywhere.partitions,
         gauges=everywhere.gauges,
         hosts=fleet,

@@ -1,6 +1,6 @@
 """Compares predictions of profiles from other profiles with measurements and with naive scaling.
 
-    python -m bench.profiler.transfer [profiles/ or files ...] [--assumed]
+    python -m bench.profiler.transfer [profiles/ or files ...]
 
 The bench takes every pair of measured profiles on the same hardware that differ in one thing: cores
 (or another partition), model, or lengths. One profile is predicted from the other by terms of the

@@ -22,7 +22,6 @@ from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.plans.planning import PlanMaker, PlanOptions, Solve
 from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.profiles.catalog import ProfileCatalog
-from partitiond.controller.profiles.cpu_figures import CpuSpeed
 from partitiond.controller.profiles.job_room import (
     JobHost,
     Lent,
@@ -103,7 +102,6 @@ class Adapters:
         engine_problem: returns why no engine of the kind "vllm" can start, or None; may do I/O.
         engine_version: of that engine, by host; empty while it is not known. Does no I/O.
         host_memory: memory for engines, by name of those hosts that tell it. Does no I/O.
-        cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
         partitions: what devices are cut into; None if nothing writes to devices.
         gauges: what devices report of themselves now; None if nothing reads them.
         hosts: the hosts of the fleet; None if there is only this one.
@@ -122,7 +120,6 @@ class Adapters:
     engine_problem: Callable[[], EngineUnavailableError | None] = lambda: None
     engine_version: Callable[[str], str] = lambda _: ""
     host_memory: Callable[[], Mapping[str, int]] = dict
-    cpu_speed: CpuSpeed | None = None
     partitions: PartitionWatch | None = None
     gauges: DeviceGauges | None = None
     hosts: FleetHosts | None = None
@@ -597,7 +594,6 @@ class Parts:
             device_seconds=self._options.policy.device_seconds,
             accept=given.accept,
             group_warning=given.group_warning,
-            cpu_speed=given.cpu_speed,
             obstacles=self.obstacles,
             releases=self.releases,
         )
@@ -609,10 +605,8 @@ class Parts:
             resolver=given.resolver,
             clock=given.clock,
             devices=self.devices,
-            jobs=self.jobs,
             profiling=self._options.profiling,
             accept=given.accept,
-            cpu_speed=given.cpu_speed,
             imagine=self.plans.imagine,
             obstacles=self.obstacles,
             applied=lambda: self.controller.plan,

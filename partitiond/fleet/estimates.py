@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from partitiond import __version__
-from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
@@ -44,7 +44,6 @@ def estimate(
     now: str,
     *,
     variant: str = "",
-    figures: CpuFigures | None = None,
 ) -> Profile:
     """Return the estimated profile of one form of a model on one kind of device and partition size.
 
@@ -55,11 +54,10 @@ def estimate(
         size: the partition size.
         now: ISO 8601 UTC.
         variant: name of the form; empty for the model itself.
-        figures: measured figures of the host's CPU.
     """
     name = f"{spec.name}-{variant}" if variant else spec.name
     return estimate_profile(
-        subject_of(spec, architecture, hardware_of(device, figures), size),
+        subject_of(spec, architecture, hardware_of(device), size),
         spec.max_model_len,
         profile_id=f"estimate-{name}-{device.hardware}-{size.key}",
         created_at=now,

@@ -6,7 +6,6 @@ from typing import Final
 from partitiond import __version__
 from partitiond.core.errors import DeviceError, EngineUnavailableError, SilentError
 from partitiond.core.hardware.kinds import DeviceKind
-from partitiond.devices.cpu_speed import CpuSpeed
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
@@ -51,7 +50,6 @@ class ThisHost:
     Attributes:
         processes: runs the processes of `engines`; close it at the end.
         finder: knows the engine that is installed here.
-        cpu_speed: measures what the CPU reaches.
         engine_memory_bytes: memory for engines, if no CPU device says it.
         engine_user: the user that engines run as; None for this process's.
         host_id: as that of `AgentFacts`.
@@ -69,7 +67,6 @@ class ThisHost:
     folders: ModelFolders
     proxy: ProxyControl
     finder: EngineFinder
-    cpu_speed: CpuSpeed
     engine_memory_bytes: int | None
     engine_user: EngineUser | None
     host_id: str = ""
@@ -118,7 +115,6 @@ def this_host(
     """
     devices = host.devices
     finder = EngineFinder(settings, _variant(settings, devices))
-    cpu_speed = CpuSpeed(settings.state_dir)
     user = _engine_user(settings)
     processes = _processes(settings, finder, user)
     engines: EngineRunner = processes
@@ -131,7 +127,6 @@ def this_host(
         stop_grace_seconds=settings.engine.stop_grace_seconds,
         device_used_bytes=lambda uuid: devices.looks.ask(uuid, lambda: used_bytes(uuid)),
         telemetry=HostTelemetry(looks=devices.looks),
-        cpu_figures=cpu_speed,
     )
     return ThisHost(
         name=devices.host,
@@ -145,7 +140,6 @@ def this_host(
         folders=CopiedFolders(settings.models_dir, anywhere=head),
         proxy=_proxy(settings, place),
         finder=finder,
-        cpu_speed=cpu_speed,
         engine_memory_bytes=service_options(settings).planning.host_memory_bytes,
         engine_user=user,
         host_id=host_id,

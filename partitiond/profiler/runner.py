@@ -1,14 +1,13 @@
 """Profiles a model: sweeps on one engine, confirms on a second, and assembles the profile."""
 
-import asyncio
 import dataclasses
 import platform
 import secrets
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.core.errors import PartitiondError, SpecError
-from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.precision import engine_dtype
 from partitiond.core.performance.estimate import hardware_of, prior_curve
 from partitiond.core.performance.transfer_fit import Subject
@@ -23,7 +22,7 @@ from partitiond.ports import (
 )
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.search import Prior
-from partitiond.profiler.sweep.bench import STALL_SECONDS, Bench, Tell
+from partitiond.profiler.sweep.bench import STALL_SECONDS, Bench
 from partitiond.profiler.sweep.confirm import Confirmation, add_confirmation, aim_of
 from partitiond.profiler.sweep.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.sweep.sweep import Sweep, sweep_through
@@ -45,8 +44,6 @@ class Profiler:
             is the rise of the device's used memory, without it only the peak memory of the
             engine's processes.
         telemetry: source of the device's telemetry during the windows; None leaves it out.
-        cpu_figures: what a CPU reaches, stored or measured (that may take seconds on all cores, so
-            it is called in a thread and before an engine starts); None assumes the figures.
         stall_seconds: least silence after which an engine under load counts as hung.
     """
 
@@ -59,7 +56,6 @@ class Profiler:
         stop_grace_seconds: float = STOP_GRACE_SECONDS,
         device_used_bytes: Callable[[str], int] | None = None,
         telemetry: TelemetrySource | None = None,
-        cpu_figures: Callable[[Device], CpuFigures] | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._engines = engines
@@ -68,7 +64,6 @@ class Profiler:
         self._stop_grace = stop_grace_seconds
         self._device_used_bytes = device_used_bytes
         self._telemetry = telemetry
-        self._cpu_figures = cpu_figures
         self._stall_seconds = stall_seconds
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
@@ -86,7 +81,7 @@ class Profiler:
         began, started_at = self._clock.monotonic(), self._clock.utc_iso()
         bench = self._bench(request)
         planned = plan_launch(request, f"profile-{secrets.token_hex(4)}")
-        prior, prior_notes = await self._prior(request, planned, progress)
+        prior = prior_of(request, planned)
         progress(Progress("starting", f"starting an engine in {request.model.spec.engine.dtype}"))
         sweep = Sweep(bench, request, planned, prior=prior, tell=progress)
         await sweep_through(sweep, bench, planned, progress)
@@ -100,7 +95,7 @@ class Profiler:
                 done=sweep.done,
                 started_at=started_at,
                 duration_seconds=0.0,
-                notes=(*prior_notes, *sweep.notes, *_host_notes(request)),
+                notes=(*sweep.notes, *_host_notes(request)),
             )
         )
         aim = aim_of(profile, request.model.spec)
@@ -113,23 +108,6 @@ class Profiler:
         seconds = self._clock.monotonic() - began
         made = dataclasses.replace(profile.provenance, duration_seconds=seconds)
         return dataclasses.replace(profile, provenance=made)
-
-    async def _prior(
-        self, request: ProfileRequest, planned: ProfileLaunch, tell: Tell
-    ) -> tuple[Prior | None, tuple[str, ...]]:
-        """Return the search's prior, and a note if it rests on assumed CPU figures."""
-        simulated = request.model.spec.engine_kind == "simulated"  # it has a speed of its own
-        if request.device.kind is not DeviceKind.CPU or simulated or self._cpu_figures is None:
-            return prior_of(request, planned), ()
-        tell(Progress("starting", "measuring what the CPU reaches"))
-        try:
-            figures = await asyncio.to_thread(self._cpu_figures, request.device)
-        except PartitiondError as error:
-            reason = error.message.splitlines()[0]
-            return prior_of(request, planned), (
-                f"the search began from assumed CPU figures: {reason}",
-            )
-        return prior_of(request, planned, figures), ()
 
     def _bench(self, request: ProfileRequest) -> Bench:
         return Bench(
@@ -144,18 +122,15 @@ class Profiler:
         )
 
 
-def prior_of(
-    request: ProfileRequest, planned: ProfileLaunch, figures: CpuFigures | None = None
-) -> Prior | None:
+def prior_of(request: ProfileRequest, planned: ProfileLaunch) -> Prior | None:
     """Return the curve that a roofline predicts for this engine, from which a search starts well.
 
     Args:
         request: what is to be measured.
         planned: the engine that is measured.
-        figures: measured figures of a CPU device; None assumes them.
     """
     spec, engine = request.model.spec, request.model.spec.engine
-    architecture, hardware = request.model.architecture, hardware_of(request.device, figures)
+    architecture, hardware = request.model.architecture, hardware_of(request.device)
     subject = Subject(
         spec.name, architecture, hardware, size_of(request), spec.workload,
         engine_dtype(hardware, engine.dtype, architecture, engine.quantization),

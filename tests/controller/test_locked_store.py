@@ -63,9 +63,9 @@ async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(
     with locked(store.path):
         desk.running["a"].set_result("x")
         await a_moment()
-        assert desk.queue.busy
+        assert desk.queue.awaited
         assert "not written" not in caplog.text  # which would be tried again much later
-    await until(lambda: not desk.queue.busy)
+    await until(lambda: not desk.queue.awaited)
     assert desk.ended == [(job.id, JobState.SUCCEEDED)]
     await desk.queue.close()
     store.close()

@@ -347,7 +347,7 @@ async def test_a_plan_made_beside_jobs_is_made_again_if_another_one_began_meanwh
     await plans._preview_by_itself()
     assert plans._fresh()
     host.profiler.gate.set()
-    await until(lambda: not host.service.parts.jobs.busy)
+    await until(lambda: not host.service.parts.jobs.awaited)
     # A job that ended took nothing from the plan; its profile may have changed what it is made of.
     await plans._preview_by_itself()
     assert plans._fresh()

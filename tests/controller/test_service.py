@@ -178,7 +178,7 @@ async def test_what_was_registered_before_there_was_a_device_is_measured_and_sta
         assert host.service.models.model("a").profile_kind == "measured"
         measured = len(host.profiler.requests)
         # A kind that comes to others is measured on as well; one that comes back is not.
-        await host.passes(lambda: not host.service.jobs.busy)
+        await host.passes(lambda: not host.service.jobs.awaited)
         host.devices.become([cpu(2), *fake_gpus("a100-80gb", 1, cores=range(12))])
         await host.passes(lambda: len(host.profiler.requests) > measured)
         assert {r.model.spec.name for r in host.profiler.requests} == {"a"}

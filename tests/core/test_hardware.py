@@ -3,13 +3,11 @@
 import pytest
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware.cpus import cpu_hardware, measured_cpu
+from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import CpuFigures, DeviceKind, HardwareSpec, SharingMode
+from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, hardware_for_key
 from partitiond.core.units import GIB, MIB
-
-FIGURES = CpuFigures("EPYC", 4, 1, 20e9, 50e9, 1e11, 4e11, True, "2026-01-01T00:00:00+00:00")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,9 @@ def test_the_key_of_a_profile_leads_back_to_its_hardware() -> None:
     ]
 
 
-def test_a_measured_cpu_says_so_and_an_assumed_one_too() -> None:
-    assert "measured" in measured_cpu("cpu-x-4c", GIB, FIGURES).source
-    assert "assumed" in cpu_hardware("cpu-x-4c", 4, GIB).source
-    assert measured_cpu("cpu-x-4c", GIB, FIGURES).flops_16bit == 2 * FIGURES.all_flops_32bit
+def test_a_cpu_s_figures_are_assumed_by_the_type_that_it_computes_in_hardware() -> None:
+    wide, narrow = (cpu_hardware("cpu-x-4c", 4, GIB, dtype) for dtype in ("bfloat16", "float32"))
+    assert "assumed per core: 200 GFLOP/s in 32 bit and 400 in bfloat16" in wide.source
+    assert wide.flops_32bit == 2 * narrow.flops_32bit
+    assert wide.flops_16bit > wide.flops_32bit
+    assert narrow.flops_16bit < narrow.flops_32bit

@@ -9,7 +9,7 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.units import GIB, MIB
-from partitiond.devices.cpu import core_nodes, discover_cpu, hardware_key
+from partitiond.devices.cpu import core_nodes, discover_cpu, hardware_key, native_dtype
 
 MEMINFO = (
     f"MemTotal: {64 * 1024 * 1024} kB\nMemFree: 1024 kB\nMemAvailable: {48 * 1024 * 1024} kB\n"
@@ -121,3 +121,18 @@ def test_cores_by_numa_node_where_the_kernel_tells_all(tmp_path: Path) -> None:
     for number, (lists, cores, nodes) in enumerate(asked):
         files = {f"sys/devices/system/node/{name}/cpulist": text for name, text in lists.items()}
         assert core_nodes(cores, host(tmp_path / str(number), files)) == nodes
+
+
+def test_bfloat16_is_native_only_with_instructions_for_it(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    for flags, dtype in (
+        ("flags : fpu sse4_2 avx avx2 fma f16c", "float32"),
+        ("flags : avx2 avx512f avx512bw avx512dq avx512vl", "float32"),
+        ("flags : fpu avx512_bf16 amx_int8", "bfloat16"),
+        ("flags : fpu amx_bf16", "bfloat16"),
+        ("Features : fp asimd evtstrm", "float32"),
+        ("Features : fp asimd i8mm bf16", "bfloat16"),
+    ):
+        (tmp_path / "proc/cpuinfo").write_text(f"model name : x bf16\n{flags}\n")
+        assert native_dtype(tmp_path) == dtype, flags
+    assert native_dtype(tmp_path / "nowhere") == "float32"

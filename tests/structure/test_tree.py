@@ -18,9 +18,7 @@ PLUGINS = ROOT / PACKAGE / "engines" / "vllm" / "plugins"
 """A folder on the path of engines, and no package."""
 MIRRORED = 0.75
 """Least share of tests of one package that lie where the module that they test lies."""
-TWO_MEANINGS = {
-    "CpuSpeed": "the controller's protocol, and the class that measures",
-}
+TWO_MEANINGS: Mapping[str, str] = {}
 """Public class names that stand twice, with reasons. At most ten."""
 KNOWN_CIRCLES: Mapping[str, str] = {}
 """Import circles by their first module, with reasons. The list may only become shorter."""

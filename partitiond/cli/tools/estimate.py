@@ -11,15 +11,14 @@ from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit
 from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
 from partitiond.core.errors import InputError, SpecError
-from partitiond.core.hardware.cpus import measured_cpu
 from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.recognised import recognised
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.performance import comparison
+from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.estimate_report import EstimateReport, estimate_report
-from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
 from partitiond.fleet.registration import suggested_name
 from partitiond.fleet.workloads import workload_of
@@ -39,7 +38,7 @@ def estimate(
     ],
     *,
     hardware: str | None = option(
-        "As a100-40gb, l4, t4, a100-40gb:1g.5gb; 'cpu' measures this host's CPU.", metavar="NAME"
+        "As a100-40gb, l4, t4, a100-40gb:1g.5gb; 'cpu' is this host's CPU.", metavar="NAME"
     ),
     compare: str | None = option("Several kinds, side by side.", metavar="A,B,..."),
     prompt_tokens: int | None = option("Mean prompt."),
@@ -166,14 +165,11 @@ class _Where:
             raise SpecError(
                 "a CPU has neither MIG slices nor SMs.", hint="Use --cores for a part of it."
             )
-        settings = settings_of(self.ctx)
-        device = discover_cpu(settings.cpu.cores)
+        device = discover_cpu(settings_of(self.ctx).cpu.cores)
         cores = len(device.cores) if self.cores is None else self.cores
         if cores > len(device.cores):
             raise SpecError(
                 f"this host has {len(device.cores)} cores for engines, {cores} were asked for.",
                 hint=f"Ask for 1 to {len(device.cores)}.",
             )
-        figures = cpu_figures(device, settings.state_dir)
-        spec = measured_cpu(device.hardware, device.memory_bytes, figures)
-        return spec, PartitionSize(SharingMode.CORES, cores)
+        return hardware_of(device), PartitionSize(SharingMode.CORES, cores)

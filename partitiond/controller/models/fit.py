@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from partitiond.controller.models.variants import form_estimates, recognise
 from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.plans.situation import Situation
-from partitiond.controller.profiles.cpu_figures import CpuSpeed, figures_for
-from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.profiles.params import ProfilingOptions
 from partitiond.controller.profiles.targets import best_profiles, profile_targets
 from partitiond.controller.runtime.watching import DeviceWatch
@@ -34,7 +32,6 @@ class FitUseCases:
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
-        cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         imagine: makes a plan of a changed situation.
         obstacles: knows what would keep the model from running.
         applied: returns the applied plan.
@@ -48,10 +45,8 @@ class FitUseCases:
         resolver: ModelResolver,
         clock: Clock,
         devices: DeviceWatch,
-        jobs: JobQueue,
         profiling: ProfilingOptions,
         accept: Callable[[ModelSpec], None],
-        cpu_speed: CpuSpeed | None,
         imagine: Imagine,
         obstacles: ObstacleUseCases,
         applied: Callable[[], Plan | None],
@@ -61,10 +56,8 @@ class FitUseCases:
         self._resolver = resolver
         self._clock = clock
         self._devices = devices
-        self._jobs = jobs
         self._profiling = profiling
         self._accept = accept
-        self._cpu_speed = cpu_speed
         self._imagine = imagine
         self._obstacles = obstacles
         self._applied = applied
@@ -121,9 +114,7 @@ class FitUseCases:
             raise
         now = self._clock.utc_iso()
         targets = profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
-        devices = [target.device for target in targets]
-        figures = await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
-        made = form_estimates(spec, architectures, targets, now, figures)
+        made = form_estimates(spec, architectures, targets, now)
         record = ModelRecord(self._effective(spec), version=1, created_at=now, updated_at=now)
         return record, best_profiles(spec, (*self._store.profiles(spec.name), *made))
 

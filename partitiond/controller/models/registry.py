@@ -12,7 +12,6 @@ from partitiond.controller.models.releases import ReleaseUseCases
 from partitiond.controller.models.variants import form_estimates, other_form, recognise
 from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profiles
 from partitiond.controller.plans.use_cases import Plans
-from partitiond.controller.profiles.cpu_figures import CpuSpeed, Figures, figures_for
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.profiles.params import ProfilingOptions, params_of
 from partitiond.controller.profiles.profiling import options_for
@@ -84,7 +83,6 @@ class Registry:
         accept: refuses a spec that this host cannot run, by an InputError.
         group_warning: says why an isolation group does not hold on this host; empty if it does.
         device_seconds: age at which devices are looked at again before they are profiled.
-        cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         obstacles: knows what keeps models from running.
         releases: keeps the releases of models, which changes begin and removals end.
     """
@@ -107,7 +105,6 @@ class Registry:
         device_seconds: float,
         accept: Callable[[ModelSpec], None],
         group_warning: Callable[[str], str],
-        cpu_speed: CpuSpeed | None,
         obstacles: ObstacleUseCases,
         releases: ReleaseUseCases,
     ) -> None:
@@ -134,7 +131,6 @@ class Registry:
         self._device_seconds = device_seconds
         self._accept = accept
         self._group_warning = group_warning
-        self._cpu_speed = cpu_speed
 
     async def register(self, spec: ModelSpec, *, dry_run: bool = False) -> ModelRecord:
         """Register a model and (with `auto`) start the chain for it; return what is stored.
@@ -148,7 +144,6 @@ class Registry:
         refuse_taken_names(self._store, spec, new=True)
         self._accept(spec)
         spec, architectures = await recognise(self._resolver, spec)
-        figures = await self._figures(spec)
         refuse_taken_names(self._store, spec, new=True)  # another may have taken one meanwhile
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
@@ -158,25 +153,18 @@ class Registry:
         reached(FaultPoint.MODEL_STORED)
         self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
         self._controller.sleep.registered(spec)
-        self._begin(spec, architectures, figures)
+        self._begin(spec, architectures)
         return record
-
-    async def _figures(self, spec: ModelSpec) -> Figures:
-        devices = [target.device for target in self._targets()]
-        return await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
 
     def _begin(
         self,
         spec: ModelSpec,
         architectures: Mapping[str, Architecture],
-        figures: Figures,
         targets: Sequence[ProfileTarget] | None = None,
     ) -> None:
         """Begin the chain on these targets, by default on all; what refuses is tried again."""
         try:
-            self._begin_chain(
-                spec, architectures, figures, self._targets() if targets is None else targets
-            )
+            self._begin_chain(spec, architectures, self._targets() if targets is None else targets)
         except PartitiondError as error:
             self._begin_later(spec.name, error)
         else:
@@ -193,12 +181,11 @@ class Registry:
         self,
         spec: ModelSpec,
         architectures: Mapping[str, Architecture],
-        figures: Figures,
         targets: Sequence[ProfileTarget],
     ) -> None:
         self._obstacles.find()
         now = self._clock.utc_iso()
-        for profile in form_estimates(spec, architectures, targets, now, figures):
+        for profile in form_estimates(spec, architectures, targets, now):
             self._store.add_profile(profile)
         self._measure(spec)
         if spec.auto:
@@ -405,12 +392,10 @@ class Registry:
             self._refuse_outdated(spec.name, old.version)
             return old
         self._refuse_other_engine(old.spec, spec)
-        figures = await self._figures(spec)
-        self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         refuse_taken_names(self._store, spec)
         record = self._replace(old, spec, dry_run=dry_run)
         if not dry_run:
-            self._begin(spec, architectures, figures)
+            self._begin(spec, architectures)
         return record
 
     def _replace(self, old: ModelRecord, spec: ModelSpec, *, dry_run: bool) -> ModelRecord:
@@ -518,12 +503,11 @@ class Registry:
             return
         try:
             _, architectures = await recognise(self._resolver, spec)
-            figures = await self._figures(spec)
         except PartitiondError as error:
             self._begin_later(spec.name, error)
             return
         if record in self._store.models():  # it may have been removed, or changed, meanwhile
-            self._begin(spec, architectures, figures, targets)
+            self._begin(spec, architectures, targets)
 
     def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
         """Drain the model and put its engines to sleep; a model without engines sleeps at once.

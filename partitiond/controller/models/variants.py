@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.profiling import estimates
 from partitiond.controller.profiles.targets import ProfileTarget
 from partitiond.core.model.architecture import Architecture
@@ -35,7 +34,6 @@ def form_estimates(
     architectures: Mapping[str, Architecture],
     targets: Sequence[ProfileTarget],
     created_at: str,
-    figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
     """Return estimated profiles of every form on each target, in place of former estimates."""
     return tuple(
@@ -43,7 +41,7 @@ def form_estimates(
         for name in spec.form_names
         for form in (dataclasses.replace(spec.as_variant(name), variants=()),)
         for profile in estimates(
-            started(form, architectures[name]), architectures[name], targets, created_at, figures
+            started(form, architectures[name]), architectures[name], targets, created_at
         )
     )
 

@@ -127,11 +127,6 @@ class JobQueue:
         self._paused = paused
 
     @property
-    def busy(self) -> bool:
-        """Whether a job runs now."""
-        return bool(self._running)
-
-    @property
     def awaited(self) -> bool:
         """Whether a job runs that plans wait for: what a first look left open is not awaited."""
         return any(one.job.reason not in LATER for one in self._running.values())

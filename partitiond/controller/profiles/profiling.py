@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.job_room import waits_for
 from partitiond.controller.profiles.jobs import Neighbours, Tell, Write
 from partitiond.controller.profiles.params import (
@@ -137,7 +136,6 @@ def estimates(
     architecture: Architecture,
     targets: Sequence[ProfileTarget],
     created_at: str,
-    figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
     """Return an estimated profile for each target; a repeated one replaces the former.
 
@@ -146,16 +144,8 @@ def estimates(
         architecture: of that form.
         targets: what to estimate it on.
         created_at: ISO 8601 UTC.
-        figures: measured figures of the host's CPU.
     """
-    note = (figures.note,) if figures.note else ()
     return tuple(
-        with_source(
-            estimate(
-                spec, architecture, target.device, target.size, created_at, figures=figures.cpu
-            ),
-            spec,
-            *(note if target.device.kind is DeviceKind.CPU else ()),
-        )
+        with_source(estimate(spec, architecture, target.device, target.size, created_at), spec)
         for target in targets
     )

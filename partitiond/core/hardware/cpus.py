@@ -1,13 +1,16 @@
-"""Describes CPUs, by assumed figures if nothing was measured, else by the measured ones."""
+"""Describes CPUs by assumed figures: nothing about a CPU is measured but the models on it."""
 
 from typing import Final
 
-from partitiond.core.hardware.kinds import CpuFigures, DeviceKind, HardwareSpec, SharingMode
+from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.units import Bytes
 
-CPU_FLOPS_PER_CORE: Final = 400e9
-"""Dense bfloat16 FLOP/s of a server core with AVX-512: 128 per cycle at about 3 GHz. Arithmetic,
-not measured."""
+AVX512_FLOPS: Final = 200e9
+"""Dense 32-bit FLOP/s of a server core with AVX-512: 64 per cycle at about 3 GHz. Arithmetic, not
+measured."""
+
+AVX2_FLOPS: Final = 100e9
+"""The same with vectors half as wide; 70 to 90 were measured on cores of an EPYC."""
 
 CPU_BANDWIDTH_PER_CORE: Final = 20e9
 """Bytes/s one server core can draw; sockets saturate beyond about ten cores. Assumed."""
@@ -28,46 +31,24 @@ GFLOP/s on a core with AVX2 whose 32-bit product reaches 90; with AVX-512 and no
 def cpu_hardware(
     key: str, cores: int, memory_bytes: int, native_dtype: str = "bfloat16"
 ) -> HardwareSpec:
-    """Return assumed figures of a CPU with `cores` usable cores; nothing about it was measured."""
-    flops_32bit = cores * CPU_FLOPS_PER_CORE / BFLOAT16_GAIN
+    """Return assumed figures of a CPU with `cores` usable cores; nothing about it was measured.
+
+    Cores that compute bfloat16 in hardware are assumed to have AVX-512, and others AVX2.
+    """
+    native = native_dtype == "bfloat16"
+    core_flops = AVX512_FLOPS if native else AVX2_FLOPS
+    core_flops_16bit = core_flops * (BFLOAT16_GAIN if native else EMULATED_SHARE)
     return HardwareSpec(
         key=key,
         kind=DeviceKind.CPU,
         memory_bytes=Bytes(memory_bytes),
         sm_count=0,
         bandwidth_bytes_per_s=min(cores * CPU_BANDWIDTH_PER_CORE, CPU_BANDWIDTH_MAX),
-        flops_16bit=flops_32bit * _gain(native_dtype),
+        flops_16bit=cores * core_flops_16bit,
         modes=(SharingMode.CORES,),
-        source="assumed per core: 400 GFLOP/s bfloat16, 20 GB/s up to 200 GB/s per socket",
-        flops_32bit=flops_32bit,
+        source=f"assumed per core: {core_flops / 1e9:.0f} GFLOP/s in 32 bit and "
+        f"{core_flops_16bit / 1e9:.0f} in bfloat16, 20 GB/s up to 200 GB/s per socket",
+        flops_32bit=cores * core_flops,
         native_dtype=native_dtype,
         cores=cores,
-    )
-
-
-def _gain(native_dtype: str) -> float:
-    """Return the speed of bfloat16 beside 32 bit."""
-    return BFLOAT16_GAIN if native_dtype == "bfloat16" else EMULATED_SHARE
-
-
-def measured_cpu(key: str, memory_bytes: int, figures: CpuFigures) -> HardwareSpec:
-    """Return the specification of a CPU with measured figures."""
-    native = "bfloat16" if figures.bfloat16 else "float32"
-    return HardwareSpec(
-        key=key,
-        kind=DeviceKind.CPU,
-        memory_bytes=Bytes(memory_bytes),
-        sm_count=0,
-        bandwidth_bytes_per_s=figures.all_bytes_per_s,
-        flops_16bit=figures.all_flops_32bit * _gain(native),
-        modes=(SharingMode.CORES,),
-        source=f"measured on this host: {figures.cores} cores, {figures.numa_nodes} NUMA node(s), "
-        f"triad {figures.core_bytes_per_s / 1e9:.1f} GB/s on one "
-        f"core, {figures.all_bytes_per_s / 1e9:.1f} on {figures.cores}; 32-bit matrix product "
-        f"{figures.core_flops_32bit / 1e9:.0f} GFLOP/s per core"
-        f", bfloat16 counted {_gain(native):g} times as fast",
-        flops_32bit=figures.all_flops_32bit,
-        native_dtype=native,
-        cpu=figures,
-        cores=figures.cores,
     )

@@ -64,33 +64,6 @@ data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded. Assume
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CpuFigures:
-    """Measured figures of a host's CPU.
-
-    Attributes:
-        name: the vendor's name for it.
-        cores: cores that ran the measurement together.
-        numa_nodes: memory nodes of the host.
-        core_bytes_per_s: memory traffic of one core alone (triad).
-        all_bytes_per_s: of all cores together.
-        core_flops_32bit: 32-bit FLOP/s of one core alone (matrix product).
-        all_flops_32bit: of all cores together.
-        bfloat16: the cores multiply bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16).
-        measured_at: ISO 8601, UTC.
-    """
-
-    name: str
-    cores: int
-    numa_nodes: int
-    core_bytes_per_s: float
-    all_bytes_per_s: float
-    core_flops_32bit: float
-    all_flops_32bit: float
-    bfloat16: bool
-    measured_at: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class HardwareSpec:
     """A kind of device, for planning without one at hand.
 
@@ -110,7 +83,6 @@ class HardwareSpec:
         tdp_watts: thermal design power, an upper bound of what it draws; None if not public.
         aliases: other names under which it is found.
         mig_profiles: sizes of GPU instance it offers.
-        cpu: measured figures of a CPU; None for a GPU, and if the figures are assumed.
         cores: of a CPU; 0 for a GPU.
     """
 
@@ -129,7 +101,6 @@ class HardwareSpec:
     tdp_watts: float | None = None
     aliases: tuple[str, ...] = ()
     mig_profiles: tuple[MigProfile, ...] = ()
-    cpu: CpuFigures | None = None
     cores: int = 0
 
     def device(self, device_id: str, host: str, cores: tuple[int, ...]) -> "Device":

@@ -8,11 +8,10 @@ of the rate, 10 % of the memory). A replica served from an estimate is provision
 import dataclasses
 from typing import Final
 
-from partitiond.core.hardware.cpus import cpu_hardware, measured_cpu
+from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import (
     IDLE_SHARE,
-    CpuFigures,
     Device,
     DeviceKind,
     HardwareSpec,
@@ -37,7 +36,12 @@ from partitiond.core.performance.latency import (
     tpot_latency,
     ttft_latency,
 )
-from partitiond.core.performance.roofline import NO_FACTORS, Factors, efficiencies
+from partitiond.core.performance.roofline import (
+    BANDWIDTH_EFFICIENCY,
+    FLOPS_EFFICIENCY,
+    NO_FACTORS,
+    Factors,
+)
 from partitiond.core.performance.rounds import RoundCase
 from partitiond.core.performance.transfer_fit import Subject
 from partitiond.core.profile.knee import TOLERANCE, find_knee
@@ -65,21 +69,14 @@ class _Case:
         return footprint_at(self.rounds.architecture, self.subject.workload, limits, self.kind)
 
 
-def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSpec:
-    """Return a device's figures: from the catalog, or for a CPU the measured or assumed ones.
+def hardware_of(device: Device) -> HardwareSpec:
+    """Return the figures of a device of this host or of a fleet file: a CPU's are assumed.
 
     A GPU that the catalog does not know gets the figures of the smallest GPU in it, with the
     device's own memory, so that its estimate is low until it is measured.
-
-    Args:
-        device: of this host, or of a fleet file.
-        figures: measured figures of this CPU.
     """
     if device.kind is DeviceKind.CPU:
         native = device.native_dtype or "bfloat16"  # hosts of earlier releases do not say it
-        if figures is not None:
-            figures = dataclasses.replace(figures, bfloat16=native == "bfloat16")
-            return measured_cpu(device.hardware, device.memory_bytes, figures)
         return cpu_hardware(device.hardware, len(device.cores), device.memory_bytes, native)
     known = HARDWARE.get(device.hardware)
     if known is not None:
@@ -261,11 +258,11 @@ def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:
 
 def _notes(case: _Case) -> tuple[str, ...]:
     spec = case.subject.hardware
-    of_bandwidth, of_arithmetic = efficiencies(spec)
     notes = [
         "estimated: nothing was measured",
         f"hardware figures: {spec.source}",
-        f"assumed to reach {of_bandwidth:.0%} of bandwidth and {of_arithmetic:.0%} of arithmetic",
+        f"assumed to reach {BANDWIDTH_EFFICIENCY:.0%} of bandwidth and {FLOPS_EFFICIENCY:.0%} of "
+        "arithmetic",
     ]
     if case.kind is DeviceKind.CPU:
         notes.append(f"engine processes assumed to take {CPU_CONTEXT_GIB:.1f} GiB of host memory")

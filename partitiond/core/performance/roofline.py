@@ -30,14 +30,6 @@ BANDWIDTH_EFFICIENCY: Final = 0.7
 FLOPS_EFFICIENCY: Final = 0.5
 """Share of peak arithmetic that matrix products of small models reach. Assumed, not measured."""
 
-MEASURED_BANDWIDTH_EFFICIENCY: Final = 0.9
-"""The same if the peak was measured by a triad, which already has most of the losses there are.
-Assumed; `bench.profiler.factor_fit` shows the errors of estimates with it."""
-
-MEASURED_FLOPS_EFFICIENCY: Final = 0.75
-"""The same if the peak was measured by a product of square matrices: an engine's matrices have few
-rows at small batches. Assumed, as the one above."""
-
 _STEP_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 1.5e-3, DeviceKind.CPU: 1.5e-3}
 """Scheduling, launching and sampling per step, whatever the batch (order of magnitude)."""
 
@@ -133,13 +125,6 @@ class Step:
     prefill_context: float = 0.0
 
 
-def efficiencies(hardware: HardwareSpec) -> tuple[float, float]:
-    """Return the shares of its bandwidth and of its arithmetic that are assumed to be reached."""
-    if hardware.cpu is not None:
-        return MEASURED_BANDWIDTH_EFFICIENCY, MEASURED_FLOPS_EFFICIENCY
-    return BANDWIDTH_EFFICIENCY, FLOPS_EFFICIENCY
-
-
 def rates(
     hardware: HardwareSpec, size: PartitionSize, *, dtype: str = "auto", quantization: str = ""
 ) -> Rates:
@@ -177,10 +162,9 @@ def rates(
                 hint="Measure a profile on it instead.",
                 facts={"size": size.key, "hardware": hardware.key},
             )
-    of_bandwidth, of_arithmetic = efficiencies(hardware)
     return Rates(
-        flops_per_s=flops * sm_share(hardware, size) * of_arithmetic,
-        bytes_per_s=bandwidth * of_bandwidth,
+        flops_per_s=flops * sm_share(hardware, size) * FLOPS_EFFICIENCY,
+        bytes_per_s=bandwidth * BANDWIDTH_EFFICIENCY,
         step_seconds=_STEP_SECONDS[hardware.kind],
         sequence_seconds=_SEQUENCE_SECONDS[hardware.kind],
         layer_seconds=_LAYER_SECONDS[hardware.kind],
@@ -203,14 +187,9 @@ def _flops(hardware: HardwareSpec, dtype: str, quantization: str) -> float:
 
 def _of_cores(hardware: HardwareSpec, cores: int, all_flops: float) -> tuple[float, float]:
     """Return FLOP/s and bytes/s of this many cores: each has its own, up to the host's together."""
-    if hardware.cpu is None:
-        core_flops = all_flops / hardware.cores
-        core_bytes = CPU_BANDWIDTH_PER_CORE
-    else:
-        core_flops = hardware.cpu.core_flops_32bit * all_flops / hardware.flops_32bit
-        core_bytes = hardware.cpu.core_bytes_per_s
+    core_flops = all_flops / hardware.cores
     return min(all_flops, cores * core_flops), min(
-        hardware.bandwidth_bytes_per_s, cores * core_bytes
+        hardware.bandwidth_bytes_per_s, cores * CPU_BANDWIDTH_PER_CORE
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from partitiond.devices.cpu import native_dtype
 from partitiond.models.catalog import CATALOG
 from tests.cli.conftest import Cli, widest
 
@@ -66,13 +67,10 @@ def test_slices_and_shares_are_estimated_as_such(cli: Cli) -> None:
     assert share["throughput_req_per_s"] < whole["throughput_req_per_s"]
 
 
-def test_this_hosts_cpu_is_measured_once(cli: Cli, home: Path) -> None:
-    first = cli("tools estimate smollm2-135m --hardware cpu --cores 1 --json")
-    assert first.json["partition"] == "cores-1"
-    kept = (home / "state/cpu-figures.json").read_text()
-    again = cli("tools estimate smollm2-135m --hardware cpu --cores 1 --json")
-    assert again.json == first.json
-    assert (home / "state/cpu-figures.json").read_text() == kept
+def test_this_hosts_cpu_is_estimated_by_assumed_figures(cli: Cli) -> None:
+    found = cli("tools estimate smollm2-135m --hardware cpu --cores 1 --json").json
+    assert found["partition"] == "cores-1"
+    assert found["dtype"] == native_dtype()
 
 
 def test_devices_side_by_side(cli: Cli) -> None:

@@ -165,7 +165,7 @@ async def test_jobs_run_side_by_side_and_each_knows_who_ran_on_its_device(store:
     assert desk.running["a"].cancelled()
     assert desk.queue.running == elsewhere.id
     await desk.queue.close()
-    assert not desk.queue.busy
+    assert not desk.queue.awaited
     assert desk.state(waiting) is desk.state(elsewhere) is FAILED
 
 
@@ -319,10 +319,10 @@ async def test_cancelling_ends_what_runs_and_what_waits_and_changes_nothing_else
     assert (await desk.queue.cancel(waiting.id)).state is CANCELLED
     assert (await desk.queue.cancel(running.id)).state is CANCELLED
     assert desk.running["a"].cancelled(), "it returns once nothing of it runs"
-    assert not desk.queue.busy
+    assert not desk.queue.awaited
     early = desk.queue.submit("profile", "c", [])  # cancelled before its first step
     assert (await desk.queue.cancel(early.id)).state is CANCELLED
-    assert not desk.queue.busy
+    assert not desk.queue.awaited
     await desk.submit("d")
     done = await desk.ends("d")
     assert (await desk.queue.cancel(done.id)).state is SUCCEEDED

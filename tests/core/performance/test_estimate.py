@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import CpuFigures, SharingMode, headroom_bytes
+from partitiond.core.hardware.kinds import SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
@@ -27,10 +27,10 @@ SLICE = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
 
 def estimate(name: str = "opt-1.3b", **changes: Any) -> Profile:
     """The estimate on an A100, or on the given hardware or device."""
-    device, figures = changes.pop("device", None), changes.pop("figures", None)
+    device = changes.pop("device", None)
     kind = changes.pop("hardware", HARDWARE["a100-40gb"])
     if device is not None:
-        kind = estimates.hardware_of(device, figures)
+        kind = estimates.hardware_of(device)
     source = ModelSource(SourceKind.CONFIG, name)
     options = EngineOptions(dtype=changes.pop("dtype", "auto"))
     workload = changes.pop("workload", Workload(512, 256))
@@ -89,38 +89,27 @@ def test_a_model_that_does_not_fit_has_no_points_but_says_what_it_needs() -> Non
     assert operating_point(profile, None) is None
 
 
-def test_a_cpu_device_is_estimated_by_its_cores_and_by_what_was_measured() -> None:
+def test_a_cpu_device_is_estimated_by_its_cores() -> None:
     device = fake_cpu(cores=4, memory_bytes=16 * GIB)
-    slow = CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")
-    one, two, four, measured = (
-        estimate(
-            "smollm2-135m", device=device, size=PartitionSize(SharingMode.CORES, n), figures=known
-        )
-        for n, known in ((1, None), (2, None), (4, None), (2, slow))
+    one, four = (
+        estimate("smollm2-135m", device=device, size=PartitionSize(SharingMode.CORES, n))
+        for n in (1, 4)
     )
     assert one.hardware == device.hardware
     assert one.knee.best_output_tokens_per_s < four.knee.best_output_tokens_per_s
     assert any("assumed per core" in note for note in one.provenance.notes)
-    assert measured.points[3].output_tokens_per_s < two.points[3].output_tokens_per_s
-    assert any("measured on this host" in note for note in measured.provenance.notes)
 
 
 def test_a_cpu_without_bfloat16_computes_in_32_bits_and_is_slower_in_the_type_it_emulates() -> None:
     device = dataclasses.replace(fake_cpu(cores=4, memory_bytes=16 * GIB), native_dtype="float32")
-    for measured in (None, CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")):
-        by_itself, emulated = (
-            estimate(
-                "smollm2-135m",
-                device=device,
-                size=PartitionSize(SharingMode.CORES, 1),
-                figures=measured,
-                dtype=dtype,
-            )
-            for dtype in ("auto", "bfloat16")
-        )
-        assert (by_itself.dtype, emulated.dtype) == ("float32", "bfloat16")
-        assert by_itself.footprint.weights_bytes == 2 * emulated.footprint.weights_bytes
-        assert by_itself.points[4].output_tokens_per_s > 2 * emulated.points[4].output_tokens_per_s
+    one = PartitionSize(SharingMode.CORES, 1)
+    by_itself, emulated = (
+        estimate("smollm2-135m", device=device, size=one, dtype=dtype)
+        for dtype in ("auto", "bfloat16")
+    )
+    assert (by_itself.dtype, emulated.dtype) == ("float32", "bfloat16")
+    assert by_itself.footprint.weights_bytes == 2 * emulated.footprint.weights_bytes
+    assert by_itself.points[4].output_tokens_per_s > 2 * emulated.points[4].output_tokens_per_s
 
 
 def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:
