@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 
-from partitiond.planner.bounds.prices import SAFETY
 from partitiond.planner.columns.fleet import ColumnProblem
 from partitiond.planner.columns.master import RowPrices
 from partitiond.planner.columns.pricing import ReplicaPrices
@@ -24,6 +23,9 @@ from partitiond.planner.columns.pricing import ReplicaPrices
 NODES: Final = 200_000
 STEPS: Final = 6
 """Limits on the branches of a pricing, and on its steps to better multipliers. Chosen."""
+ROUNDING: Final = 1e-10
+ROUNDING_OF_SUMS: Final = 1e-15
+"""Relative error of a bound, and for each model of the sums that nearly cancel in it."""
 
 
 def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
@@ -37,26 +39,37 @@ def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -
     for cls, held in enumerate(fleet.classes.site_class.tolist()):
         pools = fleet.pool_prices(duals.pool, cls)
         if (held, pools) not in known:
-            value = _most(fleet, held, duals, pools, stop)
+            value = most_of(fleet, held, replica_prices(fleet, duals, pools), stop)
             if value is None:
                 return None
             known[held, pools] = value
         total += int(fleet.classes.count[cls]) * known[held, pools]
-    return total + SAFETY * abs(total)
+    return safe_bound(fleet, duals, total)
 
 
-def _most(
-    fleet: ColumnProblem,
-    held: int,
-    duals: RowPrices,
-    pools: tuple[float, float],
-    stop: Callable[[], bool],
-) -> float | None:
-    """Return an upper bound on the value of any column of a class of `Sites`."""
+def safe_bound(fleet: ColumnProblem, duals: RowPrices, bound: float) -> float:
+    """Return a bound at prices with the most that floats may have lost of it."""
+    largest = float(fleet.worth.sum() + duals.least @ fleet.least)
+    return bound + ROUNDING * abs(bound) + ROUNDING_OF_SUMS * len(fleet.worth) * largest
+
+
+def replica_prices(
+    fleet: ColumnProblem, duals: RowPrices, pools: tuple[float, float]
+) -> ReplicaPrices:
+    """Return what replicas are worth before anything is planned."""
     open_part = np.where(fleet.worth > 0, 1.0, 0.0).tolist()
     lacks = np.where(duals.least > 0, fleet.least, 0).astype(np.float64).tolist()
     each = (duals.least - duals.most).tolist()
-    prices = ReplicaPrices(duals.served.tolist(), each, open_part, lacks, *pools)
+    return ReplicaPrices(duals.served.tolist(), each, open_part, lacks, *pools)
+
+
+def most_of(
+    fleet: ColumnProblem,
+    held: int,
+    prices: ReplicaPrices,
+    stop: Callable[[], bool],
+) -> float | None:
+    """Return an upper bound on the value of any column of a class of `Sites`."""
     best = most = 0.0
     for way in sorted(fleet.ways[held], key=lambda way: -way.bound):
         if stop():

@@ -17,12 +17,14 @@ is worth only what was missing.
 
 from typing import Final, final
 
-from librt.vecs import vec
+from librt.vecs import append, vec
 from mypy_extensions import i64
 
 NONE: Final = -1e30
 MOST: Final = 1024
 """Replicas that a device can hold at most."""
+MOST_SERVED: Final = 600_000
+"""Numbers in what the collected sets serve at most: 30,000 sets of 10 models. Chosen."""
 GRAIN: Final = 1e-12
 """Relative difference that only results from the order in which floats are summed."""
 
@@ -116,6 +118,7 @@ class Pricer:
         value: value of the set found by the last call, or 0.
         chosen: positions of its entries with repetitions; empty if no set is worth more.
         nodes: branches of the last call.
+        sets: positions of the entries of each set collected, until the caller empties it.
 
     Args:
         avoid: (m, m) flattened, 1 if two models never share a device; empty if there are none.
@@ -159,6 +162,68 @@ class Pricer:
         self.slope_memory = 0.0
         self.slope_load = 0.0
         self.node_limit: i64 = 0
+        self.collects = False
+        self.sets: list[list[int]] = []
+        self.lacks = vec[float]()
+        self.serves = vec[float]()
+        """What each collected set serves of every model, and its replicas that are lacking."""
+        self.recent = vec[i64]()
+        """Collected sets, roughly in the order in which they last served no less than another."""
+        self.mine = vec[float]([0.0 for _ in range(2 * models)])
+
+    def collect(
+        self, way: Way, prices: ReplicaPrices, above: float, steps: int, node_limit: int
+    ) -> bool:
+        """Add all sets worth more than `above` to `sets`, but those that serve no more of any model
+        than one that is there; return False if a limit ended it."""
+        if not self.sets:
+            self.serves, self.recent = vec[float](), vec[i64]()
+        self.collects = True
+        self.price(way, prices, above, above, steps, node_limit)
+        self.collects = False
+        return self.nodes <= node_limit
+
+    def _collect(self, way: Way, count: i64) -> None:
+        """Add the first entries of `current`, unless a set that is there serves no less."""
+        mine, serves, recent, both = self.mine, self.serves, self.recent, 2 * self.models
+        i: i64 = 0
+        while i < both:
+            mine[i] = 0.0
+            i += 1
+        i = 0
+        while i < count:
+            entry = self.current[i]
+            k = way.model[entry]
+            mine[k] = min(1.0, mine[k] + way.part[entry])
+            k += self.models
+            mine[k] = min(self.lacks[way.model[entry]], mine[k] + 1.0)
+            i += 1
+        n: i64 = 0
+        kept: i64 = len(self.sets)
+        while n < kept:
+            known = recent[n]
+            i = 0
+            while i < both and serves[known * both + i] >= mine[i] * (1.0 - GRAIN):
+                i += 1
+            if i == both:
+                self.nodes += n // 8
+                to = n // 2
+                while n > to:
+                    recent[n] = recent[n - 1]
+                    n -= 1
+                recent[to] = known
+                return
+            n += 1
+        self.nodes += kept // 8
+        if (kept + 1) * both > MOST_SERVED:
+            self.nodes = self.node_limit + 1
+            return
+        i = 0
+        while i < both:
+            serves = append(serves, mine[i])
+            i += 1
+        self.serves, self.recent = serves, append(recent, kept)
+        self.sets.append([self.current[i] for i in range(count)])
 
     def price(
         self,
@@ -181,6 +246,7 @@ class Pricer:
         self.chosen = []
         self.nodes = 0
         self._weigh(way, prices)
+        self.lacks = prices.lacks
         self._order(way)
         self.node_limit = node_limit
         self.per_memory = way.per_memory
@@ -540,7 +606,9 @@ class Pricer:
                 self.current[count] = e
                 if served + part[e] > 1.0 and served > 0.0:
                     brings = gain[e] * (1.0 - served) / part[e] - cost[e]
-                if value + brings > threshold:
+                if value + brings > threshold and self.collects:
+                    self._collect(way, count + 1)
+                elif value + brings > threshold:
                     threshold = value + brings
                     self.found_size = count + 1
                     k: i64 = 0

@@ -5,6 +5,7 @@ The compiled search goes on from the plan (`planner.search.searching`).
 
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.columns import pricing
+from partitiond.planner.columns.best_choice import BestChoice
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, pricing_work
@@ -20,7 +22,7 @@ from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import in_order, most_goodput
-from partitiond.planner.pack.members import Member, member
+from partitiond.planner.pack.members import Member, member, rank
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.watch import SolveMonitor
@@ -31,6 +33,15 @@ DIVE_SHARE: Final = 0.75
 PROVE_SHARE: Final = 0.25
 """Shares of the time left: for the first linear program, until no more columns are sought, and for
 the bound. Chosen."""
+FEW: Final = 6
+WIDER: Final = 1.25
+MARGINS: Final = 22
+CHOOSE_SHARE: Final = 0.5
+MOST_GAP: Final = 0.05
+LONGER: Final = 1.5
+"""Devices up to which the best plan may be proven; by how much more such plans may lose each time,
+how often until they may lose all up to the best known one; the share of the time left, the gap
+beyond which nothing is proven in it, and how much longer the next time takes at least. Chosen."""
 MOST_WORK: Final = 4_000_000
 """Steps of one pricing, which nothing stops midway: a second or two of a core. 100 models on a host
 of 192 cores take 3.7 million; a device that holds more is planned by the other search."""
@@ -69,7 +80,7 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
         The plan, and whether the columns gave a better bound than was known.
     """
     fleet, better = ColumnProblem(build_sites(watch.instance)), False
-    of_full = math.inf
+    of_full, tight = math.inf, list[RowPrices]()
 
     def enough() -> bool:
         return watch.done or watch.left() <= 0
@@ -77,26 +88,64 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
     def prove(*prices: RowPrices) -> None:
         nonlocal better, of_full
         stop = watch.within(PROVE_SHARE)
-        for each in prices:
-            of_all = dataclasses.replace(each, least=np.zeros_like(each.least))
-            bound = bound_at(fleet, of_all, stop)
-            better |= bound is not None and watch.proved(bound)
-        for each in prices if fleet.least.any() else ():
+        of_any = [dataclasses.replace(each, least=np.zeros_like(each.least)) for each in prices]
+        for each in [*of_any, *prices] if fleet.least.any() else of_any:
             bound = bound_at(fleet, each, stop)
-            of_full = of_full if bound is None else min(of_full, bound)
+            if bound is None:
+                return
+            if not each.least.any():
+                better |= watch.proved(bound)
+            if bound < of_full:
+                of_full, tight[:] = bound, [each]
 
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
     columns = dive(fleet, fleet.all(), priced=prove, late=late, hurry=hurry, stop=enough)
-    packing = packed(fleet, columns)
+    made = _completed(watch, packed(fleet, columns), worth)
+    if watch.value is not None and of_full < math.inf:
+        # Least numbers come before goodput, and a plan has them all.
+        better |= watch.proved(of_full)
+    few = COMPILED and len(made.packing.loads) <= FEW and not watch.fixed
+    if few and tight and watch.value and not enough():
+        chosen, proven = _best_choice(watch, watch.value, fleet, tight[0])
+        better |= proven
+        if chosen:
+            # Hosts may have no room for it, so it may be worse.
+            other = _completed(watch, packed(fleet, chosen), worth)
+            made = min(made, other, key=lambda one: rank(one.packing, by_cost=False))
+    return made, better
+
+
+def _completed(watch: SolveMonitor, packing: Packing, worth: Floats) -> Member:
+    """Return a plan with what can be added to it, and report it."""
     stop = watch.finish()
     adding = Adding(packing, worth, stop=stop)
     most_goodput(adding, in_order(adding), stop)
     made = member(NAME, packing)
     watch.take([made])
-    if watch.value is not None and of_full < math.inf:
-        # Least numbers come before goodput, and a plan has them all.
-        better |= watch.proved(of_full)
-    return made, better
+    return made
+
+
+def _best_choice(
+    watch: SolveMonitor, known: float, fleet: ColumnProblem, duals: RowPrices
+) -> tuple[list[DeviceColumn], bool]:
+    """Return the best plan if it is better than the known value and found in time, and whether a
+    better bound is proven."""
+    until = time.monotonic() + CHOOSE_SHARE * watch.left()
+    choice = BestChoice(fleet, duals, watch.until(until))
+    all_of_it, better = choice.bound - known, False
+    for times in reversed(range(MARGINS if all_of_it <= MOST_GAP * known else 0)):
+        margin = all_of_it / WIDER**times
+        began = time.monotonic()
+        found = choice.within(margin)
+        if found is None:
+            break
+        better |= watch.proved(choice.bound_beyond(found[0]))
+        if found[0] < margin:
+            return found[1], better
+        now = time.monotonic()
+        if now + LONGER * (now - began) > until:
+            break
+    return [], better
 
 
 def packed(fleet: ColumnProblem, plan: Sequence[DeviceColumn]) -> Packing:

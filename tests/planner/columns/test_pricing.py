@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.core.plan.record import Objective
 from partitiond.planner.columns.fleet import ColumnProblem, PricedWay
-from partitiond.planner.columns.pricing import ReplicaPrices
+from partitiond.planner.columns.pricing import Pricer, ReplicaPrices, Way
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import PlanRequest
@@ -117,3 +117,17 @@ def test_only_models_that_lack_replicas_are_worth_more_than_their_demand() -> No
     assert not len(chosen(0.0))
     assert 1 <= len(chosen(2.0)) <= 2
     assert chosen(2.0).all()
+
+
+def test_sets_that_are_not_collected_are_told() -> None:
+    """Of a thousand models, of which a device holds any one."""
+    many, one = 1000, [1.0] * 1000
+    way = Way(
+        [*range(many)], [1] * many, one, one, one, [0.0] * 2 * many, [0] * many, one,
+        1, 1.0, 1.0, [1e30, 1e30], [],
+    )  # fmt: skip
+    prices, pricer = ReplicaPrices(one, [0.0] * many, one, [0.0] * many, 0.0, 0.0), Pricer([], many)
+    for nodes, least in ((50, 0), (MANY, 100)):  # too many branches, and too many sets
+        pricer.sets = []
+        assert not pricer.collect(way, prices, 0.0, 0, nodes)
+        assert least < len(pricer.sets) < many
