@@ -38,7 +38,7 @@ WIDER: Final = 1.25
 MARGINS: Final = 22
 CHOOSE_SHARE: Final = 0.5
 MOST_GAP: Final = 0.05
-LONGER: Final = 1.5
+LONGER: Final = 3.0
 """Devices up to which the best plan may be proven; by how much more such plans may lose each time,
 how often until they may lose all up to the best known one; the share of the time left, the gap
 beyond which nothing is proven in it, and how much longer the next time takes at least. Chosen."""

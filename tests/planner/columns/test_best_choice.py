@@ -1,7 +1,10 @@
 """What is chosen of all contents of devices is the best plan there is."""
 
 import dataclasses
+import itertools
+import math
 import random
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Final
 
@@ -10,8 +13,9 @@ import pytest
 
 from partitiond.core.plan.record import ModelDemand, Objective
 from partitiond.planner.bounds.prices import linear_prices
-from partitiond.planner.columns import search
+from partitiond.planner.columns import best_choice, search
 from partitiond.planner.columns.best_choice import BestChoice
+from partitiond.planner.columns.bound import safe_bound
 from partitiond.planner.columns.fleet import ColumnProblem
 from partitiond.planner.columns.master import RowPrices
 from partitiond.planner.columns.search import packed, plan_by_columns
@@ -42,7 +46,9 @@ def _simple(sites: Sites) -> bool:
     return not (instance.pools or instance.ties.near or most < 100)
 
 
-def _choice(sites: Sites, seed: int | None = None) -> BestChoice:
+def _choice(
+    sites: Sites, seed: int | None = None, stop: Callable[[], bool] = lambda: False
+) -> BestChoice:
     """At random prices, of which some are 0; else at those of demands that nothing serves."""
     fleet, rng = ColumnProblem(sites), np.random.default_rng(seed)
     none = np.zeros(len(fleet.worth))
@@ -50,7 +56,7 @@ def _choice(sites: Sites, seed: int | None = None) -> BestChoice:
     served = fleet.worth if seed is None else served
     least = np.where(fleet.least > 0, rng.choice([0.0, 0.1 * float(fleet.worth.max())]), 0.0)
     no_device, no_pool = np.zeros(len(fleet.classes.count)), np.zeros(fleet.classes.pools)
-    return BestChoice(fleet, RowPrices(served, least, none, no_device, no_pool), lambda: False)
+    return BestChoice(fleet, RowPrices(served, least, none, no_device, no_pool), stop)
 
 
 @pytest.mark.parametrize("seed", seeds(150, 20))
@@ -77,6 +83,41 @@ def test_the_best_choice_is_the_best_plan_at_any_prices(seed: int) -> None:
     closely = choice.within(lost * (1 + 1e-9) + 1e-9)
     assert closely is not None
     assert closely[0] == pytest.approx(lost, abs=1e-9)
+
+
+def _after(calls: int) -> Callable[[], bool]:
+    """A stop that is asked so often before it ends the search."""
+    asked = itertools.count()
+    return lambda: next(asked) >= calls
+
+
+def test_what_is_stopped_or_cut_short_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = sites_of(question(60, Objective.MAX_GOODPUT))
+    whole = _choice(sites, 7)
+    all_of_it = whole.within(whole.bound + 1.0)
+    assert all_of_it is not None
+    outcomes = set[tuple[bool, bool]]()
+    for calls in range(200):
+        choice = _choice(sites, 7, _after(calls))
+        assert choice.bound in (whole.bound, math.inf)
+        found = choice.within(whole.bound + 1.0)
+        assert found is None or found[0] == all_of_it[0]
+        outcomes.add((choice.bound == math.inf, found is None))
+    assert outcomes == {(True, True), (False, True), (False, False)}
+    asked_of = PlanRequest(gpus(1), tuple(want(n, point(n, 4.0, 12), rate=8.0) for n in "abc"))
+    choice = _choice(build_sites(build_instance(asked_of)), 7)
+    assert choice.within(choice.bound) is not None
+    monkeypatch.setattr(best_choice, "MOST_NODES", 1)
+    assert choice.within(choice.bound) is None
+
+
+def test_a_bound_is_larger_by_what_floats_may_lose() -> None:
+    fleet = _choice(sites_of(question(60, Objective.MAX_GOODPUT))).fleet
+    none = np.zeros(len(fleet.worth))
+    free = RowPrices(none, none, none, np.zeros(0), np.zeros(0))
+    sums = 1e-15 * len(none) * float(fleet.worth.sum())
+    assert safe_bound(fleet, free, 0.0) == pytest.approx(sums, rel=1e-6)
+    assert safe_bound(fleet, free, 1.0) - 1.0 == pytest.approx(1e-10 + sums, rel=1e-4)
 
 
 def test_two_devices_may_hold_the_same() -> None:
