@@ -21,7 +21,7 @@ from partitiond.core.plan.record import (
 )
 from partitiond.planner.api import PlanRefusedError, solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND
+from partitiond.planner.progress.answer import IMPOSSIBLE, LATE, NOT_FOUND
 from partitiond.planner.search import portfolio
 from tests.oracle.changes import (
     moves_of_loads,
@@ -201,6 +201,7 @@ def _of_plan(
     proof, found = plan.certificate, _unplaced(question, plan)
     asked = best(question, loads)
     said = (IMPOSSIBLE in plan.explanation) + (NOT_FOUND in plan.explanation)
+    said += any(sentence.startswith(LATE) for sentence in plan.explanation)
     if proof.objective is not question.objective:
         if asked is not None and not plan.held_back:
             word = "impossible" if IMPOSSIBLE in plan.explanation else "not found"

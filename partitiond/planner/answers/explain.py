@@ -34,7 +34,7 @@ from partitiond.planner.model.rates import rates_alone, reference_rates
 from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.packing import missing as what_is_missing
-from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswer
+from partitiond.planner.progress.answer import IMPOSSIBLE, LATE, NOT_FOUND, SolveAnswer
 
 MUCH = 1000.0
 """Spare capacity from this multiple on is not reported as a number. Chosen."""
@@ -151,8 +151,8 @@ def _why_partial(instance: Instance, found: SolveAnswer) -> Iterator[str]:
         return
     if not found.packing.lacking():  # the plan itself is the proof
         yield (
-            "Everything is served. That was found only at the end of the time, so that a plan "
-            f"better by {instance.request.objective.value} may well exist: give it more time."
+            f"{LATE}, so that a plan better by "
+            f"{instance.request.objective.value} may well exist: give it more time."
         )
     elif found.proven_impossible or proven_not_all(instance):
         yield IMPOSSIBLE

@@ -12,7 +12,9 @@ NOT_FOUND = (
     "No plan that serves everything was found in the time given, and it is not proven that there "
     "is none; this plan is for the most goodput."
 )
-"""Either may be in the explanation of a plan that fell back and leaves something out."""
+"""Either is in the explanation of a plan that fell back and leaves something out."""
+LATE = "Everything is served. That was found only at the end of the time"
+"""Begins the explanation of one that leaves nothing out."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
