@@ -81,8 +81,7 @@ def solve_portfolio(
         if found is None and instance.request.all_or_nothing:
             return SolveAnswer(Packing(instance), objective, 0.0, 0.0, Status.FEASIBLE, "none")
         found = found or _solve_goodput(watch, watch.impossible, may)
-        served = found.proven_impossible is False and not found.packing.lacking()
-        if served and watch.left() > 0:
+        if found.proven_impossible is False and not found.packing.lacking():
             # It answers what was asked, which the search for the least cost did not find.
             drop_surplus(found.packing)
             watch.restart(objective)
