@@ -260,7 +260,7 @@ class Engine:
     def _happen(self, event: ReplicaEvent) -> None:
         self._enter(step(self.state, event))
 
-    def routed(self) -> None:
+    def note_routed(self) -> None:
         """Note that the endpoint routes requests to it."""
         self.shown = self.state
 

@@ -533,7 +533,7 @@ class Controller:
         told = self._endpoint.routed() or ()
         for engine in self.engines:
             if engine.generation in told:
-                engine.routed()
+                engine.note_routed()
         if not self._closing:  # in a shutdown nothing is planned: `desired` is then not the plan
             self._callbacks.after_pass()
         return actions

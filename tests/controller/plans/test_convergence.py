@@ -47,7 +47,7 @@ async def test_a_plan_has_not_converged_before_the_endpoint_routes_to_its_replic
     engine.shown = ReplicaState.STARTING
     assert host.service.convergence.now().state is PlanState.CONVERGING
     assert host.service.models.model("a").replicas_serving == 0
-    engine.routed()
+    engine.note_routed()
     assert host.service.convergence.now().state is PlanState.CONVERGED
 
 
