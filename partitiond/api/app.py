@@ -71,7 +71,7 @@ def create_app(
 
     def cached_document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app)
+            app.openapi_schema = openapi.document(app, ROUTERS)
         return app.openapi_schema
 
     setattr(app, "openapi", cached_document)  # noqa: B010 - FastAPI's documented way

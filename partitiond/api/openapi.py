@@ -1,13 +1,15 @@
 """Builds the OpenAPI document: FastAPI's, plus our problem details and our tokens."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from partitiond.api.answers import Problem
 from partitiond.api.auth import METRICS_PATH, OPEN_PATHS
 from partitiond.api.errors import MEDIA_TYPE
+from partitiond.api.replies import Route
 
 _SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
 _TAGS: Final = [
@@ -23,13 +25,13 @@ _TAGS: Final = [
 ]
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """Return the document of an app."""
+def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
+    """Return the document of an app with these routers."""
     made = get_openapi(
         title=app.title,
         version=app.version,
         description=app.description,
-        routes=app.routes,
+        routes=[r.documented() for each in routers for r in each.routes if isinstance(r, Route)],
         tags=_TAGS,
     )
     schemas = made["components"]["schemas"]

@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.given import CordonControl, DeviceControl
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.api.schemas import CordonBody
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
 
-router = APIRouter(prefix="/devices", tags=["devices"])
+router = APIRouter(prefix="/devices", tags=["devices"], route_class=Route)
 
 
 @router.get(

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from partitiond.api.given import DriftControl
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.core.drift.correction import Correction
 from partitiond.core.views.drift import DriftReport
 from partitiond.serde import closed
 
-router = APIRouter(prefix="/drift", tags=["drift"])
+router = APIRouter(prefix="/drift", tags=["drift"], route_class=Route)
 
 
 @router.get(

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.given import EventLog
-from partitiond.api.replies import reply
+from partitiond.api.replies import Route, reply
 from partitiond.core.errors import InputError
 from partitiond.core.events import Event, EventFilter
 from partitiond.core.instants import unix_seconds, utc_iso
 
-router = APIRouter(prefix="/events", tags=["events"])
+router = APIRouter(prefix="/events", tags=["events"], route_class=Route)
 
 
 @router.get(

@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.given import FitCheck, Options
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.core.views.fit import Fit
 from partitiond.fleet.registration import ModelBody
 from partitiond.serde import closed
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=Route)
 
 
 @router.post(

@@ -10,11 +10,11 @@ from partitiond import __version__
 from partitiond.api.answers import Health, Index, Ready, Stopping
 from partitiond.api.auth import ADMITTED
 from partitiond.api.given import DaemonControl, MetricsSource, ReadinessCheck
-from partitiond.api.replies import NO_STORE, problems
+from partitiond.api.replies import NO_STORE, Route, problems
 from partitiond.api.schemas import ShutdownBody
 from partitiond.core.errors import NotReadyError
 
-router = APIRouter(tags=["daemon"])
+router = APIRouter(tags=["daemon"], route_class=Route)
 
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 RESOURCES: Final = {
@@ -36,9 +36,10 @@ RESOURCES: Final = {
 
 
 @router.get("/", operation_id="getIndex", summary="Index", response_model=Index)
-async def get_index() -> Index:
+async def get_index() -> Response:
     """Name, version and the resources."""
-    return Index(name="partitiond", version=__version__, resources=RESOURCES)
+    index = Index(name="partitiond", version=__version__, resources=RESOURCES)
+    return JSONResponse(index.model_dump())
 
 
 @router.get("/healthz", operation_id="getHealth", summary="Health", response_model=Health)

@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.given import FleetHosts
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.core.hardware.host_state import HostView
 
-router = APIRouter(prefix="/hosts", tags=["hosts"])
+router = APIRouter(prefix="/hosts", tags=["hosts"], route_class=Route)
 
 
 @router.get(

@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.given import JobControl
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.core.profile.jobs import Job
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=Route)
 
 
 @router.get(

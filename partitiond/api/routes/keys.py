@@ -5,11 +5,11 @@ from fastapi import APIRouter, Response
 from partitiond.api.answers import NewKey
 from partitiond.api.given import KeyControl
 from partitiond.api.key_schemas import KeyBody, KeyPatch, RotateBody
-from partitiond.api.replies import no_content, problems, reply
+from partitiond.api.replies import Route, no_content, problems, reply
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.views.lists import KeyView
 
-router = APIRouter(prefix="/keys", tags=["keys"])
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=Route)
 
 
 @router.get(

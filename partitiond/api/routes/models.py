@@ -7,7 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.given import ModelControl, Options
-from partitiond.api.replies import ExpectedVersion, check_version, etag, no_content, problems, reply
+from partitiond.api.replies import (
+    ExpectedVersion,
+    Route,
+    check_version,
+    etag,
+    no_content,
+    problems,
+    reply,
+)
 from partitiond.api.schemas import ModelPatch, ProfileBody, SleepBody
 from partitiond.core.errors import ConflictError, PartitiondError, PreconditionFailedError
 from partitiond.core.model.record import ModelRecord
@@ -16,7 +24,7 @@ from partitiond.core.profile.jobs import Job
 from partitiond.core.views.lists import ModelView
 from partitiond.fleet.registration import ModelBody
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=Route)
 
 DryRun = Annotated[bool, Query(description="Store nothing; answer what would be stored.")]
 _ETAG = {"ETag": {"description": "Version of what was registered.", "schema": {"type": "string"}}}

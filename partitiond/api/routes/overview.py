@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.given import Overviews
-from partitiond.api.replies import reply
+from partitiond.api.replies import Route, reply
 from partitiond.core.views.overview import WINDOW_SECONDS, Overview
 from partitiond.serde import closed
 
-router = APIRouter(prefix="/overview", tags=["daemon"])
+router = APIRouter(prefix="/overview", tags=["daemon"], route_class=Route)
 
 
 @router.get(

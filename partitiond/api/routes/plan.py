@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from partitiond.api.given import Convergences, FitCheck, Options, PlanControl
 from partitiond.api.plan_schemas import PlanBody
 from partitiond.api.plan_stream import OPENAPI, plan_events
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.api.schemas import ApplyBody
 from partitiond.api.streams import MEDIA_TYPE, EventStream, changes, wants_stream
 from partitiond.core.errors import NotFoundError
@@ -15,7 +15,7 @@ from partitiond.core.plan.record import Plan
 from partitiond.core.replica.convergence import Convergence
 from partitiond.core.views.preview import PlanPreview
 
-router = APIRouter(prefix="/plan", tags=["plan"])
+router = APIRouter(prefix="/plan", tags=["plan"], route_class=Route)
 
 CONVERGENCE_DOCUMENTED: Final[dict[int | str, dict[str, Any]]] = {
     200: {

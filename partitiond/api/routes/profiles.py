@@ -8,13 +8,13 @@ from pydantic import BeforeValidator
 
 from partitiond.api.given import ProfileControl
 from partitiond.api.profile_rows import ProfileRows
-from partitiond.api.replies import problems, reply, reply_bytes
+from partitiond.api.replies import Route, problems, reply, reply_bytes
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView
 from partitiond.fleet.profile_files import check_schema, check_sound, in_present_schema
 
-router = APIRouter(prefix="/profiles", tags=["profiles"])
+router = APIRouter(prefix="/profiles", tags=["profiles"], route_class=Route)
 
 ProfileJson = Annotated[
     Profile,

@@ -4,11 +4,11 @@ from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field
 
 from partitiond.api.given import Releases
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.core.replica.releases import Release
 from partitiond.fleet.parts import Body
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=Route)
 
 
 class RollbackBody(Body):

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.given import Overviews
-from partitiond.api.replies import reply
+from partitiond.api.replies import Route, reply
 from partitiond.core.views.lists import ReplicaView
 
-router = APIRouter(prefix="/replicas", tags=["replicas"])
+router = APIRouter(prefix="/replicas", tags=["replicas"], route_class=Route)
 
 
 @router.get(

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from partitiond.api.given import Scalings
-from partitiond.api.replies import problems, reply
+from partitiond.api.replies import Route, problems, reply
 from partitiond.core.views.scaling import ScalingView
 from partitiond.serde import closed
 
-router = APIRouter(prefix="/scaling", tags=["scaling"])
+router = APIRouter(prefix="/scaling", tags=["scaling"], route_class=Route)
 
 
 @router.get(

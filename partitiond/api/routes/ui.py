@@ -10,13 +10,13 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from partitiond.api.replies import NO_STORE, no_content
+from partitiond.api.replies import NO_STORE, Route, no_content
 from partitiond.api.sessions import MAX_NAME, DashboardSessions, bearer
 from partitiond.core.errors import NotFoundError, UnauthorizedError
 from partitiond.fleet.parts import Body
 from partitiond.models.listing import count_text, rows
 
-router = APIRouter(prefix="/ui", include_in_schema=False)
+router = APIRouter(prefix="/ui", include_in_schema=False, route_class=Route)
 
 _POLICY: Final = {
     "default-src": "'none'",

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from partitiond.api.auth import ADMITTED
 from partitiond.api.given import FleetHosts, Overviews
-from partitiond.api.replies import NO_STORE
+from partitiond.api.replies import NO_STORE, Route
 from partitiond.api.streams import EventStream
 from partitiond.core.errors import NotFoundError, UnauthorizedError
 from partitiond.engines.process.log_tail import read_tail
@@ -32,7 +32,9 @@ def _admitted(request: Request) -> None:
         raise UnauthorizedError("the session has ended.", hint="Log in again.")
 
 
-router = APIRouter(prefix="/ui", include_in_schema=False, dependencies=[Depends(_admitted)])
+router = APIRouter(
+    prefix="/ui", include_in_schema=False, dependencies=[Depends(_admitted)], route_class=Route
+)
 
 
 @router.post("/try/{kind}")

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.given import Usages
-from partitiond.api.replies import reply
+from partitiond.api.replies import Route, reply
 from partitiond.core.views.usage import UsageBy, UsageReport
 from partitiond.serde import closed
 
-router = APIRouter(prefix="/usage", tags=["usage"])
+router = APIRouter(prefix="/usage", tags=["usage"], route_class=Route)
 
 
 @router.get(
