@@ -104,16 +104,18 @@ prepared: $(STAMP)
 # Tests wait for processes more than they compute, so there are more workers than cores. 0 for one
 # test after the other in one process, which a debugger wants.
 WORKERS ?= 4
-TESTS := WORKERS=$(WORKERS) BESIDE=lint $(BIN)/python -m tests.run
+TESTS = WORKERS=$(WORKERS) BEFORE="$(BEFORE)" BESIDE=lint $(BIN)/python -m tests.run
+BEFORE = engine native browser
 
 # The proxies of `make test` run from their sources: compiling them is a matter of `make test-full`.
-test: $(STAMP) engine kernels ## decisions, contracts of the fakes, one real engine; lint and types
+test: BEFORE = engine kernels
+test: $(STAMP) ## decisions, contracts of the fakes, one real engine; lint and types
 	@PARTITIOND_NATIVE=0 $(TESTS) test $(PYTEST_ARGS)
 
-test-full: $(STAMP) engine prepared ## what needs more: processes killed, Ray, browser, GPU
+test-full: $(STAMP) ## what needs more: processes killed, Ray, browser, GPU
 	@$(TESTS) full $(PYTEST_ARGS)
 
-check: $(STAMP) engine prepared ## both in one run: what must pass before a change lands
+check: $(STAMP) ## both in one run: what must pass before a change lands
 	@$(TESTS) all $(PYTEST_ARGS)
 
 # Debian and Ubuntu; elsewhere install Chromium yourself, or name one in PARTITIOND_CHROMIUM.

@@ -11,6 +11,7 @@ a damaged one, the sources run as they are: the proxy at twice the CPU time, and
 at fifty times. `PARTITIOND_NATIVE=0` in the environment asks for the proxy's uncompiled sources.
 """
 
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib.metadata
@@ -238,8 +239,8 @@ def main() -> int:
         return 0
     print("Compiling the proxy's hot path and the planner's loops (a minute or two)")
     try:
-        for part in left:
-            build(part)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(build, left))
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         print(f"{UNCOMPILED}.", file=sys.stderr)

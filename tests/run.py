@@ -6,7 +6,8 @@
 more, each test alone in a process of its own (see `tests.verdict`). `--record` writes
 `tests/durations.txt`, by which the longest files begin first.
 
-Variables: WORKERS (processes), BESIDE (make targets that are checked beside the tests),
+Variables: WORKERS (processes), BEFORE (make targets that the tests wait for, made at the same time:
+a compiler and a download use one core each), BESIDE (make targets that are checked beside them),
 TESTS_BEGIN_BEFORE (seconds since 1970; what would begin later is left out, and the run is red).
 """
 
@@ -53,9 +54,15 @@ def main(arguments: Sequence[str]) -> int:
     # Sockets lie in the folders of tests, and their paths may have 107 bytes: a short one for all.
     folder = Path(tempfile.mkdtemp(prefix="pd."))
     print(f"Folders of the tests: {folder}; logs: {LOGS.name}/", flush=True)
+    before, beside = _started("BEFORE"), _started("BESIDE")
+    if before:
+        print("The tests wait for make", *before, flush=True)
     # In a process of its own: this one has imported plugins of pytest, which pytest warns of.
     subprocess.run([sys.executable, "-m", "tests.compiled"], cwd=ROOT, check=False)
-    beside = {name: _beside(name) for name in os.environ.get("BESIDE", "").split()}
+    missing = _ended(before)
+    if missing:
+        print(*missing, *_ended(beside), "red", sep="\n", flush=True)
+        return 1
     workers = os.environ.get("WORKERS", "4")
     status = _pytest(
         ["--workers", workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all"
@@ -104,14 +111,22 @@ def _report(name: str) -> Run:
     return read(file.read_text(encoding="utf-8").splitlines() if file.exists() else ())
 
 
-def _beside(target: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+Targets = dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]]
+
+
+def _started(variable: str) -> Targets:
+    """Begin to make the targets that a variable of the environment names."""
+    return {target: _make(target) for target in os.environ.get(variable, "").split()}
+
+
+def _make(target: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     log = (LOGS / f"{target}.log").open("w+b")
     command = ["make", "--no-print-directory", target]
     return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT), log
 
 
-def _ended(beside: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]]) -> list[str]:
-    """Wait for what ran beside the tests, print what it said, and return what failed."""
+def _ended(beside: Targets) -> list[str]:
+    """Wait for targets, print what they said, and return what failed."""
     faults = []
     for name, (process, log) in beside.items():
         status = process.wait()
