@@ -297,7 +297,7 @@ class Fleet:
             model=name, prompt="Once upon a time", max_tokens=8, extra_body={"ignore_eos": True}
         )
         assert answer.usage is not None
-        return answer.usage.completion_tokens
+        return int(answer.usage.completion_tokens)
 
     def serving(self, count: int, *, seconds: float = 0) -> Sequence[ReplicaView]:
         def ready() -> Sequence[ReplicaView] | None:
