@@ -41,21 +41,27 @@ BATCHES: Final = (16, 64, 256)
 MPS_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 STEP_SECONDS: Final = 0.0015
 """Time of a step beyond the roofline."""
-WANTED: Final = {"over": 3.0, "slack": 0.6}
+WANTED: Final = {"over": 3.0, "slack": 0.6, "survive": 0.6}
 """Demand over the capacity of the devices, as `_part_of_a_device` counts it."""
 
 
 def request(kind: str, models: int, gpus: int, seed: int, seconds: float) -> PlanRequest:
-    """One instance; `kind` is "over" (most goodput) or "slack" (fewest devices)."""
-    rng = random.Random(f"shipped-{kind}-{models}-{gpus}-{seed}")
+    """One instance; `kind` is "over" (most goodput), "slack" (fewest devices), or "survive", the
+    same with half of the models to be served in full after the loss of any device."""
+    drawn_as = "slack" if kind == "survive" else kind
+    rng = random.Random(f"shipped-{drawn_as}-{models}-{gpus}-{seed}")
     devices = tuple(_devices(gpus))
     drawn = [_draw(f"m{i}", rng) for i in range(models)]
     share = WANTED[kind] * gpus / math.fsum(each.popularity for each in drawn)
     names = [each.name for each in drawn]
     hosts = tuple((host, HOST_BYTES) for host in dict.fromkeys(d.host for d in devices))
+    wanted = [_demand(each, each.popularity * share, names, rng) for each in drawn]
+    for n in range(0, models if kind == "survive" else 0, 2):
+        rules = dataclasses.replace(wanted[n].rules, survive=FaultDomain.DEVICE)
+        wanted[n] = dataclasses.replace(wanted[n], rules=rules)
     return PlanRequest(
         devices=devices,
-        models=tuple(_demand(each, each.popularity * share, names, rng) for each in drawn),
+        models=tuple(wanted),
         objective=Objective.MAX_GOODPUT if kind == "over" else Objective.MIN_DEVICES,
         time_limit_seconds=seconds,
         seed=seed,

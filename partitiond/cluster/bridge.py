@@ -359,9 +359,22 @@ class Bridge:
         """Who can join, for those who look why a host did not."""
 
     async def join(self) -> None:
-        """Join Ray. Raises Unreachable, TimeoutError."""
+        """Join Ray, once its control service is there. Raises Unreachable, TimeoutError."""
         async with asyncio.timeout(JOIN_SECONDS):
+            while not await self._control_listens():  # noqa: ASYNC110 - nobody tells us
+                await asyncio.sleep(LOOK_SECONDS)
             await self._control.ask(self._join)
+
+    async def _control_listens(self) -> bool:
+        """Whether somebody listens at the control service's address. Without this look, Ray would
+        ask on in a loop that takes a whole core, for a minute, once the service is gone."""
+        host, _, port = self._settings.address.rpartition(":")
+        try:
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     def _join(self) -> None:
         import ray
@@ -388,6 +401,8 @@ class Bridge:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
+        if not await self._control_listens():
+            raise Unreachable("Ray: nobody listens at its control service's address")
         nodes = nodes_of(await self._control.ask(_node_table))
         chosen, members = choose_nodes(nodes, self._known)
         for host, node in chosen.items():

@@ -1,6 +1,7 @@
 """The bridge's decisions are functions of data; Ray is not needed for them."""
 
 import ast
+import socket
 import sys
 import time
 from pathlib import Path
@@ -91,3 +92,23 @@ async def test_a_host_that_is_not_in_the_cluster_is_told_which_ray_alone_can_joi
     made._versions = "; Ray 2.60.0 alone can join"
     with pytest.raises(Unreachable, match=r"not in the cluster .*; Ray 2\.60\.0 alone can join"):
         await made._answer("a", time.monotonic() + 60, b"")
+
+
+async def test_ray_is_asked_nothing_while_its_control_service_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would take a whole core, for a minute, to find out that nobody is there."""
+    monkeypatch.setattr(bridge, "JOIN_SECONDS", 0.01)
+    with socket.socket() as control:
+        control.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{control.getsockname()[1]}"
+        made = bridge.Bridge(bridge.BridgeSettings(address, "127.0.0.1", ""))
+        await made.watch()
+        with pytest.raises(TimeoutError):
+            await made.join()
+        assert not made._control._thread._threads
+        monkeypatch.setattr(bridge, "JOIN_SECONDS", 60)
+        control.listen()
+        with pytest.raises(Unreachable, match=r"^Ray: "):
+            await made.join()
+        assert made._control._thread._threads

@@ -223,12 +223,20 @@ class Loads:
         counted = data.limit[m]
         counted = min(counted, rate)
         value = data.slope[m] * float(counted)
-        missing = data.need[m] - rate
-        short = data.least[m] - self.number[m] - number
+        lacks = self._price_of_lack(m, data.need[m] - rate, data.least[m] - self.number[m] - number)
         if data.spread[m] >= 0:
+            # Added, not the larger of both: a first replica alone survives no loss, and is a step.
             lost, lost_number = self._most_lost(m, d, more, number)
-            missing = max(missing, data.left[m] - rate + lost)
-            short = max(short, data.left_number[m] - self.number[m] - number + lost_number)
+            lacks += self._price_of_lack(
+                m,
+                data.left[m] - rate + lost,
+                data.left_number[m] - self.number[m] - number + lost_number,
+            )
+        return value - lacks
+
+    def _price_of_lack(self, m: i64, missing: i64, short: i64) -> float:
+        """Return the price of what model m lacks: of rate, or of replicas, the larger one."""
+        data = self.data
         lacks = 0.0
         if missing > 0:
             cell = i64(float(missing) * data.per_cell[m] + UP)
@@ -237,7 +245,7 @@ class Loads:
             lacks = data.lacking[m * data.cells + cell]
         if short > 0:
             lacks = max(lacks, data.short[m] * float(short))
-        return value - lacks
+        return lacks
 
     def _most_lost(self, m: i64, d: i64, more: i64, number: i64) -> tuple[i64, i64]:
         """Return the most rate, and the most replicas, that one fault domain holds of model m."""

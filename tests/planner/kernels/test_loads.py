@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from partitiond.core.model.placement_rules import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
@@ -13,7 +14,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import RATE_SCALE, PlanRequest
 from partitiond.planner.search.annealing import make_data
-from tests.planner.build import gpu, point, want
+from tests.planner.build import gpu, gpus, point, want
 from tests.planner.problems import level_of, question, seeds, sites_of
 
 
@@ -65,3 +66,20 @@ def test_a_replica_is_worth_its_gain_less_what_every_model_beside_it_loses() -> 
             promised -= data.short[1]
         assert promised / RATE_SCALE == pytest.approx(gain, rel=1e-3)
         state.add(0, entry[model], level)
+
+
+@pytest.mark.parametrize("rate", [8.0, None])
+def test_each_replica_on_the_way_to_survive_a_loss_is_worth_something(rate: float | None) -> None:
+    """The first one too, after whose loss nothing is left; and one beside it is not."""
+    rules = PlacementRules(survive=FaultDomain.DEVICE)
+    models = (want("a", point("a", 10, 20), rate=rate, rules=rules),)
+    request = PlanRequest(gpus(3), models, objective=Objective.MIN_DEVICES)
+    sites = build_sites(build_instance(request))
+    data = make_data(sites, usual_prices(sites), by_cost=True)
+    state, entry = Loads(data), int(np.flatnonzero(sites.entry_model == 0)[-1])
+    for device, helps in ((0, True), (0, False), (1, True), (2, False)):
+        level = state.fits(device, entry)
+        assert (state.worth_beside(device, entry, level) > 0) == helps
+        if helps:
+            state.add(device, entry, level)
+    assert state.worth == 0.0
