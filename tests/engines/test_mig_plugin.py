@@ -207,10 +207,10 @@ async def test_the_real_engine_finds_its_slice(
     """Without the plugin the slice's number within its GPU is taken for the number of a GPU."""
     python = engine_environment.python
     host.privileged(False)
-    for instance in host.geometry(host.uuids()[2]):
-        env = engine_env(host, instance.uuid, python, tmp_path)
-        found = await said(REAL + ASK, env, python)
-        assert (found["index"], found["plain"], found["capability"]) == (2, 1, [8, 0])
-        assert found["memory"] == instance.memory_bytes
+    instance = host.geometry(host.uuids()[2])[-1]
+    env = engine_env(host, instance.uuid, python, tmp_path)
+    found = await said(REAL + ASK, env, python)
+    assert (found["index"], found["plain"], found["capability"]) == (2, 1, [8, 0])
+    assert found["memory"] == instance.memory_bytes
     without = await said(REAL + ASK, env | {"VLLM_PLUGINS": ""}, python)
     assert without["index"] != 2

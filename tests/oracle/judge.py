@@ -173,7 +173,8 @@ def _of_order(question: Question, loads: list[list[Load]], plan: Plan, large: bo
     if held is None:
         return []
     if question.running and not question.allow_outage:
-        number = len(question.running) if large else ANY
+        here = {device.id for device in question.devices}
+        number = sum(one.device_id in here for one in question.running) if large else ANY
         ways = (
             way
             for way in with_starts_alone(question, loads)

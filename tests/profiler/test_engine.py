@@ -40,7 +40,7 @@ def request_for(folder: Path) -> ProfileRequest:
         cores=engine_fixtures.usable_cores(1),
         memory_bytes=6 * GIB,
         max_batch=2,
-        time_limit_seconds=60,  # half of it is for capacity trials
+        time_limit_seconds=40,  # half of it is for capacity trials
         min_window_seconds=0.2,
         max_window_seconds=0.5,
         paper_requests=4,
