@@ -67,7 +67,7 @@ async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost
     await host.register("a", autoscale=ZERO)
     host.service.models.wake("a")
     assert not host.service.scaling.view("a").scaled_to_zero
-    await host.passes(lambda: host.service.scaling.view("a").scaled_to_zero, 0.1)
+    await host.passes(lambda: host.service.scaling.view("a").scaled_to_zero, 0.5)
     assert host.serving("big") == 2
 
 
@@ -99,7 +99,7 @@ async def test_who_no_plan_places_gives_the_room_back_and_pauses(host: ScalingHo
     host.clock.now += MAX_TURN_SECONDS
     await until(lambda: not host.serving("a"))
     host.proxy.waiting = {"c": 1, "a": 1}
-    await host.passes(lambda: host.serving("a") == 1, 0.1)
+    await host.passes(lambda: host.serving("a") == 1, 0.5)
     assert host.service.scaling.view("c").scaled_to_zero
     host.proxy.waiting = {}
     host.clock.now += MAX_TURN_SECONDS
@@ -116,7 +116,7 @@ async def test_an_idle_model_that_is_in_the_way_of_a_plan_goes(host: ScalingHost
     host.idle(a=20.0)
     host.clock.now += 20.0
     host.proxy.waiting = {"c": 1}  # there is room, but not beside the other
-    await host.passes(lambda: host.serving("c") == 1, 0.1)
+    await host.passes(lambda: host.serving("c") == 1, 0.5)
     assert host.serving("a") == 0
 
 

@@ -94,7 +94,7 @@ async def test_a_version_that_does_not_start_or_lacks_its_files_goes_back_by_its
     else:
         host.resolver.breaks["a"] = ModelSourceError("it is none.", hint="Upload them.")
     await host.service.models.update(version("r2"), None)
-    await host.passes(lambda: "model-rolled-back" in host.kinds(), 0.2)
+    await host.passes(lambda: "model-rolled-back" in host.kinds(), 2.0)
     if lacks == "start":
         assert host.kinds().count("engine-failed") >= ROLL_BACK_AFTER
     else:
