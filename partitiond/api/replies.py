@@ -68,12 +68,7 @@ class Route(APIRoute):
     """
 
     def __init__(
-        self,
-        path: str,
-        endpoint: Callable[..., Any],
-        *,
-        response_model: Any = None,
-        **options: Any,
+        self, path: str, endpoint: Callable[..., Any], *, response_model: Any = None, **options: Any
     ) -> None:
         self._documented = {**options, "response_model": response_model}
         super().__init__(path, endpoint, response_model=None, **options)

@@ -36,7 +36,5 @@ async def test_every_operation_is_described_and_every_answer_has_a_schema(
 
 def test_a_daemon_makes_no_schema_of_its_answers_when_it_starts() -> None:
     """They are a second of CPU time, and the document alone needs them."""
-    every = [route for router in ROUTERS for route in router.routes]
-    answers = {r.name: r.response_field for r in every if isinstance(r, APIRoute)}
-    assert set(answers.values()) == {None}
-    assert all(isinstance(route, Route) for route in every)
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    assert {(type(route), route.response_field) for route in routes} == {(Route, None)}

@@ -147,14 +147,6 @@ def test_one_slot_alone_misses_no_step() -> None:
     assert case(workload, free).round(50).steps == pytest.approx(4 / 3, rel=1e-3)
 
 
-def test_a_step_is_read_from_its_slots() -> None:
-    cycle = cycle_of(Workload(512, 256), 2048)
-    assert (cycle.steps, cycle.lump_tokens) == (257, 512)
-    mix = rounds.step_mix(OPT, cycle, 64, SHARE)
-    assert math.fsum(mix.shares) == pytest.approx(1)
-    assert list(mix.seconds) == sorted(mix.seconds)
-
-
 @pytest.mark.parametrize(
     ("workload", "lump"),
     [
@@ -205,9 +197,3 @@ def test_percentiles_are_in_order(workload: Workload, batch: int) -> None:
     for latency in (f(case(workload), batch) for f in (ttft_latency, tpot_latency, itl_latency)):
         assert 0 < latency.mean <= latency.p95 <= latency.p99
         assert latency.p50 <= latency.p95
-
-
-def test_varying_outputs_spread_the_time_per_token() -> None:
-    fixed = tpot_latency(case(Workload(300, 100)), 64)
-    varied = tpot_latency(case(Workload.lognormal(300, 100, 0.0, 1.0)), 64)
-    assert varied.p95 / varied.mean > fixed.p95 / fixed.mean

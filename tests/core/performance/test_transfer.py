@@ -73,14 +73,6 @@ def test_another_gpu_is_predicted_by_its_bandwidth_and_arithmetic() -> None:
     assert worst(known, subject("opt-1.3b", slice_of, chat, A100)) < 0.2
 
 
-def test_with_one_profile_the_default_band_stands_and_says_so() -> None:
-    known = [source(subject())]
-    profile = predicted(known, subject(size=cores(2)))
-    assert profile.transfer is not None
-    assert profile.transfer.error_share > DEFAULT_ERROR
-    assert "nothing to check it on" in profile.transfer.method
-
-
 def test_with_several_the_band_comes_from_predicting_each_from_the_others() -> None:
     known = [source(subject(size=cores(n)), noise=0.02, seed=n) for n in (1, 2, 4)]
     checks = transfer_check.leave_one_out(known)
@@ -102,14 +94,6 @@ def test_the_band_grows_with_distance(count: int) -> None:
     assert error_band(known, near, fit) <= error_band(known, far, fit)
 
 
-def test_another_device_is_further_than_the_same_one() -> None:
-    here = subject("opt-1.3b", transfer_samples.WHOLE, Workload(512, 256), A100)
-    twin = dataclasses.replace(here, hardware=dataclasses.replace(A100, key="a100-other"))
-    fit = fit_terms([source(here)])
-    assert distance(here, here, fit) == 0
-    assert distance(here, twin, fit) > 0
-
-
 def test_a_transferred_profile_says_what_it_is_and_survives_json() -> None:
     profile = predicted([source(subject())], subject("opt-125m", cores(2)))
     assert profile.kind is ProfileKind.TRANSFERRED
@@ -129,11 +113,6 @@ def test_memory_bounds_the_batches() -> None:
     none = predicted(known, subject(), memory_bytes=GIB)
     assert none.points == ()
     assert none.knee.limited_by is LimitedBy.MEMORY
-
-
-def test_it_does_not_reach_far_beyond_the_measured_batches() -> None:
-    profile = predicted([source(subject())], subject())
-    assert profile.points[-1].batch == 2 * BATCHES[-1]
 
 
 def test_what_teaches_nothing_is_refused() -> None:
