@@ -45,8 +45,8 @@ $(BIN)/python:
 # and uv the rest, from the sources that pip is configured with.
 UV := $(BIN)/python -I partitiond/engines/install/package_sources.py
 
-# What a daemon and its processes import is compiled to bytecode here, readable for everybody: the
-# user of a service cannot write it, and would compile for three seconds at each start.
+# What a daemon and its planner import as they start is compiled to bytecode here, readable for
+# everybody: the user of a service cannot write it, and would compile for seconds at each start.
 IMPORTED := partitiond.daemon, partitiond.planner.api, partitiond.proxy.__main__, partitiond.cli.tree
 
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python

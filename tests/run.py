@@ -56,12 +56,15 @@ def main(arguments: Sequence[str]) -> int:
     print(f"Folders of the tests: {folder}; logs: {LOGS.name}/", flush=True)
     before, beside = _started("BEFORE"), _started("BESIDE")
     if before:
-        print("The tests wait for make", *before, flush=True)
+        print("The tests wait for make", *before, f"(logs: {LOGS.name}/*.log)", flush=True)
     # In a process of its own: this one has imported plugins of pytest, which pytest warns of.
     subprocess.run([sys.executable, "-m", "tests.compiled"], cwd=ROOT, check=False)
     missing = _ended(before)
     if missing:
-        print(*missing, *_ended(beside), "red", sep="\n", flush=True)
+        for process, _ in beside.values():
+            process.terminate()
+        shutil.rmtree(folder)
+        print(*missing, "red", sep="\n", flush=True)
         return 1
     workers = os.environ.get("WORKERS", "4")
     status = _pytest(

@@ -66,7 +66,11 @@ def main() -> None:
     """Run the chosen instances."""
     parser = options(__doc__)
     parser.add_argument("--sizes", default=",".join(SECONDS), help="as 10x4,100x64")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="over, slack, survive")
+    parser.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        help="over, slack, survive (which first-fit does not plan)",
+    )
     parser.add_argument("--seeds", type=int, default=10, help="instances of each kind and size")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--seconds", type=float, help="time limit instead of the goals'")

@@ -7,7 +7,8 @@ a model is a draw of parameters, bytes of KV cache per token and lengths, and it
 a roofline in a few lines, 3 % up or down at random.
 
 "over": demand is about twice the GPUs' capacity, and served demand counts. "slack": demand is about
-0.6 times the capacity, all of it fits, and devices count.
+0.6 times the capacity, all of it fits, and devices count. "survive": as "slack", and every second
+model is to be served in full after the loss of any device.
 """
 
 import dataclasses
@@ -46,8 +47,7 @@ WANTED: Final = {"over": 3.0, "slack": 0.6, "survive": 0.6}
 
 
 def request(kind: str, models: int, gpus: int, seed: int, seconds: float) -> PlanRequest:
-    """One instance; `kind` is "over" (most goodput), "slack" (fewest devices), or "survive", the
-    same with half of the models to be served in full after the loss of any device."""
+    """One instance; `kind` is "over" (most goodput), "slack" or "survive" (fewest devices)."""
     drawn_as = "slack" if kind == "survive" else kind
     rng = random.Random(f"shipped-{drawn_as}-{models}-{gpus}-{seed}")
     devices = tuple(_devices(gpus))
@@ -57,7 +57,8 @@ def request(kind: str, models: int, gpus: int, seed: int, seconds: float) -> Pla
     hosts = tuple((host, HOST_BYTES) for host in dict.fromkeys(d.host for d in devices))
     wanted = [_demand(each, each.popularity * share, names, rng) for each in drawn]
     for n in range(0, models if kind == "survive" else 0, 2):
-        rules = dataclasses.replace(wanted[n].rules, survive=FaultDomain.DEVICE)
+        rules = wanted[n].rules
+        rules = dataclasses.replace(rules, survive=FaultDomain.DEVICE, survive_share=1.0)
         wanted[n] = dataclasses.replace(wanted[n], rules=rules)
     return PlanRequest(
         devices=devices,

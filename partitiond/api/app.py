@@ -4,7 +4,8 @@ import functools
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi.responses import JSONResponse
 from starlette.routing import BaseRoute
 
 from partitiond import __version__
@@ -51,6 +52,7 @@ def create_app(
         title="partitiond control API",
         version=__version__,
         description=DESCRIPTION,
+        openapi_url=None,
         docs_url=None,  # these pages load scripts from elsewhere, and cannot send the token
         redoc_url=None,
         redirect_slashes=False,
@@ -75,6 +77,11 @@ def create_app(
         return app.openapi_schema
 
     setattr(app, "openapi", cached_document)  # noqa: B010 - FastAPI's documented way
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def _document() -> Response:  # in a thread: it takes a second the first time
+        return JSONResponse(cached_document())
+
     return app
 
 

@@ -51,7 +51,7 @@ MARGIN_SECONDS: Final = 1.0
 daemon waits beyond the deadline (`partitiond.hosts.line`)."""
 LOOK_SECONDS: Final = 1.0
 """Time between two looks at the nodes. Chosen: a new host is reached within a second or two; a look
-costs the control service some 3 ms."""
+costs the control service some 3 ms, and a connection."""
 GONE_SECONDS: Final = 50.0
 """Age of the last look from which Ray is gone. Ray ends a driver itself 60 s after the control
 service is gone; the bridge comes first, to say why."""
@@ -360,20 +360,24 @@ class Bridge:
 
     async def join(self) -> None:
         """Join Ray, once its control service is there. Raises Unreachable, TimeoutError."""
+        if not await self._control_listens():
+            tell(f"waits for Ray's control service at {self._settings.address}")
+        while not await self._control_listens():  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(LOOK_SECONDS)
         async with asyncio.timeout(JOIN_SECONDS):
-            while not await self._control_listens():  # noqa: ASYNC110 - nobody tells us
-                await asyncio.sleep(LOOK_SECONDS)
             await self._control.ask(self._join)
 
     async def _control_listens(self) -> bool:
-        """Whether somebody listens at the control service's address. Without this look, Ray would
-        ask on in a loop that takes a whole core, for a minute, once the service is gone."""
+        """False if the control service's address refuses connections: Ray itself would ask on, with
+        a whole core for a minute. Whatever else is wrong is said best by Ray."""
         host, _, port = self._settings.address.rpartition(":")
-        try:
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        except OSError:
-            return False
-        writer.close()
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            try:
+                async with asyncio.timeout(READ_SECONDS):
+                    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                writer.close()
+            except ConnectionRefusedError:
+                return False
         return True
 
     def _join(self) -> None:

@@ -1,6 +1,7 @@
 """The bridge's decisions are functions of data; Ray is not needed for them."""
 
 import ast
+import asyncio
 import socket
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 from partitiond.cluster import bridge, ray_node
 from partitiond.cluster.bridge import Node, ToldMember, Unreachable, choose_nodes, nodes_of
 from partitiond.hosts import line
+from tests.machine import until
 
 
 def node(host: str, identity: str, since: float, address: str = "10.0.0.1") -> Node:
@@ -95,20 +97,26 @@ async def test_a_host_that_is_not_in_the_cluster_is_told_which_ray_alone_can_joi
 
 
 async def test_ray_is_asked_nothing_while_its_control_service_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would take a whole core, for a minute, to find out that nobody is there."""
-    monkeypatch.setattr(bridge, "JOIN_SECONDS", 0.01)
+    monkeypatch.setattr(bridge, "LOOK_SECONDS", 0.001)
     with socket.socket() as control:
         control.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{control.getsockname()[1]}"
         made = bridge.Bridge(bridge.BridgeSettings(address, "127.0.0.1", ""))
         await made.watch()
-        with pytest.raises(TimeoutError):
-            await made.join()
+        joining = asyncio.ensure_future(made.join())
+        await until(lambda: "waits for" in capsys.readouterr().err)
+        assert not joining.done()
         assert not made._control._thread._threads
-        monkeypatch.setattr(bridge, "JOIN_SECONDS", 60)
         control.listen()
         with pytest.raises(Unreachable, match=r"^Ray: "):
-            await made.join()
+            await joining
         assert made._control._thread._threads
+
+
+@pytest.mark.parametrize("address", [f"{'a' * 70}:1", "127.0.0.1:70000", "127.0.0.1:x"])
+async def test_what_else_is_wrong_with_its_address_is_said_by_ray(address: str) -> None:
+    made = bridge.Bridge(bridge.BridgeSettings(address, "127.0.0.1", ""))
+    assert await made._control_listens()

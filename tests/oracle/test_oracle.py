@@ -14,7 +14,8 @@ ONCE = (
     155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 202_699, 400_685, 401_426, 1_000_631,
     1_000_886, 1_002_263, 1_003_186, 7_101_247, 12_000_251, 12_008_026, 12_012_482, 12_016_512,
     12_016_921, 13_008_082, 744, 944, 1_340, 44_000_104, 44_000_133, 44_000_160, 44_000_164,
-    73_002_368, 75_001_040, 90_004_868,
+    73_002_368, 75_001_040, 90_004_868, 90_006_088,
+    90_007_072, 90_011_000,
 )  # fmt: skip
 """Were answered wrongly once: more replicas than cores that take none, a presolve of CP-SAT that
 loses solutions, least numbers that cannot be met, nothing that counts, a difference of equal sums,
@@ -29,7 +30,9 @@ share, a moved replica that was said to stay, a size that started and was left o
 fleets models without a rate that were worth more than a missing replica, a size that left the least
 number no room, and what a clock that had passed left out (four times), and a plan that
 served everything and was said to be for the most goodput (twice), or was not found, as no first
-replica of what must survive a loss was worth anything.
+replica of what must survive a loss, or no second one of what slows itself down, was worth anything;
+a plan beside what runs that did not say why it is none for max-min. The last one: what runs on a
+device that is gone was said to run.
 """
 
 

@@ -71,7 +71,7 @@ class Browser:
                 "--disable-component-update",
                 "--disable-extensions",
                 "--disable-sync",
-                # Two pages of its own for the address bar of each window: half of its CPU time.
+                # Pages of its own for the address bar of each window: half of its CPU time.
                 "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup",
                 "--hide-scrollbars",
                 "--force-color-profile=srgb",

@@ -201,15 +201,8 @@ class DeviceJournal:
 
 
 def read_entries(path: Path) -> tuple[Entry, ...]:
-    """Return the entries of a journal that another process owns, without changing it.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        entries, problem = _entries_of(path.read_bytes())
-    except FileNotFoundError:
-        return ()
+    """Return the entries of another process's journal. Raises InputError if it is damaged."""
+    entries, problem = _entries_of(path.read_bytes()) if path.exists() else ((), "")
     if problem:
         raise InputError(problem, hint="The daemon keeps a copy of it when it starts.")
     return entries

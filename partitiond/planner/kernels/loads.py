@@ -13,8 +13,8 @@ The worth of what a model gets is
 
     slope x min(rate, limit) - max(lacking[ceil(missing / cell)], short x (replicas missing))
 
-as a replica brings both. `missing` is the larger of what the demand lacks, and of what would be
-lacking if the fault domain that serves most were lost. For goodput, `slope` is the weight and
+as a replica brings both; and less the same once more for what would be missing if the fault domain
+that serves most were lost, if the model has to survive that. For goodput, `slope` is the weight and
 `lacking` is 0. For serving all demand at the least cost, `lacking` is the price of the cheapest
 replicas that cover what is missing, so that the sum over all models says how much device capacity
 is still to be found.

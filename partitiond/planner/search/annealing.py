@@ -9,9 +9,12 @@ import numpy as np
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.kernels.loads import Data, Loads
-from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites, ints
+from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites, ints, with_survival
 from partitiond.planner.pack.packing import Packing
 
+GRADE: Final = 0.1
+"""Part of the price of what is missing, by its amount: of replicas that slow each other down, a
+second one may leave as many whole ones to be found, and has to be a step. Chosen, not measured."""
 CELLS: Final = 128
 """Maximum number of steps into which a demand is cut to price what it lacks. Chosen."""
 LEAST_PRICE: Final = 1e-9
@@ -25,6 +28,8 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
         price: (E,) what an entry takes of devices, in devices' cost; above 0.
         by_cost: True to serve all demand; False to maximise the weighted rates.
     """
+    if by_cost:  # else nothing is gained on the way from all demand to what survives a loss
+        sites = with_survival(sites)
     models = len(sites.need_rate)
     # Entries are sorted by site.
     order = np.argsort(sites.entry_model, kind="stable").astype(np.int64)
@@ -188,6 +193,7 @@ def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
     for amount in range(1, cells + 1):
         row[amount] = float(np.min(price + row[np.maximum(0, amount - steps)]))
     row[cells + 1 :] = row[cells]
+    row += GRADE * float(np.min(price / steps)) * np.minimum(np.arange(len(row)), cells)
 
 
 def running_on(sites: Sites, runs: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -57,13 +57,6 @@ def test_another_model_of_any_size_is_predicted_better_than_by_parameters(model:
     assert worst([source(here)], there) < min(naive, 0.25)
 
 
-@pytest.mark.parametrize("lengths", [(512, 256), (1024, 64), (32, 128)])
-def test_other_lengths_are_predicted_within_the_band(lengths: tuple[int, int]) -> None:
-    known = [source(subject()), source(subject(workload=Workload(64, 64)))]
-    wanted = subject(workload=Workload(*lengths))
-    assert worst(known, wanted) < 0.15
-
-
 def test_another_gpu_is_predicted_by_its_bandwidth_and_arithmetic() -> None:
     chat = Workload(512, 256)
     known = [source(subject("opt-1.3b", transfer_samples.WHOLE, chat, A100))]

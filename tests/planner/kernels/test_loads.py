@@ -68,18 +68,23 @@ def test_a_replica_is_worth_its_gain_less_what_every_model_beside_it_loses() -> 
         state.add(0, entry[model], level)
 
 
-@pytest.mark.parametrize("rate", [8.0, None])
-def test_each_replica_on_the_way_to_survive_a_loss_is_worth_something(rate: float | None) -> None:
-    """The first one too, after whose loss nothing is left; and one beside it is not."""
+@pytest.mark.parametrize(
+    ("count", "rate", "each"), [(3, 8.0, 10), (3, None, 10), (2, 10.0, 5), (3, 10.0, 1)]
+)
+def test_each_replica_on_the_way_to_survive_a_loss_is_worth_something(
+    count: int, rate: float | None, each: float
+) -> None:
+    """The first one too, after whose loss nothing is left; and one more where all hold as much."""
     rules = PlacementRules(survive=FaultDomain.DEVICE)
-    models = (want("a", point("a", 10, 20), rate=rate, rules=rules),)
-    request = PlanRequest(gpus(3), models, objective=Objective.MIN_DEVICES)
+    models = (want("a", point("a", each, 4), rate=rate, rules=rules),)
+    none = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+    request = PlanRequest(gpus(count), models, objective=Objective.MIN_DEVICES, interference=none)
     sites = build_sites(build_instance(request))
     data = make_data(sites, usual_prices(sites), by_cost=True)
     state, entry = Loads(data), int(np.flatnonzero(sites.entry_model == 0)[-1])
-    for device, helps in ((0, True), (0, False), (1, True), (2, False)):
-        level = state.fits(device, entry)
-        assert (state.worth_beside(device, entry, level) > 0) == helps
-        if helps:
-            state.add(device, entry, level)
-    assert state.worth == 0.0
+    while state.worth < 0:
+        gains = [state.worth_beside(d, entry, state.fits(d, entry)) for d in range(count)]
+        device = gains.index(max(gains))
+        assert gains[device] > 0
+        state.add(device, entry, state.fits(device, entry))
+    assert not state.falls_short(0)

@@ -75,14 +75,6 @@ def test_an_instance_on_slices_that_others_took_has_to_move() -> None:
     assert starts(placements)["s-1"][1] != 0
 
 
-def test_the_device_that_runs_the_set_is_the_one_that_gets_it() -> None:
-    running = (runs(LARGE, 1, 4, "gpu-1"),)
-    instance = build_instance(PlanRequest((cut(), cut("gpu-1")), MODELS, running=running))
-    packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
-    placements = assign(instance, packing)
-    assert starts(placements)["l-1"] == ("gpu-1", 4)
-
-
 def test_sets_stay_on_their_host_where_a_rule_speaks_of_hosts() -> None:
     rules = PlacementRules(survive=FaultDomain.HOST, survive_share=0.5)
     models = (dataclasses.replace(MODELS[0], rules=rules), MODELS[1])

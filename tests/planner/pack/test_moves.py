@@ -12,7 +12,6 @@ import pytest
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.diff import DiffCost, diff_cost
 from partitiond.core.plan.record import (
-    Infeasible,
     ModelDemand,
     Objective,
     Placement,
@@ -22,7 +21,6 @@ from partitiond.core.plan.record import (
 from partitiond.core.profile.record import ProfileKind
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.offline import fleet_request
-from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.moves import moves_made, price_of_a_move
@@ -174,12 +172,6 @@ def test_an_outage_that_is_allowed_is_taken(allowed: str) -> None:
     taken = allowed != "b"
     assert [o.model for o in takes(request, made).outages] == ["a"] * taken
     assert [one.model for one in made.held_back] == ["a"] * (not taken)
-
-
-def test_an_infeasible_request_stays_infeasible_without_outages() -> None:
-    too_large = (want("a", point("a", 10, 200), rate=5),)
-    answer = solve(PlanRequest(TWO, too_large, allow_outage=False, move_price=0.25))
-    assert isinstance(answer, Infeasible)
 
 
 def twelve(rate: float, running: tuple[Placement, ...]) -> PlanRequest:
