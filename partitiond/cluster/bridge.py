@@ -362,8 +362,8 @@ class Bridge:
         """Join Ray, once its control service is there. Raises Unreachable, TimeoutError."""
         if not await self._control_listens():
             tell(f"waits for Ray's control service at {self._settings.address}")
-        while not await self._control_listens():  # noqa: ASYNC110 - nobody tells us
-            await asyncio.sleep(LOOK_SECONDS)
+            while not await self._control_listens():  # noqa: ASYNC110 - nobody tells us
+                await asyncio.sleep(LOOK_SECONDS)
         async with asyncio.timeout(JOIN_SECONDS):
             await self._control.ask(self._join)
 
