@@ -2,7 +2,6 @@
 
     python -m partitiond.native            compile both for this Python, unless that was done before
     python -m partitiond.native planner    compile the planner's loops alone (`proxy`: the hot path)
-    python -m partitiond.native --check    say whether both will run compiled
 
 mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
 checked anyway. The result lies in the user's cache under a hash of the sources, so that it is never
@@ -94,7 +93,28 @@ _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
 """Removes slots: a compiled class has them anyway, and mypyc's dataclasses refuse the option."""
 _BUILD_SECONDS: Final = 1800
-"""Limit for hangs: two minutes on two idle cores, over ten minutes where they are in use."""
+"""Limit for hangs: a minute and a half on two idle cores, five minutes where they are in use."""
+_SETUP: Final = """
+import concurrent.futures, os, sys
+from setuptools import setup
+from distutils.ccompiler import CCompiler
+from mypyc.build import mypycify
+
+def at_the_same_time(compiler, sources, *words, one=CCompiler.compile, **more):
+    made = [pool.submit(one, compiler, [source], *words, **more) for source in sources]
+    return [name for each in made for name in each.result()]
+
+pool = concurrent.futures.ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
+CCompiler.compile = at_the_same_time
+words = ["--config-file", "mypy.ini", "--follow-imports=silent", *sys.argv[1:]]
+level = os.environ.get("MYPYC_OPT_LEVEL", "2")
+extensions = mypycify(words, opt_level=level, debug_level="0", multi_file=True)
+for extension in extensions:
+    extension.extra_compile_args.append("-fvisibility=hidden")  # a call goes straight to its file
+setup(name="native", ext_modules=extensions, script_args=["build_ext", "--inplace"])
+"""
+"""Compiles the files of its command line. The C compiler takes one for each, at most eight at
+a time for their memory; mypyc's own command makes a single one of all, for one core."""
 UNCOMPILED: Final = "Uncompiled the proxy takes 2 times the CPU time, the planner's loops 50 times"
 _UNUSED_SECONDS: Final = 30 * 86_400
 """Age of results, and of what an ended build left, at which they are removed. Chosen."""
@@ -200,10 +220,8 @@ def build(modules: Modules) -> Path:
             path.write_text(text)
         (work / "mypy.ini").write_text("[mypy]\nignore_missing_imports = True\n")
         done = subprocess.run(
-            [sys.executable, "-m", "mypyc", "--config-file", "mypy.ini",
-             "--follow-imports=silent", *files],
+            [sys.executable, "-c", _SETUP, *files],
             cwd=work, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS,
-            env={"MYPYC_OPT_LEVEL": "2", **os.environ, "MYPYC_DEBUG_LEVEL": "0"},
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError((done.stdout + done.stderr)[-4000:])
@@ -228,9 +246,6 @@ def main() -> int:
     named = {"planner": PLANNER, "proxy": PROXY}
     parts = [named[word] for word in sys.argv[1:] if word in named] or [PLANNER, PROXY]
     left = [part for part in parts if not is_built(part)]
-    if "--check" in sys.argv[1:]:
-        print("not compiled" if left else f"compiled: {', '.join(str(folder(p)) for p in parts)}")
-        return int(bool(left))
     if not left:
         return 0
     reason = problem()

@@ -153,7 +153,8 @@ class EmptyEnvironment:
         self._says(self._partitiond, *host)
         # That it compiles, not how quick it is: optimising takes most of two minutes.
         self._says(self._python, "-m", "partitiond.native", MYPYC_OPT_LEVEL="0")
-        self._says(self._python, "-m", "partitiond.native", "--check")
+        if self._says(self._python, "-m", "partitiond.native"):
+            raise DistributionError("nothing is compiled")
 
     def _says(self, *argv: str, **variables: str) -> str:
         return _run(list(argv), self._folder, self._home | variables)

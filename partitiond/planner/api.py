@@ -184,6 +184,8 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
     if not coming:
         return made
     models = {outage.model for outage in coming}
+    if alone is not None and models - {p.model for p in assign(made.instance, alone)}:
+        alone = None  # what runs at sizes of the past is no part of it
     limit = seconds = request.time_limit_seconds
 
     def in_time() -> bool:
@@ -330,7 +332,8 @@ def _held_as(
             lacks = {u.model for u in found.missing}
             # What is served less than by the plan with outages, is because these stay.
             less = not _serves_as_much(found, made)
-            held = names | ({*seconds} & ({*old} if less else lacks))
+            stay = {*seconds} & {*old}
+            held = names | (stay if less else stay & lacks)
             outages = (seconds.get(name, Outage(name, 0.0, 0.0)) for name in sorted(held))
             return dataclasses.replace(found, outages=tuple(outages))
     return None

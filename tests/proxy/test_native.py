@@ -42,6 +42,13 @@ def where(module: str, environment: dict[str, str] | None = None) -> str:
     return done.stdout.strip()
 
 
+def compiled() -> None:
+    if (reason := native.problem()) is not None:
+        pytest.skip(f"nothing can be compiled here: {reason}")
+    done = run("-m", "partitiond.native", seconds=BUILD_SECONDS)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_a_build_the_sources_run(tmp_path: Path) -> None:
     found = where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE_DIR": str(tmp_path)})
     assert found.endswith("exchange.py")
@@ -111,11 +118,7 @@ def test_what_nothing_used_for_a_month_is_removed_by_the_next_build(
 
 
 def test_what_is_built_is_used_unless_switched_off() -> None:
-    reason = native.problem()
-    if reason is not None:
-        pytest.skip(f"nothing can be compiled here: {reason}")
-    done = run("-m", "partitiond.native", seconds=BUILD_SECONDS)
-    assert done.returncode == 0, done.stderr
+    compiled()
     assert where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE": ""}).endswith(".so")
     switched_off = {"PARTITIOND_NATIVE": "0"}
     assert where("partitiond.proxy.edge.exchange", switched_off).endswith(".py")
@@ -143,10 +146,7 @@ def test_a_search_takes_the_same_steps_compiled_or_not(tmp_path: Path) -> None:
 @pytest.mark.timeout(2 * BUILD_SECONDS)
 def test_the_proxys_tests_pass_compiled() -> None:
     """All of them, in processes that import the compiled modules."""
-    reason = native.problem()
-    if reason is not None:
-        pytest.skip(f"nothing can be compiled here: {reason}")
-    assert run("-m", "partitiond.native", seconds=BUILD_SECONDS).returncode == 0
+    compiled()
     done = run(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", TIERS["test"],
         *(str(path) for path in sorted((ROOT / "tests" / "proxy").glob("test_*.py"))

@@ -66,17 +66,15 @@ def _former_text(key: KeyRecord) -> str:
 
 def rates_text(rates: KeyRates) -> str:
     """The rates and the budget of a key, on one line."""
+    never = rates.budget_period is BudgetPeriod.NEVER
+    period = "in all" if never else f"a {rates.budget_period.value}"
     parts = (
         (rates.requests_per_minute, "requests/min"),
         (rates.tokens_per_minute, "tokens/min"),
         (rates.max_in_flight, "in flight"),
-        (rates.token_budget, f"tokens{_period_text(rates.budget_period)}"),
+        (rates.token_budget, f"tokens {period}"),
     )
     return ", ".join(f"{bound:,} {what}" for bound, what in parts if bound) or "no limit"
-
-
-def _period_text(period: BudgetPeriod) -> str:
-    return " in all" if period is BudgetPeriod.NEVER else f" a {period.value}"
 
 
 def _use_text(view: KeyView) -> str:

@@ -260,7 +260,9 @@ def _cluster(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
             ("sh", "-c", f"systemctl {how} {RAY_SERVICE}; rm -f {' '.join(named)}"),
             done=lambda h: not any(h.file(file).exists() for file in files),
             live=False,
-            cannot=lambda h: "it obeys a head: run `partitiond down` first" if _joined(h) else "",
+            cannot=lambda h: (
+                "it obeys a head: run `partitiond down` first" if h.file(JOINED).exists() else ""
+            ),
         )
         return () if gone.done(host) else (gone,)
     return (
@@ -284,10 +286,6 @@ def _cluster(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         ),
         *_keys(facts, place),
     )
-
-
-def _joined(host: SetupHost) -> bool:
-    return host.file(JOINED).exists()
 
 
 def _keys(facts: SetupFacts, place: ClusterPlace) -> Sequence[SetupStep]:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.advise.advice import Advice, LevelPlan
+from partitiond.advise.advice import Advice
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
 from partitiond.advise.traffic import ObservedTraffic
@@ -168,7 +168,8 @@ def _assumed(advice: Advice) -> Iterator[str]:
             f"{name}: one replica takes the place of several engines, so its loss is an outage; "
             'survive = "device" in a fleet file keeps a second one elsewhere.'
         )
-    kinds = {kind for level in advice.levels for kind in _kinds(level)}
+    plans = (level.plan for level in advice.levels if level.plan)
+    kinds = {p.candidate.profile_kind for plan in plans for p in plan.placements}
     if ProfileKind.ESTIMATED in kinds:
         yield (
             "Some figures are estimates, planned with 30 % less rate and 10 % more memory; "
@@ -199,10 +200,6 @@ def _alone(advice: Advice) -> Iterator[str]:
     for model in advice.models:
         if replicas.get(model.spec.name) == 1 < len(model.traffic.engines):
             yield model.spec.name
-
-
-def _kinds(level: LevelPlan) -> set[ProfileKind]:
-    return {p.candidate.profile_kind for p in level.plan.placements} if level.plan else set()
 
 
 # --- words ------------------------------------------------------------------------------------

@@ -34,8 +34,9 @@ def device_for(options: ProfileOptions, devices: Sequence[Device]) -> Device:
     able = [device for device in gpus if wanted in device.modes]
     if able or gpus:
         return (able or gpus)[0]
+    shown = "a MIG slice" if wanted is SharingMode.MIG else "a share under MPS"
     raise InputError(
-        f"there is no GPU, so nothing can be measured in {_shown(wanted)}.",
+        f"there is no GPU, so nothing can be measured in {shown}.",
         hint="Leave --mps and --mig out to measure on the CPU; `partitiond doctor` says why no "
         "GPU is seen.",
     )
@@ -150,7 +151,3 @@ def slices_of(device: Device) -> tuple[str, ...]:
         found = sorted(device.mig_instances, key=lambda instance: instance.memory_bytes)
         return tuple(dict.fromkeys(instance.mig_profile for instance in found))
     return tuple(profile.name for profile in profiles_of(device))
-
-
-def _shown(mode: SharingMode) -> str:
-    return "a MIG slice" if mode is SharingMode.MIG else "a share under MPS"

@@ -101,6 +101,7 @@ class OverviewUseCases:
         window, expected = given.window(window_seconds), dict(given.forecasts())
         placed = self._replicas(devices, plan, window)
         hosts = tuple(given.hosts())
+        jobs = sorted(given.jobs(), key=lambda job: job.state is not JobState.RUNNING)
         await asyncio.sleep(0)
         convergence = given.convergence()
         await asyncio.sleep(0)
@@ -111,7 +112,7 @@ class OverviewUseCases:
             devices=device_overviews(devices, placed, readings),
             models=(),
             replicas=tuple(placed),
-            jobs=tuple(sorted(given.jobs(), key=_waits_or_ended)[:JOBS_SHOWN]),
+            jobs=tuple(jobs[:JOBS_SHOWN]),
             plan_id=plan.id if plan is not None else "",
             waiting_plan_id=given.waiting_plan(),
             problems=tuple(sorted(given.problems().items())),
@@ -208,7 +209,3 @@ class OverviewUseCases:
             return own  # the plot of a partition is missing; everything else is shown
         derived = dict(wider.profiles).get(name, ())
         return (*own, *(profile for profile in derived if profile.id in used))
-
-
-def _waits_or_ended(job: Job) -> bool:
-    return job.state is not JobState.RUNNING

@@ -149,7 +149,7 @@ def failed_starts(
             earlier failures count no more.
     """
     known = [one for one in known if one.at > started_at.get(one.model, -math.inf)]
-    found = {_key(one): one for one in known}
+    found = {(one.model, one.variant, one.hardware): one for one in known}
     ready = {_place_of(r.placement) for r in replicas if _shows_that_it_starts(r, release_of)}
     for replica in replicas:
         key, release = _place_of(replica.placement), replica.placement.candidate.release
@@ -190,10 +190,6 @@ def _shows_that_it_starts(
         and replica.state is not ReplicaState.DRAINING
         and (not release or release == release_of(*_place_of(replica.placement)[:2]))
     )
-
-
-def _key(one: FailedStarts) -> tuple[str, str, str]:
-    return one.model, one.variant, one.hardware
 
 
 def _place_of(placement: Placement) -> tuple[str, str, str]:

@@ -76,14 +76,11 @@ def spoken(name: str) -> str:
     return name.removesuffix("-cpu")
 
 
-def _and_more(count: int) -> str:
-    return f" and {count} more" if count > 0 else ""
-
-
 def name_packages(resolved: Mapping[str, str], known: Sequence[str]) -> str:
     """Name the packages that people know, with their versions, and count the other packages."""
     shown = [f"{spoken(name)} {resolved[name]}" for name in known if name in resolved]
-    return ", ".join(shown) + _and_more(len(resolved) - len(shown))
+    more = len(resolved) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _written_bytes(pid: int) -> int:

@@ -226,8 +226,8 @@ def _exactly(
 
 def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cost: bool) -> None:
     """Add the best plan beside all that runs, if the best of all moves replicas, or has an outage
-    that is not allowed: what was completed greedily may serve less. What gives a model its first
-    replica, and others less than that, is no plan."""
+    that is not allowed: what was completed greedily may serve less. What gives a model a first
+    replica that is no least number, and others less than that, is no plan."""
     instance, best = watch.instance, _best(found.members, by_cost)
     if best is None:
         return
@@ -245,7 +245,9 @@ def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cos
     exact = _exactly(watch, alone, hint.packing, by_cost=by_cost, stays=runs)
     if exact is None or exact.packing is None:
         return
-    if by_cost or order(values_of(exact.packing), values_of(hint.packing)) >= 0:
+    fewer = hint.packing.short_replicas() - exact.packing.short_replicas()
+    gain = fewer or order(values_of(exact.packing), values_of(hint.packing))
+    if by_cost or gain >= 0:
         found.members.append(member(f"{KEPT}, {EXACT}", exact.packing))
 
 

@@ -175,22 +175,22 @@ def exact_classes(
         bounds: filled with what is proven of each class, by its position.
         ask: runs the solver.
     """
-    best, status = max(members, key=goodput_key).packing, Status.OPTIMAL
+    best, status = max(members, key=goodput_key), Status.OPTIMAL
     kept: list[tuple[frozenset[int], float]] = []
     for k, mine in enumerate(classes):
         models = frozenset(n.model for n in mine.needs)
-        found = ask(best, Stage(models, tuple(kept)), 1 / (len(classes) - k))
+        found = ask(best.packing, Stage(models, tuple(kept)), 1 / (len(classes) - k))
         if found is None or found.packing is None:
             return Exact(Status.OUT_OF_TIME, None, None)
         members.append(member(EXACT, found.packing))
-        best = max((members[-1].packing, best), key=lambda p: lexicographic(values_of(p)))
+        best = max((members[-1], best), key=goodput_key)
         if found.bound is not None:
             bounds[k] = found.bound / mine.factor
         status = found.status
         if status is not Status.OPTIMAL:
             break
         kept.append((models, mine.factor * mine.value(found.packing) * (1 - EQUAL)))
-    return Exact(status, best, None)
+    return Exact(status, best.packing, None)
 
 
 def class_by_class(

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 import types
+from collections.abc import Callable
 
 import pytest
 
@@ -98,24 +99,24 @@ def test_what_is_asked_again_takes_half_of_the_time_limit_together(
     assert 0 < sum(again) <= first / 2
 
 
-@pytest.mark.parametrize(("beside", "asked"), [(True, 1), (False, 3)])
+@pytest.mark.parametrize(
+    ("beside", "asked"), [(running_packing, 1), (Packing, 3), (lambda _instance: None, 3)]
+)
 def test_nothing_is_asked_after_the_time_limit_but_what_there_is_no_plan_without(
-    monkeypatch: pytest.MonkeyPatch, beside: bool, asked: int
+    monkeypatch: pytest.MonkeyPatch, beside: Callable[[Instance], Packing | None], asked: int
 ) -> None:
     late, real = list[SolveAnswer](), solve_portfolio
 
     def spy(instance: Instance, *more: object) -> SolveAnswer:
         found = real(instance, *more)  # type: ignore[arg-type]
-        runs = running_packing(instance) if beside else None
-        late.append(dataclasses.replace(found, beside=runs))
+        late.append(dataclasses.replace(found, beside=beside(instance)))
         return late[-1]
 
     clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 9 * len(late))
     monkeypatch.setattr(api, "time", clock)
     monkeypatch.setattr(api, "solve_portfolio", spy)
-    assert served(planned(dataclasses.replace(fleet(5), deterministic=False)))[
-        "coder"
-    ] == pytest.approx(4.17)
+    made = planned(dataclasses.replace(fleet(5), deterministic=False))
+    assert served(made)["coder"] == pytest.approx(4.17)
     assert len(late) == asked
 
 
