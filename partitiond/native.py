@@ -101,8 +101,8 @@ from distutils.ccompiler import CCompiler
 from mypyc.build import mypycify
 
 def at_the_same_time(compiler, sources, *words, one=CCompiler.compile, **more):
-    made = [pool.submit(one, compiler, [source], *words, **more) for source in sources]
-    return [name for each in made for name in each.result()]
+    made = pool.map(lambda source: one(compiler, [source], *words, **more), sources)
+    return [name for names in made for name in names]  # after a failure nothing more is begun
 
 pool = concurrent.futures.ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
 CCompiler.compile = at_the_same_time
@@ -110,11 +110,11 @@ words = ["--config-file", "mypy.ini", "--follow-imports=silent", *sys.argv[1:]]
 level = os.environ.get("MYPYC_OPT_LEVEL", "2")
 extensions = mypycify(words, opt_level=level, debug_level="0", multi_file=True)
 for extension in extensions:
-    extension.extra_compile_args.append("-fvisibility=hidden")  # a call goes straight to its file
+    extension.extra_compile_args = [*extension.extra_compile_args, "-fvisibility=hidden"]
 setup(name="native", ext_modules=extensions, script_args=["build_ext", "--inplace"])
 """
-"""Compiles the files of its command line. The C compiler takes one for each, at most eight at
-a time for their memory; mypyc's own command makes a single one of all, for one core."""
+"""Compiles the files of its command line: the C compiler takes one each, at most eight at a time
+for their memory, and calls go straight to them. mypyc's own command makes one file for one core."""
 UNCOMPILED: Final = "Uncompiled the proxy takes 2 times the CPU time, the planner's loops 50 times"
 _UNUSED_SECONDS: Final = 30 * 86_400
 """Age of results, and of what an ended build left, at which they are removed. Chosen."""
@@ -244,7 +244,9 @@ def build(modules: Modules) -> Path:
 def main() -> int:
     """Compile, or say why not; a host that cannot compile does not fail the installation."""
     named = {"planner": PLANNER, "proxy": PROXY}
-    parts = [named[word] for word in sys.argv[1:] if word in named] or [PLANNER, PROXY]
+    if not {*sys.argv[1:]} <= {*named}:
+        sys.exit(f"Name {' or '.join(named)}, or nothing to compile both.")
+    parts = [named[word] for word in sys.argv[1:]] or [PLANNER, PROXY]
     left = [part for part in parts if not is_built(part)]
     if not left:
         return 0

@@ -5,6 +5,7 @@ first test of a fresh clone. This uses what pytest itself does, and a pytest tha
 way compiles as it runs.
 """
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -21,10 +22,9 @@ def compile_all(root: Path = TESTS) -> None:
         pool.map(compile_files, [files[n::parts] for n in range(parts)], chunksize=1)
 
 
-def compile_files(files: Sequence[str]) -> int:
-    """Compile test files; return how many were compiled, and 0 if this pytest cannot do so."""
-    done = 0
-    try:
+def compile_files(files: Sequence[str]) -> None:
+    """Compile test files, unless this pytest cannot do so."""
+    with contextlib.suppress(ImportError, AttributeError, TypeError):
         from _pytest.assertion import AssertionState, rewrite
         from _pytest.config import get_config
 
@@ -37,10 +37,6 @@ def compile_files(files: Sequence[str]) -> int:
             if rewrite._read_pyc(file, compiled) is None and rewrite.try_makedirs(folder):
                 stat, code = rewrite._rewrite_test(file, config)
                 rewrite._write_pyc(state, code, stat, compiled)
-                done += 1
-    except (ImportError, AttributeError, TypeError):
-        return 0
-    return done
 
 
 if __name__ == "__main__":

@@ -152,9 +152,9 @@ class EmptyEnvironment:
         host = ("tools", "simulate", "create", "a100-80gb-x8", "--out", "host")
         self._says(self._partitiond, *host)
         # That it compiles, not how quick it is: optimising takes most of two minutes.
-        self._says(self._python, "-m", "partitiond.native", MYPYC_OPT_LEVEL="0")
-        if self._says(self._python, "-m", "partitiond.native"):
-            raise DistributionError("nothing is compiled")
+        told = self._says(self._python, "-m", "partitiond.native", MYPYC_OPT_LEVEL="0")
+        if self._says(self._python, "-m", "partitiond.native", MYPYC_OPT_LEVEL="0"):
+            raise DistributionError(f"nothing is compiled: {told}")
 
     def _says(self, *argv: str, **variables: str) -> str:
         return _run(list(argv), self._folder, self._home | variables)

@@ -97,17 +97,14 @@ def quantile(histogram: ScrapedHistogram, share: float) -> float:
 
 def workload_of(prompt: LengthFigures, output: LengthFigures) -> Workload:
     """Return the request shape to plan for."""
-    prompt_tokens, output_tokens = (_whole(figures.mean) for figures in (prompt, output))
+    means = (round(figures.mean) for figures in (prompt, output))
+    prompt_tokens, output_tokens = (min(MAX_TOKENS, max(1, mean)) for mean in means)
     variations = [_planned_variation(figures) for figures in (prompt, output)]
     if not any(variations):
         return Workload(prompt_tokens, output_tokens)
     return Workload(
         prompt_tokens, output_tokens, LengthShape.LOGNORMAL, variations[0], variations[1]
     )
-
-
-def _whole(mean: float) -> int:
-    return min(MAX_TOKENS, max(1, round(mean)))
 
 
 def _planned_variation(figures: LengthFigures) -> float:

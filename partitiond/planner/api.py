@@ -41,6 +41,7 @@ from partitiond.planner.search.single_starts import with_single_starts
 from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
+    gone,
     held_back_told,
     may_be_out,
     spoken_against,
@@ -184,8 +185,6 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
     if not coming:
         return made
     models = {outage.model for outage in coming}
-    if alone is not None and models - {p.model for p in assign(made.instance, alone)}:
-        alone = None  # what runs at sizes of the past is no part of it
     limit = seconds = request.time_limit_seconds
 
     def in_time() -> bool:
@@ -204,14 +203,21 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
             return replaced
     answers = list[_Made]()
     wanted = request.objective if request.objective.is_cost else Objective.MAX_GOODPUT
-    all_running = {p.model for p in request.running} - may_be_out(request)
+    there = {p.model for p in request.running} - gone(request)
+    all_running = there - may_be_out(request)
+    wanting = {m.model for m in request.models if m.demand.planned_req_per_s != 0}
+    starts = () if alone is None else assign(made.instance, alone)
+    # What runs at sizes of the past is no part of the plan beside what runs.
+    enough = alone is not None and there & wanting <= {p.model for p in starts}
     # What serves today is kept before anything else: nothing moves unless all are served then.
     for staying, objective, move_price in (
         (models, wanted, request.move_price),
         (all_running, wanted, MAX_MOVE_PRICE),
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
+        # What may be out for a while is not to be out for good.
+        (there, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
-        if not in_time() and (alone is not None or staying is models):
+        if not in_time() and (enough or staying is models):
             continue
         asked = dataclasses.replace(
             with_old_ones(request, staying, for_good=True),
@@ -222,17 +228,17 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()
-        last = objective is Objective.MAX_GOODPUT and staying is all_running
+        last = objective is Objective.MAX_GOODPUT and staying is not models
         if (
             (as_wanted or last)
             and all_stay(asked, held.placements)
             and not forbidden_outages(request, placements)
         ):
-            answers = [_held(made, placements, coming, held.found.method, stop)]
-            break
+            answers.append(_held(made, placements, coming, held.found.method, stop))
+            if there & wanting <= {p.model for p in placements}:
+                break
     if alone is not None:
         # Asked apart, what runs and what is new may not gain from one another.
-        starts = assign(made.instance, alone)
         answers.append(_held(made, starts, coming, made.found.method, stop))
     if answers:
         return max(answers, key=_held_order)

@@ -264,10 +264,6 @@ def _default_state_dir() -> Path:
     return platformdirs.user_state_path(APP_NAME)
 
 
-def _default_cache_dir() -> Path:
-    return platformdirs.user_cache_path(APP_NAME)
-
-
 def _default_run_dir(data: dict[str, Any]) -> Path:
     state_dir: Path = data.get("state_dir") or _default_state_dir()
     return state_dir / "run"
@@ -287,7 +283,7 @@ class Settings(Table):
         json_schema_extra={"default_text": "state_dir/run"},
     )
     cache_dir: AbsolutePath = Field(
-        default_factory=_default_cache_dir,
+        default_factory=lambda: platformdirs.user_cache_path(APP_NAME),
         description="Folder of fetched models and managed engine environments.",
         json_schema_extra={"default_text": "the platform's user cache folder"},
     )

@@ -16,22 +16,12 @@ ONCE = (
     12_016_921, 13_008_082, 744, 944, 1_340, 44_000_104, 44_000_133, 44_000_160, 44_000_164,
     73_002_368, 75_001_040, 90_004_868, 90_006_088, 90_007_072, 90_011_000, 91_005_733, 91_015_842,
 )  # fmt: skip
-"""Were answered wrongly once: more replicas than cores that take none, a presolve of CP-SAT that
-loses solutions, least numbers that cannot be met, nothing that counts, a difference of equal sums,
-what only rounding lets a device hold, a search that added one step of a rate at a time, a bound
-beside more of a higher priority than the plan has, a plan beside what runs that served nothing, a
-size that runs and was left out, one that left although it had to stay, a demand served in part that
-a model without a rate took from, what was completed greedily beside what runs where every better
-plan had an outage, an instance that left its place for what filled spare room, moves where starts
-alone would do, an instance that may not move, beside which nothing was started, memory that
-instances were said to share, a moved replica that was said to stay, a size that started and was
-left out; and of large fleets models without a rate that were worth more than a missing replica, a
-size that left the least number no room, and what a clock that had passed left out, and a plan that
-served everything and was said to be for the most goodput, or was not found, as no first replica of
-what must survive a loss, or no second one of what slows itself down, was worth anything; a plan
-beside what runs that did not say why it is none for max-min, what was said to run on a device that
-is gone, a model said to stay of which nothing stayed, and a least number missed by what served
-more.
+"""Were answered wrongly once: a presolve of CP-SAT that loses solutions, least numbers that cannot
+be met or that gave way to what served more, sums and rates that only rounding tells apart, bounds
+beside more of a higher priority, plans beside what runs that served nothing, less than starts
+alone, or moved, dropped or held what they said they did not; a passed clock that left something
+out; goodput in place of the objective; first or second replicas without worth; and a judge that let
+run what was gone.
 """
 
 

@@ -6,7 +6,7 @@ pass it is checked whether the release has come, or has failed so often that its
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.plans.use_cases import Plans
@@ -272,14 +272,10 @@ def _plan_with(release: Release, plans: Sequence[Plan]) -> Plan | None:
     """Return the first of these plans, newest first, in which the model was of that release."""
     digests = releases_of(release.spec)
     for plan in plans:
-        own = [p for p in plan.placements if p.model == release.model]
-        if own and all(_is_of(p, digests) for p in own):
+        own = [p.candidate for p in plan.placements if p.model == release.model]
+        if own and all(c.release == digests.get(c.variant) for c in own):
             return plan
     return None
-
-
-def _is_of(placement: Placement, digests: Mapping[str, str]) -> bool:
-    return placement.candidate.release == digests.get(placement.candidate.variant)
 
 
 def _has_room(plan: Plan, before: Plan, model: str) -> bool:

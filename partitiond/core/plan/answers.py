@@ -9,7 +9,6 @@ from partitiond.core.plan.diff import DiffCost
 from partitiond.core.plan.record import (
     Certificate,
     Infeasible,
-    ModelForecast,
     Objective,
     Placement,
     Plan,
@@ -117,6 +116,7 @@ def figures_of(plan: Plan) -> PlanFigures:
     here = {p.device_id for p in plan.placements}
     used = [device for device in plan.devices if device.id in here]
     rated = [f for f in plan.forecasts if f.demand_req_per_s]
+    served = (min(f.capacity_req_per_s, f.demand_req_per_s or 0.0) for f in rated)
     proof = plan.certificate
     return PlanFigures(
         objective=proof.objective,
@@ -131,7 +131,7 @@ def figures_of(plan: Plan) -> PlanFigures:
             (*(idle_watts(d) for d in used), *(f.watts for f in plan.forecasts if f.replicas))
         ),
         replicas=len(plan.placements),
-        served_req_per_s=math.fsum(_served(f) for f in rated),
+        served_req_per_s=math.fsum(served),
         wanted_req_per_s=math.fsum(f.demand_req_per_s or 0.0 for f in rated),
         least_headroom=min((f.headroom or 0.0 for f in rated), default=None),
         unplaced=tuple(dict.fromkeys(u.model for u in plan.unplaced)),
@@ -140,10 +140,6 @@ def figures_of(plan: Plan) -> PlanFigures:
             f.capacity_req_per_s for f in plan.forecasts if not f.demand_req_per_s
         ),
     )
-
-
-def _served(forecast: ModelForecast) -> float:
-    return min(forecast.capacity_req_per_s, forecast.demand_req_per_s or 0.0)
 
 
 def _total(values: Iterable[float | None]) -> float | None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device, short_device
-from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import overlap
 from partitiond.core.plan.record import (
     ModelForecast,
@@ -187,7 +186,9 @@ class _Reasons:
             {
                 p.replica_id
                 for p in arriving
-                if p.replica_id != gone.replica_id and _same_place(p.partition, gone.partition)
+                if p.replica_id != gone.replica_id
+                and p.device_id == gone.device_id
+                and overlap(p.partition, gone.partition)
             }
         )
         return f"its place goes to {', '.join(takers)}" if takers else ""
@@ -222,10 +223,6 @@ def _rate(demand: float | None) -> str:
 def _released(old: Placement, new: Placement) -> bool:
     """Return whether it is another release of the same form; names tell different forms apart."""
     return other_release(old, new) and old.candidate.variant == new.candidate.variant
-
-
-def _same_place(one: Partition, other: Partition) -> bool:
-    return one.device_id == other.device_id and overlap(one, other)
 
 
 def _step(old: Placement, new: Placement, where: Callable[[Placement], str]) -> str:

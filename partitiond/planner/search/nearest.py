@@ -116,10 +116,17 @@ def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) 
 
 
 def least_against(ranked: Iterable[Packing], may: May) -> int:
-    """Return the position of the first packing with the least objection."""
-    told = []
+    """Return the position of the first packing with the least objection.
+
+    To stop a running model for good that the first packing serves is no less than an outage.
+    """
+    told, running = list[int](), set[str]()
     for packing in ranked:
-        told.append(may(packing))
+        request, counts = packing.instance.request, packing.counts
+        here = {need.name for need in packing.instance.needs if counts[need.model]}
+        if not told and not request.allow_outage:
+            running = here & {p.model for p in request.running}
+        told.append(max(may(packing), OUTAGE if running - here else 0))
         if not told[-1]:
             break
     return told.index(min(told))
@@ -175,6 +182,8 @@ def _nearest_of(instance: Instance, close: list[Member], *, may: May, stop: Stop
         moves = count_of_moves(instance, done)
         worth = [-with_moves(objective, v, moves, price) for v in values_of(one.packing)]
         load = done.load_bytes if staying else 0
-        ranks.append((lexicographic(worth), load, -one.packing.goodput(), one))
-    ranks.sort(key=lambda rank: rank[:3])
-    return ranks[least_against([rank[3].packing for rank in ranks], may)][3]
+        # What is filled may have more of the least numbers than it had.
+        short = one.packing.short_replicas()
+        ranks.append((short, lexicographic(worth), load, -one.packing.goodput(), one))
+    ranks.sort(key=lambda rank: rank[:4])
+    return ranks[least_against([rank[-1].packing for rank in ranks], may)][-1]

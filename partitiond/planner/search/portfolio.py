@@ -32,8 +32,6 @@ from partitiond.planner.search.priorities import (
     classes_of,
     exact_classes,
     goodput_key,
-    order,
-    values_of,
 )
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.scale import LINEAR, evaluate_factor, factor_of, largest_factor
@@ -243,12 +241,12 @@ def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cos
     hint = next((m for m in found.members if m.name == KEPT), Member(KEPT, runs))
     alone = _Gathered([hint])
     exact = _exactly(watch, alone, hint.packing, by_cost=by_cost, stays=runs)
-    if exact is None or exact.packing is None:
-        return
-    fewer = hint.packing.short_replicas() - exact.packing.short_replicas()
-    gain = fewer or order(values_of(exact.packing), values_of(hint.packing))
-    if by_cost or gain >= 0:
-        found.members.append(member(f"{KEPT}, {EXACT}", exact.packing))
+    tried = [one.packing for one in alone.members[1:]]
+    if exact is not None and exact.packing is not None:
+        tried.append(exact.packing)
+    made = [member(f"{KEPT}, {EXACT}", packing) for packing in tried]
+    best = None if by_cost else max([*made, hint], key=goodput_key)
+    found.members += [one for one in made if by_cost or one is best]
 
 
 def _solve_cost(

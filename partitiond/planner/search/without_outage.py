@@ -63,10 +63,14 @@ def forbidden_outages(
 
 def may_be_out(request: PlanRequest) -> set[str]:
     """Return the models that allow an outage, or whose replicas cannot stay where they run."""
+    return gone(request) | {model.model for model in request.models if model.allow_outage}
+
+
+def gone(request: PlanRequest) -> set[str]:
+    """Return the models whose replicas cannot stay where they run."""
     memory = dict(request.host_memory_bytes)
     demands = {model.model: model for model in request.models}
-    gone = to_leave(request.running, request.devices, demands, request.interference, memory)
-    return gone | {name for name, demand in demands.items() if demand.allow_outage}
+    return to_leave(request.running, request.devices, demands, request.interference, memory)
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:

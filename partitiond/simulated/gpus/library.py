@@ -34,7 +34,7 @@ def build_libraries() -> Path:
     Raises:
         DeviceError: there is no C compiler, or it fails.
     """
-    folder = _cache_folder() / _content_hash()
+    folder = platformdirs.user_cache_path("partitiond") / "simulated-gpus" / _content_hash()
     if not all((folder / name).exists() for name in _LIBRARIES):
         _build_into(folder)
     return folder
@@ -59,10 +59,6 @@ def install_libraries(folder: Path) -> None:
     for name in _LIBRARIES:
         shutil.copyfile(built / name, folder / name)
         (folder / name).chmod(0o755)
-
-
-def _cache_folder() -> Path:
-    return platformdirs.user_cache_path("partitiond") / "simulated-gpus"
 
 
 @functools.cache

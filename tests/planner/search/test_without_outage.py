@@ -99,8 +99,16 @@ def test_what_is_asked_again_takes_half_of_the_time_limit_together(
     assert 0 < sum(again) <= first / 2
 
 
+def without_one(instance: Instance) -> Packing:
+    """What runs, but for a model whose size is none of its candidates any more."""
+    packing = running_packing(instance)
+    packing.remove(0, packing.loads[0].items[-1])
+    return packing
+
+
 @pytest.mark.parametrize(
-    ("beside", "asked"), [(running_packing, 1), (Packing, 3), (lambda _instance: None, 3)]
+    ("beside", "asked"),
+    [(running_packing, 1), (without_one, 3), (Packing, 3), (lambda _instance: None, 3)],
 )
 def test_nothing_is_asked_after_the_time_limit_but_what_there_is_no_plan_without(
     monkeypatch: pytest.MonkeyPatch, beside: Callable[[Instance], Packing | None], asked: int
@@ -118,6 +126,23 @@ def test_nothing_is_asked_after_the_time_limit_but_what_there_is_no_plan_without
     made = planned(dataclasses.replace(fleet(5), deterministic=False))
     assert served(made)["coder"] == pytest.approx(4.17)
     assert len(late) == asked
+
+
+@pytest.mark.parametrize("changes", [{}, {"min_replicas": 1, "allow_outage": True}])
+def test_what_serves_today_and_could_stay_is_not_stopped_for_good(
+    changes: dict[str, object],
+) -> None:
+    """`x` runs at a size of the past, and no plan with its new one has no outage."""
+    big, small, d = point("coder", 5, 70), point("coder", 5, 35), point("d", 6, 38)
+    old, new = point("x", 4, 40, batch=32), want("x", point("x", 4, 43), rate=4, **changes)
+    made = planned(
+        dataclasses.replace(
+            fleet(5, objective=Objective.MAX_GOODPUT, devices=A100),
+            models=(want("coder", big, small, rate=5), new, want("d", d, rate=6)),
+            running=(placed(big, on="g0"), placed(old, on="g1"), placed(d, on="g1")),
+        )
+    )
+    assert served(made) == {"coder": 5, "x": 4, "d": 6}
 
 
 OBJECTIVES = Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MAX_GOODPUT, Objective.MAX_MIN
