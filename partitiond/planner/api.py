@@ -203,20 +203,21 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
             return replaced
     answers = list[_Made]()
     wanted = request.objective if request.objective.is_cost else Objective.MAX_GOODPUT
-    there = {p.model for p in request.running} - gone(request)
+    there = frozenset(p.model for p in request.running) - gone(request)
     all_running = there - may_be_out(request)
     wanting = {m.model for m in request.models if m.demand.planned_req_per_s != 0}
+    could_stay = there & wanting
     starts = () if alone is None else assign(made.instance, alone)
     # What runs at sizes of the past is no part of the plan beside what runs.
-    enough = alone is not None and there & wanting <= {p.model for p in starts}
+    enough = alone is not None and could_stay <= {p.model for p in starts}
     # What serves today is kept before anything else: nothing moves unless all are served then.
-    for staying, objective, move_price in (
-        (models, wanted, request.move_price),
-        (all_running, wanted, MAX_MOVE_PRICE),
-        (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
-        # What may be out for a while is not to be out for good.
-        (there, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
-    ):
+    unmoved = (
+        (all_running, wanted),
+        (all_running, Objective.MAX_GOODPUT),
+        (there, Objective.MAX_GOODPUT),  # what may be out for a while is not to be out for good
+    )
+    questions = ((*question, MAX_MOVE_PRICE) for question in dict.fromkeys(unmoved))
+    for staying, objective, move_price in ((models, wanted, request.move_price), *questions):
         if not in_time() and (enough or staying is models):
             continue
         asked = dataclasses.replace(
@@ -235,7 +236,7 @@ def _without_outage(made: _Made, began: float, on_progress: OnProgress | None, s
             and not forbidden_outages(request, placements)
         ):
             answers.append(_held(made, placements, coming, held.found.method, stop))
-            if there & wanting <= {p.model for p in placements}:
+            if could_stay <= {p.model for p in placements}:
                 break
     if alone is not None:
         # Asked apart, what runs and what is new may not gain from one another.
