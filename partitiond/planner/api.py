@@ -371,7 +371,8 @@ def _as_asked(
     found = evaluate(packing, objective, name)
     if objective is made.found.objective:
         found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)
-    elif asked.models == made.instance.request.models:  # nothing that is held back says why
+    elif objective is not asked.objective and asked.models == made.instance.request.models:
+        # Nothing that is held back says why.
         found = dataclasses.replace(found, proven_impossible=False)
     return _on_devices(found, placements)
 
