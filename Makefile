@@ -27,7 +27,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	then command -v $$p; break; fi; done)
 
 .PHONY: browser help tour tour-gpus tour-hosts setup demo engine native test test-full check prepared soak \
-	lint lint-style lint-types lint-imports kernels format bench gpu-check docs lock dist clean \
+	hot-path lint lint-style lint-types lint-imports kernels format bench gpu-check docs lock dist clean \
 	browser-or-none $(addprefix soak-,tests oracle properties mutations harm harm-hosts harm-hosts-ray)
 
 help: ## show this
@@ -100,6 +100,9 @@ format: $(STAMP) ## put the code into its format
 kernels: $(STAMP) ## compile the planner's loops, once for these sources on this machine
 	@$(BIN)/python -m partitiond.native planner
 
+hot-path: $(STAMP)
+	@$(BIN)/python -m partitiond.native proxy
+
 native: $(STAMP) ## compile the proxy's hot path and the planner's loops, where there is a C compiler (done by check)
 	@$(BIN)/python -m partitiond.native
 
@@ -109,11 +112,11 @@ prepared: $(STAMP)
 # Tests wait for processes more than they compute, so there are more workers than cores. 0 for one
 # test after the other in one process, which a debugger wants.
 WORKERS ?= 4
-TESTS = WORKERS=$(WORKERS) BEFORE="$(BEFORE)" BESIDE=lint $(BIN)/python -m tests.run
-BEFORE = engine native browser
+TESTS = WORKERS=$(WORKERS) IMPORTED=kernels BEFORE="$(BEFORE)" BESIDE=lint $(BIN)/python -m tests.run
+BEFORE = engine hot-path browser
 
 # The proxies of `make test` run from their sources: compiling them is a matter of `make test-full`.
-test: BEFORE = engine kernels
+test: BEFORE = engine
 test: $(STAMP) ## decisions, contracts of the fakes, one real engine; lint and types
 	@PARTITIOND_NATIVE=0 $(TESTS) test $(PYTEST_ARGS)
 

@@ -2,9 +2,9 @@
 
 The tests of a file stay together, because they share what is started once for a file. All files
 with real engines are one group, and so are all files with Ray: two of either at a time need more
-memory than small machines have. Those with a browser share it, and the demo that it looks at. The
-longest group begins first, because what begins last ends last; `tests/durations.txt` says how long
-each file took when that was last recorded.
+memory than small machines have. Those with a browser share it, and the demo that it looks at; those
+that read the sources, their trees. The longest group begins first, because what begins last ends
+last; `tests/durations.txt` says how long each file took when that was last recorded.
 """
 
 import functools
@@ -23,6 +23,7 @@ GROUPS: Final = {
     "mark.engine": "tests of real engines",
     "mark.ray": "tests of Ray",
     "mark.browser": "tests of a browser",
+    "tests.structure.imports": "tests of the sources",
 }
 """Words in a file that make its tests members of a group."""
 SIMULATED: Final = "[simulated"

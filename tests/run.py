@@ -6,11 +6,13 @@
 more, each test alone in a process of its own (see `tests.verdict`). `--record` writes
 `tests/durations.txt`, by which the longest files begin first.
 
-Variables: WORKERS (processes), BEFORE (make targets that the tests wait for, made at the same time:
-a compiler and a download use one core each), BESIDE (make targets that are checked beside them),
-TESTS_BEGIN_BEFORE (seconds since 1970; what would begin later is left out, and the run is red).
+Variables: WORKERS (processes); make targets, all begun at once, for a compiler and a download use
+one core each: IMPORTED (of what tests import), BEFORE (what the first test waits for), BESIDE (what
+is checked beside them); TESTS_BEGIN_BEFORE (seconds since 1970; what would begin later is left out,
+and the run is red).
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -54,27 +56,34 @@ def main(arguments: Sequence[str]) -> int:
     # Sockets lie in the folders of tests, and their paths may have 107 bytes: a short one for all.
     folder = Path(tempfile.mkdtemp(prefix="pd."))
     print(f"Folders of the tests: {folder}; logs: {LOGS.name}/", flush=True)
-    before, beside = _started("BEFORE"), _started("BESIDE")
+    imported, before, beside = (_started(variable) for variable in ("IMPORTED", "BEFORE", "BESIDE"))
     if before:
         print("The tests wait for make", *before, f"(logs: {LOGS.name}/*.log)", flush=True)
-    # In a process of its own: this one has imported plugins of pytest, which pytest warns of.
-    subprocess.run([sys.executable, "-m", "tests.compiled"], cwd=ROOT, check=False)
-    missing = _ended(before)
+    missing = _ended(imported)
+    begin, may_begin = os.pipe()
+    workers = ["--workers", os.environ.get("WORKERS", "4"), "--begin", str(begin)]
+    tests = _begun(
+        [*workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all", (begin,)
+    )
+    missing += _ended(before)
+    if not missing:
+        os.write(may_begin, b"1")
+    os.close(may_begin)
+    status = tests.wait()
     if missing:
         for process, _ in beside.values():
             process.terminate()
         shutil.rmtree(folder)
         print(*missing, "red", sep="\n", flush=True)
         return 1
-    workers = os.environ.get("WORKERS", "4")
-    status = _pytest(
-        ["--workers", workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all"
-    )
     run = _report("all")
     alone = {}
     for number, names in enumerate(to_run_again(run)):
         print("\nOnce more, alone:", *names, sep="\n  ", flush=True)
-        _pytest(["--basetemp", str(folder / f"a{number}"), *names], f"alone-{number}")
+        again = _begun(["--basetemp", str(folder / f"a{number}"), *names], f"alone-{number}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            again.wait(ALONE_SECONDS)
+        again.kill()
         alone.update(dict.fromkeys(names, _report(f"alone-{number}")))
     verdict = judge(run, alone, status)
     faults = [*verdict.faults, *_ended(beside)]
@@ -94,19 +103,15 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if faults else 0
 
 
-def _pytest(arguments: Sequence[str], report: str) -> int:
+def _begun(
+    arguments: Sequence[str], report: str, passed: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     command = [
         sys.executable, "-m", "pytest", "--tb", "short", "--show-capture", "no", "-r", "fE", "-q",
         *arguments,
     ]  # fmt: skip
     environment = {**os.environ, REPORT: str(LOGS / f"{report}.jsonl")}
-    limit = ALONE_SECONDS if report != "all" else None
-    try:
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, check=False, timeout=limit
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return 2
+    return subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=passed)
 
 
 def _report(name: str) -> Run:

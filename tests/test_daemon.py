@@ -203,7 +203,6 @@ def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
         manager.settimeout(WAIT_SECONDS)
-        daemon.forked = False
         daemon.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"}
         daemon.start()
         assert manager.recv(200).split(b"\n")[0] == b"READY=1"

@@ -32,11 +32,16 @@ END: Final = "what a worker leaves"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--workers", type=int, default=0, help="processes that run the tests")
+    parser.addoption(
+        "--begin", type=int, help="a pipe: a byte of it begins the tests, its end none"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     options, config = session.config.option, session.config
+    if options.begin is not None and not os.read(options.begin, 1):
+        raise session.Interrupted("what the tests wait for could not be made")
     if not options.workers or options.collectonly or session.testsfailed or not session.items:
         return None
     groups: defaultdict[str, list[int]] = defaultdict(list)

@@ -104,29 +104,27 @@ class FaultPoint(enum.StrEnum):
     PARTITION_RELEASED = "partition.released"
 
 
-_ARMED: Final = os.environ.get(VARIABLE, "")
 _passed: Counter[str] = Counter()
-_order: str = _ARMED
+_order: str = ""
 
 
 def reached(point: FaultPoint) -> None:
     """Mark that the process reached a point; end the process here if that was asked for."""
-    if _ARMED:
-        _pass(point)
+    if armed := os.environ.get(VARIABLE):
+        _pass(point, armed)
 
 
-def _pass(point: FaultPoint) -> None:
+def _pass(point: FaultPoint, order: str) -> None:
     global _order  # noqa: PLW0603 - one process, one order
-    if _ARMED.startswith("@"):
-        file = Path(_ARMED[1:])
-        order = ""
+    if order.startswith("@"):
+        file, order = Path(order[1:]), ""
         with contextlib.suppress(OSError):
             order = file.read_text().strip()
-        if order != _order:
-            _order = order
-            _passed.clear()
         with file.with_suffix(".passed").open("a") as passed:
             passed.write(f"{point}\n")
+    if order != _order:
+        _order = order
+        _passed.clear()
     name, _, count = _order.partition(":")
     _passed[point] += 1
     if name == point and _passed[point] >= int(count or 1):

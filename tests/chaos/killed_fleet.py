@@ -14,8 +14,7 @@ from partitiond.core.keys.record import KeyRecord
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.releases import ReleaseState
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
-from partitiond.platform.fault_points import FaultPoint
-from tests.chaos.nursery import Nursery
+from partitiond.platform.fault_points import VARIABLE, FaultPoint
 from tests.e2e.harness import Fleet
 from tests.machine import wait_for
 
@@ -46,25 +45,19 @@ class KilledFleet(Fleet):
     """One daemon after the other on one state folder.
 
     Args:
-        nursery: starts them; its daemons read in `faults` at which point to end.
         overrides: settings.
 
     Attributes:
         replicas: of its model.
     """
 
-    def __init__(
-        self, folder: Path, nursery: Nursery, faults: Path, overrides: Mapping[str, object]
-    ) -> None:
+    def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
         super().__init__(folder, QUICK | dict(overrides))
-        self._nursery = nursery
-        self._faults = faults
+        self._faults = folder.with_name("fault")  # it is no sign of the fleet in an environment
+        self.environment = {VARIABLE: f"@{self._faults}"}
         self.replicas = 1
 
     # --- the daemon ---------------------------------------------------------------------------
-
-    def launch(self) -> None:
-        self.process = self._nursery.start(self.config, self.log)
 
     def is_up(self) -> bool:
         """Whether it answers."""

@@ -1,8 +1,8 @@
 """Starts daemons in a fraction of a second, forked from a process that has all imports.
 
-The child runs the daemon from the reading of its settings onwards, in a session of its own. What
-depends on no settings is shared: imports, parsers of requests, and the solver, of which each daemon
-forks the process that its solves are forked from.
+The child runs a command of `partitiond` in a session of its own. What depends on no settings is
+shared: imports, parsers of requests, and the solver, of which each daemon forks the process that
+its solves are forked from.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from partitiond.settings.schema import load_settings
+from partitiond.cli.main import main
 from tests.machine import clean_environment, wait_for
 
 
@@ -79,13 +79,9 @@ class ForkedDaemon:
 
 
 class Nursery:
-    """The process that forks them.
+    """The process that forks them."""
 
-    Args:
-        environment: of all of them, beside what the tests themselves run in.
-    """
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="pn-")
         self._count = 0
         self._process = subprocess.Popen(
@@ -94,15 +90,18 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parent.parent.parent,
-            env={**clean_environment(), **environment},
+            env=clean_environment(),
         )
 
-    def start(self, config: Path, log: Path) -> ForkedDaemon:
+    def start(
+        self, words: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> ForkedDaemon:
+        """Start a command of `partitiond` that runs until it is ended, with this environment."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._count += 1
         ended = Path(self._folder.name) / str(self._count)
-        order = {"config": str(config), "log": str(log), "ended": str(ended)}
+        order = {"words": words, "log": str(log), "ended": str(ended), "environment": environment}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
         return ForkedDaemon(int(self._process.stdout.readline()), ended)
@@ -121,17 +120,9 @@ class Nursery:
         self._folder.cleanup()
 
 
-@contextlib.contextmanager
-def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
-    """A nursery while the block lasts."""
-    found = Nursery(environment)
-    try:
-        yield found
-    finally:
-        found.close()
-
-
 def _main() -> None:
+    gc.disable()
+    import partitiond.cli.hosts.joining
     import partitiond.daemon
     import partitiond.planner.api  # noqa: F401
     from partitiond.api.app import routes
@@ -141,6 +132,7 @@ def _main() -> None:
     routes()
     prepare(ANSWERS)
     gc.freeze()
+    gc.enable()
     statuses: dict[int, str] = {}
     signal.signal(signal.SIGCHLD, lambda *_: _reap(statuses))
     for line in sys.stdin:
@@ -153,7 +145,7 @@ def _main() -> None:
             statuses[pid] = order["ended"]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         if pid == 0:
-            _become_daemon(Path(order["config"]), order["log"])
+            _become(order["words"], order["log"], order["environment"])
         print(pid, flush=True)
 
 
@@ -168,19 +160,21 @@ def _reap(statuses: dict[int, str]) -> None:
                 path.with_suffix(".new").rename(path)
 
 
-def _become_daemon(config: Path, log: str) -> None:
+def _become(words: list[str], log: str, environment: dict[str, str]) -> None:
     """Never returns."""
     code = 1
     try:
+        os.environ.clear()
+        os.environ.update(environment)
         os.setsid()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for ours, theirs in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(ours, theirs)
         _fork_fork_server()
-        run_daemon = sys.modules["partitiond.daemon"].run_daemon
-        run_daemon(load_settings(config, clean_environment(), {}).settings)
-        code = 0
+        main(words)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
     except BaseException:  # noqa: BLE001 - the test looks for it in the log
         traceback.print_exc()
     finally:

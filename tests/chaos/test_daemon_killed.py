@@ -20,10 +20,9 @@ import partitiond
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.devices.partitions.journal import read_entries
-from partitiond.platform.fault_points import VARIABLE, FaultPoint
+from partitiond.platform.fault_points import FaultPoint
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import RENEWED, TOKEN_SECONDS, KilledFleet, kill
-from tests.chaos.nursery import Nursery, nursery
 from tests.machine import wait_for
 
 Act = Callable[[KilledFleet], None]
@@ -187,22 +186,14 @@ PARTITIONS = [
 ]
 
 
-@contextlib.contextmanager
-def bed_of_daemons() -> Iterator[tuple[Path, Nursery, Path]]:
-    """A folder with a short path, what starts daemons, and the file that says where they end."""
-    with tempfile.TemporaryDirectory(prefix="pd-") as name:
-        faults = Path(name) / "fault"
-        faults.write_text("")
-        with nursery({VARIABLE: f"@{faults}"}) as bed:
-            yield Path(name), bed, faults
-
-
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[KilledFleet]:
-    with bed_of_daemons() as (folder, bed, faults):
-        with KilledFleet(folder / "fleet", bed, faults, {"cpu.cores": [0, 1]}) as found:
-            found.start()
-            yield found
+    with (
+        tempfile.TemporaryDirectory(prefix="pd-") as name,
+        KilledFleet(Path(name) / "fleet", {"cpu.cores": [0, 1]}) as found,
+    ):
+        found.start()
+        yield found
 
 
 def test_every_point_is_somewhere_in_the_program_and_in_a_case() -> None:
@@ -294,15 +285,15 @@ def asks_until_dead(fleet: KilledFleet) -> bool:
 def gpus(request: pytest.FixtureRequest) -> Iterator[tuple[KilledFleet, SimulatedHost]]:
     """A fleet on one simulated GPU, which is as it was found in the end."""
     mig = request.param is SharingMode.MIG
-    with bed_of_daemons() as (folder, bed, faults):
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
         described = HostDescription("one", (GpuDescription("a100-80gb", 1, mig=mig),), cores=8)
-        host = SimulatedHost.create(described, folder / "host")
+        host = SimulatedHost.create(described, Path(name) / "host")
         settings = {
             "gpu.enabled": True,
             "gpu.simulated_host": str(host.folder),
             "cpu.enabled": False,
         }
-        with KilledFleet(folder / "fleet", bed, faults, settings) as found:
+        with KilledFleet(Path(name) / "fleet", settings) as found:
             found.replicas = 2  # one alone would get the whole device
             found.start()
             yield found, host

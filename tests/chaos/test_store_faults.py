@@ -12,19 +12,12 @@ import pytest
 
 from partitiond.core.errors import PartitiondError
 from tests.chaos.killed_fleet import BODY, KilledFleet, kill
-from tests.chaos.nursery import Nursery, nursery
 from tests.machine import wait_for
 from tests.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.full
 
 DISK_BYTES = 8 * 1024**2
-
-
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Nursery]:
-    with nursery({}) as found:
-        yield found
 
 
 @pytest.fixture
@@ -34,9 +27,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def fleet(folder: Path, bed: Nursery) -> Iterator[KilledFleet]:
+def fleet(folder: Path) -> Iterator[KilledFleet]:
     (folder / "fleet" / "state").mkdir(parents=True)
-    with KilledFleet(folder / "fleet", bed, folder / "fault", {"cpu.cores": [0, 1]}) as found:
+    with KilledFleet(folder / "fleet", {"cpu.cores": [0, 1]}) as found:
         yield found
 
 

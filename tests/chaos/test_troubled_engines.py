@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.killed_fleet import KilledFleet
-from tests.chaos.nursery import nursery
 from tests.machine import wait_for
 
 pytestmark = pytest.mark.full
@@ -25,8 +24,7 @@ def test_an_engine_that_is_frozen_is_replaced() -> None:
     """It answers nothing and does not end: its probes are missed. Also one that is told to end."""
     with (
         tempfile.TemporaryDirectory(prefix="pd-") as name,
-        nursery({}) as bed,
-        KilledFleet(Path(name) / "fleet", bed, Path(name) / "fault", SETTINGS) as fleet,
+        KilledFleet(Path(name) / "fleet", SETTINGS) as fleet,
     ):
         fleet.start()
         fleet.serve()

@@ -62,8 +62,6 @@ class Manager:
 class Service(Fleet):
     """`partitiond serve` as a service, with a settings file that can be changed."""
 
-    forked = False
-
     def __init__(self, folder: Path) -> None:
         measuring = {"min_window_seconds": 0.2, "max_window_seconds": 0.5, "max_batch": 4,
                      "cpu_partition_cores": [1]}  # fmt: skip

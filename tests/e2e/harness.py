@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,8 +89,8 @@ def toml_value(value: object) -> str:
     return '"' + str(value) + '"'
 
 
-def nursery() -> "tuple[Nursery, dict[str, str]]":
-    """Forks all daemons of this process of tests, and the environment that they have.
+def nursery() -> "Nursery":
+    """Forks all daemons of this process of tests.
 
     The first one costs 2 s of imports, a further one 0.4. Tests in a network namespace of their
     own have their own: what is forked stays in the namespace of what forks it.
@@ -100,27 +99,19 @@ def nursery() -> "tuple[Nursery, dict[str, str]]":
 
 
 @functools.cache
-def _nursery_in(_namespace: str) -> "tuple[Nursery, dict[str, str]]":
+def _nursery_in(_namespace: str) -> "Nursery":
     from tests.chaos.nursery import Nursery
 
-    made = Nursery({})
+    made = Nursery()
     atexit.register(made.close)
-    return made, _lasting_environment()
-
-
-def _lasting_environment() -> dict[str, str]:
-    return {k: v for k, v in clean_environment().items() if not k.startswith("PYTEST_")}
+    return made
 
 
 class Fleet:
     """One daemon on a state folder of its own."""
 
-    prefix: tuple[str, ...] = ()
-    """Words before its commands: what they are run by."""
-    forked = True
-    """Whether the nursery starts it; else a command does."""
     environment: Mapping[str, str] = {}
-    """What that command's has beside our own."""
+    """What the daemon's has beside our own."""
 
     def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
         self.folder = folder
@@ -138,16 +129,10 @@ class Fleet:
         self.config.write_text("".join(f"{k} = {toml_value(v)}\n" for k, v in values.items()))
         self.settings = load_settings(self.config, clean_environment(), {}).settings
         self.log = folder / "daemon.log"
-        self.process: ForkedDaemon | subprocess.Popen[bytes] | None = None
+        self.process: ForkedDaemon | None = None
         self._clients: list[openai.OpenAI] = []
 
     # --- the daemon -------------------------------------------------------------------------
-
-    @property
-    def command(self) -> list[str]:
-        """`partitiond` with the settings of this fleet."""
-        program = [sys.executable, "-m", "partitiond", "--config", str(self.config)]
-        return [*self.prefix, *program]
 
     def start(self, *, seconds: float = 60) -> None:
         """Start the daemon and wait until it is ready."""
@@ -158,22 +143,11 @@ class Fleet:
             error.add_note(f"not ready: {self.problems()}\n{self.log.read_text()[-3000:]}")
             raise
 
-    def launch(self) -> None:
-        """Start the daemon."""
-        if self.forked and not self.prefix:
-            bed, environment = nursery()
-            if environment == _lasting_environment():  # no test set a variable for its daemon
-                self.process = bed.start(self.config, self.log)
-                return
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "serve"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**clean_environment(), **self.environment},
-                start_new_session=True,
-            )
+    def launch(self, *words: str) -> None:
+        """Start the daemon, or another command that runs until it is ended."""
+        words = ("--config", str(self.config), *(words or ("serve",)))
+        environment = {**clean_environment(), **self.environment}
+        self.process = nursery().start(words, self.log, environment)
 
     def _is_ready(self) -> bool:
         return self.problems() == {}
@@ -198,15 +172,7 @@ class Fleet:
 
     def cli(self, *arguments: object, code: int = 0) -> Command:
         """A command as a user types it, to its end."""
-        if not self.prefix:
-            return command("--config", self.config, *arguments, code=code)
-        words = [*self.command, *map(str, arguments)]
-        env = clean_environment()
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env
-        )
-        assert code in (done.returncode, -1), f"{arguments}: {done.stdout}\n{done.stderr}"
-        return Command(words, done.returncode, done.stdout, done.stderr)
+        return command("--config", self.config, *arguments, code=code)
 
     def json(self, *arguments: object, code: int = 0) -> Any:
         """What it writes with `--json`."""
@@ -333,16 +299,9 @@ class JoinedHost(Fleet):
 
     def start(self, *, seconds: float = 120) -> None:
         """Start the agent, and wait until it answers its head."""
-        before = self.log.read_text().count("ready: obeys") if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, "host", "join", *self.join],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=clean_environment(),
-                start_new_session=True,
-            )
+        self.log.touch()
+        before = self.log.read_text().count("ready: obeys")
+        self.launch("host", "join", *self.join)
 
         def ready() -> bool:
             assert self.process is not None

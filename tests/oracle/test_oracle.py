@@ -21,8 +21,8 @@ ONCE = (
 be met or that gave way to what served more, sums and rates that only rounding tells apart, bounds
 beside more of a higher priority, plans beside what runs that served nothing, less than starts
 alone, or moved, dropped or held what they said they did not; a passed clock that left something
-out; goodput in place of the objective, or said to be; first or second replicas without worth; and a judge that let
-run what was gone.
+out; goodput in place of the objective, or said to be so; first or second replicas without worth;
+and a judge that let run what was gone.
 """
 
 

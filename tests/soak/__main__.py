@@ -22,8 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from partitiond.platform.fault_points import VARIABLE
-from tests.chaos.nursery import nursery
 from tests.cluster.ray_fixtures import managed_python
 from tests.e2e.harness import Load
 from tests.soak import fleet, hosts
@@ -70,20 +68,17 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _harmed(folder: Path, options: argparse.Namespace) -> Iterator[Harmed]:
-    faults = folder / "fault"
-    faults.write_text("")
-    with nursery({VARIABLE: f"@{faults}"}) as bed:
-        made: Harmed
-        if options.ray:
-            made = hosts.SoakRayHosts(folder, managed_python())
-        elif options.hosts:
-            made = hosts.SoakHosts(folder)
-        else:
-            made = fleet.SoakFleet(folder, bed, faults)
-        try:
-            yield made
-        finally:
-            made.cleanup()
+    made: Harmed
+    if options.ray:
+        made = hosts.SoakRayHosts(folder, managed_python())
+    elif options.hosts:
+        made = hosts.SoakHosts(folder)
+    else:
+        made = fleet.SoakFleet(folder)
+    try:
+        yield made
+    finally:
+        made.cleanup()
 
 
 def _options() -> argparse.Namespace:

@@ -14,7 +14,6 @@ from partitiond.devices.partitions.journal import read_entries
 from partitiond.platform.fault_points import FaultPoint
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import KilledFleet, kill
-from tests.chaos.nursery import Nursery
 from tests.e2e.harness import Fleet, Load
 from tests.machine import wait_for
 from tests.soak.harmed import COMMON_HARM, Harmed
@@ -32,7 +31,7 @@ POINTS = tuple(p for p in FaultPoint if p.value.startswith(("engine.", "table.",
 class SoakFleet(KilledFleet, Harmed):
     """What random harm can be done to it, and whether it is well again."""
 
-    def __init__(self, folder: Path, nursery: Nursery, faults: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         described = HostDescription("two", (GpuDescription("a100-80gb", 2),), cores=16)
         self.host = SimulatedHost.create(described, folder / "host")
         settings: dict[str, object] = {
@@ -44,7 +43,7 @@ class SoakFleet(KilledFleet, Harmed):
             "engine.stop_grace_seconds": 2.0,
             "engine.drain_deadline_seconds": 20.0,
         }
-        super().__init__(folder / "fleet", nursery, faults, settings)
+        super().__init__(folder / "fleet", settings)
         self.replicas_of = dict(MODELS)
 
     def fleets(self) -> Mapping[Fleet, SimulatedHost]:

@@ -18,9 +18,14 @@ def modules() -> dict[str, Path]:
 
 
 @functools.cache
+def parsed(text: str) -> ast.Module:
+    """The syntax tree of a source, made once for all tests that look at it."""
+    return ast.parse(text)
+
+
 def tree_of(module: str) -> ast.Module:
     """The syntax tree of a module."""
-    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+    return parsed(modules()[module].read_text(encoding="utf-8"))
 
 
 @functools.cache

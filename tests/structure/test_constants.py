@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.structure.imports import PACKAGE, ROOT
+from tests.structure.imports import PACKAGE, ROOT, parsed
 
 ROOMS = ("core", "planner", "controller", "proxy", "profiler", "engines", "advise", "simulated")
 """Rooms that decide. Elsewhere numbers are formats, sizes of displays and limits of fields."""
@@ -28,7 +28,7 @@ def constants(source: str) -> Iterator[tuple[str, ast.expr, str]]:
     """Yield name, value and docstring; a docstring also speaks for the constants right above."""
     waiting: list[tuple[str, ast.expr]] = []
     end = 0
-    for node in ast.parse(source).body:
+    for node in parsed(source).body:
         if node.lineno > end + 1:
             yield from ((*constant, "") for constant in waiting)
             waiting = []

@@ -1,9 +1,10 @@
 """No decision reads a sentence: what a message says for people is a field beside it as well."""
 
 import ast
-from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "partitiond"
+from tests.structure.imports import ROOT, parsed
+
+PACKAGE = ROOT / "partitiond"
 DECIDE = ("controller", "core", "hosts", "store")
 MESSAGES = frozenset(
     {"diagnosis", "error", "last_error", "message", "note", "problem", "reason", "what", "words"}
@@ -30,7 +31,7 @@ def sentences_read(text: str) -> list[int]:
         return isinstance(node, ast.Attribute) and node.attr in MESSAGES
 
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in PARTS and is_message(node.func.value):
                 found.append(node.lineno)

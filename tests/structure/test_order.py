@@ -10,19 +10,19 @@ from tests import order
 ROOT = Path(__file__).parents[2]
 ENGINES = "tests/e2e/test_real_engines.py::engines"
 SIMULATED = "tests/e2e/test_real_engines.py::twin[simulated]"
-SHORT = "tests/structure/test_tree.py::a"
-LONG = "tests/structure/test_words.py::b"
+SHORT = "tests/structure/test_loop_files.py::a"
+LONG = "tests/structure/test_verdict.py::b"
 NEW = "tests/structure/test_order.py::c"
 
 
 def test_tests_of_real_engines_are_one_group_and_their_simulated_twins_are_not() -> None:
     assert order.group_of(ENGINES, ROOT) == "tests of real engines"
     assert order.group_of(SIMULATED, ROOT) == "tests/e2e/test_real_engines.py"
-    assert order.group_of(SHORT, ROOT) == "tests/structure/test_tree.py"
+    assert order.group_of(SHORT, ROOT) == "tests/structure/test_loop_files.py"
 
 
 def test_the_longest_group_begins_first_and_each_stays_together() -> None:
-    seconds = {"tests/structure/test_tree.py": 1.0, "tests/structure/test_words.py": 30.0}
+    seconds = {"tests/structure/test_loop_files.py": 1.0, "tests/structure/test_verdict.py": 30.0}
     asked = [SHORT, NEW, LONG, SHORT.replace("::a", "::d")]
     key = order.longest_first(asked, ROOT, seconds)
     found = sorted(asked, key=lambda name: key[name])

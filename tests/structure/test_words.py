@@ -10,7 +10,8 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.structure.imports import ROOT, parsed
+
 ORDINARY = pathlib.Path(__file__).with_name("ordinary_words.txt")
 PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
@@ -30,7 +31,7 @@ def words_of(name: str) -> set[str]:
 def names_in(module: str, source: str) -> Iterator[str]:
     """Yield the names of a module and of its public classes and functions."""
     yield module
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
             not node.name.startswith("_")
         ):

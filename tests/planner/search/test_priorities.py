@@ -10,6 +10,7 @@ from partitiond.core.model.spec import PlacementRules
 from partitiond.core.plan.answers import alternative
 from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status
 from partitiond.planner.answers.certify import certify
+from partitiond.planner.exact import Exact
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
@@ -20,6 +21,7 @@ from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.priorities import (
     class_by_class,
     classes_of,
+    exact_classes,
     goodput_key,
     order,
 )
@@ -173,3 +175,23 @@ def test_the_worst_served_is_told_by_its_share_and_not_by_its_weight() -> None:
     alone = dataclasses.replace(request, models=(free,), objective=Objective.MAX_MIN)
     unrated = plan_for(alone)
     assert "is 8 requests/s, no plan's is more than 8 (" in unrated.explanation[0]
+
+
+def test_a_plan_with_its_least_numbers_is_better_than_one_that_serves_more() -> None:
+    """The next priority is asked beside it."""
+    low = dataclasses.replace(ranked("b", 0, 1.0), min_replicas=1)
+    instance = build_instance(asked(1, ranked("a", 1, 50.0, wanted=100.0), low))
+    item = {it.candidate.model: it.index for it in instance.items}
+    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
+    full, good = Packing(instance), Packing(instance)
+    for packing, names in ((full, "aa"), (good, "ab")):
+        for name in names:
+            packing.add(0, item[name], option)
+    beside = list[Packing]()
+
+    def ask(best: Packing, *_: object) -> Exact:
+        beside.append(best)
+        return Exact(Status.OPTIMAL, good, None)
+
+    assert exact_classes(classes_of(instance), [Member("", full)], {}, ask).packing is good
+    assert beside == [full, good]

@@ -243,6 +243,25 @@ def test_least_numbers_are_not_met_where_one_leaves_that_has_to_stay() -> None:
         assert found.packing.counts[two] == number
 
 
+def test_what_fills_a_plan_may_meet_a_least_number() -> None:
+    """A second `a` serves more than a first `b`, which has to be there."""
+    a, b = point("a", 50, 70), point("b", 1, 60)
+    models = want("a", a, rate=100), want("b", b, rate=1, min_replicas=1)
+    running = (placed(a, on="g0"),)
+    asked = PlanRequest(gpus(2), models, objective=Objective.MAX_GOODPUT, interference=FREE)
+    instance = build_instance(dataclasses.replace(asked, running=running))
+    item = {it.candidate.model: it.index for it in instance.items}
+    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
+    few, full = Packing(instance), Packing(instance)
+    for packing, devices in ((few, 1), (full, 2)):
+        for device in range(devices):
+            packing.add(device, item["a"], option)
+    found = nearest_goodput(
+        instance, [Member("few", few), Member("full", full)], may=lambda _: 0, stop=never
+    )
+    assert (found.name, found.packing.short_replicas()) == ("few", 0)
+
+
 def test_what_one_start_serves_is_started_and_nothing_is_held_back() -> None:
     made = planned(fleet(3))
     diff = diff_plans(RUNNING, made.placements)
