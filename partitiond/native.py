@@ -246,17 +246,16 @@ def main() -> int:
     named = {"planner": PLANNER, "proxy": PROXY}
     if not {*sys.argv[1:]} <= {*named}:
         sys.exit(f"Name {' or '.join(named)}, or nothing to compile both.")
-    parts = [named[word] for word in sys.argv[1:]] or [PLANNER, PROXY]
-    left = [part for part in parts if not is_built(part)]
+    left = {name: named[name] for name in sys.argv[1:] or named if not is_built(named[name])}
     if not left:
         return 0
     reason = problem()
     if reason is not None:
         print(f"Nothing is compiled: {reason}. {UNCOMPILED}.")
         return 0
-    print("Compiling the proxy's hot path and the planner's loops (a minute or two)")
+    print(f"Compiling the hot path of the {' and the '.join(left)} (a minute or two)")
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        builds = [pool.submit(build, part) for part in left]
+        builds = [pool.submit(build, part) for part in left.values()]
     failed = [error for one in builds if (error := one.exception()) is not None]
     if failed:
         print(*failed, f"{UNCOMPILED}.", sep="\n", file=sys.stderr)

@@ -121,8 +121,8 @@ def vllm_launch(model_folder: Path, replica_id: str = "real-0") -> EngineLaunch:
 def make_runner(
     run_dir: Path, environment: EngineEnvironment | None, *, forks: bool = False
 ) -> ProcessEngineRunner:
-    """A runner whose engines share the cache of all tests, and if it forks what has a placement, as
-    a daemon does, what they import.
+    """A runner whose engines share the cache of all tests, and if it forks, as a daemon does, what
+    they import.
     """
     warm = MODULES if forks else None
     runner = ProcessEngineRunner(run_dir, environment, cache_dir=engine_cache_dir(), warm=warm)

@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="pd."))
     print(f"Folders of the tests: {folder}; logs: {LOGS.name}/", flush=True)
     imported, before, beside = (_started(variable) for variable in ("IMPORTED", "BEFORE", "BESIDE"))
-    if before:
-        print("The tests wait for make", *before, f"(logs: {LOGS.name}/*.log)", flush=True)
+    if waited := {**imported, **before}:
+        print("The tests wait for make", *waited, f"(logs: {LOGS.name}/*.log)", flush=True)
     missing = _ended(imported)
     begin, may_begin = os.pipe()
     workers = ["--workers", os.environ.get("WORKERS", "4"), "--begin", str(begin)]
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     if not missing:
         os.write(may_begin, b"1")
     os.close(may_begin)
-    status = tests.wait()
+    status = _ended_in(tests, None)
     if missing:
         for process, _ in beside.values():
             process.terminate()
@@ -82,8 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\nOnce more, alone:", *names, sep="\n  ", flush=True)
         again = _begun(["--basetemp", str(folder / f"a{number}"), *names], f"alone-{number}")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            again.wait(ALONE_SECONDS)
-        again.kill()
+            _ended_in(again, ALONE_SECONDS)
         alone.update(dict.fromkeys(names, _report(f"alone-{number}")))
     verdict = judge(run, alone, status)
     faults = [*verdict.faults, *_ended(beside)]
@@ -112,6 +111,15 @@ def _begun(
     ]  # fmt: skip
     environment = {**os.environ, REPORT: str(LOGS / f"{report}.jsonl")}
     return subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=passed)
+
+
+def _ended_in(tests: subprocess.Popen[bytes], seconds: float | None) -> int:
+    """Wait for the tests; they do not outlive the wait. Raises TimeoutExpired."""
+    try:
+        return tests.wait(seconds)
+    finally:
+        tests.terminate()  # nothing where they have ended
+        tests.wait()
 
 
 def _report(name: str) -> Run:

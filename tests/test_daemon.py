@@ -86,6 +86,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
 
 
 def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> None:
+    daemon.cold = True
     daemon.start()
     assert daemon.proxy_answers()
     control = daemon.settings.control

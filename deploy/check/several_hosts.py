@@ -92,6 +92,7 @@ def rays_keeper_is_killed_and_comes_back() -> str:
     wait_for("another keeper", lambda: _keeper() not in (0, keeper))
     wait_for("another raylet", lambda: set(_of_ray("raylet/raylet")) - set(raylets))
     assert (engine(), main_pid()) == (before, daemon), "engine and daemon notice nothing"
+    _answers_since(datetime.now(UTC))
     return f"keeper {_keeper()}"
 
 

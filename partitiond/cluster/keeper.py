@@ -127,6 +127,8 @@ def _run_ray(node: RayNode) -> str | None:
 
     Raises OSError.
     """
+    # By its last address and a raylet on this machine, Ray would find itself, and refuse to start.
+    (node.folder / "ray_current_cluster").unlink(missing_ok=True)
     child = subprocess.Popen(
         start_command(node, _identity(node.folder), int(time.time())),
         stdin=subprocess.DEVNULL,

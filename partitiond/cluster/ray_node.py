@@ -39,6 +39,10 @@ RECONNECT_SECONDS: Final = 15
 anew. Chosen: below `host.silent_seconds`; with Ray's own 60 s, hosts were silent for 80 s after a
 new directory was started (deploy/check)."""
 
+KNOWN_SECONDS: Final = 5
+"""Pause between a raylet's questions whether the directory knows it. Chosen: one that comes back at
+once is a new one, called in vain until then; with Ray's 60 s, a core of both hosts for a minute."""
+
 ENDS_ENGINES: Final = (
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper",
     "RAY_process_group_cleanup_enabled",
@@ -135,6 +139,7 @@ def node_environment(node: RayNode, environ: Mapping[str, str]) -> dict[str, str
         "RAY_memory_monitor_refresh_ms": "0",  # it would end a relay when the host's memory is full
         "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_SECONDS),
+        "RAY_raylet_liveness_self_check_interval_ms": str(1000 * KNOWN_SECONDS),
         "RAY_ROTATION_MAX_BYTES": str(LOG_FILE_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(LOG_FILES),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # relays never leave, so it would wait 30 s

@@ -2,8 +2,7 @@
 
 The points are off unless PARTITIOND_FAULT_POINT names one: `engine.shim-spawned` ends the process
 the first time it reaches the point, `store.committed:3` the third time. `@FILE` reads the name from
-a file at each point, so that a test can arm a running daemon, and appends the name of each passed
-point to `FILE.passed`.
+a file at each point, so that a test can arm a running daemon.
 
 Every point is in the enumeration below. `tests/chaos/test_daemon_killed.py` ends a daemon at each
 point and starts it again; a point that no test knows fails that test.
@@ -120,8 +119,6 @@ def _pass(point: FaultPoint, order: str) -> None:
         file, order = Path(order[1:]), ""
         with contextlib.suppress(OSError):
             order = file.read_text().strip()
-        with file.with_suffix(".passed").open("a") as passed:
-            passed.write(f"{point}\n")
     if order != _order:
         _order = order
         _passed.clear()

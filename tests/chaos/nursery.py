@@ -5,6 +5,7 @@ shared: imports, parsers of requests, and the solver, of which each daemon forks
 its solves are forked from.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import gc
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
@@ -94,17 +96,29 @@ class Nursery:
         )
 
     def start(
-        self, words: Sequence[str], log: Path, environment: Mapping[str, str]
+        self, words: Sequence[str], log: Path, environment: Mapping[str, str], *, cold: bool = False
     ) -> ForkedDaemon:
-        """Start a command of `partitiond` that runs until it is ended, with this environment."""
+        """Start a command of `partitiond` that runs until it is ended.
+
+        Args:
+            environment: all of it; what Python and imports read is the nursery's, unless it is
+                `cold`: not forked with all imports, but executed as a user's is.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._count += 1
         ended = Path(self._folder.name) / str(self._count)
-        order = {"words": words, "log": str(log), "ended": str(ended), "environment": environment}
+        order = {
+            "words": words, "log": str(log), "ended": str(ended), "environment": environment,
+            "cold": cold,
+        }  # fmt: skip
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
-        return ForkedDaemon(int(self._process.stdout.readline()), ended)
+        answer = b""
+        while not answer.startswith(f"{ended} ".encode()):  # a start may have been interrupted
+            answer = self._process.stdout.readline()
+            assert answer, "the nursery ended"
+        return ForkedDaemon(int(answer.split()[-1]), ended)
 
     def close(self) -> None:
         """End it; daemons that run go on."""
@@ -145,8 +159,8 @@ def _main() -> None:
             statuses[pid] = order["ended"]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         if pid == 0:
-            _become(order["words"], order["log"], order["environment"])
-        print(pid, flush=True)
+            _become(**order)
+        print(order["ended"], pid, flush=True)
 
 
 def _reap(statuses: dict[int, str]) -> None:
@@ -160,8 +174,10 @@ def _reap(statuses: dict[int, str]) -> None:
                 path.with_suffix(".new").rename(path)
 
 
-def _become(words: list[str], log: str, environment: dict[str, str]) -> None:
-    """Never returns."""
+def _become(
+    words: list[str], log: str, ended: str, environment: dict[str, str], *, cold: bool
+) -> None:
+    """Never returns; it ends as Python does."""
     code = 1
     try:
         os.environ.clear()
@@ -171,14 +187,21 @@ def _become(words: list[str], log: str, environment: dict[str, str]) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for ours, theirs in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(ours, theirs)
-        _fork_fork_server()
+        if cold:
+            command = [sys.executable, "-m", "partitiond", *words]
+            os.execve(sys.executable, command, environment)
+        if "serve" in words:
+            _fork_fork_server()
         main(words)
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
     except BaseException:  # noqa: BLE001 - the test looks for it in the log
         traceback.print_exc()
-    finally:
-        os._exit(code)
+    threads: Any = threading
+    threads._shutdown()  # waits for those that are left
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _fork_fork_server() -> None:

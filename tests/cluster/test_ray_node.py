@@ -64,6 +64,9 @@ def test_rays_processes_get_little_of_the_keepers_environment(head: ray_node.Ray
     # A host without the directory joins anew before it is silent.
     seconds = int(found["RAY_gcs_rpc_server_reconnect_timeout_s"])
     assert seconds < Settings().host.silent_seconds
+    # So does one whose directory is another at once: else it called in vain, a core of both hosts.
+    milliseconds = int(found["RAY_raylet_liveness_self_check_interval_ms"])
+    assert milliseconds / 1000 < Settings().host.silent_seconds
     assert (found["RAY_USE_TLS"], found["RAY_TLS_CA_CERT"]) == ("1", str(head.tls_dir / "ca.pem"))
     # The bridge is not taken for a process of the keeper.
     client = ray_node.client_environment(

@@ -1,4 +1,4 @@
-"""Runs a daemon as a user does: a subprocess, a config file, the client and real signals."""
+"""Runs a daemon as a user does: a process, a config file, the client and real signals."""
 
 import asyncio
 import atexit
@@ -110,6 +110,8 @@ def _nursery_in(_namespace: str) -> "Nursery":
 class Fleet:
     """One daemon on a state folder of its own."""
 
+    cold = False
+    """Whether it starts as a user's does, and not as a fork of what has all imports."""
     environment: Mapping[str, str] = {}
     """What the daemon's has beside our own."""
 
@@ -130,6 +132,7 @@ class Fleet:
         self.settings = load_settings(self.config, clean_environment(), {}).settings
         self.log = folder / "daemon.log"
         self.process: ForkedDaemon | None = None
+        self._sessions = set[int]()
         self._clients: list[openai.OpenAI] = []
 
     # --- the daemon -------------------------------------------------------------------------
@@ -147,7 +150,8 @@ class Fleet:
         """Start the daemon, or another command that runs until it is ended."""
         words = ("--config", str(self.config), *(words or ("serve",)))
         environment = {**clean_environment(), **self.environment}
-        self.process = nursery().start(words, self.log, environment)
+        self.process = nursery().start(words, self.log, environment, cold=self.cold)
+        self._sessions.add(self.process.pid)
 
     def _is_ready(self) -> bool:
         return self.problems() == {}
@@ -187,7 +191,9 @@ class Fleet:
     def terminate(self, *, seconds: float = 90) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(seconds)
+        status = self.process.wait(seconds)
+        wait_for("what it forked to end", lambda: not any(map(self._leads, self.processes())))
+        return status
 
     def __enter__(self) -> Self:
         return self
@@ -215,21 +221,28 @@ class Fleet:
     # --- what the host shows ----------------------------------------------------------------
 
     def processes(self) -> list[int]:
-        """The daemon, and every process with this fleet's folders in its command line or
+        """The daemon's session, and every process with this fleet's folders in its command line or
         environment.
         """
         marks = (str(self.run_dir).encode(), str(self.folder).encode())
-        alive = self.process is not None and self.process.poll() is None
-        found = [self.process.pid] if alive and self.process is not None else []
+        found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):
                 # A zombie has neither.
                 text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                if any(mark in text for mark in marks):
+                mine = text and self._leads(int(entry.name))
+                if mine or any(mark in text for mark in marks):
                     found.append(int(entry.name))
-        return sorted(set(found))
+        return sorted(found)
+
+    def _leads(self, pid: int) -> bool:
+        """Whether a process is of a session that a daemon of this fleet has led."""
+        try:
+            return os.getsid(pid) in self._sessions
+        except ProcessLookupError:
+            return False
 
     def process_with(self, *words: str) -> int:
         """The one process of this fleet whose command line has all the words."""

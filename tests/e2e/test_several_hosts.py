@@ -96,6 +96,7 @@ def all_fine(head: ManyHosts, names: tuple[str, ...] = ("head", *AGENTS)) -> Non
 def fleet_of_three(hosts: Callable[[str], ManyHosts]) -> tuple[ManyHosts, ManyHosts, ManyHosts]:
     """Three hosts, on each of which one engine serves the model "a"."""
     head, one, two = hosts("head"), hosts("gpu-1"), hosts("gpu-2")
+    one.cold = True
     for host in (head, one, two):
         host.start()
     all_fine(head)

@@ -163,9 +163,7 @@ def test_it_needs_two_packages_only() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "end", [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGKILL]
-)
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
 def test_an_ended_run_keeps_what_was_done_and_leaves_nothing_running(
     tmp_path: Path, short_dir: Path, end: signal.Signals
 ) -> None:

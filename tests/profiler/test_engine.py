@@ -52,7 +52,7 @@ async def test_everything_at_once_on_one_core(
     engine_environment: EngineEnvironment, chat_model_folder: Path, short_dir: Path
 ) -> None:
     asked = request_for(chat_model_folder)
-    runner = engine_fixtures.make_runner(short_dir / "run", engine_environment, forks=True)
+    runner = engine_fixtures.make_runner(short_dir / "run", engine_environment)
     phases: list[Progress] = []
     profiler = Profiler(runner, telemetry=HostTelemetry())
     profile = await profiler.run(asked, phases.append)

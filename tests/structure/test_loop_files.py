@@ -7,13 +7,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "partitiond"
 ROOM = "models"
 """Its coroutines run in the event loop that supervises engines."""
-FILE_CALLS = frozenset(
-    {
-        "copytree", "disk_usage", "exists", "fsync", "ftruncate", "glob", "is_dir", "is_file",
-        "iterdir", "mkdir", "mkdtemp", "open", "pread", "read_bytes", "read_text", "rename",
-        "rglob", "rmtree", "stat", "unlink", "walk", "write_bytes", "write_text",
-    }
-)  # fmt: skip
+FILE_CALLS = {
+    "copytree", "disk_usage", "exists", "fsync", "ftruncate", "glob", "is_dir", "is_file",
+    "iterdir", "mkdir", "mkdtemp", "open", "pread", "read_bytes", "read_text", "rename", "rglob",
+    "rmtree", "stat", "unlink", "walk", "write_bytes", "write_text",
+}  # fmt: skip
 
 
 def name_of(call: ast.Call) -> str:

@@ -12,12 +12,10 @@ MESSAGES = frozenset(
 """Attributes that hold sentences for people."""
 WORDING = {"core/errors.py", "core/hardware/host_state.py", "core/replica/convergence.py"}
 """Their looks decide how two sentences are joined, and nothing else."""
-PARTS = frozenset(
-    {
-        "endswith", "find", "index", "partition", "removeprefix", "removesuffix", "rpartition",
-        "split", "startswith",
-    }
-)  # fmt: skip
+PARTS = {
+    "endswith", "find", "index", "partition", "removeprefix", "removesuffix", "rpartition", "split",
+    "startswith",
+}  # fmt: skip
 
 
 def sentences_read(text: str) -> list[int]:

@@ -15,12 +15,7 @@ from tests.structure.imports import ROOT, parsed
 ORDINARY = pathlib.Path(__file__).with_name("ordinary_words.txt")
 PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 
-COINED = frozenset(
-    {
-        "world",
-        "worlds",
-    }
-)
+COINED = frozenset({"world", "worlds"})
 """Coined words that are still in names. The list only becomes shorter."""
 
 

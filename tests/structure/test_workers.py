@@ -58,7 +58,9 @@ def test_leaves_what_fails(own): Left()
 }
 
 
-def of(folder: Path, *options: str, late: bool = False) -> tuple[int, str, Run]:
+def of(
+    folder: Path, *options: str, late: bool = False, begin: int | None = None
+) -> tuple[int, str, Run]:
     """How a run of all files ends, what it prints, and what is reported."""
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text)
@@ -72,6 +74,7 @@ def of(folder: Path, *options: str, late: bool = False) -> tuple[int, str, Run]:
         [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "-p", "no:asyncio",
          "-p", "no:xdist", "-p", "no:cacheprovider", *options, str(folder)],
         env=environment, cwd=folder, check=False, capture_output=True, text=True, timeout=120,
+        pass_fds=[] if begin is None else [begin],
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr, read(report.read_text().splitlines())
 
@@ -121,3 +124,16 @@ def test_a_run_stops_at_the_first_failure(tmp_path: Path) -> None:
     status, said, _ = of(tmp_path, "--workers", "2", "-x")
     assert status == 1
     assert "stopping after 1 failures" in said
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_nothing_begins_where_what_the_tests_wait_for_could_not_be_made(
+    tmp_path: Path, may: bool
+) -> None:
+    begin, told = os.pipe()
+    os.write(told, b"1" * may)
+    os.close(told)
+    status, said, found = of(tmp_path, "--begin", str(begin), "-k", "one", begin=begin)
+    os.close(begin)
+    assert (status == 2, "could not be made" in said) == (not may, not may)
+    assert (found.left_out == []) == may
