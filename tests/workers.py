@@ -2,7 +2,8 @@
 
 So what tests import is imported and collected once, and its memory is shared. The first process
 runs no test: it hands out one group of tests after the other (see `tests.order`) and hears what
-became of each. A test in which its process ends has failed; another process takes the rest of the
+became of each. What the session set up ends with the group: a fleet under load would run beside all
+other tests. A test in which its process ends has failed; another process takes the rest of the
 group. A run in which a test did not begin has failed.
 """
 
@@ -27,7 +28,7 @@ from tests.order import group_of
 from tests.reported import REPORTER
 
 END: Final = "what a worker leaves"
-"""The name of what ends each process as a test would: what the session set up is torn down."""
+"""The name of what ends each process as a test would."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -180,8 +181,7 @@ class _Workers:
         try:
             for places in _taken(channel, group):
                 tests = [self._session.items[place] for place in places]
-                following: list[Any] = [*tests[1:], _AnotherGroup(self._session)]
-                for place, item, nextitem in zip(places, tests, following, strict=True):
+                for place, item, nextitem in zip(places, tests, [*tests[1:], None], strict=True):
                     channel.send(place)
                     item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
             end = _End.from_parent(self._session, name=END)
@@ -208,17 +208,6 @@ class _Sender:
         if report.failed or not report.nodeid.endswith(END):
             hook, config = self._config.hook, self._config
             self._channel.send(hook.pytest_report_to_serializable(config=config, report=report))
-
-
-class _AnotherGroup:
-    """What follows the last test of a group: what the session set up stays for it, and no more."""
-
-    def __init__(self, session: pytest.Session) -> None:
-        self._session = session
-
-    def listchain(self) -> list[pytest.Session]:
-        """As of a test: the nodes that it lies in."""
-        return [self._session]
 
 
 class _End(pytest.Item):
