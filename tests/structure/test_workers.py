@@ -98,7 +98,8 @@ def test_what_became_of_each_test_is_reported_and_what_is_shared_ends(tmp_path: 
     said = [line.rsplit(" ", 1) for line in (tmp_path / "log").read_text().splitlines()]
     told = Counter(what for what, _ in said)
     assert told["begin"] == 3, "anew for each group"
-    assert len([what for what in told if what.startswith("/")]) >= 2, "each process has a folder"
+    folders = [what for what in told if what.startswith("/")]
+    assert len(folders) == len({pid for what, pid in said if what == "begin"}) >= 2
     assert told["end"] == told["begin"] - 1, "but for the process that ended in a test"
     assert told["own ends"] == told["own begins"] - 1
     lines = [what for what, pid in said if pid == said[-1][1]]
