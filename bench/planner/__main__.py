@@ -8,6 +8,7 @@ over ours for "slack", our weighted requests/s over the baseline's for "over". E
 
 import argparse
 import dataclasses
+import gc
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--no-baseline", action="store_true")
     given = parser.parse_args()
+    gc.set_threshold(50_000, 20, 100)  # as in the planner's process
     print(platform.processor() or platform.machine())
     for size in given.sizes.split(","):
         for kind in given.kinds.split(","):

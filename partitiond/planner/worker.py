@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import gc
 import logging
 import multiprocessing
 import os
@@ -206,6 +207,7 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
     # An interrupt at the terminal reaches the whole group, but the parent decides when this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
+    gc.set_threshold(50_000, 20, 100)  # 150,000 sizes are looked at again and again else
     if memory_limit_bytes is not None:
         # RLIMIT_DATA limits allocated, not mapped memory: libraries map far more than they use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))

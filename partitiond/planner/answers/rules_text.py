@@ -62,10 +62,17 @@ def why_not_spread(instance: Instance, need: Need) -> str | None:
     """Return why no plan can survive a loss: too few fault domains hold the model; else None."""
     if not need.domain_of:
         return None
+    # Groups that differ only in their host share what they hold.
+    fits = {id(group.fits): group.fits for group in instance.groups}
+    holding = {
+        key
+        for key, here in fits.items()
+        if any(instance.items[i].model == need.model for fit in here for i in fit)
+    }
     domains = {
         need.domain_of[index]
         for group in instance.groups
-        if any(instance.items[i].model == need.model for fit in group.fits for i in fit)
+        if id(group.fits) in holding
         for index in group.bins
     }
     kind = instance.request.models[need.model].rules.survive

@@ -307,7 +307,10 @@ class _Program:
         proto.linear_constraint_matrix.row_ids.extend(row[order])
         proto.linear_constraint_matrix.column_ids.extend(column[order])
         proto.linear_constraint_matrix.coefficients.extend(value[order])
-        return mathopt.solve(mathopt.Model.from_model_proto(proto), mathopt.SolverType.GLOP)
+        none = mathopt.VariableFilter(filtered_items=())  # to read all values takes as long
+        only = mathopt.ModelSolveParameters(variable_values_filter=none, reduced_costs_filter=none)
+        model = mathopt.Model.from_model_proto(proto)
+        return mathopt.solve(model, mathopt.SolverType.GLOP, model_params=only)
 
 
 def pour_prices(pours: Pours, found: Duals) -> Floats:

@@ -11,6 +11,7 @@ The value of a column is bounded by the pricing, whose search may be cut short. 
 linear program nor any search has to be optimal, and prices may be rounded freely.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -28,9 +29,11 @@ ROUNDING_OF_SUMS: Final = 1e-15
 """Relative error of a bound, and for each model of the sums that nearly cancel in it."""
 
 
-def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
+def bound_at(
+    fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool], below: float = math.inf
+) -> float | None:
     """Return an upper bound on weighted requests/s of plans that have all least numbers, if these
-    have prices; None if `stop` returned True meanwhile."""
+    have prices; None once it cannot be below `below`, or `stop` returned True."""
     largest = np.where(duals.most > 0, fleet.sites.need_max, 0)
     total = float(np.maximum(0.0, fleet.worth - duals.served).sum())
     total += float(duals.pool.sum()) + float((duals.most * largest).sum())
@@ -39,7 +42,8 @@ def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -
     for cls, held in enumerate(fleet.classes.site_class.tolist()):
         pools = fleet.pool_prices(duals.pool, cls)
         if (held, pools) not in known:
-            value = most_of(fleet, held, replica_prices(fleet, duals, pools), stop)
+            least = (below - total) / max(1, int(fleet.classes.count[cls]))
+            value = most_of(fleet, held, replica_prices(fleet, duals, pools), stop, least)
             if value is None:
                 return None
             known[held, pools] = value
@@ -68,11 +72,13 @@ def most_of(
     held: int,
     prices: ReplicaPrices,
     stop: Callable[[], bool],
+    below: float = math.inf,
 ) -> float | None:
-    """Return an upper bound on the value of any column of a class of `Sites`."""
+    """Return an upper bound on the value of any column of a class of `Sites`; None once it is not
+    below `below`, or `stop` returned True."""
     best = most = 0.0
     for way in sorted(fleet.ways[held], key=lambda way: -way.bound):
-        if stop():
+        if stop() or most >= below:
             return None
         upper = fleet.pricer.price(way.way, prices, best, best, STEPS, NODES)
         best, most = max(best, fleet.pricer.value), max(most, upper)

@@ -1,6 +1,6 @@
 """Makes a plan from the linear program: fixes its fullest columns, and solves what is left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, Rest
@@ -15,12 +15,15 @@ KEPT: Final = 600
 """Columns that the next linear program begins with, beside those in use. Chosen."""
 FIRST: Final = (30, 8)
 THEN: Final = (3, BESIDE)
-"""Rounds of the first linear program and of those after it, and columns beside the best. Chosen."""
+"""Rounds of the first linear program and of those after it, and columns beside the best: the first
+has one of either for so many devices, at least. Chosen."""
+DEVICES: Final = (6, 16)
 
 
 def dive(
     fleet: ColumnProblem,
     rest: Rest,
+    known: Sequence[DeviceColumn] = (),
     *,
     priced: Callable[[RowPrices, RowPrices], None] = lambda *_: None,
     late: Callable[[], bool],
@@ -30,12 +33,15 @@ def dive(
     """Return columns for what is left; `rest` becomes what is left beside them.
 
     Args:
+        known: columns to begin with.
         priced: called with the last prices of the first linear program.
         late, hurry: True ends the search for more columns, of the first linear program and of those
             after it; columns that are known are fixed.
         stop: True ends the dive with the columns fixed so far.
     """
-    fixed, known, effort = list[DeviceColumn](), list[DeviceColumn](), FIRST
+    devices, fixed = int(rest.free.sum()), list[DeviceColumn]()
+    rounds, beside = (max(one, devices // per) for one, per in zip(FIRST, DEVICES, strict=True))
+    effort = (rounds, beside)
     while rest.free.any() and (rest.open.any() or (rest.count < fleet.least).any()):
         master = Master(fleet, rest, *effort)
         for column in known:

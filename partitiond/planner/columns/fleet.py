@@ -10,9 +10,10 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.planner.bounds.placements_lp import make_classes
 from partitiond.planner.bounds.prices import MANY
 from partitiond.planner.columns.pricing import Pricer, Way
-from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites
+from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites, ints
 from partitiond.planner.model.types import RATE_SCALE
 from partitiond.planner.model.types import Way as Mode
+from partitiond.planner.pack.packing import Packing
 
 STEPS: Final = 48
 """Cells into which memory is cut, where nothing else makes a grid. Chosen."""
@@ -101,6 +102,20 @@ class ColumnProblem:
         self._site_at = {(int(c), self._mode_of[q]): q for q, c in enumerate(sites.site_class)}
         pairs = zip(sites.entry_site.tolist(), sites.entry_item.tolist(), strict=True)
         self.entry_at = {pair: e for e, pair in enumerate(pairs)}
+
+    def holding(self, packing: Packing) -> list[DeviceColumn]:
+        """Return what the devices of a packing hold, as columns."""
+        sites, found = self.sites, list[DeviceColumn]()
+        for load in packing.loads:
+            if load.option is None or not load.items:
+                continue
+            site = sites.site_of[load.group, load.option]
+            steps = sites.level[site]
+            level = packing.instance.groups[load.group].options[load.option].level
+            entries = ints(sorted(self.entry_at[site, item] for item in load.items))
+            cls = int(self.classes.of_group[load.group])
+            found.append(DeviceColumn(cls, site, int(np.searchsorted(steps, level)), entries))
+        return found
 
     def all(self) -> Rest:
         """Return the whole question."""

@@ -36,13 +36,15 @@ THOROUGH: Final = 8
 """Every so many rounds all ways are priced."""
 BESIDE: Final = 3
 """Columns for the next devices beside the best one."""
-MOST_ADDED: Final = 25
+MOST_ADDED: Final = 80
 """Columns that a round adds for the devices of one hardware."""
-NODES: Final = 20_000
+PROMISING: Final = 64
+"""Models that may be in a column. With all 1,000 a round took five times as long."""
+NODES: Final = 2_000
 NODES_BESIDE: Final = 500
 STEPS: Final = 4
 """Limits on the branches of a pricing, and on its steps to better multipliers. All were chosen with
-a prototype on the instances of `bench.planner`."""
+the instances of `bench.planner`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -276,5 +278,5 @@ class Master:
     ) -> tuple[float, float, Ints]:
         """Return a bound for a way, and the best column worth more than `above` with its value."""
         pricer = self.fleet.pricer
-        bound = pricer.price(way.way, prices, above, above, steps, nodes)
+        bound = pricer.price(way.way, prices, above, above, steps, nodes, PROMISING)
         return bound, pricer.value, np.sort(way.entries[pricer.chosen])

@@ -233,6 +233,7 @@ class Pricer:
         skip: float,
         steps: int,
         node_limit: int,
+        models: int = 0,
     ) -> float:
         """Return an upper bound on the value of any set; the best set above `above` is in `chosen`.
 
@@ -241,6 +242,7 @@ class Pricer:
             skip: nothing is searched for if the bound is at most this.
             steps: steps to find better multipliers.
             node_limit: limit on branches; the bound holds in any case.
+            models: only sets of so many models count, the most promising ones; 0 for all.
         """
         self.value = 0.0
         self.chosen = []
@@ -248,6 +250,8 @@ class Pricer:
         self._weigh(way, prices)
         self.lacks = prices.lacks
         self._order(way)
+        if 0 < models < self.groups:
+            self.groups = models
         self.node_limit = node_limit
         self.per_memory = way.per_memory
         self.per_load = way.per_load

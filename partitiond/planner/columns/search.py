@@ -6,7 +6,7 @@ The compiled search goes on from the plan (`planner.search.searching`).
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,10 +18,8 @@ from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, pricing_work
 from partitiond.planner.columns.master import RowPrices
-from partitiond.planner.model.sites import Floats, build_sites
+from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance
-from partitiond.planner.pack.adding import Adding
-from partitiond.planner.pack.complete import in_order, most_goodput
 from partitiond.planner.pack.members import Member, member, rank
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
@@ -69,18 +67,22 @@ def expresses(instance: Instance) -> bool:
     return len(sites.entry_item) <= UNCOMPILED_MOST and len(sites.need_rate) <= UNCOMPILED_MODELS
 
 
-def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
+def plan_by_columns(
+    watch: SolveMonitor, complete: Callable[[Packing], Packing], known: Packing | None = None
+) -> tuple[Member, bool]:
     """Make a plan, and prove a bound on the way.
 
     Args:
         watch: the problem, the clock and the progress callback.
-        worth: (E,) what one replica of each entry takes.
+        complete: returns a packing with what it lacks, as far as there is room.
+        known: a plan whose devices are the first columns.
 
     Returns:
         The plan, and whether the columns gave a better bound than was known.
     """
     fleet, better = ColumnProblem(build_sites(watch.instance)), False
     of_full, tight = math.inf, list[RowPrices]()
+    few = COMPILED and len(watch.instance.group_of) <= FEW and not watch.fixed
 
     def enough() -> bool:
         return watch.done or watch.left() <= 0
@@ -90,36 +92,33 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
         stop = watch.within(PROVE_SHARE)
         of_any = [dataclasses.replace(each, least=np.zeros_like(each.least)) for each in prices]
         for each in [*of_any, *prices] if fleet.least.any() else of_any:
-            bound = bound_at(fleet, each, stop)
+            known = math.inf if few or watch.bound is None else watch.bound
+            bound = bound_at(fleet, each, stop, min(of_full, known))
             if bound is None:
-                return
+                continue
             if not each.least.any():
                 better |= watch.proved(bound)
             if bound < of_full:
                 of_full, tight[:] = bound, [each]
 
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
-    columns = dive(fleet, fleet.all(), priced=prove, late=late, hurry=hurry, stop=enough)
-    made = _completed(watch, packed(fleet, columns), worth)
+    begin = [] if known is None else fleet.holding(known)
+    columns = dive(fleet, fleet.all(), begin, priced=prove, late=late, hurry=hurry, stop=enough)
+    made = _reported(watch, complete(packed(fleet, columns)))
     if watch.value is not None and of_full < math.inf:
         # Least numbers come before goodput, and a plan has them all.
         better |= watch.proved(of_full)
-    few = COMPILED and len(made.packing.loads) <= FEW and not watch.fixed
     if few and tight and watch.value and not enough():
         chosen, proven = _best_choice(watch, watch.value, fleet, tight[0])
         better |= proven
         if chosen:
             # Hosts may have no room for it, so it may be worse.
-            other = _completed(watch, packed(fleet, chosen), worth)
+            other = _reported(watch, complete(packed(fleet, chosen)))
             made = min(made, other, key=lambda one: rank(one.packing, by_cost=False))
     return made, better
 
 
-def _completed(watch: SolveMonitor, packing: Packing, worth: Floats) -> Member:
-    """Return a plan with what can be added to it, and report it."""
-    stop = watch.finish()
-    adding = Adding(packing, worth, stop=stop)
-    most_goodput(adding, in_order(adding), stop)
+def _reported(watch: SolveMonitor, packing: Packing) -> Member:
     made = member(NAME, packing)
     watch.take([made])
     return made

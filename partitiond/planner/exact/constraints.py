@@ -41,7 +41,7 @@ def _counts(
     found: dict[tuple[int, int], Counted] = {}
     for (index, k, item), count in variables.count.items():
         group = instance.groups[instance.group_of[index]]
-        most = min(group.options[k].max_items, most_copies(instance, group, item))
+        most = min(group.options[k].max_items, most_copies(instance.items[item], group))
         key = (place_of[index], instance.items[item].model)
         found.setdefault(key, []).append((count, most))
     return found

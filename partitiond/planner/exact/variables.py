@@ -58,7 +58,7 @@ def make_variables(
             found.run[index, k] = model.new_bool_var(f"run_{index}_{k}")
             here = found.here.setdefault((index, k), [])
             for item in dict.fromkeys((*group.fits[k], *sorted(held.get((group.index, k), ())))):
-                most = min(option.max_items, most_copies(instance, group, item))
+                most = min(option.max_items, most_copies(instance.items[item], group))
                 name = f"count_{index}_{k}_{item}"
                 count = found.count[index, k, item] = model.new_int_var(0, most, name)
                 here.append((count, item))

@@ -83,7 +83,8 @@ def _best(
     mine = sorted(mine, key=lambda it: (rows[it.index], _taste(it)))
     table = np.array([rows[it.index] for it in mine])
     beats = (table[:, None, :] <= table[None, :, :]).all(axis=2)
-    beaten: list[bool] = np.triu(beats, 1).any(axis=0).tolist()  # type: ignore[assignment]
+    beats &= np.arange(len(mine))[:, None] < np.arange(len(mine))
+    beaten: list[bool] = beats.any(axis=0).tolist()  # type: ignore[assignment]
     return [it for it, out in zip(mine, beaten, strict=True) if not out]
 
 

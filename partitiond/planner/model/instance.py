@@ -17,7 +17,6 @@ from partitiond.core.performance.interference import (
     MODE_OVERHEAD_BYTES,
     TOLERANCE,
     Interference,
-    device_kappa,
     mode_overhead_bytes,
 )
 from partitiond.core.plan.record import Placement, weights_of
@@ -25,7 +24,7 @@ from partitiond.planner.model.dominated import Fits, Spare, in_use, most_useful,
 from partitiond.planner.model.figures import at_most, down
 from partitiond.planner.model.needs import needs_of, units_of, with_lifts
 from partitiond.planner.model.pools import Pool, shared_limits, usable_bytes
-from partitiond.planner.model.solver_costs import device_units, item_units
+from partitiond.planner.model.solver_costs import charges_replicas, device_units, item_units
 from partitiond.planner.model.ties import names_of, ties_of, without_neighbours
 from partitiond.planner.model.types import (
     SHARE_SCALE,
@@ -81,6 +80,8 @@ def allowed_on(rules: PlacementRules, device: Device) -> bool:
 
 def _items(request: PlanRequest) -> Iterable[Item]:
     kinds = {d.hardware: d.kind for d in request.devices}
+    usual = {mode: request.interference.kappa(mode) for mode in SharingMode}
+    charged = charges_replicas(request)
     index = itertools.count()
     for model, demand in enumerate(request.models):
         units = units_of(demand)
@@ -101,10 +102,10 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 cores=c.size.cores,
                 host_bytes=c.memory_bytes if on_cpu else c.host_memory_bytes,
                 load_bytes=max(1, weights_of(c)),
-                kappa=0.0 if in_mig else device_kappa(mode, (c.kappa,), request.interference),
+                kappa=0.0 if in_mig else usual[mode] if c.kappa is None else c.kappa,
                 mig_profile=c.size.mig_profile if in_mig else "",
                 way=(mode, demand.isolation_group if mode is SharingMode.MPS else ""),
-                cost=item_units(request, demand, c),
+                cost=item_units(request, demand, c) if charged else 0,
                 units=units,
             )
 
@@ -204,11 +205,13 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = {it.index: it for it in _fitting(device, items, spare.keep) if allowed[it.model]}
     by_way = by_key((o.way, o) for o in options_of(device, request.interference, fitting.values()))
+    of_way: dict[Way, list[Item]] = by_key((it.way, it) for it in fitting.values())
     options: list[Option] = []
     fits: list[tuple[int, ...]] = []
     holds: Holds = {}
     for way, ways in by_way.items():
-        mine = [item for item in fitting.values() if _may_be(item, way, request)]
+        there = fitting.values() if way[0] is None else of_way[way]
+        mine = [item for item in there if _may_be(item, way, request)]
         levels = sorted({option.level for option in ways})
         borne = {item.index: _bears(item, levels, request) for item in mine}
         held = without_beaten({i: x for i, x in borne.items() if x}, way[0], fitting, spare)
@@ -281,14 +284,13 @@ def _alone(it: Item) -> tuple[float, ...]:
 
 
 def _may_be(item: Item, way: Way, request: PlanRequest) -> bool:
-    """Whether isolation allows the item on a device run this way; mode None is a replica alone."""
+    """Whether isolation allows the item on a device run its way, or alone if the mode is None."""
     own, isolation = item.candidate.size.mode, request.models[item.model].isolation
-    if way[0] is None:
-        # In mode MIG an instance is isolated by hardware, whatever runs in other instances.
-        walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
-        return not walled and (isolation is not Isolation.SHARED or own is SharingMode.WHOLE)
+    # In mode MIG an instance is isolated by hardware, whatever runs in other instances.
     walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
-    return item.way == way and (isolation is Isolation.SHARED or walled)
+    if way[0] is None:
+        return not walled and (isolation is not Isolation.SHARED or own is SharingMode.WHOLE)
+    return isolation is Isolation.SHARED or walled
 
 
 def _bears(item: Item, levels: list[float], request: PlanRequest) -> float:

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from partitiond.planner.model.sites import build_sites
-from partitiond.planner.model.types import Group, Instance
+from partitiond.planner.model.types import Group, Instance, Item
 
 
 @functools.lru_cache(maxsize=1)
@@ -28,7 +28,7 @@ def rates_alone(instance: Instance) -> list[int]:
     for group in alike.values():
         copies = np.zeros(size, dtype=np.int64)
         for item in set[int]().union(*group.fits):
-            copies[item] = most_copies(instance, group, item)
+            copies[item] = most_copies(instance.items[item], group)
         rate = np.zeros(size, dtype=np.int64)
         for number, (option, fit) in enumerate(zip(group.options, group.fits, strict=True)):
             site = sites.site_of[group.index, number]
@@ -41,10 +41,10 @@ def rates_alone(instance: Instance) -> list[int]:
     return [int(most) for most in best]
 
 
-def most_copies(instance: Instance, group: Group, item: int) -> int:
-    """Return the number of copies of one item that a device can hold at most."""
-    it = instance.items[item]
-    geometry = next((o.geometry for o in group.options if o.geometry is not None), None)
+def most_copies(it: Item, group: Group) -> int:
+    """Return the number of copies of one item that a device of a group can hold at most."""
+    in_mig = (o.geometry for o in group.options if o.geometry is not None)
+    geometry = next(in_mig, None) if it.mig_profile else None
     position = None if geometry is None else geometry.index(it.mig_profile)
     if geometry is not None and position is not None:
         limits = [geometry.profiles[position].max_instances]

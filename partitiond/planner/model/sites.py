@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.core.numbers.grouping import by_key
+from partitiond.planner.model.figures import SNAP
 from partitiond.planner.model.types import Group, Instance, Item, Option, Way, rate_at
 
 Ints = NDArray[np.int64]
@@ -25,6 +26,8 @@ Bits = NDArray[np.uint8]
 RESOURCES: Final = ("memory", "sm", "cores", "memory slices", "compute slices")
 """Linear resources of a device, by column. Load and number of replicas are separate limits."""
 NO_LIMIT: Final = 1 << 60
+ROUNDING: Final = 1e-14
+"""Relative error of a rate by floats, and more."""
 POOLS: Final = ("cores", "host")
 """Resources that devices of a host share, by column of `entry_pool`."""
 
@@ -252,10 +255,15 @@ def tables_of(options: Sequence[Option]) -> tuple[Bits, Ints, Ints]:
 
 
 def _rates(entries: Sequence[tuple[int, Item, float]], levels: Floats, top: Ints) -> Ints:
-    found = np.zeros((len(entries), levels.shape[1]), dtype=np.int64)
-    for e, (q, it, _) in enumerate(entries):
-        for at in range(top[e] + 1):
-            found[e, at] = rate_at(it, float(levels[q, at]))
+    """Return `rate_at` of all entries, by floats where these are not too near a whole number."""
+    alone = np.array([it.candidate.capacity_req_per_s * it.units for _, it, _ in entries])
+    level = levels[[q for q, _, _ in entries]]
+    rate = alone.reshape(-1, 1) / level - 1 / SNAP
+    there = np.arange(levels.shape[1]) <= top[:, None]
+    near = np.abs(rate - np.rint(rate)) <= ROUNDING * (1 + np.abs(rate))
+    found = np.where(there & ~near, np.ceil(rate), 0.0).astype(np.int64)
+    for e, at in np.argwhere(there & near).tolist():
+        found[e, at] = rate_at(entries[e][1], float(level[e, at]))
     return found
 
 

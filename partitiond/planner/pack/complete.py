@@ -11,9 +11,17 @@ from partitiond.planner.pack.packing import Packing, missing
 from partitiond.planner.stop import Stop, never
 
 NAME: Final = "greedy by prices"
+FEW: Final = 2_000
+"""Models times devices up to which this takes a fraction of a second; beyond, the compiled search
+does the same. With twelve models on sixteen GPUs it often meets the bound (docs/decisions/0014)."""
 PASSES: Final = 3
 """A replica that raises its device's level may leave another model short; passes are repeated so
 that this model is served again. Chosen, not measured."""
+
+
+def is_quick(instance: Instance) -> bool:
+    """Whether a plan is completed here in a fraction of a second."""
+    return len(instance.needs) * len(instance.group_of) <= FEW
 
 
 def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:

@@ -15,7 +15,7 @@ from partitiond.planner.model.solver_costs import charges_replicas, true_value
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding, fill, share_value
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.complete import in_order, most_goodput
+from partitiond.planner.pack.complete import in_order, is_quick, most_goodput
 from partitiond.planner.pack.members import (
     EPSILON,
     KEPT,
@@ -27,6 +27,7 @@ from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import restore, staying_items
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.improve import Improver
 from partitiond.planner.search.priorities import goodput_key, lexicographic, values_of
 from partitiond.planner.stop import Stop
 
@@ -91,10 +92,9 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
     """
     packing = one.packing.copy()
     if may_open and not stop():
-        adding = Adding(packing, usual_prices(build_sites(instance)), stop=stop)
-        placed = -1
+        placed, add = -1, _adding(instance, stop)
         while placed != sum(packing.counts.values()):  # what became surplus left a place
-            most_goodput(adding, in_order(adding), stop)
+            packing = add(packing)
             placed = sum(packing.counts.values())
             member(one.name, packing)
     if not may_open and charges_replicas(instance.request):
@@ -103,6 +103,22 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
         restore(packing, may_open=may_open)
         fill(packing, range(len(packing.loads)) if may_open else packing.used(), stop)
     return member(one.name, packing)
+
+
+def _adding(instance: Instance, stop: Stop) -> Callable[[Packing], Packing]:
+    """Return what adds to a plan all that one more replica would serve."""
+    sites = build_sites(instance)
+    worth = usual_prices(sites)
+    if not (is_quick(instance) or instance.ties.near):
+        seed = instance.request.seed
+        return Improver(sites, worth, by_cost=False, seed=seed).completed
+
+    def added(packing: Packing) -> Packing:
+        adding = Adding(packing, worth, stop=stop)
+        most_goodput(adding, in_order(adding), stop)
+        return packing
+
+    return added
 
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:

@@ -19,13 +19,14 @@ from partitiond.planner.exact import Exact, Goal, Stage, solve_exact, variable_c
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.complete import from_nothing
+from partitiond.planner.pack.complete import from_nothing, is_quick
 from partitiond.planner.pack.members import EPSILON, EXACT, KEPT, Member, drop_surplus, member
 from partitiond.planner.pack.moves import count_of_moves
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress, SolveMonitor
+from partitiond.planner.search.improve import Improver
 from partitiond.planner.search.nearest import OUTAGE, May, nearest_cost, nearest_goodput
 from partitiond.planner.search.priorities import (
     class_by_class,
@@ -35,7 +36,7 @@ from partitiond.planner.search.priorities import (
 )
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.scale import LINEAR, evaluate_factor, factor_of, largest_factor
-from partitiond.planner.search.searching import search
+from partitiond.planner.search.searching import begun, search
 from partitiond.planner.stop import Stop, never
 
 COST_SHARE: Final = 0.2
@@ -50,9 +51,8 @@ SMALL: Final = 2_500
 CP-SAT in a minute (docs/decisions/0026). 100 models on 64 devices have 8,000."""
 TINY: Final = 60
 """Variables up to which CP-SAT runs before the search. Chosen, not measured."""
-FEW: Final = 2_000
-"""Models times devices up to which a greedy plan is made, in a fraction of a second. Often it meets
-the bound, as with twelve models on sixteen GPUs in half a second (docs/decisions/0014)."""
+CONVERGE: Final = 200
+"""Models up to which columns prove more than linear prices in the time limit. Chosen."""
 
 
 def solve_portfolio(
@@ -138,7 +138,12 @@ def _gather(
     start = _best(found.members, by_cost)
     if not by_cost and expresses(instance):
         # It may miss least numbers that a worse plan has; the search adds them to it.
-        start, better = plan_by_columns(watch, prices.entry)
+        seed = instance.request.seed
+        improver = Improver(build_sites(instance), prices.entry, by_cost=False, seed=seed)
+        if start is None:
+            found.members.append(begun(watch, improver))
+        first = found.members[-1] if start is None else start
+        start, better = plan_by_columns(watch, improver.completed, first.packing)
         found.proof = "columns" if better else LINEAR
         found.members.append(start)
     if may_search or start is None:
@@ -150,7 +155,7 @@ def _gather(
 def _prices(instance: Instance, *, as_cost: bool) -> Prices:
     """Return the price of each replica, and the bound that the prices prove."""
     most = pours_of(instance.request.time_limit_seconds)
-    if not as_cost and expresses(instance):
+    if not as_cost and len(instance.needs) <= CONVERGE and expresses(instance):
         most = SAMPLE  # columns prove more
     return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
 
@@ -159,8 +164,7 @@ def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Membe
     """Return a greedy plan; none if the instance is too large, or if the completion of what runs is
     already proven optimal."""
     instance = watch.instance
-    quick = len(instance.needs) * len(instance.group_of) <= FEW
-    if watch.done or not quick or (by_cost and watch.stop()):
+    if watch.done or not is_quick(instance) or (by_cost and watch.stop()):
         return []
     found = _answers(
         [from_nothing(instance, prices.entry, by_cost=by_cost, stop=watch.stop)], by_cost

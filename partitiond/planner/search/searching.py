@@ -16,9 +16,20 @@ SMALL: Final = 200
 RUNS: Final = 12
 """Models times devices up to which the search by cost begins anew so often, with other seeds. There
 a run is at its end within a second, and how good a plan is, is up to its first steps."""
+BEGIN_SHARE: Final = 0.05
+"""Share of the time for a first plan, where a greedy one would take long. Chosen."""
 FOR_LEAST: Final = 20_000
 """Steps times devices for least numbers that were missed when the time had passed, as a step may
 look at all devices: some seconds of the compiled search at most on a busy machine. Chosen."""
+
+
+def begun(watch: SolveMonitor, improver: Improver) -> Member:
+    """Return a plan for the most goodput that the compiled search finds at once, and report it."""
+    improver.start(None)
+    improver.run(BEGIN_SHARE * watch.left(), halt=lambda: watch.done or watch.left() <= 0)
+    found = member(NAME, improver.best())
+    watch.take([found])
+    return found
 
 
 def search(

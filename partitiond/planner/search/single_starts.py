@@ -94,7 +94,6 @@ class _Grown:
             return
         yield True
         request, fits = self._request, self._fits
-        safe = _safe(request, self.placements) - {demand.model}  # its own first replica cannot be
         for c in sorted(demand.candidates, key=_by_rate):
             refused = set[object]()
             for device in (d for d in devices if d.hardware == c.hardware):
@@ -112,6 +111,8 @@ class _Grown:
                     name = _free_name(c.model, self._taken)
                     new = dataclasses.replace(new, replica_id=name)
                     grown = (*self.placements, new)
+                    # Its own first replica cannot be safe.
+                    safe = _safe(request, self.placements) - {demand.model}
                     if forbidden_outages(request, grown) or not safe <= _safe(request, grown):
                         yield False
                         break

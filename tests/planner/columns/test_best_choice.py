@@ -24,6 +24,7 @@ from partitiond.planner.model.sites import Sites, build_sites
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.improve import Improver
 from tests.planner.build import gpus, point, want
 from tests.planner.problems import (
     is_bound,
@@ -165,7 +166,9 @@ def _searched(asked: PlanRequest) -> tuple[SolveMonitor, Member]:
     instance = build_instance(asked)
     watch = SolveMonitor(instance)
     watch.restart(Objective.MAX_GOODPUT)
-    made, _ = plan_by_columns(watch, linear_prices(build_sites(instance), as_cost=False).entry)
+    sites = build_sites(instance)
+    worth = linear_prices(sites, as_cost=False).entry
+    made, _ = plan_by_columns(watch, Improver(sites, worth, by_cost=False, seed=1).completed)
     return watch, made
 
 
