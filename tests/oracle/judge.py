@@ -21,6 +21,7 @@ from partitiond.core.plan.record import (
 )
 from partitiond.planner.api import PlanRefusedError, solve
 from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack import complete
 from partitiond.planner.progress.answer import IMPOSSIBLE, LATE, NOT_FOUND
 from partitiond.planner.search import portfolio
 from tests.oracle.changes import (
@@ -82,8 +83,9 @@ def ask(question: Question, *, deterministic: bool, large: float = 0) -> Plan | 
         allow_outage=question.allow_outage,
     )
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SMALL", "FEW") if large else ():
-            patch.setattr(portfolio, name, 0)
+        if large:
+            patch.setattr(portfolio, "SMALL", 0)
+            patch.setattr(complete, "FEW", 0)
         try:
             return solve(request)
         except PlanRefusedError as error:
