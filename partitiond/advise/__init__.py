@@ -7,7 +7,7 @@ lengths. The planner then packs the same demand onto the same devices.
     readings      converts samples to one engine's reading
     observe       computes what one engine did between readings: restarts, gaps, lost looks
     lengths       converts histograms to means, variation and a workload
-    traffic       sums engines by model: arrivals, rate with an interval, the busiest window
+    traffic       sums engines by model: arrivals, and their rate with an interval
     identify      resolves served names to models that can be planned
     knowledge     finds profiles: measured ones transferred to the observed lengths, or estimates
     today         describes the devices, and which engine is on which

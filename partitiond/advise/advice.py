@@ -273,7 +273,7 @@ def _seen(model: Known) -> list[str]:
     traffic, found = model.traffic, []
     restarts = sum(e.restarts for e in traffic.engines)
     refused = sum(e.refused for e in traffic.engines)
-    if traffic.busiest.arrivals <= 0:
+    if traffic.seen.arrivals <= 0:
         found.append("no request came: one replica is kept, for the most that may have been missed")
     if restarts:
         found.append(f"{restarts} restart(s) of its engines; what they lost is not counted")

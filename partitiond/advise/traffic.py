@@ -1,13 +1,12 @@
-"""Sums engines by model: the rate of requests, its uncertainty, and the busiest window.
+"""Sums engines by model: the rate of requests, and its uncertainty.
 
 The engines of one model form one stream of arrivals. The stream is cut at every look, and arrivals
-in a stretch that spans several cuts are spread evenly over them. Demand is the rate of the busiest
-window of a given length: a plan for the mean of a day fails every noon.
+in a stretch that spans several cuts are spread evenly over them.
 
 The 95 % interval of a rate is the wider of two. Poisson: the number of arrivals is a sample of a
 rate (Byar's approximation of the exact limits: Breslow and Day, Statistical Methods in Cancer
 Research II, 1987, section 2.3). Batch means: arrivals in bursts scatter more than Poisson's, and
-the differences between parts of the window tell by how much
+the differences between parts of the watch tell by how much
 (`loadgen.results.intervals.ratio_half_width`).
 """
 
@@ -26,7 +25,7 @@ from partitiond.core.numbers.grouping import by_key
 _Z95: Final = 1.96
 """Standard normal quantile of 95 %, two-sided."""
 MIN_PARTS: Final = 5
-"""Fewest parts of a window whose scatter can be estimated. Chosen, not measured."""
+"""Fewest parts of a watch whose scatter can be estimated. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,8 +33,8 @@ class ObservedRate:
     """Requests per second with a 95 % interval, and the data behind it.
 
     Attributes:
-        arrivals: requests that arrived in the window.
-        seconds: length of the window.
+        arrivals: requests that arrived.
+        seconds: how long they were watched.
     """
 
     low: float
@@ -52,16 +51,14 @@ class ObservedTraffic:
     Attributes:
         model: the name under which the model is served.
         engines: what was observed of each of its engines.
-        mean: rate over the whole observation.
-        busiest: rate over the busiest window, which is planned for.
+        seen: rate over the whole observation.
         prompt, output: lengths in tokens; None if no request ended.
         ttft_p95_seconds, tpot_p95_seconds: today's, to the bucket; None if none was counted.
     """
 
     model: str
     engines: tuple[EngineWindow, ...]
-    mean: ObservedRate
-    busiest: ObservedRate
+    seen: ObservedRate
     prompt: LengthFigures | None
     output: LengthFigures | None
     ttft_p95_seconds: float | None
@@ -74,15 +71,15 @@ class ObservedTraffic:
         The intervals of the rate and of the mean output length, as shares of their middles, are
         added as independent errors.
         """
-        if self.busiest.middle <= 0:
+        if self.seen.middle <= 0:
             return 0.0
-        rate = self.busiest.high / self.busiest.middle - 1
+        rate = self.seen.high / self.seen.middle - 1
         return math.hypot(rate, self.output.half_width_share if self.output else 0.0)
 
     @property
     def planned(self) -> ObservedRate:
-        """Rate of the busiest window, its interval widened by the uncertainty of the lengths."""
-        rate = self.busiest
+        """The rate, its interval widened by the uncertainty of the lengths."""
+        rate = self.seen
         if rate.middle <= 0:
             return rate
         down = math.hypot(
@@ -95,22 +92,13 @@ class ObservedTraffic:
         )
 
 
-def traffic_of(
-    windows: Iterable[EngineWindow], window_seconds: float | None = None
-) -> tuple[ObservedTraffic, ...]:
-    """Return the traffic of each model, by name.
-
-    Args:
-        windows: the observed window of each engine.
-        window_seconds: length of the window that is planned for; None for the whole observation.
-    """
+def traffic_of(windows: Iterable[EngineWindow]) -> tuple[ObservedTraffic, ...]:
+    """Return the traffic of each model, by name, from what was observed of each engine."""
     by_model = by_key((window.key.model, window) for window in windows)
-    return tuple(_traffic(model, by_model[model], window_seconds) for model in sorted(by_model))
+    return tuple(_traffic(model, by_model[model]) for model in sorted(by_model))
 
 
-def _traffic(
-    model: str, engines: Sequence[EngineWindow], window_seconds: float | None
-) -> ObservedTraffic:
+def _traffic(model: str, engines: Sequence[EngineWindow]) -> ObservedTraffic:
     cells = cells_of(stretch for engine in engines for stretch in engine.stretches)
     histograms = {
         kind: merge(e.histograms[kind] for e in engines if kind in e.histograms)
@@ -129,8 +117,7 @@ def _traffic(
     return ObservedTraffic(
         model=model,
         engines=tuple(engines),
-        mean=rate_of(cells),
-        busiest=rate_of(busiest(cells, window_seconds)),
+        seen=rate_of(cells),
         prompt=lengths["prompt"],
         output=lengths["output"],
         ttft_p95_seconds=_known(latency["ttft"]),
@@ -158,28 +145,6 @@ def cells_of(stretches: Iterable[Interval]) -> tuple[Interval, ...]:
         rate += changes[begin]
         cells.append(Interval(begin, end, max(0.0, rate) * (end - begin)))
     return tuple(cells)
-
-
-def busiest(cells: Sequence[Interval], window_seconds: float | None) -> tuple[Interval, ...]:
-    """Return the adjacent cells of at least `window_seconds` with the highest rate; all if shorter.
-
-    The busiest of many windows is busy partly by chance: the plan errs on the high side.
-    """
-    if window_seconds is None or not cells:
-        return tuple(cells)
-    if cells[-1].end - cells[0].begin <= window_seconds:
-        return tuple(cells)
-    best, best_rate = tuple(cells), -1.0
-    total, first = 0.0, 0
-    for last, cell in enumerate(cells):
-        total += cell.arrivals
-        while first < last and cell.end - cells[first + 1].begin >= window_seconds:
-            total -= cells[first].arrivals
-            first += 1
-        seconds = cell.end - cells[first].begin
-        if seconds >= window_seconds and total / seconds > best_rate:
-            best, best_rate = tuple(cells[first : last + 1]), total / seconds
-    return best
 
 
 def rate_of(cells: Sequence[Interval]) -> ObservedRate:

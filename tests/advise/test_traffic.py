@@ -54,36 +54,21 @@ def test_poissons_limits_are_the_exact_ones_to_a_few_percent() -> None:
     assert told == [(0, 5, 10), (5, 10, 15), (10, 15, 5)], "however looks lie"
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 25))
-def test_the_busiest_window_is_the_busiest(arrivals: list[int], seconds: int) -> None:
-    found = traffic.busiest(stretches([float(n) for n in arrivals]), seconds)
-    if seconds >= len(arrivals):
-        assert len(found) == len(arrivals)
-        return
-    best = max(sum(arrivals[i : i + seconds]) for i in range(len(arrivals) - seconds + 1))
-    assert len(found) == seconds
-    assert math.fsum(c.arrivals for c in found) == best
-
-
-def test_a_plan_is_for_the_noon_and_a_models_engines_are_one_stream() -> None:
-    day = stretches([60.0] * 100 + [600.0] * 15 + [60.0] * 100, seconds=60)
-    rate = traffic.rate_of(traffic.busiest(day, 900))
-    assert rate.middle == pytest.approx(10)
-    assert traffic.rate_of(traffic.busiest(day, None)).middle < 2
+def test_a_models_engines_are_one_stream() -> None:
     windows = [window("a", per_second=1.0), window("b", per_second=3.0), window("c", "other")]
     model, other = traffic.traffic_of(windows)
     assert (model.model, len(model.engines), other.model) == ("m", 2, "other")
-    assert model.mean.middle == pytest.approx(4.0)
-    assert model.mean.low < 4 < model.mean.high
+    assert model.seen.middle == pytest.approx(4.0)
+    assert model.seen.low < 4 < model.seen.high
     assert (model.prompt.mean, model.output.mean) == (100, 50)  # type: ignore[union-attr]
 
 
 def test_a_real_engine_told_what_it_was_sent() -> None:
     (model,) = traffic.traffic_of(observe(readings_in(captured())))
     # 1.2 requests/s were sent in the mean, of 42 and 16 tokens.
-    assert model.mean.low < 1.2 < model.mean.high
-    assert model.planned.low < model.busiest.low
-    assert model.planned.high > model.busiest.high
+    assert model.seen.low < 1.2 < model.seen.high
+    assert model.planned.low < model.seen.low
+    assert model.planned.high > model.seen.high
     assert model.ttft_p95_seconds is not None
     assert 0.01 < model.ttft_p95_seconds < 2.5
     assert model.tpot_p95_seconds is not None
@@ -91,8 +76,8 @@ def test_a_real_engine_told_what_it_was_sent() -> None:
 
 def test_no_arrivals_still_have_an_upper_end() -> None:
     (model,) = traffic.traffic_of([window(per_second=0.0)])
-    assert model.busiest.middle == 0
-    assert 0 < model.busiest.high == model.planned.high < 0.01
+    assert model.seen.middle == 0
+    assert 0 < model.seen.high == model.planned.high < 0.01
     assert model.prompt is None
 
 

@@ -21,7 +21,6 @@ from partitiond.core.plan.record import (
 )
 from partitiond.planner.api import PlanRefusedError, solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.pack import complete
 from partitiond.planner.progress.answer import IMPOSSIBLE, LATE, NOT_FOUND
 from partitiond.planner.search import portfolio
 from tests.oracle.changes import (
@@ -85,7 +84,6 @@ def ask(question: Question, *, deterministic: bool, large: float = 0) -> Plan | 
     with pytest.MonkeyPatch.context() as patch:
         if large:
             patch.setattr(portfolio, "SMALL", 0)
-            patch.setattr(complete, "FEW", 0)
         try:
             return solve(request)
         except PlanRefusedError as error:

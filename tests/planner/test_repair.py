@@ -16,7 +16,6 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import assign
-from partitiond.planner.pack.complete import from_nothing
 from partitiond.planner.pack.moves import moves_of
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
@@ -33,8 +32,9 @@ GPUS = tuple(gpu(f"g{i}") for i in range(4))
 def greedy(asked: PlanRequest) -> tuple[Placement, ...]:
     """A plan of a benchmark's instance, made without a search."""
     instance, by_cost = build_instance(asked), asked.objective.is_cost
-    made = from_nothing(instance, usual_prices(build_sites(instance)), by_cost=by_cost)
-    return assign(instance, made.packing)
+    sites = build_sites(instance)
+    search = Improver(sites, usual_prices(sites), by_cost=by_cost, seed=1)
+    return assign(instance, search.completed(Packing(instance)))
 
 
 def changed(asked: PlanRequest, seed: int, share: float = 0.2) -> PlanRequest:

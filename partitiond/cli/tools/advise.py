@@ -30,10 +30,6 @@ def advise(
     ),
     minutes: float = option("How long to watch the addresses.", default=DEFAULT_MINUTES),
     every: float = option("Between two looks.", default=DEFAULT_EVERY_SECONDS, metavar="SECONDS"),
-    window: float | None = option(
-        "Plan for the busiest so many minutes; default all that is watched.",
-        metavar="MINUTES",
-    ),
     gpu: list[str] | None = option("What the engines run on; repeatable.", metavar='"4 a100-80gb"'),
     fleet: Path | None = option(
         "Devices, and what served names are: models, SLOs and rules of a fleet file.",
@@ -61,7 +57,6 @@ def advise(
         gpus=tuple(gpu or ()),
         fleet=fleet,
         profiles=tuple(profiles or ()),
-        window_seconds=None if window is None else _positive("--window", window, "minutes") * 60,
         time_limit_seconds=time_limit,
     )
     _check_sources(asked)

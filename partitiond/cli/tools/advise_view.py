@@ -82,7 +82,7 @@ def _seen_table(advice: Advice) -> Table:
     """Lengths: mean/p95 in tokens."""
     table = _table("seen", "engines", "req/s (95 %)", "prompt", "output")
     for traffic in _seen(advice):
-        rate = traffic.busiest
+        rate = traffic.seen
         table.add_row(
             traffic.model,
             str(len(traffic.engines)),
@@ -266,8 +266,7 @@ def _plain_model(traffic: ObservedTraffic, known: Known | None) -> dict[str, Any
         "workload": known.spec.workload.key if known else None,
         "max_model_len": known.spec.max_model_len if known else None,
         "addresses": [engine.key.address for engine in traffic.engines],
-        "mean_req_per_s": jsonable(traffic.mean),
-        "busiest_req_per_s": jsonable(traffic.busiest),
+        "req_per_s": jsonable(traffic.seen),
         "planned_req_per_s": jsonable(traffic.planned),
         "prompt_tokens": _plain_lengths(traffic.prompt),
         "output_tokens": _plain_lengths(traffic.output),

@@ -46,7 +46,6 @@ class AdviseRequest:
         addresses: where engines answer.
         seconds: how long to watch the addresses.
         every_seconds: seconds between two looks.
-        window_seconds: length of the busiest window to plan for; None for all that is seen.
     """
 
     addresses: tuple[str, ...]
@@ -55,7 +54,6 @@ class AdviseRequest:
     gpus: tuple[str, ...]
     fleet: Path | None
     profiles: tuple[Path, ...]
-    window_seconds: float | None
     time_limit_seconds: float
 
 
@@ -93,7 +91,7 @@ def plan_seen(
 ) -> Advice:
     """Advice on the observed deployment. Raises SpecError, UpstreamError."""
     readings, served, today, seconds = seen
-    traffic = traffic_of(observe(readings), asked.window_seconds)
+    traffic = traffic_of(observe(readings))
     if not traffic:
         raise UpstreamError(
             "no engine was seen twice.",

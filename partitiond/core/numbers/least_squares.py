@@ -8,7 +8,7 @@ limit; the caller's order of preference breaks ties.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 _SINGULAR: Final = 1e-10
@@ -20,29 +20,22 @@ _TIE: Final = 1e-9
 Matrix = Sequence[Sequence[float]]
 
 
-def non_negative(
-    rows: Matrix,
-    wanted: Sequence[float],
-    allowed: Callable[[tuple[int, ...]], bool] = lambda _: True,
-) -> tuple[float, ...]:
+def non_negative(rows: Matrix, wanted: Sequence[float]) -> tuple[float, ...]:
     """Return coefficients >= 0 that minimise the sum of squared differences.
 
     Args:
         rows: one row per observation, one column per term.
         wanted: one value per row.
-        allowed: which sets of columns may be positive together. Of sets that fit equally well, the
-            smaller one wins, then the one with earlier columns.
 
     Returns:
-        One coefficient per column; all 0 if no set of columns fits better than zeros.
+        One coefficient per column; all 0 if no set of columns fits better than zeros. Of sets that
+        fit equally well, the smaller one wins, then the one with earlier columns.
     """
     columns = len(rows[0]) if rows else 0
     best = (0.0,) * columns
     best_error = math.fsum(value * value for value in wanted)
     for count in range(1, columns + 1):
         for chosen in itertools.combinations(range(columns), count):
-            if not allowed(chosen):
-                continue
             found = _on_columns(rows, wanted, chosen)
             if found is None or min(found) < 0:
                 continue

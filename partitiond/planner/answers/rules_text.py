@@ -64,11 +64,8 @@ def why_not_spread(instance: Instance, need: Need) -> str | None:
         return None
     # Groups that differ only in their host share what they hold.
     fits = {id(group.fits): group.fits for group in instance.groups}
-    holding = {
-        key
-        for key, here in fits.items()
-        if any(instance.items[i].model == need.model for fit in here for i in fit)
-    }
+    items, mine = instance.items, need.model
+    holding = {k for k, f in fits.items() if any(items[i].model == mine for fit in f for i in fit)}
     domains = {
         need.domain_of[index]
         for group in instance.groups

@@ -40,8 +40,7 @@ def dive(
         stop: True ends the dive with the columns fixed so far.
     """
     devices, fixed = int(rest.free.sum()), list[DeviceColumn]()
-    rounds, beside = (max(one, devices // per) for one, per in zip(FIRST, DEVICES, strict=True))
-    effort = (rounds, beside)
+    effort = (max(FIRST[0], devices // DEVICES[0]), max(FIRST[1], devices // DEVICES[1]))
     while rest.free.any() and (rest.open.any() or (rest.count < fleet.least).any()):
         master = Master(fleet, rest, *effort)
         for column in known:

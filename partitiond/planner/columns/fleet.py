@@ -105,16 +105,13 @@ class ColumnProblem:
 
     def holding(self, packing: Packing) -> list[DeviceColumn]:
         """Return what the devices of a packing hold, as columns."""
-        sites, found = self.sites, list[DeviceColumn]()
-        for load in packing.loads:
-            if load.option is None or not load.items:
-                continue
-            site = sites.site_of[load.group, load.option]
-            steps = sites.level[site]
-            level = packing.instance.groups[load.group].options[load.option].level
+        found = list[DeviceColumn]()
+        for index in packing.used():
+            load, option = packing.loads[index], packing.option(index)
+            site = self.sites.site_of[load.group, load.option or 0]
+            level = int(np.searchsorted(self.sites.level[site], option.level))
             entries = ints(sorted(self.entry_at[site, item] for item in load.items))
-            cls = int(self.classes.of_group[load.group])
-            found.append(DeviceColumn(cls, site, int(np.searchsorted(steps, level)), entries))
+            found.append(DeviceColumn(int(self.classes.of_group[load.group]), site, level, entries))
         return found
 
     def all(self) -> Rest:

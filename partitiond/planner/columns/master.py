@@ -36,8 +36,6 @@ THOROUGH: Final = 8
 """Every so many rounds all ways are priced."""
 BESIDE: Final = 3
 """Columns for the next devices beside the best one."""
-MOST_ADDED: Final = 80
-"""Columns that a round adds for the devices of one hardware."""
 PROMISING: Final = 64
 """Models that may be in a column. With all 1,000 a round took five times as long."""
 NODES: Final = 2_000
@@ -250,8 +248,7 @@ class Master:
                 found.append((value, way, entries))
         found.sort(key=lambda each: -each[0])
         new = sum(
-            self.add(DeviceColumn(-1, w.site, w.level, entries), classes)
-            for _, w, entries in found[:MOST_ADDED]
+            self.add(DeviceColumn(-1, w.site, w.level, entries), classes) for _, w, entries in found
         )
         if not found:
             return new

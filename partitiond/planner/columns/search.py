@@ -68,7 +68,7 @@ def expresses(instance: Instance) -> bool:
 
 
 def plan_by_columns(
-    watch: SolveMonitor, complete: Callable[[Packing], Packing], known: Packing | None = None
+    watch: SolveMonitor, complete: Callable[[Packing], Packing], known: Member | None = None
 ) -> tuple[Member, bool]:
     """Make a plan, and prove a bound on the way.
 
@@ -92,8 +92,8 @@ def plan_by_columns(
         stop = watch.within(PROVE_SHARE)
         of_any = [dataclasses.replace(each, least=np.zeros_like(each.least)) for each in prices]
         for each in [*of_any, *prices] if fleet.least.any() else of_any:
-            known = math.inf if few or watch.bound is None else watch.bound
-            bound = bound_at(fleet, each, stop, min(of_full, known))
+            least = math.inf if few or watch.bound is None else watch.bound
+            bound = bound_at(fleet, each, stop, min(of_full, least))
             if bound is None:
                 continue
             if not each.least.any():
@@ -102,9 +102,10 @@ def plan_by_columns(
                 of_full, tight[:] = bound, [each]
 
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
-    begin = [] if known is None else fleet.holding(known)
+    begin = [] if known is None else fleet.holding(known.packing)
     columns = dive(fleet, fleet.all(), begin, priced=prove, late=late, hurry=hurry, stop=enough)
-    made = _reported(watch, complete(packed(fleet, columns)))
+    made = member(NAME, complete(packed(fleet, columns)))
+    watch.take([made])
     if watch.value is not None and of_full < math.inf:
         # Least numbers come before goodput, and a plan has them all.
         better |= watch.proved(of_full)
@@ -113,15 +114,10 @@ def plan_by_columns(
         better |= proven
         if chosen:
             # Hosts may have no room for it, so it may be worse.
-            other = _reported(watch, complete(packed(fleet, chosen)))
+            other = member(NAME, complete(packed(fleet, chosen)))
+            watch.take([other])
             made = min(made, other, key=lambda one: rank(one.packing, by_cost=False))
     return made, better
-
-
-def _reported(watch: SolveMonitor, packing: Packing) -> Member:
-    made = member(NAME, packing)
-    watch.take([made])
-    return made
 
 
 def _best_choice(

@@ -435,7 +435,7 @@ class Annealing:
             if hope <= TINY or hope * share <= self.merit or data.entry_cost[e] > room:
                 continue
             level = state.fits(d, e)
-            if level < 0 or self.uniform() < BLINK:
+            if level < 0 or (self.temperature > 0.0 and self.uniform() < BLINK):
                 continue
             gain = state.worth_beside(d, e, level)
             if gain > TINY and gain * share > self.merit:

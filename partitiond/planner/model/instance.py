@@ -105,7 +105,7 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 kappa=0.0 if in_mig else usual[mode] if c.kappa is None else c.kappa,
                 mig_profile=c.size.mig_profile if in_mig else "",
                 way=(mode, demand.isolation_group if mode is SharingMode.MPS else ""),
-                cost=item_units(request, demand, c) if charged else 0,
+                cost=item_units(demand, c) if charged else 0,
                 units=units,
             )
 

@@ -53,10 +53,8 @@ def charges_replicas(request: PlanRequest) -> bool:
     return request.objective is Objective.MIN_ENERGY
 
 
-def item_units(request: PlanRequest, demand: ModelDemand, candidate: Candidate) -> int:
+def item_units(demand: ModelDemand, candidate: Candidate) -> int:
     """Return a replica's cost beyond its device (its energy), in 1 / PRICE_SCALE, rounded down."""
-    if not charges_replicas(request):
-        return 0
     return math.floor(charged_watts(candidate, demand) * PRICE_SCALE + EPSILON)
 
 

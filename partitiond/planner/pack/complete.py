@@ -3,25 +3,14 @@
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.planner.model.sites import Floats
-from partitiond.planner.model.types import Instance, Need
+from partitiond.planner.model.types import Need
 from partitiond.planner.pack.adding import Adding
-from partitiond.planner.pack.members import Member, drop_surplus, member
-from partitiond.planner.pack.packing import Packing, missing
+from partitiond.planner.pack.packing import missing
 from partitiond.planner.stop import Stop, never
 
-NAME: Final = "greedy by prices"
-FEW: Final = 2_000
-"""Models times devices up to which this takes a fraction of a second; beyond, the compiled search
-does the same. With twelve models on sixteen GPUs it often meets the bound (docs/decisions/0014)."""
 PASSES: Final = 3
 """A replica that raises its device's level may leave another model short; passes are repeated so
 that this model is served again. Chosen, not measured."""
-
-
-def is_quick(instance: Instance) -> bool:
-    """Whether a plan is completed here in a fraction of a second."""
-    return len(instance.needs) * len(instance.group_of) <= FEW
 
 
 def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
@@ -65,21 +54,3 @@ def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> N
 def in_order(adding: Adding) -> list[Need]:
     """Sort models by the worth of their cheapest replica and of all they need, largest first."""
     return sorted(adding.instance.needs, key=lambda need: (-adding.size(need), need.model))
-
-
-def from_nothing(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = never) -> Member:
-    """Return a plan made from nothing, largest models first; by cost it may lack something.
-
-    Args:
-        instance: the problem instance.
-        worth: (E,) what one replica of each entry takes.
-        by_cost: True to serve all demand; False to maximise goodput.
-        stop: called periodically; by cost True ends with what was added so far.
-    """
-    adding = Adding(Packing(instance), worth)
-    if by_cost:
-        complete(adding, in_order(adding), stop)
-        drop_surplus(adding.packing)
-    else:
-        most_goodput(adding, in_order(adding))
-    return member(NAME, adding.packing)

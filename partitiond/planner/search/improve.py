@@ -30,6 +30,7 @@ from partitiond.planner.search.annealing import (
     running_on,
     to_packing,
 )
+from partitiond.planner.stop import Stop, never
 
 LEAST_SHARE: Final = 1e-6
 """Least price of a replica, in the largest one; the kernels take a lack of 1e-9 for none."""
@@ -103,9 +104,8 @@ class Improver:
         """
         fresh, instance = Loads(self.data), self.sites.instance
         if packing is None and instance.ties.near:
-            adding = Adding(Packing(instance), usual_prices(self.sites))
-            complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
-            packing = adding.packing
+            packing = Packing(instance)
+            self._complete_tied(packing, never)
         if packing is not None:
             load_packing(self.sites, packing, fresh)
         self.search.state.copy_from(fresh)
@@ -172,10 +172,24 @@ class Improver:
         """Return the best answer; in a search by cost only valid if `has_answer`."""
         return to_packing(self.sites, self.search.best)
 
-    def completed(self, packing: Packing) -> Packing:
-        """Return a packing with what it lacks, as far as there is room; the search starts there."""
+    def completed(self, packing: Packing, stop: Stop = never) -> Packing:
+        """Return a packing with what it lacks, as far as there is room; the search starts there.
+
+        Args:
+            packing: it stays as it is.
+            stop: called periodically where models have to be near others or survive a loss.
+        """
         self.start(packing)
-        return to_packing(self.sites, self.search.state)
+        made = to_packing(self.sites, self.search.state)
+        self._complete_tied(made, stop)
+        return made
+
+    def _complete_tied(self, packing: Packing, stop: Stop) -> None:
+        """Add what the models lack whose rules go beyond one device."""
+        instance = self.sites.instance
+        tied = [n for n in instance.needs if n.model in instance.ties.beyond_device]
+        if tied:
+            complete(Adding(packing, usual_prices(self.sites), stop=stop), tied, stop)
 
     def _unit(self) -> float:
         """Return the cost of a typical device at the prices, or the gain of a typical replica."""

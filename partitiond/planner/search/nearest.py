@@ -13,9 +13,8 @@ from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.solver_costs import charges_replicas, true_value
 from partitiond.planner.model.types import Instance
-from partitiond.planner.pack.adding import Adding, fill, share_value
+from partitiond.planner.pack.adding import fill, share_value
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.complete import in_order, is_quick, most_goodput
 from partitiond.planner.pack.members import (
     EPSILON,
     KEPT,
@@ -92,9 +91,11 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
     """
     packing = one.packing.copy()
     if may_open and not stop():
-        placed, add = -1, _adding(instance, stop)
+        sites, placed = build_sites(instance), -1
+        seed = instance.request.seed
+        improver = Improver(sites, usual_prices(sites), by_cost=False, seed=seed)
         while placed != sum(packing.counts.values()):  # what became surplus left a place
-            packing = add(packing)
+            packing = improver.completed(packing, stop)
             placed = sum(packing.counts.values())
             member(one.name, packing)
     if not may_open and charges_replicas(instance.request):
@@ -103,22 +104,6 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
         restore(packing, may_open=may_open)
         fill(packing, range(len(packing.loads)) if may_open else packing.used(), stop)
     return member(one.name, packing)
-
-
-def _adding(instance: Instance, stop: Stop) -> Callable[[Packing], Packing]:
-    """Return what adds to a plan all that one more replica would serve."""
-    sites = build_sites(instance)
-    worth = usual_prices(sites)
-    if not (is_quick(instance) or instance.ties.near):
-        seed = instance.request.seed
-        return Improver(sites, worth, by_cost=False, seed=seed).completed
-
-    def added(packing: Packing) -> Packing:
-        adding = Adding(packing, worth, stop=stop)
-        most_goodput(adding, in_order(adding), stop)
-        return packing
-
-    return added
 
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:

@@ -8,6 +8,7 @@ the answer at any time.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -19,7 +20,6 @@ from partitiond.planner.exact import Exact, Goal, Stage, solve_exact, variable_c
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.complete import from_nothing, is_quick
 from partitiond.planner.pack.members import EPSILON, EXACT, KEPT, Member, drop_surplus, member
 from partitiond.planner.pack.moves import count_of_moves
 from partitiond.planner.pack.packing import Packing
@@ -49,6 +49,8 @@ HOPE_SHARE: Final = 0.3
 SMALL: Final = 2_500
 """Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
 CP-SAT in a minute (docs/decisions/0026). 100 models on 64 devices have 8,000."""
+BEGIN_SHARE: Final = 0.05
+"""Share of the time for the first plan, where CP-SAT does not go on from it. Chosen."""
 TINY: Final = 60
 """Variables up to which CP-SAT runs before the search. Chosen, not measured."""
 CONVERGE: Final = 200
@@ -116,17 +118,21 @@ class _Gathered:
 
 
 def _gather(
-    watch: SolveMonitor, prices: Prices, known: Sequence[Member], *, by_cost: bool
+    watch: SolveMonitor, prices: Prices, ready: Sequence[Member], *, by_cost: bool
 ) -> _Gathered:
     """Run all members in turn, until a plan is proven the best or the time is over."""
     instance, size = watch.instance, _variables(watch.instance)
     may_search = instance.request.may_search
-    watch.take(known)
+    watch.take(ready)
     found = _Gathered(
-        [*known, *kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)]
+        [*ready, *kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)]
     )
-    if not (watch.stop() and found.members):
-        found.members += _greedy(watch, prices, by_cost=by_cost)
+    seed, sites = instance.request.seed, build_sites(instance)
+    improver = Improver(sites, prices.entry, by_cost=by_cost, seed=seed)
+    # What runs may be proven the best already, and a caller who stops gets what there is.
+    if not watch.done and not (watch.stop() and (by_cost or found.members)):
+        share = BEGIN_SHARE if size > SMALL and may_search else 0.0
+        found.members += _answers(begun(watch, improver, share), by_cost)
     if size <= SMALL and not watch.done:
         status = _ask_exact(watch, found, by_cost=by_cost)
         unplanned = by_cost and not found.members
@@ -138,12 +144,8 @@ def _gather(
     start = _best(found.members, by_cost)
     if not by_cost and expresses(instance):
         # It may miss least numbers that a worse plan has; the search adds them to it.
-        seed = instance.request.seed
-        improver = Improver(build_sites(instance), prices.entry, by_cost=False, seed=seed)
-        if start is None:
-            found.members.append(begun(watch, improver))
-        first = found.members[-1] if start is None else start
-        start, better = plan_by_columns(watch, improver.completed, first.packing)
+        complete = functools.partial(improver.completed, stop=watch.finish())
+        start, better = plan_by_columns(watch, complete, start)
         found.proof = "columns" if better else LINEAR
         found.members.append(start)
     if may_search or start is None:
@@ -158,19 +160,6 @@ def _prices(instance: Instance, *, as_cost: bool) -> Prices:
     if not as_cost and len(instance.needs) <= CONVERGE and expresses(instance):
         most = SAMPLE  # columns prove more
     return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
-
-
-def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Member]:
-    """Return a greedy plan; none if the instance is too large, or if the completion of what runs is
-    already proven optimal."""
-    instance = watch.instance
-    if watch.done or not is_quick(instance) or (by_cost and watch.stop()):
-        return []
-    found = _answers(
-        [from_nothing(instance, prices.entry, by_cost=by_cost, stop=watch.stop)], by_cost
-    )
-    watch.take(found)
-    return found
 
 
 def _answers(members: list[Member], by_cost: bool) -> list[Member]:

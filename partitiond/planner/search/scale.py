@@ -29,7 +29,6 @@ from partitiond.planner.bounds.prices import (
     cost_bound,
     entry_prices,
     impossible,
-    linear_prices,
     pours_of,
     solve_sampled,
     usual_prices,
@@ -39,8 +38,7 @@ from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
 from partitiond.planner.pack.adding import Adding, fill
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.complete import NAME as GREEDY
-from partitiond.planner.pack.complete import from_nothing, most_goodput
+from partitiond.planner.pack.complete import most_goodput
 from partitiond.planner.pack.members import EXACT
 from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves
 from partitiond.planner.pack.packing import Packing
@@ -267,17 +265,13 @@ class Raising:
     def _ask(self, factor: float) -> bool:
         """Search for a plan with at least this factor, starting from the best so far."""
         asked = scaled(self.instance, self.target, factor)
-        if not self.searches:
-            worth = linear_prices(build_sites(asked), as_cost=True).entry
-            made = from_nothing(asked, worth, by_cost=True, stop=self.stop).packing
-            return not made.lacking() and self.keep(made, GREEDY)
         self.asked += 1
         left = self.watch.left()
         late = LAST_SHARE * left if self.step < SMALL_STEP else 0.0
         seed = self.instance.request.seed + self.asked
         improver = Improver(self._sites_for(asked), self.worth, by_cost=True, seed=seed)
         improver.start(self.best)
-        seconds = min(left, max(ASK_SHARE * self.limit, late))
+        seconds = min(left, max(ASK_SHARE * self.limit, late)) if self.searches else 0.0
         improver.run(seconds, halt=lambda: improver.has_answer or self.stop())
         return improver.has_answer and self.keep(improver.best(), SEARCH)
 

@@ -1,5 +1,6 @@
 """Runs the compiled search as a member of the portfolio: chooses its start and its time."""
 
+from collections.abc import Callable
 from typing import Final
 
 from partitiond.planner.model.sites import Floats, build_sites
@@ -16,19 +17,20 @@ SMALL: Final = 200
 RUNS: Final = 12
 """Models times devices up to which the search by cost begins anew so often, with other seeds. There
 a run is at its end within a second, and how good a plan is, is up to its first steps."""
-BEGIN_SHARE: Final = 0.05
-"""Share of the time for a first plan, where a greedy one would take long. Chosen."""
 FOR_LEAST: Final = 20_000
 """Steps times devices for least numbers that were missed when the time had passed, as a step may
 look at all devices: some seconds of the compiled search at most on a busy machine. Chosen."""
 
 
-def begun(watch: SolveMonitor, improver: Improver) -> Member:
-    """Return a plan for the most goodput that the compiled search finds at once, and report it."""
+def begun(watch: SolveMonitor, improver: Improver, share: float) -> list[Member]:
+    """Return what the compiled search finds in a share of the time, or at its first step, if it
+    finds anything, and report it."""
+    tell = _teller(watch, improver)
     improver.start(None)
-    improver.run(BEGIN_SHARE * watch.left(), halt=lambda: watch.done or watch.left() <= 0)
-    found = member(NAME, improver.best())
-    watch.take([found])
+    tell(improver.value())
+    improver.run(share * watch.left(), halt=lambda: watch.done or watch.left() <= 0, tell=tell)
+    found = [member(NAME, improver.best())] if improver.has_answer else []
+    watch.take(found)
     return found
 
 
@@ -48,12 +50,7 @@ def search(
     runs, seconds, found = RUNS if small else 1, watch.left(), list[Member]()
     for number in range(runs):
         improver = Improver(sites, worth, by_cost=by_cost, seed=instance.request.seed + number)
-
-        def tell(value: float, improver: Improver = improver) -> None:
-            # A plan that misses least numbers may be worth more than any that has them, so it would
-            # end the solve at a bound that no answer meets.
-            if improver.meets_least():
-                watch.record_best(value, NAME)
+        tell = _teller(watch, improver)
 
         def halt(improver: Improver = improver, before: int = number) -> bool:
             late = before + improver.share > HOPE_SHARE * runs or watch.impossible
@@ -77,3 +74,15 @@ def search(
         if last:
             break
     return found
+
+
+def _teller(watch: SolveMonitor, improver: Improver) -> Callable[[float], None]:
+    """Return what reports the value of a better plan."""
+
+    def tell(value: float) -> None:
+        # A plan that misses least numbers may be worth more than any that has them, so it would end
+        # the solve at a bound that no answer meets.
+        if improver.meets_least():
+            watch.record_best(value, NAME)
+
+    return tell

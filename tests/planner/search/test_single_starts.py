@@ -10,7 +10,6 @@ from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import ModelDemand, Objective, Placement
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.pack import complete
 from partitiond.planner.progress import watch
 from partitiond.planner.search import single_starts
 from partitiond.planner.search.single_starts import with_single_starts
@@ -131,7 +130,6 @@ def test_no_idle_device_would_serve_more_however_short_the_time_was(
 ) -> None:
     """Neither completing what runs, nor a greedy plan, nor filling it has any time here."""
     monkeypatch.setattr(watch, "FINISH_LEAST", 0.0)
-    monkeypatch.setattr(complete, "FEW", 0)
     runs = placed(A, on="g0")
     request = asked(want("a", A, rate=15), running=(runs,), devices=gpus(4))
     made = planned(
