@@ -183,21 +183,15 @@ def test_plans_of_few_devices_are_proven(seed: int, monkeypatch: pytest.MonkeyPa
     assert is_bound(asked, watch.bound, full=True)
 
 
-def test_a_choice_that_a_host_has_no_room_for_is_no_better_plan(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_choice_without_room_on_its_host_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "COMPILED", True)
     models = (
         want("a", point("a", 4.3, 60, host_gib=10), rate=8.6),
         want("b", point("b", 2.3, 36, host_gib=3), rate=4.6),
         want("c", point("c", 4.0, 55), rate=4.0),
     )
-    asked = PlanRequest(
-        gpus(2),
-        models,
-        objective=Objective.MAX_GOODPUT,
-        host_memory_bytes=(("host", 17 * 2**30),),
-    )
+    host, goodput = (("host", 17 * 2**30),), Objective.MAX_GOODPUT
+    asked = PlanRequest(gpus(2), models, objective=goodput, host_memory_bytes=host)
     watch, made = _searched(asked)
     assert not watch.done
     assert made.packing.goodput() == watch.value == pytest.approx(4.3 + 4.6 / 1.1)

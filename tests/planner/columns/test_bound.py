@@ -9,6 +9,7 @@ import pytest
 
 from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.plan.record import ModelDemand, Objective
+from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
@@ -21,6 +22,7 @@ from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import portfolio
+from partitiond.planner.search.improve import Improver
 from tests.oracle.truth import Question
 from tests.planner.build import gpus, point, want
 from tests.planner.problems import (
@@ -59,7 +61,10 @@ def test_no_plan_exceeds_the_bound_at_any_prices(seed: int) -> None:
         )
         assert is_bound(asked, bound_at(fleet, prices, _never), full=True)
         of_all = dataclasses.replace(prices, least=np.zeros(models))
-        assert is_bound(asked, bound_at(fleet, of_all, _never))
+        bound = bound_at(fleet, of_all, _never) or 0.0
+        assert is_bound(asked, bound)
+        assert bound_at(fleet, of_all, _never, below=bound + 1e-9) == bound
+        assert bound_at(fleet, of_all, _never, below=0.9 * bound) in {None, bound}
 
 
 @pytest.mark.parametrize("seed", seeds(100, 12))
@@ -172,21 +177,23 @@ def _many() -> ColumnProblem:
     return ColumnProblem(build_sites(build_instance(asked)))
 
 
-@pytest.mark.parametrize(("hurried", "all_served"), [(False, True), (True, False)])
-def test_what_is_left_is_priced_also_where_the_first_program_had_no_time(
-    hurried: bool, all_served: bool
-) -> None:
+@pytest.mark.parametrize(("hurried", "knows"), [(False, False), (True, False), (True, True)])
+def test_what_is_left_is_priced_where_time_was_short(hurried: bool, knows: bool) -> None:
+    """In a hurry there is what it began with."""
     fleet, asked, told = _many(), itertools.count(), list[object]()
     rest = fleet.all()
 
     def late() -> bool:
         return next(asked) > 0  # after its first round
 
+    improver = Improver(fleet.sites, usual_prices(fleet.sites), by_cost=False, seed=1)
+    plan = improver.completed(Packing(fleet.sites.instance))
     dive(
-        fleet, rest, late=late, hurry=lambda: hurried, stop=_never,
+        fleet, rest, fleet.holding(plan) if knows else (),
+        late=late, hurry=lambda: hurried, stop=_never,
         priced=lambda *prices: told.append(prices),
     )  # fmt: skip
-    assert bool(rest.open.any()) is not all_served
+    assert bool(rest.open.any()) is (hurried and not knows)
     assert len(told) == 1
 
 
@@ -217,7 +224,7 @@ def test_a_program_that_ends_without_an_optimum_keeps_its_last_prices() -> None:
 def test_the_search_goes_on_from_the_plan_by_columns_whatever_it_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It misses least numbers rather often, and a greedy plan that has them is far from it."""
+    """It misses least numbers rather often, and an earlier plan that has them is far from it."""
     models = tuple(want(name, point(name, 4.0, 60), rate=4.0) for name in "abc")
     asked = PlanRequest(gpus(2), models, objective=Objective.MAX_GOODPUT)
     instance, starts = build_instance(asked), list[Member | None]()

@@ -77,6 +77,13 @@ def test_the_best_column_is_found_and_its_bound_holds(seed: int) -> None:
             chosen = tuple(sorted(priced.entries[fleet.pricer.chosen].tolist()))
             assert chosen in set(_sets(fleet, priced))
             assert prices.value(chosen, priced.level) == pytest.approx(best)
+        for models in (1, 2, 100):
+            fleet.pricer.price(priced.way, prices.prices, 0.0, 0.0, 4, MANY, models)
+            chosen = tuple(sorted(priced.entries[fleet.pricer.chosen].tolist()))
+            assert len({int(fleet.sites.entry_model[e]) for e in chosen}) <= models
+            value = prices.value(chosen, priced.level)
+            assert fleet.pricer.value == pytest.approx(value)
+            assert value <= best + 1e-9 if models < 100 else value == pytest.approx(max(0.0, best))
 
 
 def test_a_column_takes_no_byte_and_no_core_more_than_there_is() -> None:

@@ -128,7 +128,7 @@ def test_looks_are_shared_by_models_and_one_counts_for_all_devices_alike(
 def test_no_idle_device_would_serve_more_however_short_the_time_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither completing what runs, nor a greedy plan, nor filling it has any time here."""
+    """Neither completing what runs, nor a first plan, nor filling it has any time here."""
     monkeypatch.setattr(watch, "FINISH_LEAST", 0.0)
     runs = placed(A, on="g0")
     request = asked(want("a", A, rate=15), running=(runs,), devices=gpus(4))
