@@ -103,7 +103,7 @@ class ColumnProblem:
         pairs = zip(sites.entry_site.tolist(), sites.entry_item.tolist(), strict=True)
         self.entry_at = {pair: e for e, pair in enumerate(pairs)}
 
-    def holding(self, packing: Packing) -> list[DeviceColumn]:
+    def columns_of(self, packing: Packing) -> list[DeviceColumn]:
         """Return what the devices of a packing hold, as columns."""
         found = list[DeviceColumn]()
         for index in packing.used():

@@ -102,7 +102,7 @@ def plan_by_columns(
                 of_full, tight[:] = bound, [each]
 
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
-    begin = [] if known is None else fleet.holding(known.packing)
+    begin = [] if known is None else fleet.columns_of(known.packing)
     columns = dive(fleet, fleet.all(), begin, priced=prove, late=late, hurry=hurry, stop=enough)
     made = member(NAME, complete(packed(fleet, columns)))
     watch.take([made])

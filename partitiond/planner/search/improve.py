@@ -39,12 +39,12 @@ HOT: Final = 0.05
 twentieth of that is kept once in e times. With ten times as much the search forgets what it found,
 with a tenth it stays where it is. Chosen so; no bench varies it."""
 COLD: Final = 0.005
+COLD_SHARE: Final = 0.15
+"""Share of the time for the first phase, at the last temperature. Both are chosen."""
 MANY: Final = 256
 HOT_OF_MANY, COLD_OF_MANY = 0.003, 0.001
 """Devices beyond which each has so few steps that the search has to stay colder: after 40 s of a
 core 1,000 models on 512 GPUs took 209 GPUs in place of 218, and 208 of 212."""
-COLD_SHARE: Final = 0.15
-"""Share of the time for the first phase, at the last temperature. Both are chosen."""
 NOISE: Final = 0.3
 WANTING: Final = 5
 OUTSIDE: Final = 16

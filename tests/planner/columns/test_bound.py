@@ -189,7 +189,7 @@ def test_what_is_left_is_priced_where_time_was_short(hurried: bool, knows: bool)
     improver = Improver(fleet.sites, usual_prices(fleet.sites), by_cost=False, seed=1)
     plan = improver.completed(Packing(fleet.sites.instance))
     dive(
-        fleet, rest, fleet.holding(plan) if knows else (),
+        fleet, rest, fleet.columns_of(plan) if knows else (),
         late=late, hurry=lambda: hurried, stop=_never,
         priced=lambda *prices: told.append(prices),
     )  # fmt: skip
