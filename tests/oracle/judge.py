@@ -66,7 +66,7 @@ def ask(question: Question, *, deterministic: bool, large: float = 0) -> Plan | 
     Args:
         question: the question.
         deterministic: the same answer each time; the product asks by the clock.
-        large: as fleets are asked that are too large for CP-SAT and a greedy plan: by the search,
+        large: as fleets are asked that are too large for CP-SAT: by the search,
             in so many seconds; 0 to ask as what it is.
     """
     request = PlanRequest(

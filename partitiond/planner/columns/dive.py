@@ -15,9 +15,9 @@ KEPT: Final = 600
 """Columns that the next linear program begins with, beside those in use. Chosen."""
 FIRST: Final = (30, 8)
 THEN: Final = (3, BESIDE)
-"""Rounds of the first linear program and of those after it, and columns beside the best: the first
-has one of either for so many devices, at least. Chosen."""
-DEVICES: Final = (6, 16)
+"""Rounds of the first linear program and of those after it, and columns beside the best. Chosen."""
+PER_ROUND, PER_BESIDE = 6, 16
+"""Devices for which the first has a round, and a column beside, at least. Chosen."""
 
 
 def dive(
@@ -40,7 +40,7 @@ def dive(
         stop: True ends the dive with the columns fixed so far.
     """
     devices, fixed = int(rest.free.sum()), list[DeviceColumn]()
-    effort = (max(FIRST[0], devices // DEVICES[0]), max(FIRST[1], devices // DEVICES[1]))
+    effort = (max(FIRST[0], devices // PER_ROUND), max(FIRST[1], devices // PER_BESIDE))
     while rest.free.any() and (rest.open.any() or (rest.count < fleet.least).any()):
         master = Master(fleet, rest, *effort)
         for column in known:

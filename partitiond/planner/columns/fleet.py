@@ -26,7 +26,7 @@ class PricedWay:
 
     Attributes:
         entries: (n,) the entries of `Sites` that it can hold, as the pricing counts them.
-        bound: bound on the value of a column at the prices it was last priced at.
+        bound: of columns of the models that it was last priced for, at the prices of then.
     """
 
     site: int

@@ -194,7 +194,7 @@ class Master:
         return self._raw
 
     def converge(self, stop: Callable[[], bool]) -> tuple[RowPrices, RowPrices]:
-        """Solve and price until no column pays, the rounds are over, or `stop` returns True.
+        """Solve and price until no promising column pays, the rounds end, or `stop` returns True.
 
         Args:
             stop: called several times a round.

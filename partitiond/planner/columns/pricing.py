@@ -242,7 +242,7 @@ class Pricer:
             skip: nothing is searched for if the bound is at most this.
             steps: steps to find better multipliers.
             node_limit: limit on branches; the bound holds in any case.
-            models: only sets of so many models count, the most promising ones; 0 for all.
+            models: the bound is of sets of so many models alone, the most promising; 0 for all.
         """
         self.value = 0.0
         self.chosen = []

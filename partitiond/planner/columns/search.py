@@ -24,13 +24,16 @@ from partitiond.planner.pack.members import Member, member, rank
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.stop import Stop
 
 NAME: Final = "columns"
+Complete = Callable[[Packing, Stop], Packing]
+COMPLETE_SHARE: Final = 0.1
 CONVERGE_SHARE: Final = 0.45
 DIVE_SHARE: Final = 0.75
 PROVE_SHARE: Final = 0.25
-"""Shares of the time left: for the first linear program, until no more columns are sought, and for
-the bound. Chosen."""
+"""Shares of the time left: to complete a plan, for the first linear program, until no more columns
+are sought, and for the bound. Chosen."""
 FEW: Final = 6
 WIDER: Final = 1.25
 MARGINS: Final = 22
@@ -68,13 +71,13 @@ def expresses(instance: Instance) -> bool:
 
 
 def plan_by_columns(
-    watch: SolveMonitor, complete: Callable[[Packing], Packing], known: Member | None = None
+    watch: SolveMonitor, complete: Complete, known: Member | None = None
 ) -> tuple[Member, bool]:
     """Make a plan, and prove a bound on the way.
 
     Args:
         watch: the problem, the clock and the progress callback.
-        complete: returns a packing with what it lacks, as far as there is room.
+        complete: returns a packing with what it lacks, as far as there is room, until a stop.
         known: a plan whose devices are the first columns.
 
     Returns:
@@ -104,7 +107,7 @@ def plan_by_columns(
     late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
     begin = [] if known is None else fleet.columns_of(known.packing)
     columns = dive(fleet, fleet.all(), begin, priced=prove, late=late, hurry=hurry, stop=enough)
-    made = member(NAME, complete(packed(fleet, columns)))
+    made = member(NAME, complete(packed(fleet, columns), watch.within(COMPLETE_SHARE)))
     watch.take([made])
     if watch.value is not None and of_full < math.inf:
         # Least numbers come before goodput, and a plan has them all.
@@ -114,7 +117,7 @@ def plan_by_columns(
         better |= proven
         if chosen:
             # Hosts may have no room for it, so it may be worse.
-            other = member(NAME, complete(packed(fleet, chosen)))
+            other = member(NAME, complete(packed(fleet, chosen), watch.within(COMPLETE_SHARE)))
             watch.take([other])
             made = min(made, other, key=lambda one: rank(one.packing, by_cost=False))
     return made, better

@@ -56,7 +56,7 @@ class PlanRequest:
         allow_outage: every model may have no replica for a while as the plan is applied; otherwise
             only models whose specs allow it.
         start_seconds: observed start time of a model's engines, by model.
-        may_search: the search is used. Otherwise a plan found without it is enough, because a
+        may_search: the search is used. Otherwise its first construction is enough, because a
             caller waits.
         all_or_nothing: under a cost objective there is no plan if not all can be served. Otherwise
             that plan is for the most goodput.

@@ -1,4 +1,4 @@
-"""Makes plans without compiled code: adds what is missing to nothing, or to what runs."""
+"""Adds what a plan lacks without compiled code."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -1,5 +1,5 @@
 """Runs the members of the portfolio and chooses among their plans.
 
-`portfolio` is the entrance: greedy plans, CP-SAT on small instances, `planner.columns`, and the
+`portfolio` is the entrance: a first plan, CP-SAT on small instances, `planner.columns`, and the
 compiled search (`annealing`, `improve`). `nearest` chooses the plan that moves least.
 """

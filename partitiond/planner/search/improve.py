@@ -41,8 +41,8 @@ with a tenth it stays where it is. Chosen so; no bench varies it."""
 COLD: Final = 0.005
 COLD_SHARE: Final = 0.15
 """Share of the time for the first phase, at the last temperature. Both are chosen."""
-MANY: Final = 256
-HOT_OF_MANY, COLD_OF_MANY = 0.003, 0.001
+LARGE: Final = 256
+HOT_IF_LARGE, COLD_IF_LARGE = 0.003, 0.001
 """Devices beyond which each has so few steps that the search has to stay colder: after 40 s of a
 core 1,000 models on 512 GPUs took 209 GPUs in place of 218, and 208 of 212."""
 NOISE: Final = 0.3
@@ -136,11 +136,11 @@ class Improver:
         """
         if steps is None and self.sites.instance.request.deterministic:
             steps = round(FIXED_STEPS_PER_SECOND * seconds)
-        start, done, many = time.monotonic(), 0, self.data.devices > MANY
-        self.share = 1.0 if steps is None and seconds <= 0 else 0.0
+        start, done, large = time.monotonic(), 0, self.data.devices > LARGE
+        self.share = 0.0 if steps or seconds > 0 else 1.0
         while self.share < 1.0 and not halt():
             began = time.monotonic()
-            self._heat(_temperature(self.share, many))
+            self._heat(_temperature(self.share, large))
             self.search.state.revalue()  # rounding adds up over millions of steps
             done += self._slice
             if self.search.search(self._slice):
@@ -205,9 +205,9 @@ class Improver:
         return max(1e-12, float(np.median(gains[gains > 0]))) if (gains > 0).any() else 1.0
 
 
-def _temperature(share: float, many: bool) -> float:
+def _temperature(share: float, large: bool) -> float:
     """Return the temperature: cold at first, then hot to cold, by the elapsed share of the time."""
-    hot, cold = (HOT_OF_MANY, COLD_OF_MANY) if many else (HOT, COLD)
+    hot, cold = (HOT_IF_LARGE, COLD_IF_LARGE) if large else (HOT, COLD)
     if share < COLD_SHARE:
         return cold
     return hot * math.pow(cold / hot, (share - COLD_SHARE) / (1 - COLD_SHARE))

@@ -92,8 +92,7 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
     packing = one.packing.copy()
     if may_open and not stop():
         sites, placed = build_sites(instance), -1
-        seed = instance.request.seed
-        improver = Improver(sites, usual_prices(sites), by_cost=False, seed=seed)
+        improver = Improver(sites, usual_prices(sites), by_cost=False, seed=instance.request.seed)
         while placed != sum(packing.counts.values()):  # what became surplus left a place
             packing = improver.completed(packing, stop)
             placed = sum(packing.counts.values())

@@ -1,14 +1,13 @@
 """Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
 
-Always run: the bound by linear prices, and the completion of what runs. Then a greedy plan, if it
-is quick. A plan that meets the bound ends the solve. Small instances go to CP-SAT, which proves.
-Others go to the compiled search, from the best plan (which for goodput may be one by columns) until
-the time is over or the bound is met. Every plan found is reported to the watch, so its best one is
-the answer at any time.
+Always run: the bound by linear prices, and the completion of what runs. Then a first plan of the
+compiled search. A plan that meets the bound ends the solve. Small instances go to CP-SAT, which
+proves. Others go to the compiled search, from the best plan (which for goodput may be one by
+columns) until the time is over or the bound is met. Every plan found is reported to the watch, so
+its best one is the answer at any time.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -54,7 +53,7 @@ BEGIN_SHARE: Final = 0.05
 TINY: Final = 60
 """Variables up to which CP-SAT runs before the search. Chosen, not measured."""
 CONVERGE: Final = 200
-"""Models up to which columns prove more than linear prices in the time limit. Chosen."""
+"""Models up to which columns soon prove more than linear prices of all resources. Chosen."""
 
 
 def solve_portfolio(
@@ -144,8 +143,7 @@ def _gather(
     start = _best(found.members, by_cost)
     if not by_cost and expresses(instance):
         # It may miss least numbers that a worse plan has; the search adds them to it.
-        complete = functools.partial(improver.completed, stop=watch.finish())
-        start, better = plan_by_columns(watch, complete, start)
+        start, better = plan_by_columns(watch, improver.completed, start)
         found.proof = "columns" if better else LINEAR
         found.members.append(start)
     if may_search or start is None:

@@ -23,8 +23,7 @@ look at all devices: some seconds of the compiled search at most on a busy machi
 
 
 def begun(watch: SolveMonitor, improver: Improver, share: float) -> list[Member]:
-    """Return what the compiled search finds in a share of the time, or at its first step, if it
-    finds anything, and report it."""
+    """Return what the compiled search finds at once, or in a share of the time, and report it."""
     tell = _teller(watch, improver)
     improver.start(None)
     tell(improver.value())

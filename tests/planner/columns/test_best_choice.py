@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Final
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from partitiond.core.plan.record import ModelDemand, Objective
-from partitiond.planner.bounds.prices import linear_prices
+from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.columns import best_choice, search
 from partitiond.planner.columns.best_choice import BestChoice
 from partitiond.planner.columns.bound import safe_bound
@@ -25,6 +24,7 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.improve import Improver
+from partitiond.planner.stop import Stop, never
 from tests.planner.build import gpus, point, want
 from tests.planner.problems import (
     is_bound,
@@ -47,9 +47,7 @@ def _simple(sites: Sites) -> bool:
     return not (instance.pools or instance.ties.near or most < 100)
 
 
-def _choice(
-    sites: Sites, seed: int | None = None, stop: Callable[[], bool] = lambda: False
-) -> BestChoice:
+def _choice(sites: Sites, seed: int | None = None, stop: Stop = never) -> BestChoice:
     """At random prices, of which some are 0; else at those of demands that nothing serves."""
     fleet, rng = ColumnProblem(sites), np.random.default_rng(seed)
     none = np.zeros(len(fleet.worth))
@@ -86,7 +84,7 @@ def test_the_best_choice_is_the_best_plan_at_any_prices(seed: int) -> None:
     assert closely[0] == pytest.approx(lost, abs=1e-9)
 
 
-def _after(calls: int) -> Callable[[], bool]:
+def _after(calls: int) -> Stop:
     """A stop that is asked so often before it ends the search."""
     asked = itertools.count()
     return lambda: next(asked) >= calls
@@ -167,8 +165,8 @@ def _searched(asked: PlanRequest) -> tuple[SolveMonitor, Member]:
     watch = SolveMonitor(instance)
     watch.restart(Objective.MAX_GOODPUT)
     sites = build_sites(instance)
-    worth = linear_prices(sites, as_cost=False).entry
-    made, _ = plan_by_columns(watch, Improver(sites, worth, by_cost=False, seed=1).completed)
+    improver = Improver(sites, usual_prices(sites), by_cost=False, seed=1)
+    made, _ = plan_by_columns(watch, improver.completed)
     return watch, made
 
 

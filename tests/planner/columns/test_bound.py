@@ -14,7 +14,7 @@ from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
 from partitiond.planner.columns.master import Master, RowPrices
-from partitiond.planner.columns.search import expresses, packed
+from partitiond.planner.columns.search import expresses, packed, plan_by_columns
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
@@ -23,6 +23,7 @@ from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import portfolio
 from partitiond.planner.search.improve import Improver
+from partitiond.planner.stop import never
 from tests.oracle.truth import Question
 from tests.planner.build import gpus, point, want
 from tests.planner.problems import (
@@ -33,10 +34,6 @@ from tests.planner.problems import (
     seeds,
     sites_of,
 )
-
-
-def _never() -> bool:
-    return False
 
 
 def _asked(seed: int) -> Question:
@@ -59,12 +56,13 @@ def test_no_plan_exceeds_the_bound_at_any_prices(seed: int) -> None:
             device=np.zeros(classes),
             pool=rng.choice([0.0, 0.3 * scale * worth], fleet.classes.pools),
         )
-        assert is_bound(asked, bound_at(fleet, prices, _never), full=True)
+        assert is_bound(asked, bound_at(fleet, prices, never), full=True)
         of_all = dataclasses.replace(prices, least=np.zeros(models))
-        bound = bound_at(fleet, of_all, _never) or 0.0
+        bound = bound_at(fleet, of_all, never) or 0.0
         assert is_bound(asked, bound)
-        assert bound_at(fleet, of_all, _never, below=bound + 1e-9) == bound
-        assert bound_at(fleet, of_all, _never, below=0.9 * bound) in {None, bound}
+        assert bound_at(fleet, of_all, never, below=bound + 1e-9) == bound
+        assert bound_at(fleet, of_all, never, below=0.9 * bound) in {None, bound}
+        assert bound_at(fleet, of_all, never, below=0.0) is None
 
 
 @pytest.mark.parametrize("seed", seeds(100, 12))
@@ -74,7 +72,7 @@ def test_the_program_is_no_worse_than_any_plan_once_no_column_pays(seed: int) ->
     if not fleet.worth.any() or fleet.least.any():
         return
     master = Master(fleet, fleet.all(), 200)
-    master.converge(_never)
+    master.converge(never)
     assert is_bound(asked, master.value * (1 + 1e-5))
 
 
@@ -116,7 +114,7 @@ def _priced(fleet: ColumnProblem, *, served: float, pool: float) -> float | None
     pools = np.full(fleet.classes.pools, pool)
     none = np.zeros(models)
     return bound_at(
-        fleet, RowPrices(np.full(models, served), none, none, np.zeros(classes), pools), _never
+        fleet, RowPrices(np.full(models, served), none, none, np.zeros(classes), pools), never
     )
 
 
@@ -127,10 +125,9 @@ def test_a_bound_counts_all_devices_and_what_their_host_has() -> None:
     asked = PlanRequest(gpus(3), (model,), objective=Objective.MAX_GOODPUT)
     roomy = ColumnProblem(build_sites(build_instance(asked)))
     assert _priced(roomy, served=100.0, pool=0.0) == pytest.approx(12.0)
-    tight = dataclasses.replace(asked, host_memory_bytes=few)
-    assert _priced(
-        ColumnProblem(build_sites(build_instance(tight))), served=100.0, pool=8.0
-    ) == pytest.approx(8.0)
+    tight = build_instance(dataclasses.replace(asked, host_memory_bytes=few))
+    fleet = ColumnProblem(build_sites(tight))
+    assert _priced(fleet, served=100.0, pool=8.0) == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize("seed", seeds(60, 10))
@@ -142,10 +139,8 @@ def test_a_column_is_held_where_its_device_holds_it(seed: int) -> None:
             for size in (1, 2, 3, 4) if mine else ():
                 chosen = tuple(sorted(rng.choices(mine, k=size)))
                 level = level_of(fleet.sites, site, chosen)
-                entries = np.array(chosen, dtype=np.int64)
-                assert fleet.holds(DeviceColumn(cls, site, level or 0, entries)) == (
-                    level is not None
-                )
+                column = DeviceColumn(cls, site, level or 0, np.array(chosen, dtype=np.int64))
+                assert fleet.holds(column) is (level is not None)
 
 
 def _left_to_the_search() -> dict[str, PlanRequest]:
@@ -177,42 +172,48 @@ def _many() -> ColumnProblem:
     return ColumnProblem(build_sites(build_instance(asked)))
 
 
-@pytest.mark.parametrize(("hurried", "knows"), [(False, False), (True, False), (True, True)])
-def test_what_is_left_is_priced_where_time_was_short(hurried: bool, knows: bool) -> None:
-    """In a hurry there is what it began with."""
+@pytest.mark.parametrize("hurried", [False, True])
+def test_what_is_left_is_priced_where_time_was_short(hurried: bool) -> None:
     fleet, asked, told = _many(), itertools.count(), list[object]()
     rest = fleet.all()
 
     def late() -> bool:
         return next(asked) > 0  # after its first round
 
-    improver = Improver(fleet.sites, usual_prices(fleet.sites), by_cost=False, seed=1)
-    plan = improver.completed(Packing(fleet.sites.instance))
     dive(
-        fleet, rest, fleet.columns_of(plan) if knows else (),
-        late=late, hurry=lambda: hurried, stop=_never,
+        fleet, rest, late=late, hurry=lambda: hurried, stop=never,
         priced=lambda *prices: told.append(prices),
     )  # fmt: skip
-    assert bool(rest.open.any()) is (hurried and not knows)
+    assert bool(rest.open.any()) is hurried
     assert len(told) == 1
+
+
+def test_a_plan_by_columns_begins_with_the_plan_that_there_is() -> None:
+    fleet = _many()
+    improver = Improver(fleet.sites, usual_prices(fleet.sites), by_cost=False, seed=1)
+    known = Member("", improver.completed(Packing(fleet.sites.instance)))
+    watch = SolveMonitor(fleet.sites.instance)
+    watch.deadline = 0.0  # there is time for a round alone
+    made = [plan_by_columns(watch, lambda plan, _: plan, one)[0] for one in (known, None)]
+    assert made[0].packing.goodput() == 14 * 4.0 > made[1].packing.goodput()
 
 
 def test_a_bound_is_proven_once_by_the_prices_that_the_first_program_ends_with() -> None:
     """Proofs at its first prices took half of the time, and proved nothing."""
     fleet, told = _many(), list[tuple[RowPrices, RowPrices]]()
     dive(
-        fleet, fleet.all(), late=_never, hurry=_never, stop=_never,
+        fleet, fleet.all(), late=never, hurry=never, stop=never,
         priced=lambda *prices: told.append(prices),
     )  # fmt: skip
     ((_, raw),) = told
-    assert bound_at(fleet, raw, _never) == pytest.approx(14 * 4.0)
+    assert bound_at(fleet, raw, never) == pytest.approx(14 * 4.0)
 
 
 def test_a_program_that_ends_without_an_optimum_keeps_its_last_prices() -> None:
     """The solver's own are 0 then, and prove nothing."""
     fleet = _many()
     whole, part = (Master(fleet, fleet.all(), 3) for _ in range(2))
-    whole.converge(_never)
+    whole.converge(never)
     part.add(whole.columns[0], [0])
     before = part.solve()
     part._solver.SetSolverSpecificParametersAsString("max_number_of_iterations:0")
