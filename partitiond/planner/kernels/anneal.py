@@ -281,9 +281,9 @@ class Annealing:
             self.listed += 1
 
     def _list_wanting(self, wanting: i64) -> None:
-        """List some of the models that lack something, beginning with a random one."""
+        """List some of the models that lack something, from a random one on, or all in order."""
         models = self.data.models
-        m = self.below(models)
+        m = self.below(models) if wanting < models else 0
         most = min(models, self.listed + wanting)
         k: i64 = 0
         while k < models and self.listed < most:

@@ -1,12 +1,12 @@
 """Runs the compiled search as a member of the portfolio: chooses its start and its time."""
 
-from collections.abc import Callable
+import functools
 from typing import Final
 
 from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.pack.members import Member, member
 from partitiond.planner.progress.watch import SolveMonitor
-from partitiond.planner.search.improve import Improver
+from partitiond.planner.search.improve import NOISE, Improver
 
 NAME: Final = "ruin and recreate"
 HOPE_SHARE: Final = 0.5
@@ -24,8 +24,10 @@ look at all devices: some seconds of the compiled search at most on a busy machi
 
 def begun(watch: SolveMonitor, improver: Improver, share: float) -> list[Member]:
     """Return what the compiled search finds at once, or in a share of the time, and report it."""
-    tell = _teller(watch, improver)
+    tell = functools.partial(_tell, watch, improver)
+    improver.search.noise = 0.0  # of equal plans there is no reason to take any but the first
     improver.start(None)
+    improver.search.noise = NOISE
     tell(improver.value())
     improver.run(share * watch.left(), halt=lambda: watch.done or watch.left() <= 0, tell=tell)
     found = [member(NAME, improver.best())] if improver.has_answer else []
@@ -49,7 +51,7 @@ def search(
     runs, seconds, found = RUNS if small else 1, watch.left(), list[Member]()
     for number in range(runs):
         improver = Improver(sites, worth, by_cost=by_cost, seed=instance.request.seed + number)
-        tell = _teller(watch, improver)
+        tell = functools.partial(_tell, watch, improver)
 
         def halt(improver: Improver = improver, before: int = number) -> bool:
             late = before + improver.share > HOPE_SHARE * runs or watch.impossible
@@ -75,13 +77,9 @@ def search(
     return found
 
 
-def _teller(watch: SolveMonitor, improver: Improver) -> Callable[[float], None]:
-    """Return what reports the value of a better plan."""
-
-    def tell(value: float) -> None:
-        # A plan that misses least numbers may be worth more than any that has them, so it would end
-        # the solve at a bound that no answer meets.
-        if improver.meets_least():
-            watch.record_best(value, NAME)
-
-    return tell
+def _tell(watch: SolveMonitor, improver: Improver, value: float) -> None:
+    """Report the value of a better plan."""
+    # A plan that misses least numbers may be worth more than any that has them, so it would end the
+    # solve at a bound that no answer meets.
+    if improver.meets_least():
+        watch.record_best(value, NAME)
