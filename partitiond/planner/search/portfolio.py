@@ -126,19 +126,22 @@ def _gather(
     found = _Gathered(
         [*ready, *kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)]
     )
+
+    def over() -> bool:  # for goodput there is always a plan
+        return watch.done or (watch.stop() and (by_cost or bool(found.members)))
+
+    if over():  # as when nothing has changed
+        return found
     seed, sites = instance.request.seed, build_sites(instance)
     improver = Improver(sites, prices.entry, by_cost=by_cost, seed=seed)
-    # What runs may be proven the best already, and a caller who stops gets what there is.
-    if not watch.done and not (watch.stop() and (by_cost or found.members)):
-        share = BEGIN_SHARE if size > SMALL and may_search else 0.0
-        found.members += _answers(begun(watch, improver, share), by_cost)
+    share = BEGIN_SHARE if size > SMALL and may_search else 0.0
+    found.members += _answers(begun(watch, improver, share), by_cost)
     if size <= SMALL and not watch.done:
         status = _ask_exact(watch, found, by_cost=by_cost)
         unplanned = by_cost and not found.members
         if status is Status.OPTIMAL or (unplanned and status is Status.INFEASIBLE):
             return found
-    # For goodput there is always a plan; this finds one if nothing else has.
-    if watch.done or (watch.stop() and (by_cost or found.members)):
+    if over():
         return found
     start = _best(found.members, by_cost)
     if not by_cost and expresses(instance):
