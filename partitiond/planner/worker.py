@@ -1,7 +1,7 @@
 """Solves in a separate process, so that a long solve never blocks a request and can be ended.
 
 The parent enforces the process's time limit, the kernel its memory limit. The process reports its
-progress. Loading the solver takes a second of CPU and 100 MB. A process that does nothing else
+progress. Loading the solver takes a second of CPU and 70 MiB. A process that does nothing else
 therefore loads it when the first plan is requested, and each solve is forked from that process. The
 daemon itself never loads the solver.
 """

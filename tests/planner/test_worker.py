@@ -5,6 +5,8 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import subprocess
+import sys
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
@@ -124,3 +126,20 @@ def fork_servers() -> list[psutil.Process]:
             if "forkserver" in " ".join(child.cmdline()):
                 found.append(child)
     return found
+
+
+@pytest.mark.parametrize("more", ["", "sys.meta_path.insert(0, Another()); "])
+def test_the_solver_is_loaded_without_pandas_unless_it_wants_more_of_it(more: str) -> None:
+    """Another version of `cp_model` is one that asks for more as it is imported."""
+    code = (
+        "import importlib.util, sys\n"
+        "class Another:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'ortools.sat.python.cp_model':\n"
+        "            __import__('pandas').DataFrame\n"
+        f"{more}import partitiond.planner.api\n"
+        "print('pandas' in sys.modules)\n"
+        "import pandas; print(len(pandas.Series([1])))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(bool(more)), "1"]

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from ortools.sat.python import cp_model
-
 from partitiond.core.plan.record import Status
 from partitiond.planner.exact.constraints import (
     add_demands,
@@ -29,6 +27,7 @@ from partitiond.planner.exact.objectives import (
     maximise_share,
     total_cost,
 )
+from partitiond.planner.exact.solver import cp_model
 from partitiond.planner.exact.variables import Variables, make_variables, variable_count
 from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import PRICE_SCALE, Instance

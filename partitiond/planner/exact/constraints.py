@@ -4,11 +4,10 @@ import collections
 import itertools
 from typing import Any
 
-from ortools.sat.python import cp_model
-
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
 from partitiond.core.mig.geometry import Geometry
 from partitiond.core.numbers.grouping import by_key
+from partitiond.planner.exact.solver import cp_model
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
 from partitiond.planner.model.needs import ANY_NUMBER
 from partitiond.planner.model.rates import most_copies

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ortools.sat.python import cp_model
-
 from partitiond.planner.exact.constraints import add_numbers
+from partitiond.planner.exact.solver import cp_model
 from partitiond.planner.exact.variables import Terms, Variables, by_model
 from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.types import RATE_SCALE, Instance

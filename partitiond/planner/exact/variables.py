@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ortools.sat.python import cp_model
-
+from partitiond.planner.exact.solver import cp_model
 from partitiond.planner.model.rates import most_copies
 from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.packing import Packing
