@@ -17,7 +17,7 @@ from typing import Final
 
 from partitiond.cluster.private_files import make_private, refuse_open, write_private, writing
 from partitiond.core.errors import SettingsError
-from partitiond.platform.tls_files import valid_until
+from partitiond.platform.tls_files import check_readable, valid_until
 
 CA_FILE: Final = "ca.pem"
 CERTIFICATE_FILE: Final = "cert.pem"
@@ -60,7 +60,7 @@ def check_files(folder: Path, names: Sequence[str]) -> None:
             the key is another one's.
     """
     for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE):
-        _check_readable(folder / name)
+        check_readable(folder / name, "", HINT)
     key = folder / KEY_FILE
     refuse_open(key, key.stat().st_mode, "the key of this host", "have new files made")
     for name in names or ("",):
@@ -72,18 +72,6 @@ def check_files(folder: Path, names: Sequence[str]) -> None:
                 hint=HINT,
                 facts={"folder": str(folder), "name": name},
             )
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be read: {error.strerror or error}.",
-            hint=HINT,
-            facts={"path": str(path)},
-        ) from error
 
 
 def _problem(folder: Path, name: str) -> str:

@@ -33,17 +33,16 @@ from partitiond.core.errors import InputError, SettingsError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
-from partitiond.core.units import format_bytes
 from partitiond.fleet.devices import DeviceTable, devices_of, host_memory_of, wrong_devices
 from partitiond.fleet.lines_of_mistakes import Place, mistakes, of_validation
 from partitiond.fleet.parts import Body, WorkloadBody
 from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.fleet.workloads import read_pairs
+from partitiond.platform.bounded_files import content
 from partitiond.serde import from_jsonable, toml_of
 from partitiond.settings.schema import Settings
 from partitiond.settings.sources import build, flatten, from_overrides
 
-MAX_FILE_BYTES: Final = 16_000_000
 SOURCES: Final = frozenset({"model", "source", "name", "architecture"})
 """Keys of a model's table that may say what it is."""
 Table = TypeVar("Table", bound=Body)
@@ -156,11 +155,11 @@ def load_fleet(path: Path) -> Fleet:
             names each place.
     """
     path = _shipped(path) or path
-    content = _content(path)
+    text = content(path, "A fleet file is small; is this the right file?", SpecError)
     try:
-        plain = toml_of(content)
+        plain = toml_of(text)
     except InputError as error:
-        other = re.match(rb"(\xef\xbb\xbf|\s|#.*\n)*(\{|\[\{|---|\w+:\s)", content)
+        other = re.match(rb"(\xef\xbb\xbf|\s|#.*\n)*(\{|\[\{|---|\w+:\s)", text)
         hint = "A fleet file is TOML, not JSON or YAML: [[models]] begins each model."
         raise SpecError(
             f"{path} is not valid TOML: {error.message}", hint=hint if other else error.hint
@@ -211,7 +210,7 @@ def load_fleet(path: Path) -> Fleet:
             wrong.append((("models", number), error.message.rstrip("."), error.hint))
     wrong += [*wrong_devices(devices), *_wrong_settings(plain.get("settings"))]
     if wrong:
-        raise mistakes(path, content.decode(), wrong)
+        raise mistakes(path, text.decode(), wrong)
     made = devices_of(table.devices)
     memory = host_memory_of(table.devices, made)
     return Fleet(tuple(models), made, table.settings, architectures, path, memory)
@@ -258,22 +257,6 @@ def _shipped(path: Path) -> Path | None:
     name = f"{path.name.removesuffix('.toml')}.toml"
     folders = (package / "examples", package.parent / "examples")
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:  # a pipe or device does not tell its size
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SpecError(
-            f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
-        ) from error
-    if len(content) > MAX_FILE_BYTES:
-        raise SpecError(
-            f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.",
-            hint="A fleet file is small; is this the right file?",
-        )
-    return content
 
 
 def _from_folder(model: str | None, folder: Path) -> str | None:

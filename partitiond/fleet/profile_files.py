@@ -11,14 +11,12 @@ from typing import Any, Final, NoReturn
 from partitiond import serde
 from partitiond.core.errors import InputError, ProfileError
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
-from partitiond.core.units import format_bytes
+from partitiond.platform.bounded_files import content
 
 OLDEST_SCHEMA = 1
 MAX_BATCH: Final = 1_000_000
 """Far beyond any engine; a number larger than this is a mistake."""
 _ID: Final = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f]{1,300}")
-MAX_FILE_BYTES = 4 * 1024**2
-"""The control API has the same limit; some hundred points need a tenth of it."""
 
 
 def check_schema(data: Any) -> Any:
@@ -129,19 +127,10 @@ _EXPORTED = "Give a file that `partitiond profile show --json` wrote."
 
 def read_profile(path: Path) -> Profile:
     """Return a profile from an exported file. Raises ProfileError."""
+    text = content(path, _EXPORTED, ProfileError)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ProfileError(
-                f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.", hint=_EXPORTED
-            )
-        return profile_from_json(path.read_bytes())
-    except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror}.", hint="Check the path."
-        ) from error
+        return profile_from_json(text)
     except ProfileError as error:
-        if error.message.startswith(str(path)):
-            raise
         raise ProfileError(
             f"{path}: {error.message}", hint=error.hint, facts=error.facts
         ) from error

@@ -14,6 +14,19 @@ NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 40 ms of CPU time for each client, and the daemon's own asks its proxy ten times a second."""
 
 
+def check_readable(path: Path, of: str, hint: str) -> None:
+    """Raise SettingsError where a file of a setting cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise SettingsError(
+            f"{of}{path} cannot be read: {error.strerror or error}.",
+            hint=hint,
+            facts={"path": str(path)},
+        ) from error
+
+
 def check_files(certificate: Path, key: Path) -> list[str]:
     """Load both files as the endpoint will, and return warnings.
 
@@ -21,15 +34,7 @@ def check_files(certificate: Path, key: Path) -> list[str]:
         SettingsError: a file cannot be read, or the files do not belong together.
     """
     for name, path in (("tls_certificate", certificate), ("tls_key", key)):
-        try:
-            with path.open("rb") as file:
-                file.read(1)
-        except OSError as error:
-            raise SettingsError(
-                f"proxy.{name}: {path} cannot be read: {error.strerror or error}.",
-                hint="Name a PEM file that the daemon's user may read.",
-                facts={"path": str(path)},
-            ) from error
+        check_readable(path, f"proxy.{name}: ", "Name a PEM file that the daemon's user may read.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # An empty pass phrase, because OpenSSL would otherwise ask for one on the terminal.

@@ -10,6 +10,7 @@ from partitiond.cli.form import OptionForm, Row
 from partitiond.core.errors import InputError
 from partitiond.fleet.registration import ModelBody
 from partitiond.fleet.workloads import read_pairs
+from partitiond.platform.bounded_files import content
 
 ModelArgument = Annotated[
     str,
@@ -48,20 +49,13 @@ def lengths(text: str) -> dict[str, Any]:
         return {"shape": text, **dict.fromkeys(variations, DEFAULT_VARIATION)}
     if text == "fixed":
         return {"shape": text}
-    path = Path(text).expanduser()
+    path, hint = Path(text).expanduser(), "A profile is .json, a trace .csv or .jsonl."
     if path.suffix.lower() != ".json":
         return {"shape": "trace", "pairs": [list(pair) for pair in read_pairs(path)]}
     try:
-        workload = dict(json.loads(path.read_bytes())["workload"])
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}.", hint="Check the path."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is no profile.",
-            hint="`partitiond profile show --json` writes one; a trace is .csv or .jsonl.",
-        ) from error
+        workload = dict(json.loads(content(path, hint))["workload"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is no profile.", hint=hint) from error
     if workload.get("pairs"):
         return {"shape": "trace", "pairs": workload["pairs"]}
     return {name: value for name, value in workload.items() if value}

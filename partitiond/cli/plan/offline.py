@@ -24,7 +24,6 @@ from partitiond.core.plan.record import (
     diff_plans,
 )
 from partitiond.core.replica.sleep import scales_to_zero
-from partitiond.core.units import format_bytes
 from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
 from partitiond.models.resolver import Resolver
@@ -32,11 +31,13 @@ from partitiond.planner.answers.questions import answer
 from partitiond.planner.answers.whatif import World
 from partitiond.planner.api import solve
 from partitiond.planner.pack.flow import Solving, progress_of, run_flow
+from partitiond.platform.bounded_files import content
 from partitiond.serde import from_stored
 from partitiond.settings.schema import Settings, load_settings, settings_values
 from partitiond.settings.sources import flatten
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
+SAVED: Final = "Save one with `partitiond plan --json > FILE`."
 """A plan of 5,000 models on 1,000 devices takes about 30 MB."""
 ESTIMATES_TOLD: Final = 50
 """Models between two progress reports of the estimates."""
@@ -171,31 +172,15 @@ def running_of(path: Path) -> tuple[Placement, ...]:
 def saved_plan(path: Path) -> Plan:
     """A plan that `plan --json` printed. Raises InputError."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_PLAN_BYTES + 1)
-        if len(text) > MAX_PLAN_BYTES:
-            raise InputError(
-                f"{path} is larger than {format_bytes(MAX_PLAN_BYTES)}.",
-                hint="Save one with `partitiond plan --json > FILE`; is this the right file?",
-            )
-        data = json.loads(text)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
-        ) from error
+        data = json.loads(content(path, SAVED, most_bytes=MAX_PLAN_BYTES))
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not JSON: {error}.", hint="Save one with `partitiond plan --json > FILE`."
-        ) from error
+        raise InputError(f"{path} is not JSON: {error}.", hint=SAVED) from error
     if isinstance(data, dict) and isinstance(data.get("plan"), dict):
         data = data["plan"]
     try:
         return from_stored(Plan, data)
     except InputError as error:
-        raise InputError(
-            f"{path} holds no plan: {error.message}",
-            hint="Save one with `partitiond plan --json > FILE`.",
-        ) from error
+        raise InputError(f"{path} holds no plan: {error.message}", hint=SAVED) from error
 
 
 def _without_zero(fleet: Fleet, running: Collection[str]) -> Fleet:

@@ -12,6 +12,7 @@ from pathlib import Path
 from partitiond.core.errors import InputError
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.confirmed import StepTime
+from partitiond.platform.bounded_files import content
 from partitiond.serde import from_stored_json
 from partitiond.simulated.fleet.engine_model import EngineModel, EngineOf
 from partitiond.simulated.fleet.host_costs import HostCosts
@@ -59,12 +60,8 @@ def read_fitted(path: Path) -> FittedHost:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
+    text = content(path, "`python -m bench.simulator.agreement` writes it.")
     try:
-        return from_stored_json(FittedHost, path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"Cannot read {path}: {error.strerror}.",
-            hint="`python -m bench.simulator.agreement` writes it.",
-        ) from error
+        return from_stored_json(FittedHost, text)
     except InputError as error:
         raise InputError(f"{path}: {error.message}", hint=error.hint) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import NotFoundError, SpecError
+from partitiond.platform.bounded_files import content
 from partitiond.serde import from_jsonable
 from partitiond.simulated.gpus.models import MODELS, mig_profile_fields
 
@@ -101,12 +102,11 @@ def read_description(path: Path) -> HostDescription:
     Raises:
         SpecError: the file cannot be read or does not describe a host.
     """
+    hint = "Correct the file and try again."
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(
-            f"{path} cannot be read as JSON: {error}.", hint="Correct the file and try again."
-        ) from error
+        data = json.loads(content(path, hint, SpecError))
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path} cannot be read as JSON: {error}.", hint=hint) from error
     return validate(from_jsonable(HostDescription, data))
 
 

@@ -47,10 +47,13 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
     for workload in (Workload(64, 32), Workload.lognormal(64, 32, 0.5, 0.0), trace):
         path.write_text(json.dumps({"id": "x", "workload": to_jsonable(workload)}))
         assert workload_of(str(path)) == workload
-    for text in ("{}", "[]", "not json", '{"workload": 3}'):
+    for text in ("{}", "[]", "not json", '{"workload": 3}', "[" * 100_000):
         path.write_text(text)
         with pytest.raises(InputError, match="no profile"):
             workload_of(str(path))
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="larger than"):
+        workload_of(str(tmp_path / "zero.json"))
     with pytest.raises(SpecError, match="means of a trace follow from its pairs"):
         workload_of(str(pairs), prompt_tokens=5)
     for missing, said in (("missing.csv", "cannot read"), ("missing.json", "cannot be read")):

@@ -56,5 +56,5 @@ def test_fitted_parameters_replace_those_of_the_models_that_they_are_of(tmp_path
         path.write_text(text)
         with pytest.raises(InputError, match=said):
             read_fitted(path)
-    with pytest.raises(InputError, match="Cannot read"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_fitted(tmp_path)
