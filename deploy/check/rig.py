@@ -50,7 +50,7 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = 240) -> T
             return found
         if time.monotonic() > end:
             raise AssertionError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.1)
+        time.sleep(0.25)
 
 
 def shown(name: str) -> str:

@@ -16,9 +16,8 @@ from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.run import Budget, Check
 from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.scale import FAKE, FULL
-from bench.gpu_check.schedule import ImpossibleError, Trial
-from bench.gpu_check.side_by_side import ROOT, Together
-from bench.gpu_check.steps.compare import ON_PAPERS, Compare
+from bench.gpu_check.schedule import ImpossibleError
+from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps.grid import replicas_arms
 from loadgen import LoadgenError
 from loadgen.http.connection import now
@@ -26,8 +25,7 @@ from partitiond.core.errors import EngineError
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import ReplicationRun
-from partitiond.fleet.profile_files import read_profile
-from tests.devices.fake import fake_cpu, fake_gpus
+from tests.devices.fake import fake_gpus
 from tests.engine_fixtures import short_dir
 from tests.profiler.samples import FakeTelemetry
 
@@ -199,15 +197,6 @@ async def test_engines_of_different_speed_share_one_window(short_dir: Path, tmp_
     row = together.row()
     assert row["preempted"] == 0
     assert row["output tokens/s"] == pytest.approx(together.output_tokens_per_s, abs=0.1)
-
-
-async def test_a_cpu_is_not_compared_with_the_papers_gpu(short_dir: Path, tmp_path: Path) -> None:
-    lab = lab_of(short_dir, tmp_path)
-    lab.device = fake_cpu()
-    lab.keep(read_profile(next((ROOT / "profiles").glob("opt-125m-cpu*.json"))))
-    rows = (await Compare().run(Trial("5.opt-125m"), lab)).data["rows"]
-    assert {"paper's max batch (36 GB)", "tokens/s", "weights MiB"} <= {r["figure"] for r in rows}
-    assert not any(row.get(ON_PAPERS) for row in rows)
 
 
 def test_rates_and_runs_are_added_up() -> None:

@@ -4,15 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu_check import paper
 from bench.gpu_check.ledger import CHECKPOINT, Ledger, Subject, locked
 from bench.gpu_check.publish import published
-from bench.gpu_check.report import Run, Section, cell, columns, markdown, page, sections
+from bench.gpu_check.report import Run, Section, markdown, page, sections
 from bench.gpu_check.schedule import State, Trial
 from partitiond.core.errors import ConflictError, InputError, ProfileError
-from partitiond.core.model.workload import Workload
-from partitiond.core.performance.footprint import max_batch
-from partitiond.models.catalog import CATALOG
 from partitiond.serde import to_json
 from tests.controller.samples import measured_profile
 
@@ -86,17 +82,6 @@ def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
 RUN = Run("2026-01-01T00:00:00+00:00", 540.0, 12.0, ("1.facts",))
 
 
-def test_values_and_tables_for_people() -> None:
-    assert [cell(v) for v in (None, True, 1234.56, 0.5, 3.0, 7, "x")] == [
-        "-", "yes", "1,234.6", "0.5", "3", "7", "x",
-    ]  # fmt: skip
-    assert columns([{"a": 1, "b": None}, {"a": 2, "c": 3}]) == ["a", "c"]
-    part = Section("x", rows=({"fact": "GPU"}, {"term": "weights"}, {"fact": "driver"}))
-    assert [len(table) for table in part.tables] == [2, 1], "rows about different things"
-    parts = sections(None, [], {}, RUN, headline="There is no GPU.")
-    assert parts[0].paragraphs[0] == "There is no GPU."
-
-
 def test_what_was_not_reached_and_what_failed_is_said(tmp_path: Path) -> None:
     ledger = Ledger.load(tmp_path, SUBJECT)
     ledger.done("1.facts", 1.0, {"rows": [{"fact": "GPU", "value": "A|H200"}]})
@@ -145,9 +130,3 @@ def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Pat
         published(out, tmp_path)
     with pytest.raises(InputError, match="no checkpoint"):
         published(tmp_path, tmp_path)
-
-
-def test_the_papers_largest_batches_are_ours() -> None:
-    for model, batch in paper.MAX_BATCH.items():
-        ours = max_batch(CATALOG[model].architecture, Workload(512, 256), paper.MEMORY_BYTES)
-        assert ours == batch, model

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gpu_check.scale import CPU, FAKE, FULL, PLANS, QUICK, REAL, Scale
+from bench.gpu_check.scale import FAKE, FULL, PLANS, QUICK, REAL, Scale
 from bench.gpu_check.schedule import (
     GUESS_FACTOR,
     MAX_ATTEMPTS,
@@ -120,12 +120,6 @@ def test_what_is_not_reached_is_said_with_the_reason() -> None:
         assert words in str(decided([Trial("1.x", starts=1)], {"1.x": entry}))
 
 
-def test_costs_follow_the_starts_that_were_seen() -> None:
-    learned = COSTS.learned([99.0, 20.0, 30.0, 25.0, 22.0, 21.0])
-    assert learned.start_seconds == 22.0
-    assert COSTS.learned([]) == COSTS
-
-
 @pytest.mark.parametrize("scale", [REAL, FAKE], ids=lambda scale: scale.name)
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_plan_names_trials_and_has_what_each_needs_before_it(scale: Scale, plan: str) -> None:
@@ -144,12 +138,6 @@ def test_a_plan_names_trials_and_has_what_each_needs_before_it(scale: Scale, pla
         if trial.id in ordered:
             before = ordered[: ordered.index(trial.id)]
             assert set(trial.needs) <= set(before), trial.id
-
-
-def test_a_cpu_has_the_quick_plan_without_what_needs_a_gpu() -> None:
-    every = [trial for step in all_steps() for trial in step.trials(CPU)]
-    trials = [trial.id for trial in in_order(every, QUICK)]
-    assert trials == ["1.facts", "1.mps", "2.opt-125m", "4.cores-few", "5.opt-125m"]
 
 
 def test_nothing_relies_on_mps_before_it_is_proved() -> None:

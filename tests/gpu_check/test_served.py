@@ -13,7 +13,6 @@ from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps.differs import differences
 from bench.gpu_check.steps.discovery import uncapped, unlimited
 from bench.gpu_check.steps.killed import Seen, body_of
-from bench.gpu_check.steps.plans import compared
 from partitiond.simulated.gpus.mps_program import write_program
 from tests.devices.fake import fake_cpu, fake_gpus
 
@@ -47,17 +46,6 @@ def test_several_api_servers_are_started_by_another_command() -> None:
         "--uds", "engine.sock", "--served-model-name", "m", "--max-num-seqs", "8",
         "--api-server-count", "4",
     ]  # fmt: skip
-
-
-def test_goodput_is_compared_at_the_best_rate_of_each_side() -> None:
-    rows = [
-        {"open loop": side, "good requests/s": good}
-        for side, good in (("plan", 5.0), ("best single engine", 4.0), ("plan", 9.0),
-                           ("best single engine", 1.0))
-    ]  # fmt: skip
-    said = compared(rows)
-    assert "goodput 9.00 requests/s, of the best single engine 4.00, ratio 2.25" in said
-    assert "ratio" not in compared(rows[:1]), "nothing to divide by"
 
 
 def test_a_cap_that_does_not_hold_is_said_and_so_is_what_a_simulated_host_gets_wrong() -> None:

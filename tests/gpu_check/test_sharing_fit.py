@@ -99,20 +99,6 @@ def test_a_crowd_is_compared_with_one_at_its_own_batch() -> None:
     assert fit_sharing(runs).kappa == 0
 
 
-def test_on_a_cpu_only_engines_of_one_size_are_compared() -> None:
-    """One engine on two cores is another engine, not a replica of those on one."""
-    runs = [
-        run(1, 1500, SharingMode.CORES, cores=2),
-        run(1, 1000, SharingMode.CORES),
-        run(2, 1800, SharingMode.CORES),
-    ]
-    sharing = fit_sharing(runs)
-    assert sharing.busy == pytest.approx(1000 / 1800)
-    assert sharing.runs == tuple(runs)
-    with pytest.raises(ProfileError, match="alone beside several"):
-        fit_sharing(runs, cores_each=2)
-
-
 @pytest.mark.parametrize(
     ("runs", "says"),
     [

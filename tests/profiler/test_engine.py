@@ -40,7 +40,7 @@ def request_for(folder: Path) -> ProfileRequest:
         cores=engine_fixtures.usable_cores(1),
         memory_bytes=6 * GIB,
         max_batch=2,
-        time_limit_seconds=40,  # half of it is for capacity trials
+        time_limit_seconds=30,  # half of it is for capacity trials
         min_window_seconds=0.2,
         max_window_seconds=0.5,
         paper_requests=4,
@@ -52,7 +52,7 @@ async def test_everything_at_once_on_one_core(
     engine_environment: EngineEnvironment, chat_model_folder: Path, short_dir: Path
 ) -> None:
     asked = request_for(chat_model_folder)
-    runner = engine_fixtures.make_runner(short_dir / "run", engine_environment)
+    runner = engine_fixtures.make_runner(short_dir / "run", engine_environment, forks=True)
     phases: list[Progress] = []
     profiler = Profiler(runner, telemetry=HostTelemetry())
     profile = await profiler.run(asked, phases.append)
