@@ -8,8 +8,8 @@ from tests.oracle.questions import question_of
 EACH = 25
 LARGE = (1.0, 0.01)
 """Seconds for a large fleet; the last are those of a clock that has passed."""
-OFTEN = range(0, 100, EACH)
-SELDOM = range(100, 2_500, EACH)
+OFTEN = range(0, 50, EACH)
+SELDOM = range(50, 2_500, EACH)
 ONCE = (
     155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 202_699, 400_685, 401_426, 1_000_631,
     1_000_886, 1_002_263, 1_003_186, 7_101_247, 12_000_251, 12_008_026, 12_012_482, 12_016_512,

@@ -111,7 +111,7 @@ def ask(client: Any, values: dict[str, Any], headers: dict[str, Any]) -> int:
     return int(answer.status_code)
 
 
-@examples(3, 60)
+@examples(2, 60)
 def test_the_control_api_never_answers_5xx(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # No proxy is there that could be told of a key.
     monkeypatch.setattr("partitiond.controller.keys.use_cases.TELL_SECONDS", 0.0)
