@@ -15,13 +15,14 @@ ONCE = (
     1_000_886, 1_002_263, 1_003_186, 7_101_247, 12_000_251, 12_008_026, 12_012_482, 12_016_512,
     12_016_921, 13_008_082, 744, 944, 1_340, 44_000_104, 44_000_133, 44_000_160, 44_000_164,
     73_002_368, 75_001_040, 90_004_868, 90_006_088, 90_007_072, 90_011_000, 91_005_733, 91_015_842,
+    95_008_676, 95_015_315,
 )  # fmt: skip
 """Were answered wrongly once: a presolve of CP-SAT that loses solutions, least numbers that cannot
 be met or that gave way to what served more, sums and rates that only rounding tells apart, bounds
 beside more of a higher priority, plans beside what runs that served nothing, less than starts
 alone, or moved, dropped or held what they said they did not; a passed clock that left something
-out; goodput in place of the objective; first or second replicas without worth; and a judge that let
-run what was gone.
+out; goodput in place of the objective; first or second replicas without worth; company that starts
+beside what runs; other host cores; and a judge that let run what was gone.
 """
 
 

@@ -406,14 +406,15 @@ class PlanDiff:
 def same_engine(old: Placement, new: Placement) -> bool:
     """Return whether a running replica can stay as it is under the new placement.
 
-    Place, form of the model, memory, batch, KV cache and release decide what the engine was started
-    with; predicted figures may differ. An unknown release does not count as another one.
+    Place, form of the model, memory, host cores, batch, KV cache and release decide what the engine
+    was started with; predicted figures may differ. An unknown release does not count as another.
     """
     return (
         old.model == new.model
         and old.candidate.variant == new.candidate.variant
         and old.device_id == new.device_id
         and old.partition == new.partition
+        and old.candidate.size == new.candidate.size
         and old.candidate.batch == new.candidate.batch
         and old.candidate.kv_cache_bytes == new.candidate.kv_cache_bytes
         and not other_release(old, new)

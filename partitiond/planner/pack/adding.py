@@ -226,13 +226,13 @@ class Adding:
         return True
 
 
-def spot_on(packing: Packing, index: int, item: int) -> Spot | None:
+def spot_on(packing: Packing, index: int, item: int, *, company: bool = True) -> Spot | None:
     """Return a place for one more replica on a device, at the lowest level that holds all; None if
-    no level does, or a rule forbids it."""
+    no level does, or a rule forbids it. `company=False` ignores the models it has to be near."""
     option = packing.best_option(index, [*packing.loads[index].items, item])
     if option is None or not packing.pools_allow(index, item):
         return None
-    if lacks_near(packing, index, packing.instance.items[item].model):
+    if company and lacks_near(packing, index, packing.instance.items[item].model):
         return None
     return index, item, option
 

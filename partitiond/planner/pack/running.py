@@ -51,13 +51,13 @@ def _items_by_key(instance: Instance, fits: tuple[tuple[int, ...], ...]) -> dict
     return found
 
 
-def running_packing(instance: Instance) -> Packing:
+def running_packing(instance: Instance, *, company: bool = True) -> Packing:
     """Return a packing of the replicas that can stay, at higher levels if necessary.
 
     Devices keep their numbers: load i is device i of the request. Replicas that no longer fit are
-    left out.
+    left out, and those without the models that they have to be near; `company=False` has these.
     """
-    return _packed(instance, staying_items(instance))
+    return _packed(instance, staying_items(instance), company=company)
 
 
 def packing_of(instance: Instance, placements: Sequence[Placement]) -> Packing | None:
@@ -67,14 +67,16 @@ def packing_of(instance: Instance, placements: Sequence[Placement]) -> Packing |
     return packing if sum(packing.counts.values()) == len(placements) else None
 
 
-def _packed(instance: Instance, items: Iterable[tuple[int, int, Placement]]) -> Packing:
+def _packed(
+    instance: Instance, items: Iterable[tuple[int, int, Placement]], *, company: bool = True
+) -> Packing:
     packing, needs = Packing(instance), {need.model: need for need in instance.needs}
 
     def put_back(index: int, item: int) -> bool:
         need = needs.get(instance.items[item].model)
         if need is None or packing.counts[need.model] >= need.max_replicas:
             return False
-        spot = spot_on(packing, index, item)
+        spot = spot_on(packing, index, item, company=company)
         if spot is not None:
             put(packing, spot)
         return spot is not None
