@@ -43,6 +43,13 @@ def test_starts_follow_each_other_on_a_device_and_side_by_side_on_several() -> N
     assert all(step.measured for step in cost.steps)
 
 
+def test_an_engine_at_other_host_cores_is_another_one() -> None:
+    size = dataclasses.replace(placed("a-1").candidate.size, cores=2)
+    candidate = dataclasses.replace(placed("a-1").candidate, size=size)
+    other = dataclasses.replace(placed("a-1"), candidate=candidate)
+    assert diff_plans((placed("a-1"),), (other,)).move == ((placed("a-1"), other),)
+
+
 def test_a_start_nobody_saw_is_estimated_from_its_bytes() -> None:
     small, large = (takes((), (placed("a-1", gib=gib),)) for gib in (2, 40))
     assert not small.steps[0].measured
