@@ -10,9 +10,8 @@ from partitiond.platform.bounded_files import content
 
 def test_a_file_of_the_bound_is_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    for size in (0, 9):
-        file.write_bytes(b"x" * size)
-        assert content(file, "hint", most_bytes=9) == b"x" * size
+    file.write_bytes(b"x" * 9)
+    assert content(file, "hint", most_bytes=9) == b"x" * 9
     file.write_bytes(b"x" * 10)
     for path, said, hint in (
         (file, "file is larger than 9 B", "Another."),

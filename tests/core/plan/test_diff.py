@@ -44,10 +44,9 @@ def test_starts_follow_each_other_on_a_device_and_side_by_side_on_several() -> N
 
 
 def test_an_engine_at_other_host_cores_is_another_one() -> None:
-    size = dataclasses.replace(placed("a-1").candidate.size, cores=2)
-    candidate = dataclasses.replace(placed("a-1").candidate, size=size)
-    other = dataclasses.replace(placed("a-1"), candidate=candidate)
-    assert diff_plans((placed("a-1"),), (other,)).move == ((placed("a-1"), other),)
+    of = (point("a", 5, 10, sm=20, cores=cores) for cores in (1, 2))
+    old, new = (dataclasses.replace(placed("a-1"), candidate=candidate) for candidate in of)
+    assert diff_plans((old,), (new,)).move == ((old, new),)
 
 
 def test_a_start_nobody_saw_is_estimated_from_its_bytes() -> None:
