@@ -101,7 +101,7 @@ kernels: $(STAMP) ## compile the planner's loops, once for these sources on this
 	@$(BIN)/python -m partitiond.native planner
 
 hot-path: $(STAMP)
-	@MYPYC_OPT_LEVEL=0 $(BIN)/python -m partitiond.native proxy
+	@$(BIN)/python -m partitiond.native proxy
 
 native: $(STAMP) ## compile the proxy's hot path and the planner's loops, where there is a C compiler
 	@$(BIN)/python -m partitiond.native
@@ -112,11 +112,9 @@ prepared: $(STAMP)
 # Tests wait for processes more than they compute, so there are more workers than cores. 0 for one
 # test after the other in one process, which a debugger wants.
 WORKERS ?= 4
-# The hot path is compiled for tests without optimization, which takes a third of the time less, and
-# so in a folder of its own.
-COMPILED := $${PARTITIOND_NATIVE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/partitiond/native}/of-tests
-TESTS = PARTITIOND_NATIVE_DIR="$(COMPILED)" \
-	WORKERS=$(WORKERS) IMPORTED=kernels BEFORE="$(BEFORE)" BESIDE=lint $(BIN)/python -m tests.run
+# The hot path is compiled for tests without optimization, which takes a third of the time less.
+TESTS = MYPYC_OPT_LEVEL=0 WORKERS=$(WORKERS) IMPORTED=kernels BEFORE="$(BEFORE)" BESIDE=lint \
+	$(BIN)/python -m tests.run
 BEFORE = engine hot-path browser
 
 # The proxies of `make test` run from their sources: compiling them is a matter of `make test-full`.

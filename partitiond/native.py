@@ -5,13 +5,12 @@
 
 mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
 checked anyway. The result lies in the user's cache under a hash of the sources, so that it is never
-older than the sources; a build removes what nothing used for a month. Where there is no result, or
+older than the sources; results of former sources stay there. Where there is no result, or
 a damaged one, the sources run as they are: the proxy at twice the CPU time, and the planner's loops
 at fifty times. `PARTITIOND_NATIVE=0` in the environment asks for the proxy's uncompiled sources.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +30,8 @@ import partitiond
 
 SWITCH: Final = "PARTITIOND_NATIVE"
 FOLDER: Final = "PARTITIOND_NATIVE_DIR"
+LEVEL: Final = "MYPYC_OPT_LEVEL"
+"""Of the C compiler's optimization of the hot path, 2 by default: each has a build of its own."""
 PROXY: Final = (
     "core/dispatch/admission",
     "core/dispatch/affinity",
@@ -107,7 +107,7 @@ def at_the_same_time(compiler, sources, *words, one=CCompiler.compile, **more):
 pool = concurrent.futures.ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
 CCompiler.compile = at_the_same_time
 words = ["--config-file", "mypy.ini", "--follow-imports=silent", *sys.argv[1:]]
-level = os.environ.get("MYPYC_OPT_LEVEL", "2")
+level = os.environ["MYPYC_OPT_LEVEL"]
 extensions = mypycify(words, opt_level=level, debug_level="0", multi_file=True)
 for extension in extensions:
     extension.extra_compile_args = [*extension.extra_compile_args, "-fvisibility=hidden"]
@@ -116,8 +116,6 @@ setup(name="native", ext_modules=extensions, script_args=["build_ext", "--inplac
 """Compiles the files of its command line: the C compiler takes one each, at most eight at a time
 for their memory, and calls go straight to them. mypyc's own command makes one file for one core."""
 UNCOMPILED: Final = "Uncompiled the proxy takes 2 times the CPU time, the planner's loops 50 times"
-_UNUSED_SECONDS: Final = 30 * 86_400
-"""Age of results, and of what an ended build left, at which they are removed. Chosen."""
 _COMPLETE: Final = "complete"
 """File that is written last: the size and the name of each library."""
 Modules = tuple[str, ...]
@@ -126,10 +124,14 @@ Modules = tuple[str, ...]
 def fingerprint(modules: Modules) -> str:
     """A hash of the sources, and of the Python and the librt that they are compiled for."""
     compiled_for = f"{sysconfig.get_config_var('EXT_SUFFIX')} {importlib.metadata.version('librt')}"
-    digest = hashlib.sha256(compiled_for.encode())
+    digest = hashlib.sha256(f"{compiled_for} {_level(modules)}".encode())
     for name in modules:
         digest.update(name.encode() + (_PACKAGE / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _level(modules: Modules) -> str:
+    return os.environ.get(LEVEL, "2") if modules is PROXY else "2"
 
 
 def folder(modules: Modules) -> Path:
@@ -154,15 +156,6 @@ def _sizes(target: Path) -> str:
     return "".join(f"{file.stat().st_size} {file.relative_to(target)}\n" for file in files)
 
 
-def _remove_unused(cache: Path, now: float) -> None:
-    """Remove the folders of a cache that nothing used for long: results of sources of long ago, and
-    what builds left that were ended."""
-    for old in cache.iterdir():
-        with contextlib.suppress(OSError):  # another process was faster
-            if old.is_dir() and old.stat().st_mtime < now - _UNUSED_SECONDS:
-                shutil.rmtree(old)
-
-
 def activate(modules: Modules) -> bool:
     """Make imports find the compiled modules; return whether there are any.
 
@@ -172,8 +165,6 @@ def activate(modules: Modules) -> bool:
     if switched_off or not is_built(modules):
         return False
     built = folder(modules)
-    with contextlib.suppress(OSError):
-        os.utime(built)  # so that it does not pass for unused
     sys.path.append(str(built))  # the modules share code, in a separate module
     for package in sorted({name.rpartition("/")[0] for name in modules}):
         module = importlib.import_module(f"partitiond.{package.replace('/', '.')}")
@@ -203,7 +194,6 @@ def build(modules: Modules) -> Path:
     if is_built(modules):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_unused(target.parent, time.time())
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         work = Path(name)
         shutil.copytree(
@@ -221,7 +211,8 @@ def build(modules: Modules) -> Path:
         (work / "mypy.ini").write_text("[mypy]\nignore_missing_imports = True\n")
         done = subprocess.run(
             [sys.executable, "-c", _SETUP, *files],
-            cwd=work, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS,
+            cwd=work, env={**os.environ, LEVEL: _level(modules)},
+            capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError((done.stdout + done.stderr)[-4000:])

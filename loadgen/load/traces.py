@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import datetime
 import enum
+import functools
 import gzip
 import itertools
 import json
@@ -24,6 +25,8 @@ from loadgen.load.lengths import Lengths, choice, in_order
 
 MAX_TOKENS: Final = 10_000_000
 """A larger length is a misread column."""
+MOST_CHARACTERS: Final = 1_000_000
+"""Of a line: a device may have no end of one."""
 
 
 _MALFORMED: Final = (
@@ -154,18 +157,19 @@ def _rows(path: Path, kind: TraceKind | None) -> Iterator[TraceRow]:
     line = 1
     with open_text(path) as file:
         try:
-            head = file.readline()
+            lines = iter(functools.partial(file.readline, MOST_CHARACTERS), "")
+            head = next(lines, "")
             kind = kind or _kind(head, path)
             if kind is TraceKind.MOONCAKE:
                 line = 0
-                for text in itertools.chain([head], file):
+                for text in itertools.chain([head], lines):
                     line += 1
                     if text.strip():
                         yield _mooncake(json.loads(text))
                 return
             columns = [name.strip().lower() for name in next(csv.reader([head]), [])]
             read = _reader(kind, columns)
-            for cells in csv.reader(file):
+            for cells in csv.reader(lines):
                 line += 1
                 if cells:
                     yield read(cells)

@@ -16,6 +16,8 @@ from partitiond.platform.bounded_files import content
 OLDEST_SCHEMA = 1
 MAX_BATCH: Final = 1_000_000
 """Far beyond any engine; a number larger than this is a mistake."""
+MOST_BYTES: Final = 4 * 1024**2
+"""The control API has the same limit; some hundred points need a tenth of it."""
 _ID: Final = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f]{1,300}")
 
 
@@ -127,7 +129,7 @@ _EXPORTED = "Give a file that `partitiond profile show --json` wrote."
 
 def read_profile(path: Path) -> Profile:
     """Return a profile from an exported file. Raises ProfileError."""
-    text = content(path, _EXPORTED, ProfileError)
+    text = content(path, _EXPORTED, ProfileError, MOST_BYTES)
     try:
         return profile_from_json(text)
     except ProfileError as error:

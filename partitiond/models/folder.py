@@ -8,6 +8,8 @@ from typing import Any, Final
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.families.unlisted import STORED_BYTES
 
+MOST_BYTES: Final = 64 * 2**20
+"""Of a config or an index of weights that are read: the largest index known has 13 MB."""
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Any one of them is enough for the engine to build a tokenizer."""
 _WEIGHTS: Final = (
@@ -69,7 +71,7 @@ def _read_json(folder: Path, path: Path) -> object:
     try:
         if not folder.is_dir():
             raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_text(path))
     except FileNotFoundError as error:
         raise _error(
             folder,
@@ -78,6 +80,11 @@ def _read_json(folder: Path, path: Path) -> object:
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _error(folder, f"{path} cannot be read: {error}", "Fetch the model again.") from error
+
+
+def _text(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -99,7 +106,7 @@ def has_weights(folder: Path) -> bool:
 
 def _shards(index: Path) -> set[str]:
     try:
-        names: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names: Mapping[str, str] = json.loads(_text(index))["weight_map"]
         return set(names.values())
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise _error(index.parent, f"{index} cannot be read", "Fetch the model again.") from error

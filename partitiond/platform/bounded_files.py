@@ -1,4 +1,4 @@
-"""Reads the files that users name: no more than a bound, whatever is behind the name."""
+"""Reads the files that users name: no more than a bound, also of a device without an end."""
 
 from pathlib import Path
 from typing import Final

@@ -63,9 +63,9 @@ CANNOT_ASK: Final = (
 
 _KEPT_ENVIRONMENT: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME",
-    native.SWITCH, native.FOLDER,
+    native.SWITCH, native.FOLDER, native.LEVEL,
 )  # fmt: skip
-"""The last three determine whether and where compiled modules are found."""
+"""The last four determine whether and where compiled modules are found."""
 
 
 class ProxyProcess:

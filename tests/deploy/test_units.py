@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from partitiond import native
 from partitiond.cli.setup.mps_units import MPS_FOLDER, MPS_SERVICE, MPS_SOCKET, mps_unit
 from partitiond.cli.setup.plan import mount_unit
 from partitiond.core.errors import PartitiondError
@@ -266,12 +265,8 @@ def test_the_service_under_a_real_systemd() -> None:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        # The limit only for what hangs. What the tests compiled is used there, too.
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "SECONDS_ALLOWED": "1800",
-            native.FOLDER: str(native.folder(native.PLANNER).parent),
-        },
+        # The limit only for what hangs.
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SECONDS_ALLOWED": "1800"},
     )
     if done.returncode == 77:
         pytest.skip(done.stdout.strip().splitlines()[-1])

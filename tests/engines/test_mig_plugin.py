@@ -204,7 +204,6 @@ def test_the_plugin_needs_nothing_of_ours_and_is_registered_twice() -> None:
 async def test_the_real_engine_finds_its_slice(
     engine_environment: EngineEnvironment, host: SimulatedHost, tmp_path: Path
 ) -> None:
-    """Which takes the slice's number within its GPU for the number of a GPU without the plugin."""
     python = engine_environment.python
     host.privileged(False)
     instance = host.geometry(host.uuids()[2])[-1]

@@ -120,6 +120,12 @@ def test_what_is_not_reached_is_said_with_the_reason() -> None:
         assert words in str(decided([Trial("1.x", starts=1)], {"1.x": entry}))
 
 
+def test_costs_follow_the_starts_that_were_seen() -> None:
+    learned = COSTS.learned([99.0, 20.0, 30.0, 25.0, 22.0, 21.0])
+    assert learned.start_seconds == 22.0
+    assert COSTS.learned([]) == COSTS
+
+
 @pytest.mark.parametrize("scale", [REAL, FAKE], ids=lambda scale: scale.name)
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_plan_names_trials_and_has_what_each_needs_before_it(scale: Scale, plan: str) -> None:

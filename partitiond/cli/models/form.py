@@ -49,7 +49,8 @@ def lengths(text: str) -> dict[str, Any]:
         return {"shape": text, **dict.fromkeys(variations, DEFAULT_VARIATION)}
     if text == "fixed":
         return {"shape": text}
-    path, hint = Path(text).expanduser(), "A profile is .json, a trace .csv or .jsonl."
+    path = Path(text).expanduser()
+    hint = "`partitiond profile show --json` writes one; a trace is .csv or .jsonl."
     if path.suffix.lower() != ".json":
         return {"shape": "trace", "pairs": [list(pair) for pair in read_pairs(path)]}
     try:

@@ -36,8 +36,8 @@ from partitiond.serde import from_stored
 from partitiond.settings.schema import Settings, load_settings, settings_values
 from partitiond.settings.sources import flatten
 
-MAX_PLAN_BYTES: Final = 256 * 2**20
 SAVED: Final = "Save one with `partitiond plan --json > FILE`."
+MAX_PLAN_BYTES: Final = 256 * 2**20
 """A plan of 5,000 models on 1,000 devices takes about 30 MB."""
 ESTIMATES_TOLD: Final = 50
 """Models between two progress reports of the estimates."""

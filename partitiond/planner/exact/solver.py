@@ -12,8 +12,9 @@ _stand_in.__dict__.update(Index=type("Index", (), {}), Series=type("Series", (),
 sys.modules.setdefault("pandas", _stand_in)
 try:
     from ortools.sat.python import cp_model
-except AttributeError:  # another version wants more of it
-    del sys.modules["pandas"]
+except (AttributeError, ImportError):  # another version wants more of it
+    if sys.modules["pandas"] is _stand_in:
+        del sys.modules["pandas"]
     from ortools.sat.python import cp_model
 finally:
     if sys.modules.get("pandas") is _stand_in:

@@ -51,9 +51,10 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
         path.write_text(text)
         with pytest.raises(InputError, match="no profile"):
             workload_of(str(path))
-    (tmp_path / "zero.json").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="larger than"):
-        workload_of(str(tmp_path / "zero.json"))
+    for name, said in (("zero.json", "larger than"), ("zero.csv", "no trace that is known")):
+        (tmp_path / name).symlink_to("/dev/zero")
+        with pytest.raises(InputError, match=said):
+            workload_of(str(tmp_path / name))
     with pytest.raises(SpecError, match="means of a trace follow from its pairs"):
         workload_of(str(pairs), prompt_tokens=5)
     for missing, said in (("missing.csv", "cannot read"), ("missing.json", "cannot be read")):

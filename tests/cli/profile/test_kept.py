@@ -55,7 +55,7 @@ def test_one_bad_file_keeps_all_out(host: Host, cli: Cli, tmp_path: Path) -> Non
 
 def test_what_cannot_be_read_is_not_imported(host: Host, cli: Cli) -> None:
     cli("profile import nowhere").refused(2, "cannot be read", "what to do")
-    cli("profile import /dev/zero").refused(2, "larger than", "profile show --json")
+    cli("profile import /dev/zero").refused(2, "larger than 4 MiB", "profile show --json")
 
 
 def test_a_stale_profile_is_shown_as_such(host: Host, cli: Cli) -> None:
