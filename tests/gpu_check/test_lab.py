@@ -17,13 +17,11 @@ from bench.gpu_check.run import Budget, Check
 from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.scale import FAKE, FULL
 from bench.gpu_check.schedule import ImpossibleError
-from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps.grid import replicas_arms
 from loadgen import LoadgenError
 from loadgen.http.connection import now
 from partitiond.core.errors import EngineError
 from partitiond.core.model.workload import Workload
-from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import ReplicationRun
 from tests.devices.fake import fake_gpus
 from tests.engine_fixtures import short_dir
@@ -207,7 +205,3 @@ def test_rates_and_runs_are_added_up() -> None:
     assert [(r.replicas, r.batch_each) for r in kept] == [(1, 128), (1, 256), (2, 256), (4, 128)]
     again = union_of(kept, [run(4, 128, 90.0)])
     assert (len(again), again[-1].output_tokens_per_s) == (4, (90.0,) * 4)
-    each = ({"output_tokens_per_s": 100.0},)
-    told = Telemetry("nvml", energy_joules=500.0)
-    assert Together(each, told, seconds=10.0).joules_per_token == pytest.approx(0.5)
-    assert Together(each, Telemetry("nvml"), seconds=10.0).joules_per_token is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu_check.__main__ import main, parse, visible_first
+from bench.gpu_check.__main__ import main, visible_first
 from bench.gpu_check.ledger import locked
 from bench.gpu_check.leftovers import END_SECONDS
 from bench.gpu_check.mps import CONTROL as MPS
@@ -128,12 +128,6 @@ def test_arguments_that_make_no_sense_are_refused(
     assert main(["--fake", "--out", str(tmp_path)]) == 2
     assert "checkpoint" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.json").read_text() == "precious"
-
-
-def test_a_cpu_has_the_trials_of_quick_alone() -> None:
-    for arguments, scale in (("", "full"), ("--fake", "full"), ("--scale paper", "paper"),
-                             ("--cpu", "quick"), ("--cpu --scale quick", "quick")):  # fmt: skip
-        assert parse(arguments.split()).scale == scale
 
 
 def test_the_gpu_that_cuda_shows_first_is_measured() -> None:

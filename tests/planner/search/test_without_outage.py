@@ -342,6 +342,23 @@ def test_replicas_that_stay_are_company_and_are_avoided() -> None:
         assert there in on
 
 
+def test_what_lacks_its_company_may_leave_for_more_than_it_gives() -> None:
+    """The last two fit g1 together; the first, which serves more alone, is found by completing."""
+    some, here = (("h1", 6, 45), ("h2", 4.5, 38), ("h3", 4.5, 38)), PlacementRules(only_on=("g1",))
+    lonely, company, last = point("l", 5, 40), point("m", 5, 38), point("x", 2, 30)
+    models = (
+        want("l", lonely, rate=5, rules=PlacementRules(near=("m",))), want("m", company, rate=5),
+        *(want(name, point(name, rate, gib), rate=rate, rules=here) for name, rate, gib in some),
+        want("x", last, rate=4),
+    )  # fmt: skip
+    running = [placed(lonely, on="g0"), placed(company, on="g0"), placed(lonely, 2, on="g1"),
+               placed(last, on="g2"), placed(last, 2, on="g3")]  # fmt: skip
+    hosts = tuple(gpu(f"g{n}", host=f"h{n}") for n in range(4))
+    request = fleet(5, devices=hosts, running=tuple(running), objective=Objective.MAX_GOODPUT)
+    made = planned(dataclasses.replace(request, models=models, move_price=20.0))
+    assert {"h2", "h3"} <= {p.model for p in made.placements}
+
+
 def test_new_neighbours_do_not_slow_down_replicas_that_stay_for_less_than_they_take() -> None:
     """The one place that is left for a new model is beside a replica that goes on serving."""
     levels = Interference((1.0, 1.5), (1.0, 1.5), 0.0, 0.0, 0.0)
