@@ -233,19 +233,18 @@ def _add_starts_alone(watch: SolveMonitor, found: _Gathered, may: May, *, by_cos
     if _variables(instance) > SMALL:
         return
     hint = next((m for m in found.members if m.name == KEPT), Member(KEPT, runs))
-    tried = list[Packing]()
     # What has to be near a model that does not run may have it started beside it, or leave.
     for stays in (running_packing(instance, company=False), runs):
         alone = _Gathered([hint])
         exact = _exactly(watch, alone, hint.packing, by_cost=by_cost, stays=stays)
-        tried += [one.packing for one in alone.members[1:]]
+        tried = [one.packing for one in alone.members[1:]]
         if exact is not None and exact.packing is not None:
             tried.append(exact.packing)
+        made = [member(f"{KEPT}, {EXACT}", packing) for packing in tried]
+        best = None if by_cost else max([*made, hint], key=goodput_key)
+        found.members += [one for one in made if by_cost or one is best]
         if stays.counts == runs.counts:
             break
-    made = [member(f"{KEPT}, {EXACT}", packing) for packing in tried]
-    best = None if by_cost else max([*made, hint], key=goodput_key)
-    found.members += [one for one in made if by_cost or one is best]
 
 
 def _solve_cost(
