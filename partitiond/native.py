@@ -5,8 +5,8 @@
 
 mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
 checked anyway. The result lies in the user's cache under a hash of the sources, so that it is never
-older than the sources; results of former sources stay there. Where there is no result, or
-a damaged one, the sources run as they are: the proxy at twice the CPU time, and the planner's loops
+older than the sources; results of former sources stay there. Where there is no result, or a
+damaged one, the sources run as they are: the proxy at twice the CPU time, and the planner's loops
 at fifty times. `PARTITIOND_NATIVE=0` in the environment asks for the proxy's uncompiled sources.
 """
 

@@ -9,7 +9,7 @@ from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.families.unlisted import STORED_BYTES
 
 MOST_BYTES: Final = 64 * 2**20
-"""Of a config or an index of weights that are read: the largest index known has 13 MB."""
+"""Of a config or an index of weights: several times those of the largest models. Assumed."""
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Any one of them is enough for the engine to build a tokenizer."""
 _WEIGHTS: Final = (
