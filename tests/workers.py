@@ -99,7 +99,7 @@ class _Workers:
         try:
             for _, group in zip(range(count), self._groups, strict=False):
                 self._start(group)
-            while self._running and not (session.shouldfail or session.shouldstop):
+            while self._running and not self._stops():
                 held: dict[Any, _Worker] = {w.channel: w for w in self._running}
                 held |= {w.descriptor: w for w in self._running}
                 for worker in {held[one] for one in connection.wait(held)}:
@@ -109,18 +109,21 @@ class _Workers:
                 worker.channel.close()  # it ends as it next writes
             for worker in self._running:
                 os.waitpid(worker.pid, 0)
-        if not session.shouldfail and not session.shouldstop:
+        if not self._stops():
             left = [i.nodeid for place, i in enumerate(session.items) if place not in self._begun]
             session.shouldfail = f"did not begin: {', '.join(left)}" if left else False
+
+    def _stops(self) -> bool:
+        return bool(self._session.shouldfail or self._session.shouldstop)
 
     def _hear(self, worker: _Worker) -> None:
         ended = bool(select.select([worker.descriptor], [], [], 0)[0])
         try:
-            while worker.channel.poll():
+            while not self._stops() and worker.channel.poll():
                 self._take(worker, worker.channel.recv())
         except (EOFError, OSError):
             ended = True
-        if ended:
+        if ended and not self._stops():
             self._ended(worker)
 
     def _take(self, worker: _Worker, message: Any) -> None:

@@ -78,9 +78,9 @@ async def test_a_slow_disk_is_waited_for_and_a_cancelled_preparation_stays_cance
     cancelled = asyncio.create_task(prepare(tmp_path / "other", None, make))
     await begun.wait()
     cancelled.cancel()
+    writes.set()
     with pytest.raises(asyncio.CancelledError):
         await cancelled
-    writes.set()
 
 
 async def test_a_damaged_folder_is_made_again(tmp_path: Path) -> None:
