@@ -136,6 +136,7 @@ def test_a_folder_that_cannot_be_written_is_named(folder: Path, setting: str, pl
     assert setting in caught.value.hint
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGINT])
 def test_the_next_daemon_adopts_the_endpoint_that_was_left(
     folder: Path, ends: signal.Signals
@@ -197,22 +198,6 @@ def test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running(
     assert daemon.proxy_pid() == pid
     owner = json.loads((daemon.settings.run_dir / ".owner.json").read_text())
     assert owner["epoch"] == 3
-
-
-def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
-    path = folder / "n"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(path))
-        manager.settimeout(WAIT_SECONDS)
-        daemon.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"}
-        daemon.start()
-        assert manager.recv(200).split(b"\n")[0] == b"READY=1"
-        assert manager.recv(200).split(b"\n")[0] == b"WATCHDOG=1"
-        daemon.end()
-        told = manager.recv(200)
-        while told.startswith((b"WATCHDOG=1", b"STATUS=")):
-            told = manager.recv(200)
-        assert told == b"STOPPING=1"
 
 
 @pytest.mark.parametrize("setting", ["control__port", "proxy__port"])

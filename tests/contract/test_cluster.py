@@ -73,6 +73,7 @@ async def test_a_host_that_never_joined_is_silent(reached: Reached) -> None:
     assert silent.value.facts["host"] == "nobody"
 
 
+@pytest.mark.full
 async def test_a_stopped_host_is_silent_and_the_others_answer(reached: Reached) -> None:
     cluster, hosts = reached
     _, a, _ = hosts.nodes

@@ -103,6 +103,7 @@ def daemon() -> Iterator[Service]:
         assert here.processes() == []
 
 
+@pytest.mark.full
 def test_from_readiness_through_a_reload_to_the_end(daemon: Service) -> None:
     assert daemon.begin()["STATUS"] == "0 of 0 replicas serve 0 models"
     daemon.manager.until(lambda message: message.get("WATCHDOG") == "1")
@@ -130,6 +131,7 @@ def test_from_readiness_through_a_reload_to_the_end(daemon: Service) -> None:
     daemon.ends()
 
 
+@pytest.mark.full
 def test_engines_outlive_a_restart_of_the_service(daemon: Service) -> None:
     daemon.begin()
     fleet = daemon.folder / "fleet.toml"

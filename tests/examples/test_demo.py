@@ -153,6 +153,7 @@ def test_a_daemon_that_does_not_hear_is_told_at_once(
     assert daemon._process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.full
 def test_engines_of_a_killed_daemon_are_ended(
     made: tuple[Settings, Path], nobody: ControlClient
 ) -> None:

@@ -76,6 +76,7 @@ async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(
     assert len({id(connection) for connection in closed}) == len(closed)
 
 
+@pytest.mark.full
 async def test_progress_comes_from_the_other_process() -> None:
     told = list[PlanProgress]()
     plan = await solve_in_process(many(20, 0.5), PATIENT, on_progress=told.append)
@@ -128,6 +129,7 @@ def fork_servers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "more", ["", "import pandas; pandas.DataFrame", "from pandas import DataFrame"]
 )

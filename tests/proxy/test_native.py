@@ -120,6 +120,7 @@ def test_what_is_built_is_used_unless_switched_off() -> None:
     assert where("partitiond.planner.kernels.anneal", switched_off).endswith(".so")
 
 
+@pytest.mark.full
 def test_a_search_takes_the_same_steps_compiled_or_not(tmp_path: Path) -> None:
     code = (
         "from bench.planner.shipped import request; "

@@ -31,7 +31,8 @@ TOKEN = "an-admin-token-for-tests"
 def examples(few: int, many: int) -> pytest.MarkDecorator:
     """So many for each route; by hand more, other ones each time."""
     more = pytest.param(many, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])
-    return pytest.mark.parametrize("count", [few, more])
+    usual = pytest.param(few, marks=pytest.mark.full)
+    return pytest.mark.parametrize("count", [usual, more])
 
 
 def bounds(count: int) -> settings:
