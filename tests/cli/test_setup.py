@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +219,15 @@ def in_order(asked: Sequence[str], *begins: str) -> None:
 
 
 @pytest.fixture
-def played(tmp_path: Path) -> Played:
-    root, programs, log = tmp_path / "root", tmp_path / "bin", tmp_path / "log"
+def played() -> Iterator[Played]:
+    """Below no folder of pytest's: each run of it that begins closes its folder to other users."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        Path(name).chmod(0o755)
+        yield played_below(Path(name))
+
+
+def played_below(folder: Path) -> Played:
+    root, programs, log = folder / "root", folder / "bin", folder / "log"
     (root / "etc").mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
     programs.mkdir()
@@ -231,16 +238,12 @@ def played(tmp_path: Path) -> Played:
         file = programs / name
         file.write_text(FAKE.format(log=log, root=root, version=256))
         file.chmod(0o755)
-    (tmp_path / "opt").mkdir()
+    (folder / "opt").mkdir()
     for name in ("partitiond", "python"):
-        (tmp_path / "opt" / name).symlink_to("/bin/true")
-    for folder in (tmp_path, *tmp_path.parents):
-        ours = Path(tempfile.gettempdir()) in folder.parents
-        if ours and folder.stat().st_uid == os.geteuid():
-            folder.chmod(folder.stat().st_mode | 0o011)
+        (folder / "opt" / name).symlink_to("/bin/true")
     host = SetupHost(root, live=True, path=f"{programs}:/usr/bin:/bin")
     facts = facts_of(
-        host, gpu=True, mig=True, engine=False, engine_user=False, bin_dir=tmp_path / "opt"
+        host, gpu=True, mig=True, engine=False, engine_user=False, bin_dir=folder / "opt"
     )
     log.write_text("")
     return Played(host, log, facts)

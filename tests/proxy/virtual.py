@@ -229,6 +229,12 @@ class VirtualServer(asyncio.AbstractServer):
     async def wait_closed(self) -> None:
         """Nothing is left to do: connections outlive their listener."""
 
+    def is_serving(self) -> bool:
+        return True
+
+    async def start_serving(self) -> None:
+        """It serves from the beginning."""
+
     async def serve_forever(self) -> None:
         await self._loop.create_future()
 
