@@ -202,8 +202,8 @@ class DeviceWatch:
     async def _waited(self) -> bool:
         """Wait for the look under way; False if that takes too long."""
         if self._under_way is not None:
-            await asyncio.wait([self._under_way], timeout=self._patience_seconds)
-        self._slow = self._under_way is not None
+            _, waits = await asyncio.wait([self._under_way], timeout=self._patience_seconds)
+            self._slow |= bool(waits)  # by then another caller may have begun the next look
         return not self._slow
 
     async def _look(self) -> None:

@@ -25,14 +25,19 @@ async def host(host: Host) -> Host:
 
 
 async def to_the_end(host: Host, asked: str | None) -> list[Convergence]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         return [now async for now in host.service.convergence.watch(asked)]
 
 
 async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
     await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    host.runner._ready_at_once = False
     preview = await host.service.plans.apply()
-    seen = await to_the_end(host, preview.plan.id)
+    waits = asyncio.create_task(to_the_end(host, preview.plan.id))
+    await until(lambda: len(host.runner.running()) == 2)
+    for engine in host.runner.engines.values():
+        engine.ready.set()
+    seen = await waits
     assert seen[0].state is PlanState.CONVERGING
     assert (seen[-1].state, seen[-1].serving) == (PlanState.CONVERGED, seen[-1].wanted)
     running = {engine.name for engine in host.service.parts.controller.engines if engine.live}
@@ -43,6 +48,7 @@ async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
 async def test_a_plan_has_not_converged_before_the_endpoint_routes_to_its_replicas(
     host: Host,
 ) -> None:
+    await until(lambda: host.service.convergence.now().state is PlanState.CONVERGED)
     (engine,) = host.service.parts.controller.engines
     engine.shown = ReplicaState.STARTING
     assert host.service.convergence.now().state is PlanState.CONVERGING

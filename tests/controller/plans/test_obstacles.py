@@ -56,7 +56,8 @@ async def test_a_model_that_fails_to_start_leaves_the_plan_and_the_others_serve(
     await host.service.models.register(one("bad"))
     await host.service.models.register(one("good"))
     await host.serves("good")
-    await host.passes(lambda: planned(host) == {"good"})
+    await host.passes(lambda: starts(host) == HOPELESS_FAILURES)
+    await until(lambda: planned(host) == {"good"})
     assert (obstacle(host), starts(host)) == (ObstacleKind.START_FAILED, HOPELESS_FAILURES)
     assert "no memory." in host.service.models.model("bad").note
     assert "model-obstructed" in host.kinds()

@@ -2,11 +2,13 @@
 
 import asyncio
 import dataclasses
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 from partitiond.controller.runtime.watching import DeviceWatch, room_on
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.kinds import silent_device
+from partitiond.core.hardware.kinds import Device, silent_device
 from partitiond.core.replica.observation import Unknown
 from tests.controller.fakes import FakeClock, ignored
 from tests.controller.samples import cpu
@@ -43,6 +45,30 @@ async def test_nobody_waits_until_a_look_ends_and_one_is_under_way_at_a_time() -
     assert (here.devices, here.problem, here.looked) == ((), "", False)
     hanging.become([ONE])
     await until(lambda: here.devices == (ONE,))
+
+
+async def test_whoever_asks_sees_what_holds_then_also_behind_a_look_that_began_before() -> None:
+    class Late(FakeDevices):
+        def discover(self) -> Sequence[Device]:
+            found = self._devices
+            begun.set()
+            super().discover()
+            return found
+
+    async def seen() -> tuple[Device, ...]:
+        await here.refresh(0.0)
+        return here.devices
+
+    begun, provider = threading.Event(), Late([ONE])
+    provider.hang()
+    here = watch(provider)
+    first = asyncio.create_task(here.refresh(0.0))
+    await until(begun.is_set)
+    later = [asyncio.create_task(seen()) for _ in range(3)]
+    await asyncio.sleep(0)
+    provider.become([OTHER])
+    await first
+    assert await asyncio.gather(*later) == [(OTHER,)] * 3
 
 
 async def test_it_is_trouble_when_no_device_answers() -> None:
