@@ -48,9 +48,8 @@ POLICY = ControllerPolicy(
     adopt_seconds=1.0,
     stop_retry_seconds=0.001,
     stop_tries_at_exit=20,
-    patience_seconds=60.0,
+    patience_seconds=60.0,  # no look at devices is slow here but one that hangs
 )
-"""No look at devices is slow here but one that hangs: seconds of a busy machine decide nothing."""
 
 
 class FakeClock:

@@ -103,7 +103,6 @@ def daemon() -> Iterator[Service]:
         assert here.processes() == []
 
 
-@pytest.mark.full
 def test_from_readiness_through_a_reload_to_the_end(daemon: Service) -> None:
     assert daemon.begin()["STATUS"] == "0 of 0 replicas serve 0 models"
     daemon.manager.until(lambda message: message.get("WATCHDOG") == "1")

@@ -31,8 +31,7 @@ TOKEN = "an-admin-token-for-tests"
 def examples(few: int, many: int) -> pytest.MarkDecorator:
     """So many for each route; by hand more, other ones each time."""
     more = pytest.param(many, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])
-    usual = pytest.param(few, marks=pytest.mark.full)
-    return pytest.mark.parametrize("count", [usual, more])
+    return pytest.mark.parametrize("count", [few, more])
 
 
 def bounds(count: int) -> settings:

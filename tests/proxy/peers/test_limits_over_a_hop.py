@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.dispatch.speeds import FIRST_TOKENS_PER_S
 from partitiond.proxy.peers.known import RETURN_SECONDS
-from tests.proxy.charged_answers import GENERATING, OUTPUT_EVENTS, Api
+from tests.proxy.charged_answers import COMPLETIONS, ESTIMATE, GENERATING, OUTPUT_EVENTS, Api
 from tests.proxy.conftest import error_of, key, post, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, parts
@@ -112,6 +113,21 @@ async def test_who_loses_a_host_in_a_stream_pays_once_what_was_seen(make: Make, 
     # The owner counts only that its device worked for the key.
     use = b.proxy.state.traffic()["usage"]["k1"]["m"]
     assert not [name for name, amount in use.items() if amount and name != "engine_seconds"]
+
+
+async def test_who_leaves_a_whole_answer_pays_for_what_the_engine_did(make: Make) -> None:
+    """The budget at the entry, and the turn in the queue at the owner."""
+    a, b, engine = await make.pair(plays("hold"), route={"keys": (key(),)}, max_model_len=0)
+    asks = dataclasses.replace(COMPLETIONS, body={**COMPLETIONS.body, "max_tokens": 4000})
+    async with asking(a.proxy, asks, streams=False) as reader:
+        await engine.got(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 20)
+    await until_idle([a, b])
+    done = FIRST_TOKENS_PER_S * 20
+    assert report(a.proxy) == pytest.approx((ESTIMATE, done), rel=0.01)
+    turn = b.proxy.state.models["m"].slots.queue._keys._accounts["k1"].tag
+    assert turn == pytest.approx(ESTIMATE + done, rel=0.01)
 
 
 # A request that kills an engine of one host is carried to no engine of another
