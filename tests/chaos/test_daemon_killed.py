@@ -251,7 +251,7 @@ def test_in_its_own_start(fleet: KilledFleet, point: FaultPoint) -> None:
     fleet.start()
     fleet.converge()
     assert fleet.engines() == left
-    wait_for("an answer", fleet.answers, seconds=30)
+    wait_for("an answer", fleet.answers)
 
 
 @pytest.mark.soak

@@ -59,7 +59,7 @@ def test_files_are_judged_as_at_the_start_of_the_daemon(tmp_path: Path) -> None:
         assert all(one.advice for one in bare.values() if one.verdict != "ok")
         ensure_own_files(settings, datetime.now(UTC))
         made = of(cluster.examine_cluster(settings, HERE))
-        assert {check for check, one in made.items() if one.verdict == "ok"} == {
+        assert {check for check, one in made.items() if one.verdict != "fail"} == {
             "cluster token", "cluster certificate", "cluster head"
         }  # fmt: skip
         settings.cluster_token_path.chmod(0o640)

@@ -138,6 +138,7 @@ async def test_what_is_open_when_the_daemon_ends_is_measured_by_the_next_one_and
             assert not in_full(host)
         for _ in range(2):
             await host.restart()
+            await host.passes(lambda: JobState.SUCCEEDED in {job.state for job in in_full(host)})
             await host.lives(5.0)
             states = {dict(job.params)["cores"]: job.state for job in in_full(host)}
             assert states == {"1": JobState.SUCCEEDED, "2": JobState.QUEUED}
