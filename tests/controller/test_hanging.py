@@ -20,7 +20,7 @@ from tests.controller.fakes import POLICY
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, spec
 from tests.devices.fake import FakeDevices
-from tests.machine import until
+from tests.machine import WAIT_SECONDS, until
 
 LIMITS = dataclasses.replace(POLICY.reconcile, start_deadline_seconds=4.0)
 HASTY = dataclasses.replace(
@@ -53,7 +53,7 @@ async def serve(host: Host, *names: str) -> None:
         await host.service.models.register(of(name))
     # On a busy machine a look may miss so short a deadline.
     await host.passes(lambda: host.service.parts.devices.looked)
-    async with asyncio.timeout(240):
+    async with asyncio.timeout(WAIT_SECONDS):
         await host.service.plans.apply()
         for name in names:
             await host.serves(name)
@@ -67,8 +67,7 @@ async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -
     await serve(host, "a", "b")
     running, applied = host.runner.running(), host.service.plans.applied()
     host.devices.hang()
-    async with asyncio.timeout(240):
-        await host.restart()
+    await asyncio.wait_for(host.restart(), WAIT_SECONDS)
     for ask in (host.service.plans.preview, host.service.plans.apply):
         with pytest.raises(NotReadyError, match="no device was looked at yet"):
             await ask()  # a driver that does not answer yet has not said that there is no device
@@ -179,8 +178,7 @@ async def holds_up_nothing(host: Host, port: str, call: str) -> None:
             if restarts:
                 launch = host.runner.launches[0]
                 host.runner.add(dataclasses.replace(launch, replica_id="left", placement=None))
-                async with asyncio.timeout(240):
-                    await host.restart()
+                await asyncio.wait_for(host.restart(), WAIT_SECONDS)
             await host.lives(120.0, 10.0)  # b dies for the first time in a while
             dead = engine_of(host, "b")
             host.runner.die(dead)

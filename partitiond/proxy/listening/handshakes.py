@@ -10,7 +10,6 @@ import functools
 import math
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -97,14 +96,11 @@ class Opener:
         except (OSError, asyncio.CancelledError) as error:
             if isinstance(error, OSError) and self._context is not None:
                 self._failed()
-            connection.close()
-            if made is None or not made.was_opened:
+            if made is not None and made.was_opened:  # asyncio would wait for the client's goodbye
+                made.transport.abort()
+            else:
+                connection.close()
                 self._gone()
-
-
-def count_failed(refusals: "Counter[str]", reason: str) -> Callable[[], object]:
-    """Return what counts a failed handshake among the refusals."""
-    return lambda: refusals.update((reason,))
 
 
 def open_clients(
@@ -117,6 +113,6 @@ def open_clients(
         None if tls is None else tls.current,
         limit=max(LEAST_HANDSHAKES, int(options.max_connections * HANDSHAKE_SHARE)),
         seconds=options.client_timeout_seconds,
-        failed=count_failed(state.metrics.refusals, HANDSHAKE_FAILED),
+        failed=lambda: state.metrics.refusals.update((HANDSHAKE_FAILED,)),
         gone=gone,
     )

@@ -20,7 +20,7 @@ from partitiond.proxy.edge.request_connection import RequestConnection
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.framing import HOP, LAST_CHUNK
 from partitiond.proxy.listening.acceptor import Accepting
-from partitiond.proxy.listening.handshakes import Opener, count_failed
+from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
 from partitiond.proxy.peer_server.request import PeerRequest
 from partitiond.proxy.peers.host import LOAD_PATH
@@ -230,7 +230,7 @@ class PeerServer:
             None if tls is None else lambda: tls.current().server,
             limit=MAX_HANDSHAKES,
             seconds=HANDSHAKE_SECONDS,
-            failed=count_failed(state.metrics.refusals, HANDSHAKE_FAILED),
+            failed=lambda: state.metrics.refusals.update((HANDSHAKE_FAILED,)),
             gone=gone,
         )
         self.open = self._opener.open

@@ -95,6 +95,9 @@ class PeerPool(ConnectionPool):
             transport, _ = await loop.create_connection(
                 lambda: protocol, host, int(port), ssl=context, server_hostname=host
             )
+        except asyncio.CancelledError:
+            connection.close()  # if it was just opened, asyncio would wait for the peer's goodbye
+            raise
         except (ValueError, OverflowError) as error:  # what its host says is no address
             raise ConnectionError(str(error)) from error
         end_when_silent(transport.get_extra_info("socket"))

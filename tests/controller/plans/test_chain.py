@@ -332,8 +332,7 @@ async def test_closing_ends_a_plan_that_is_being_made_and_nothing_follows(
     plain, here.chain._preview = here.chain._preview, never
     await here.change()
     await started.wait()
-    async with asyncio.timeout(240):
-        await here.chain.close()
+    await asyncio.wait_for(here.chain.close(), 240)
     here.chain._preview = plain
     here.answer = preview(placement("a-1"))
     await here.change()

@@ -11,7 +11,7 @@ from partitiond.core.replica.states import ReplicaState
 from partitiond.ports.actor import acting
 from tests.controller.host import Host
 from tests.controller.samples import spec
-from tests.machine import until
+from tests.machine import WAIT_SECONDS, until
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def host(host: Host) -> Host:
 
 
 async def to_the_end(host: Host, asked: str | None) -> list[Convergence]:
-    async with asyncio.timeout(240):
+    async with asyncio.timeout(WAIT_SECONDS):
         return [now async for now in host.service.convergence.watch(asked)]
 
 

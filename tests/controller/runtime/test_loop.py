@@ -19,7 +19,7 @@ from partitiond.store import Store, open_store
 from tests.controller.fakes import POLICY, FakeEngine, FakeRunner, a_moment, start_timed_out
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import cpu, placement, plan, record
-from tests.machine import until
+from tests.machine import WAIT_SECONDS, until
 
 MEASURED, ESTIMATED = ProfileKind.MEASURED, ProfileKind.ESTIMATED
 SERVING, DRAINING, FAILED = ReplicaState.SERVING, ReplicaState.DRAINING, ReplicaState.FAILED
@@ -74,8 +74,7 @@ async def test_a_dead_engine_leaves_the_routes_at_once_and_comes_back(
     assert engine.starts == 2
     assert any(why in event.message for event in bench.store.events())
     bench.runner.engines["a-1"].answers = False  # it hangs
-    async with asyncio.timeout(240):
-        await engine.ended()
+    await asyncio.wait_for(engine.ended(), WAIT_SECONDS)
     assert (engine.state, bench.runner.stopped) == (FAILED, ["a-1"])
     assert "one-token probes" in engine.last_error
 

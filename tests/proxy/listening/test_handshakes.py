@@ -4,13 +4,17 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.listening.acceptor import FULL_SECONDS, Accepting
 from partitiond.proxy.listening.handshakes import Opener
+from tests.proxy.certificates import Authority
 from tests.proxy.listening.test_acceptor import no_file_left
+from tests.proxy.virtual import settled
 
 
 @pytest.fixture
@@ -106,26 +110,36 @@ async def test_a_connection_that_cannot_be_set_up_is_closed_and_counted() -> Non
     client.close()
 
 
-async def test_a_connection_that_is_dropped_as_it_opens_is_counted_once() -> None:
-    """Its protocol tells its end."""
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_connection_that_is_dropped_as_it_opens_is_counted_once(
+    tmp_path: Path, *, tls: bool
+) -> None:
+    """Its protocol tells its end, also if its handshake ends in the same turn."""
     told: list[str] = []
 
     class Dropped(Client):
-        def connection_made(self, _: asyncio.BaseTransport) -> None:
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast("asyncio.Transport", transport)
             self.was_opened = True
             opener.close()
 
         def connection_lost(self, _: Exception | None) -> None:
             told.append("lost")
 
+    authority, context = Authority(tmp_path), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = authority.issue("a")
+    context.load_cert_chain(files.certificate, files.key)
     opener = Opener(
-        Dropped, None, limit=2, seconds=60.0, failed=lambda: told.append("failed"),
-        gone=lambda: told.append("gone"),
+        Dropped, (lambda: context) if tls else None, limit=2, seconds=60.0,
+        failed=lambda: told.append("failed"), gone=lambda: told.append("gone"),
     )  # fmt: skip
     accepted, client = socket.socketpair()
     opener.open(accepted)
-    async with asyncio.timeout(30):
-        while opener or not told:  # noqa: ASYNC110 -- nothing tells
-            await asyncio.sleep(0)
-    assert told == ["lost"]
-    client.close()
+    client.setblocking(False)
+    _, writer = await asyncio.open_connection(
+        sock=client, ssl=authority.trust() if tls else None,
+        server_hostname="127.0.0.1" if tls else None,
+    )  # fmt: skip
+    await settled()
+    assert (told, len(opener)) == (["lost"], 0)
+    writer.close()

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import sys
+from pathlib import Path
 from typing import cast
 from unittest.mock import Mock
 
@@ -12,7 +13,9 @@ from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.peers.hop import Hop
 from partitiond.proxy.peers.pool import PeerConnection, PeerPool
+from partitiond.proxy.peers.tls import peer_tls
 from partitiond.proxy.request.errors import AttemptError
+from tests.proxy.certificates import issue_host
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.liar import LyingEntry, opened
 from tests.proxy.scripted import answer, completion, plays
@@ -44,6 +47,27 @@ async def test_a_request_taken_back_as_its_connection_is_made_is_not_sent(*, is_
     await asyncio.sleep(0)
     pool.transport.write.assert_not_called()
     pool.transport.abort.assert_called_once_with()
+
+
+async def test_a_connection_taken_back_as_its_handshake_ends_is_closed_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[PeerConnection] = []
+
+    def taken_back(self: PeerConnection, transport: asyncio.BaseTransport) -> None:
+        UpstreamConnection.connection_made(self, transport)
+        made.append(self)
+        opening.cancel()
+
+    monkeypatch.setattr(PeerConnection, "connection_made", taken_back)
+    tls = peer_tls(issue_host(folder, "a")).current()
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=tls.server)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    opening = asyncio.create_task(PeerPool(address, lambda: tls.client).connect())
+    await asyncio.wait([opening])
+    assert [one.closed for one in made] == [True]
+    server.close()
+    await settled()
 
 
 @pytest.mark.parametrize("address", ["a..b:1", "10.0.0.1:99999"])
