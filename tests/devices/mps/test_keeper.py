@@ -150,7 +150,8 @@ def test_it_ends_with_its_daemon_and_says_why(
     simulated: Keeper, quits: bool, status: int, why: str
 ) -> None:
     if quits:
-        simulated.asked(LIST | {"commands": ["quit -t 5"]})
+        with contextlib.suppress(OSError, ValueError):  # the end may be quicker than the answer
+            simulated.asked(LIST | {"commands": ["quit -t 5"]})
     else:
         os.kill(int((simulated.pipe / PID_FILE).read_text()), signal.SIGKILL)
     said, _ = simulated.process.communicate(timeout=60)
