@@ -21,7 +21,7 @@ from tests.surfaces.surfaces import write
 NAME = "json-outputs"
 NAMED = frozenset({".models", ".engines", ".settings"})
 """Objects whose keys are names."""
-SETTINGS = "setup config show"
+NAMES_OF = {"setup config show": NAMED | {""}}
 """Its keys are the settings, which are a surface of their own."""
 MODEL = "fleet-model"
 
@@ -29,11 +29,11 @@ MODEL = "fleet-model"
 def outputs() -> dict[str, str]:
     """Run every command once, in an order in which each has something to say."""
     with serving() as daemon, _environment(daemon.env):
-        shapes = {
-            words: shape_of(value, NAMED | {""} if words == SETTINGS else NAMED)
-            for words, value in sorted(_spoken(daemon.folder))
-        }
-    return dict(lines_of(shapes))
+        return dict(
+            line
+            for words, value in _spoken(daemon.folder)
+            for line in lines_of(words, shape_of(value, NAMES_OF.get(words, NAMED)))
+        )
 
 
 def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,6 @@ Files are judged by the functions that refuse them when the daemon starts. Which
 their clocks and versions, stands in `partitiond hosts`.
 """
 
-import dataclasses
 import platform
 import socket
 import time
@@ -31,33 +30,18 @@ SLOW_SECONDS: Final = 0.02
 take less than 1 ms."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WayToHead:
-    """What connecting to the head showed.
-
-    Attributes:
-        address: host:port of the head's Ray.
-        seconds: until the connection stood; None if it did not.
-        problem: why it did not.
-    """
-
-    address: str
-    seconds: float | None
-    problem: str = ""
-
-
 def examine_cluster(settings: "Settings", host: SetupHost) -> list[DoctorFinding]:
     """Check this host's part in a cluster; nothing where there is none. Takes seconds at most."""
     settings = as_installed(settings, host)
     cluster = settings.cluster
     if not (cluster.enabled or cluster.joined) or cluster.folder is not None:  # a trial without Ray
         return []
-    own = f"{cluster.address or platform.node()}:{cluster.port}"
+    head = cluster.head or f"{cluster.address or platform.node()}:{cluster.port}"
     return [
         _judged("cluster ray", lambda: _ray(settings)),
         _judged("cluster token", lambda: _token(settings)),
         _judged("cluster certificate", lambda: _certificate(settings)),
-        check_way(way_to(cluster.head or own), is_head=cluster.enabled),
+        check_way(head, way_to(head), is_head=cluster.enabled),
     ]
 
 
@@ -87,24 +71,32 @@ def _certificate(settings: "Settings") -> str:
     return f"in {settings.cluster_tls_dir}, for {address}"
 
 
-def check_way(way: WayToHead, *, is_head: bool) -> DoctorFinding:
-    """Check that the head answers, and soon. Pure."""
+def check_way(address: str, way: float | str, *, is_head: bool) -> DoctorFinding:
+    """Check that the head answers, and soon. Pure.
+
+    Args:
+        address: host:port of the head's Ray.
+        way: what `way_to` found.
+    """
     check, whose = "cluster head", "this host's Ray" if is_head else "the head"
-    if way.seconds is None:
+    if isinstance(way, str):
         return fail(
             check,
-            f"{whose} does not answer at {way.address}: {way.problem}",
+            f"{whose} does not answer at {address}: {way}",
             "start partitiond on the head, and open the port between the hosts",
             "systemctl status partitiond",
         )
-    took = f"{way.address} answers in {way.seconds * 1000:.1f} ms"
-    if way.seconds > SLOW_SECONDS:
+    took = f"{address} answers in {way * 1000:.1f} ms"
+    if way > SLOW_SECONDS:
         return warn(check, f"{took}: far for one fleet", "make a fleet of each site")
     return ok(check, took)
 
 
-def way_to(address: str) -> WayToHead:
-    """Connect three times; the fastest tells how far it is, the others how busy this host was."""
+def way_to(address: str) -> float | str:
+    """Connect three times. Returns seconds of the fastest, or why there is no connection.
+
+    The fastest tells how far the head is; the others may wait for a busy host.
+    """
     host, _, port = address.rpartition(":")
     took: list[float] = []
     try:
@@ -112,7 +104,7 @@ def way_to(address: str) -> WayToHead:
             began = time.monotonic()
             with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
                 took.append(time.monotonic() - began)
-        return WayToHead(address, min(took))
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-        return WayToHead(address, None, problem)
+        if not took:
+            return getattr(error, "strerror", None) or str(error)
+    return min(took)

@@ -54,6 +54,7 @@ class Opener:
         self._failed = failed
         self._gone = gone
         self._tasks: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -71,9 +72,14 @@ class Opener:
             self._failed()
 
     def close(self) -> None:
-        """Drop the connections that are not open yet."""
-        for task in self._tasks:
-            task.cancel()
+        """Drop the connections that are not open yet.
+
+        What waits for no handshake opens first: uvloop forgets what is cancelled as it opens.
+        """
+        self._closed = True
+        if self._context is not None:
+            for task in self._tasks:
+                task.cancel()
 
     def _ended(self, connection: socket.socket, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(task, None)
@@ -93,10 +99,12 @@ class Opener:
                 ssl_handshake_timeout=self._seconds,
                 ssl_shutdown_timeout=self._seconds,
             )
+            if self._closed:
+                made.transport.abort()
         except (OSError, asyncio.CancelledError) as error:
             if isinstance(error, OSError) and self._context is not None:
                 self._failed()
-            if made is not None and made.was_opened:  # asyncio would wait for the client's goodbye
+            if made is not None and made.was_opened:  # else the loop waits for a goodbye
                 made.transport.abort()
             else:
                 connection.close()

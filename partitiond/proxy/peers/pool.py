@@ -96,7 +96,7 @@ class PeerPool(ConnectionPool):
                 lambda: protocol, host, int(port), ssl=context, server_hostname=host
             )
         except asyncio.CancelledError:
-            connection.close()  # if it was just opened, asyncio would wait for the peer's goodbye
+            connection.close()  # else, once open, it would wait for the peer's goodbye
             raise
         except (ValueError, OverflowError) as error:  # what its host says is no address
             raise ConnectionError(str(error)) from error

@@ -1,5 +1,6 @@
 """The doctor checks what a host of several needs, and says nothing of it where there is one."""
 
+import contextlib
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,29 +20,49 @@ def of(found: list[findings.DoctorFinding]) -> dict[str, findings.DoctorFinding]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "verdict", "words"),
+    ("way", "verdict", "words"),
     [
-        (None, "fail", "refused"),
+        ("refused", "fail", "refused"),
         (0.021, "warn", "far for one fleet"),
         (0.019, "ok", "19.0 ms"),
     ],
 )
-def test_the_head_answers_and_soon(seconds: float | None, verdict: str, words: str) -> None:
-    way = cluster.WayToHead("h:1", seconds, "" if seconds else "refused")
-    found = cluster.check_way(way, is_head=False)
+def test_the_head_answers_and_soon(way: float | str, verdict: str, words: str) -> None:
+    found = cluster.check_way("h:1", way, is_head=False)
     assert (found.verdict, words in found.message) == (verdict, True)
     assert bool(found.advice) == (verdict != "ok")
-    assert ("this host's Ray" in cluster.check_way(way, is_head=True).message) == (not seconds)
+    assert ("this host's Ray" in cluster.check_way("h:1", way, is_head=True).message) == (
+        way == "refused"
+    )
 
 
 def test_ports_are_reached_or_the_reason_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        way = cluster.way_to(f"127.0.0.1:{port}")
-        assert way.seconds is not None
-    gone = cluster.way_to(f"127.0.0.1:{port}")
-    assert (gone.seconds, gone.problem != "") == (None, True)
-    assert cluster.way_to("no-port").problem
+        assert isinstance(cluster.way_to(f"127.0.0.1:{port}"), float)
+    for gone in (f"127.0.0.1:{port}", "no-port"):
+        way = cluster.way_to(gone)
+        assert isinstance(way, str)
+        assert way
+
+
+@pytest.mark.parametrize(
+    ("waits", "way"), [((0.5, 0.125, 0.25), 0.125), ((0.5, 0.25, None), 0.25), ((None,), "gone")]
+)
+def test_the_fastest_of_three_connections_tells_how_far_the_head_is(
+    waits: tuple[float | None, ...], way: float | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, left = [0.0], iter(waits)
+
+    def connect(*_: object) -> contextlib.AbstractContextManager[None]:
+        if (wait := next(left)) is None:
+            raise ConnectionRefusedError("gone")
+        now[0] += wait
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(cluster.socket, "create_connection", connect)
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    assert cluster.way_to("h:1") == way
 
 
 def test_files_are_judged_as_at_the_start_of_the_daemon(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from partitiond.core.views.preview import PlanPreview
 from partitiond.store import Store
 from tests.controller.fakes import FakeClock, a_moment
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
+from tests.machine import WAIT_SECONDS
 
 
 def job(state: JobState, subject: str = "a") -> Job:
@@ -332,7 +333,7 @@ async def test_closing_ends_a_plan_that_is_being_made_and_nothing_follows(
     plain, here.chain._preview = here.chain._preview, never
     await here.change()
     await started.wait()
-    await asyncio.wait_for(here.chain.close(), 240)
+    await asyncio.wait_for(here.chain.close(), WAIT_SECONDS)
     here.chain._preview = plain
     here.answer = preview(placement("a-1"))
     await here.change()

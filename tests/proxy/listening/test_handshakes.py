@@ -3,15 +3,17 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
+import uvloop
 
 from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.listening.acceptor import FULL_SECONDS, Accepting
 from partitiond.proxy.listening.handshakes import Opener
+from tests.machine import WAIT_SECONDS
 from tests.proxy.certificates import Authority
 from tests.proxy.listening.test_acceptor import no_file_left
 from tests.proxy.virtual import settled
@@ -110,14 +112,24 @@ async def test_a_connection_that_cannot_be_set_up_is_closed_and_counted() -> Non
     client.close()
 
 
-@pytest.mark.parametrize("tls", [False, True])
-async def test_a_connection_that_is_dropped_as_it_opens_is_counted_once(
-    tmp_path: Path, *, tls: bool
-) -> None:
-    """Its protocol tells its end, also if its handshake ends in the same turn."""
-    told: list[str] = []
+class Silent(asyncio.Protocol):
+    """A client that reads nothing, so that it says no goodbye."""
 
-    class Dropped(Client):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        sending = cast("asyncio.Transport", transport)
+        sending.pause_reading()
+        sending.write(b"x")
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_connection_that_is_dropped_as_it_opens_is_counted_once_and_at_once(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop], *, tls: bool
+) -> None:
+    told: list[str] = []
+    ended = asyncio.Event()
+
+    class Dropped(Client, asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             self.transport = cast("asyncio.Transport", transport)
             self.was_opened = True
@@ -125,21 +137,30 @@ async def test_a_connection_that_is_dropped_as_it_opens_is_counted_once(
 
         def connection_lost(self, _: Exception | None) -> None:
             told.append("lost")
+            ended.set()
 
     authority, context = Authority(tmp_path), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     files = authority.issue("a")
     context.load_cert_chain(files.certificate, files.key)
     opener = Opener(
-        Dropped, (lambda: context) if tls else None, limit=2, seconds=60.0,
+        Dropped, (lambda: context) if tls else None, limit=2, seconds=3600.0,
         failed=lambda: told.append("failed"), gone=lambda: told.append("gone"),
     )  # fmt: skip
-    accepted, client = socket.socketpair()
-    opener.open(accepted)
-    client.setblocking(False)
-    _, writer = await asyncio.open_connection(
-        sock=client, ssl=authority.trust() if tls else None,
-        server_hostname="127.0.0.1" if tls else None,
-    )  # fmt: skip
-    await settled()
-    assert (told, len(opener)) == (["lost"], 0)
-    writer.close()
+
+    async def dropped() -> None:
+        accepted, client = socket.socketpair()
+        opener.open(accepted)
+        client.setblocking(False)
+        made, _ = await asyncio.get_running_loop().create_connection(
+            Silent, sock=client, ssl=authority.trust() if tls else None,
+            server_hostname="127.0.0.1" if tls else None,
+        )  # fmt: skip
+        try:
+            await asyncio.wait_for(ended.wait(), WAIT_SECONDS)
+            await settled()
+            assert (told, len(opener)) == (["lost"], 0)
+        finally:
+            made.abort()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(dropped())
