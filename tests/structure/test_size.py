@@ -15,7 +15,7 @@ from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
     "partitiond": 124_800,
-    "tests": 91_500,
+    "tests": 91_400,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
 MOST_WORDS = 59_800

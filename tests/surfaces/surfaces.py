@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from docs import generate
-from tests.surfaces.lines import Line, of_document
+from tests.surfaces.lines import Line, of_document, without_texts
 
 FROZEN = Path(__file__).parent / "frozen"
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def control_api() -> Iterator[Line]:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    return of_document(json.loads(done.stdout))
+    return of_document(without_texts(json.loads(done.stdout)))
 
 
 def endpoint_api() -> Iterator[Line]:
