@@ -53,6 +53,8 @@ async def test_who_has_no_certificate_of_the_host_is_not_served(
         assert (await a.proxy.complete()).status_code == 503
         assert a.heard() == []
         assert engine.received == []
+        failed = b.proxy.state.metrics.refusals["peer_handshake"]
+        assert (failed > 0) == (authority == "another")
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
