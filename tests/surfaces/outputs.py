@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from partitiond.cli.main import main
 from tests.cli.test_with_daemon import FLEET, serving
@@ -28,7 +29,7 @@ MODEL = "fleet-model"
 
 def outputs() -> dict[str, str]:
     """Run every command once, in an order in which each has something to say."""
-    with serving() as daemon, _environment(daemon.env):
+    with serving() as daemon, patch.dict(os.environ, daemon.env, clear=True):
         return dict(
             line
             for words, value in _spoken(daemon.folder)
@@ -90,18 +91,6 @@ def run(*arguments: object, codes: tuple[int, ...]) -> Any:
         if ended.code not in {*codes, None}:
             raise AssertionError(f"{arguments}: {ended.code}\n{err.getvalue()}") from None
     return json.loads(out.getvalue())
-
-
-@contextlib.contextmanager
-def _environment(env: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(env)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,11 @@ def _merged(one: Any, other: Any) -> Any:
         return {key: _merged(one.get(key), other.get(key)) for key in keys}
     if isinstance(one, list) and isinstance(other, list):
         return [_merged(one[0], other[0])]
-    return " or ".join(sorted({*str(one).split(" or "), *str(other).split(" or ")}))
+    return " or ".join(sorted({*_kinds(one), *_kinds(other)}))
+
+
+def _kinds(shape: Any) -> list[str]:
+    return shape.split(" or ") if isinstance(shape, str) else [type(shape).__name__]
 
 
 def lines_of(place: str, shape: Any) -> Iterator[Line]:

@@ -93,7 +93,7 @@ def check_way(address: str, way: float | str, *, is_head: bool) -> DoctorFinding
 
 
 def way_to(address: str) -> float | str:
-    """Connect three times. Returns seconds of the fastest, or why there is no connection.
+    """Connect three times, or until it fails. Returns the fastest's seconds, or why there is none.
 
     The fastest tells how far the head is; the others may wait for a busy host.
     """
@@ -104,7 +104,7 @@ def way_to(address: str) -> float | str:
             began = time.monotonic()
             with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
                 took.append(time.monotonic() - began)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         if not took:
             return getattr(error, "strerror", None) or str(error)
     return min(took)

@@ -68,8 +68,8 @@ class Opener:
         if len(self._tasks) > self._limit:
             oldest = next(iter(self._tasks))
             del self._tasks[oldest]
-            oldest.cancel()
-            self._failed()
+            if oldest.cancel():  # else it has just ended
+                self._failed()
 
     def close(self) -> None:
         """Drop the connections that are not open yet.
