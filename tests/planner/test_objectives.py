@@ -11,7 +11,7 @@ from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.answers import figures_of
 from partitiond.core.plan.record import ModelDemand, Objective, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.model.solver_costs import device_units, true_bound
+from partitiond.planner.model.solver_costs import device_units, true_bound, true_value
 from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 from tests.planner.problems import plan_for
@@ -43,6 +43,8 @@ def test_no_saving_in_price_is_worth_a_device_under_min_devices(
     some = sorted(units)[:count]
     assert true_bound(request, sum(some) / PRICE_SCALE) <= len(some)
     assert true_bound(request, float(len(some))) == len(some)
+    assert true_value(request, len(some) + 0.5) == len(some)
+    assert true_value(dataclasses.replace(request, objective=Objective.MAX_MIN), 0.5) == 0.5
 
 
 def test_a_device_of_unknown_power_is_a_clear_error() -> None:

@@ -58,6 +58,12 @@ async def test_a_refused_head_is_not_taken_for_the_good_one_after_it(
     assert len(engine.received) == 1
 
 
+async def test_a_plain_head_is_known_and_an_unusual_one_is_not(proxy: Target) -> None:
+    for data, is_known in ((good(b"x: known"), True), (good(b"te: trailers"), False)):
+        assert await status(proxy, data) == 200
+        assert (proxy.proxy.state.known_heads.find(data) is not None) is is_known
+
+
 async def test_a_known_head_with_another_length_line_is_read_anew(
     proxy: Target, engine: StrictEngine
 ) -> None:

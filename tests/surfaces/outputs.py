@@ -5,17 +5,13 @@
 writes them anew to `frozen/json-outputs.txt`.
 """
 
-import contextlib
-import io
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from partitiond.cli.main import main
 from tests.cli.test_with_daemon import FLEET, serving
+from tests.e2e.harness import command
 from tests.surfaces.shapes import lines_of, shape_of
 from tests.surfaces.surfaces import write
 
@@ -29,22 +25,24 @@ MODEL = "fleet-model"
 
 def outputs() -> dict[str, str]:
     """Run every command once, in an order in which each has something to say."""
-    with serving() as daemon, patch.dict(os.environ, daemon.env, clear=True):
+    with serving() as daemon:
         return dict(
             line
-            for words, value in _spoken(daemon.folder)
+            for words, value in _spoken(daemon.folder, daemon.env)
             for line in lines_of(words, shape_of(value, NAMES_OF.get(words, NAMED)))
         )
 
 
-def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:
+def _spoken(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     """Each command by its words, and what it wrote."""
     fleet = folder / "fleet.toml"
     fleet.write_text(FLEET, encoding="utf-8")
     simulated = ("--weights", "dummy", "--no-auto", "--engine-kind", "simulated")
 
     def said(words: str, *arguments: object, codes: tuple[int, ...] = (0,)) -> tuple[str, Any]:
-        return words, run(*words.split(), *arguments, codes=codes)
+        done = command(*words.split(), *arguments, "--json", env=env, code=-1)
+        assert done.returncode in codes, done.stderr
+        return words, json.loads(done.stdout)
 
     yield said("up", "-f", fleet)
     yield said("models add", "opt-125m", "--name", "other", *simulated)
@@ -79,18 +77,6 @@ def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:
     yield said("tools estimate", "opt-125m", "--hardware", "a100-80gb")
     yield said("models remove", "other")
     yield said("down")
-
-
-def run(*arguments: object, codes: tuple[int, ...]) -> Any:
-    """What a command writes with `--json`."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main([*map(str, arguments), "--json"])
-    except SystemExit as ended:
-        if ended.code not in {*codes, None}:
-            raise AssertionError(f"{arguments}: {ended.code}\n{err.getvalue()}") from None
-    return json.loads(out.getvalue())
 
 
 if __name__ == "__main__":
