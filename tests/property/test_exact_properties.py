@@ -40,8 +40,8 @@ def test_the_exact_model_keeps_every_rule_and_forbids_nothing_else(
 @pytest.mark.parametrize("seed", seeds(400, 16))
 def test_what_trying_everything_does_not_serve_the_exact_model_does_not_either(seed: int) -> None:
     asked = question_of(seed, limited=True)
-    instance = build_instance(request_of(asked))
-    if instance.hopeless or not asked.objective.is_cost or optimum(asked) is not None:
+    instance, loose = build_instance(request_of(asked)), dataclasses.replace(asked, slack=SLACK)
+    if instance.hopeless or not asked.objective.is_cost or optimum(loose) is not None:
         return
     every = list(range(len(asked.devices)))
     found = solve_exact(instance, Goal.COST, every, None, deterministic_seconds=5)
