@@ -9,12 +9,12 @@ a plan, what it leaves is looked for once more, beside exactly what the plan hol
 import collections
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.record import MAY_LACK, Candidate, ModelDemand, Placement
+from partitiond.core.plan.record import MAY_LACK, ModelDemand, Placement, same_engine
 from partitiond.planner.check.fault import Fault
 from partitiond.planner.check.figures import levels_of, rates_of
 from partitiond.planner.check.fits import Fits
@@ -71,7 +71,9 @@ class _Grown:
             placements=placements,
             rates=self._rates,
         )
-        self._taken = {p.replica_id for p in (*placements, *request.running)}
+        self._taken = {p.replica_id for p in placements}
+        self._ran = by_key(((p.model, p.device_id), p) for p in request.running)
+        self._names = self._taken | {p.replica_id for p in request.running}
         self._on = by_key((p.device_id, p) for p in placements)
 
     def _rates_on(self, here: Sequence[Placement]) -> dict[str, float]:
@@ -82,6 +84,13 @@ class _Grown:
         rate = self._rates.get(demand.model, 0.0)
         short = planned is None or rate < planned * (1 - MAY_LACK)
         return count != demand.max_replicas and (count < demand.min_replicas if least else short)
+
+    def _name(self, new: Placement) -> str:
+        """Return the name of the same engine where it runs and would leave, else a free one."""
+        ran = (p.replica_id for p in self._ran[new.model, new.device_id] if same_engine(p, new))
+        free = (f"{new.model}-{n}" for n in itertools.count(1))
+        names = itertools.chain(ran, (name for name in free if name not in self._names))
+        return next(name for name in names if name not in self._taken)
 
     def starts(
         self, demand: ModelDemand, devices: Sequence[Device], *, least: bool
@@ -94,7 +103,7 @@ class _Grown:
             return
         yield True
         request, fits = self._request, self._fits
-        for c in sorted(demand.candidates, key=_by_rate):
+        for c in sorted(demand.candidates, key=lambda c: (-c.capacity_req_per_s, c.memory_bytes)):
             refused = set[object]()
             for device in (d for d in devices if d.hardware == c.hardware):
                 while (
@@ -108,8 +117,7 @@ class _Grown:
                         refused.add(kind)
                         yield False
                         continue
-                    name = _free_name(c.model, self._taken)
-                    new = dataclasses.replace(new, replica_id=name)
+                    new = dataclasses.replace(new, replica_id=self._name(new))
                     grown = (*self.placements, new)
                     # Its own first replica cannot be safe.
                     safe = _safe(request, self.placements) - {demand.model}
@@ -121,7 +129,7 @@ class _Grown:
                         self._rates[model] = self._rates.get(model, 0.0) + more
                     fits.add(new)
                     here.append(new)
-                    self._taken.add(name)
+                    self._taken.add(new.replica_id)
                     self._count[c.model] += 1
                     self.placements = grown
                     yield True
@@ -138,11 +146,3 @@ def _safe(request: PlanRequest, placements: tuple[Placement, ...]) -> set[str]:
     )
     devices = {d.id: d for d in request.devices}
     return {m.model for m in models if not any(check_survival(m, of[m.model], devices, levels))}
-
-
-def _by_rate(c: Candidate) -> tuple[float, int]:
-    return -c.capacity_req_per_s, c.memory_bytes
-
-
-def _free_name(model: str, taken: Collection[str]) -> str:
-    return next(name for n in itertools.count(1) if (name := f"{model}-{n}") not in taken)

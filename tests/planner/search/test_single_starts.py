@@ -67,6 +67,14 @@ def test_a_model_gets_no_more_than_it_lacks_or_may_have() -> None:
         assert found == [("a-2", "a", "g1")][:count]
 
 
+def test_what_starts_where_the_same_engine_runs_is_that_engine() -> None:
+    """Else a plan that is made again would stop and start it."""
+    kept, ran, larger = placed(A, on="g0"), placed(A, 2, "g1"), placed(point("a", 5, 60), 2, "g1")
+    for runs, names in ((ran, ["a-2", "a-3"]), (larger, ["a-3", "a-4"])):
+        found = started(asked(want("a", A, rate=15), running=(kept, runs), devices=gpus(3)), kept)
+        assert found == [(names[0], "a", "g1"), (names[1], "a", "g2")]
+
+
 def test_where_only_idle_devices_count_others_are_let_be() -> None:
     small = point("a", 1, 10)
     for idle, number in ((True, 8), (False, 15)):

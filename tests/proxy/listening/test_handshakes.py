@@ -150,7 +150,6 @@ def test_a_connection_that_is_dropped_as_it_opens_is_counted_once_and_at_once(
     async def dropped() -> None:
         accepted, client = socket.socketpair()
         opener.open(accepted)
-        client.setblocking(False)
         made, _ = await asyncio.get_running_loop().create_connection(
             Silent, sock=client, ssl=authority.trust() if tls else None,
             server_hostname="127.0.0.1" if tls else None,
