@@ -156,8 +156,8 @@ class SoakFleet(KilledFleet, Harmed):
         with contextlib.suppress(PartitiondError):
             self._sleep_or_wake(rng)
         self.an_engine_is_killed(rng)
-        with contextlib.suppress(AssertionError):
-            wait_for("the point", lambda: not self.is_alive, seconds=3)
+        for _ in range(60):
+            time.sleep(0.05 * self.is_alive)
         self.disarm()
         if not self.is_alive:
             self.start()

@@ -179,8 +179,6 @@ class _Reasons:
 
     def _taken(self, gone: Placement) -> str:
         """Name the replicas that get its place: old and new need the same part of a device."""
-        if self.old is None:
-            return ""
         arriving = [*self.diff.start, *(new for _, new in self.diff.move)]
         takers = sorted(
             {
