@@ -99,17 +99,17 @@ async def test_a_connection_that_cannot_be_set_up_is_closed_and_counted() -> Non
         raise OSError("no certificate")
 
     told: list[str] = []
-    gone = asyncio.Event()
     opener = Opener(
-        Client, broken, limit=2, seconds=60.0, failed=lambda: told.append("failed"), gone=gone.set
-    )
-    accepted, client = socket.socketpair()
-    opener.open(accepted)
-    async with asyncio.timeout(30):
-        await gone.wait()
-    assert told == ["failed"]
-    assert accepted.fileno() < 0
-    client.close()
+        Client, broken, limit=1, seconds=60.0,
+        failed=lambda: told.append("failed"), gone=lambda: told.append("gone"),
+    )  # fmt: skip
+    (accepted, client), (later, another) = socket.socketpair(), socket.socketpair()
+    with client, another:
+        opener.open(accepted)
+        asyncio.get_running_loop().call_soon(opener.open, later)  # as the first has just ended
+        await settled()
+    assert told == ["failed", "gone"] * 2
+    assert (accepted.fileno(), later.fileno()) == (-1, -1)
 
 
 class Silent(asyncio.Protocol):
