@@ -7,16 +7,16 @@ from typing import Any, Final
 
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.families.unlisted import STORED_BYTES
+from partitiond.models.engine_files import (
+    INDEXES,
+    TOKENIZER_FILES,
+    has_tokenizer,
+    missing_of_modules,
+    weights_fault,
+)
 
 MOST_BYTES: Final = 64 * 2**20
 """Of a config or an index of weights: several times those of the largest models. Assumed."""
-TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-"""Any one of them is enough for the engine to build a tokenizer."""
-_WEIGHTS: Final = (
-    ("*.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
-)
-"""Names of weight files and of what lists them, the preferred first."""
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -35,10 +35,8 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     if config.get("quantization_config") is None and beside.is_file():
         quantised = {"quant_method": "modelopt", **read_object(folder, beside)}
         added["quantization_config"] = quantised
-    modules = folder / "modules.json"
-    if modules.is_file():
-        listed = _read_json(folder, modules)
-        found = listed if isinstance(listed, list) else []
+    if (modules := read_modules(folder)) is not None:
+        found = modules if isinstance(modules, list) else []
         added["modules"] = [one.get("type") for one in found if isinstance(one, dict)]
     if stored := _stored_bytes(folder):
         added[STORED_BYTES] = stored
@@ -47,7 +45,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def _stored_bytes(folder: Path) -> int:
     """Return bytes of the weights: as the index says, or of the files; 0 if neither is there."""
-    for pattern, name in _WEIGHTS:
+    for pattern, name in INDEXES:
         if (index := folder / name).is_file():
             metadata = read_object(folder, index).get("metadata")
             total = metadata.get("total_size") if isinstance(metadata, dict) else None
@@ -73,6 +71,10 @@ def _read_json(folder: Path, path: Path) -> object:
             raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")
         return json.loads(_text(path))
     except FileNotFoundError as error:
+        if (folder / "adapter_config.json").is_file():
+            what = f"{folder} holds an adapter (adapter_config.json), and no model"
+            hint = "Register the model that it was trained on, or merge the two."
+            raise _error(folder, what, hint) from error
         raise _error(
             folder,
             f"{folder} holds no config.json",
@@ -87,40 +89,51 @@ def _text(path: Path) -> bytes:
         return file.read(MOST_BYTES)
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Return whether the engine can build a tokenizer from the folder."""
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+def read_modules(folder: Path) -> object:
+    """Return what `modules.json` of a sentence-transformers model holds; None if there is none."""
+    path = folder / "modules.json"
+    return _read_json(folder, path) if path.is_file() else None
 
 
-def has_weights(folder: Path) -> bool:
-    """Return whether all weight files exist: every shard that the index names, or one single
-    file.
+def read_index(folder: Path) -> Mapping[str, Any] | None:
+    """Return the index of a folder's weights; None if there is none. Raises ModelSourceError."""
+    for _, name in INDEXES:
+        if (path := folder / name).is_file():
+            return read_object(folder, path)
+    return None
+
+
+def is_fetched(folder: Path) -> bool:
+    """Return whether a copy holds all files that the engine reads of it."""
+    return (
+        has_tokenizer(folder)
+        and not weights_fault(folder, read_index(folder), whole=False)
+        and not missing_of_modules(folder, read_modules(folder))
+    )
+
+
+def require_complete(folder: Path, *, without_weights: bool = False) -> None:
+    """Raise ModelSourceError unless the engine can load real weights from the folder.
+
+    Args:
+        without_weights: let a folder pass that has no weights at all (yet); what it has counts.
     """
-    for pattern, index in _WEIGHTS:
-        if (folder / index).is_file():
-            return all((folder / shard).is_file() for shard in _shards(folder / index))
-        if any(folder.glob(pattern)):
-            return True
-    return False
-
-
-def _shards(index: Path) -> set[str]:
-    try:
-        names: Mapping[str, str] = json.loads(_text(index))["weight_map"]
-        return set(names.values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise _error(index.parent, f"{index} cannot be read", "Fetch the model again.") from error
-
-
-def require_complete(folder: Path) -> None:
-    """Raise ModelSourceError unless the engine can load real weights from the folder."""
-    if not has_weights(folder):
+    absent = not any(file.is_file() for pattern, _ in INDEXES for file in folder.glob(pattern))
+    fault = weights_fault(folder, read_index(folder), whole=True)
+    if fault and not (absent and without_weights):
         raise _error(
             folder,
-            f"{folder} holds no complete weights (*.safetensors or pytorch_model*.bin)",
+            f"{folder} holds no complete weights: {fault}",
             "Fetch all of its files, or register it with --weights dummy.",
         )
-    if not has_tokenizer(folder):
+    if missing := missing_of_modules(folder, read_modules(folder)):
+        raise _error(
+            folder,
+            f"{folder} lacks {missing[0]}, which modules.json names: the engine would pool by a "
+            "default of its own",
+            "Fetch all of its files.",
+        )
+    if not (has_tokenizer(folder) or without_weights):
         raise _error(
             folder,
             f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)})",

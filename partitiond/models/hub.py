@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +154,7 @@ def on_disk(cache: Path, repo: str, revision: str | None, *, with_weights: bool)
     folder = model / "snapshots" / commit
     if not (folder / "config.json").is_file():
         return None
-    if with_weights and not (files.has_weights(folder) and files.has_tokenizer(folder)):
+    if with_weights and not files.is_fetched(folder):
         return None
     return Snapshot(folder, commit)
 
@@ -204,11 +203,12 @@ def _bytes_below(folder: Path) -> int:
 
 
 def _cache_folder(cache: Path | None) -> Path:
-    """Return our own cache, or the user's, at the place where the hub's library looks for it."""
+    """Return our own cache, or the user's, where the hub's library looks for it."""
     if cache is not None:
         return cache
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def _error(repo: str, answer: dict[str, Any], finished: ProcessResult) -> ModelSourceError:

@@ -6,36 +6,24 @@ then `{"folder": ..., "revision": ...}`; or `{"error": KIND, "message": ...}`.
 """
 
 import argparse
-import fnmatch
+import glob
 import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
+
+from partitiond.models.engine_files import large_files, shards, small_files
+from partitiond.models.folder import read_index, read_modules
 
 REACH_SECONDS: Final = 3.0
 """Longest wait for the hub's first answer: a host without a network should not wait for long."""
-
-_SMALL_FILES: Final = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-"""Config and tokenizer, never code: `*.py` is not fetched."""
 
 _NETWORK_ERRORS: Final = frozenset(
     {"TransportError", "RequestException", "ConnectionError", "TimeoutError", "gaierror"}
 )
 """Base classes of errors without an answer in httpx, requests and the standard library."""
-
-
-def choose_files(names: Sequence[str], *, with_weights: bool) -> list[str]:
-    """Choose the files to fetch from a repository's top level; safetensors if there are any.
-
-    Some repositories carry the same weights for several frameworks: one set is enough.
-    """
-    top = [name for name in names if "/" not in name]
-    chosen = [name for name in top if any(fnmatch.fnmatch(name, p) for p in _SMALL_FILES)]
-    if with_weights:
-        weights = [name for name in top if name.endswith(".safetensors")]
-        chosen += weights or fnmatch.filter(top, "pytorch_model*.bin")
-    return sorted(chosen)
 
 
 def _say(**fields: object) -> None:
@@ -49,12 +37,25 @@ def fetch(repo: str, revision: str | None, cache: str, *, with_weights: bool) ->
     hub = huggingface_hub.HfApi()
     info = hub.model_info(repo, revision=revision, timeout=REACH_SECONDS, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    files = choose_files(list(sizes), with_weights=with_weights)
+    files = small_files(sizes)
     _say(files=len(files), bytes=sum(sizes[name] for name in files))
+    # Configs and indexes first: they say what else is read.
     folder = huggingface_hub.snapshot_download(
-        repo, revision=revision, cache_dir=cache, allow_patterns=files
+        repo, revision=revision, cache_dir=cache, allow_patterns=_exactly(files)
     )
+    if with_weights:
+        listed = shards(read_index(Path(folder)) or {})
+        large = large_files(sizes, sorted(listed), read_modules(Path(folder)))
+        _say(files=len(files) + len(large), bytes=sum(sizes[name] for name in {*files, *large}))
+        huggingface_hub.snapshot_download(
+            repo, revision=info.sha or revision, cache_dir=cache, allow_patterns=_exactly(large)
+        )
     _say(folder=str(folder), revision=info.sha or revision)
+
+
+def _exactly(names: list[str]) -> list[str]:
+    """Return patterns of the hub's library that match these names alone."""
+    return [glob.escape(name) for name in names]
 
 
 def error_kind(error: BaseException) -> str:

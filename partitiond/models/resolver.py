@@ -56,10 +56,15 @@ class Resolver:
         """Return the architecture of a model without fetching its weights.
 
         Raises:
-            ModelSourceError: its config cannot be fetched.
+            ModelSourceError: its config cannot be fetched, or the engine would not load what a
+                folder holds.
             SpecError: the architecture is not supported.
         """
-        return _architecture(spec, await self._config(spec.source, _silent))
+        architecture = _architecture(spec, await self._config(spec.source, _silent))
+        if spec.source.kind is SourceKind.FOLDER and spec.weights is not Weights.DUMMY:
+            folder = Path(spec.source.ref)
+            await look_at(folder, lambda: require_complete(folder, without_weights=True))
+        return architecture
 
     async def resolve(self, spec: ModelSpec, progress: Progress | None = None) -> ResolvedModel:
         """Fetch, convert or make what the engine needs; files that exist on disk are reused.

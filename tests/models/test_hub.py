@@ -6,7 +6,6 @@ import pytest
 
 from partitiond.core.errors import ModelSourceError
 from partitiond.models.hub import Hub, Snapshot
-from partitiond.models.hub_fetch import choose_files
 from tests.models.conftest import COMMIT, NOBODY, FakeHub, point_to_hub
 
 FILES = {
@@ -17,14 +16,6 @@ FILES = {
     "modeling_custom.py": b"raise SystemExit",
     "original/consolidated.pth": b"and again",
 }
-
-
-def test_one_set_of_weights_is_chosen_and_no_code() -> None:
-    chosen = ["config.json", "model.safetensors", "tokenizer.json"]
-    assert choose_files(list(FILES), with_weights=True) == chosen
-    without = [name for name in FILES if name != "model.safetensors"]
-    assert "pytorch_model.bin" in choose_files(without, with_weights=True)
-    assert choose_files(list(FILES), with_weights=False) == ["config.json", "tokenizer.json"]
 
 
 async def snapshot(
@@ -53,6 +44,25 @@ async def test_a_model_is_fetched_once_then_found_on_disk(hub: FakeHub, tmp_path
     with pytest.raises(ModelSourceError, match="offline"):
         await snapshot(offline, "org/other", None)
     assert len(hub.requests) == asked
+
+
+async def test_what_modules_name_comes_with_the_weights_and_completes_older_copies(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    """An engine pools by a default of its own where it does not find how a model pools."""
+    modules = b'[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]'
+    hub.repos["org/model"] = {**FILES, "modules.json": modules}
+    hub.repos["org/model"]["1_Pooling/config.json"] = b'{"pooling_mode_mean_tokens": true}'
+    cache = tmp_path / "cache"
+    first = await snapshot(Hub(cache, offline=False))
+    pooling = first.folder / "1_Pooling" / "config.json"
+    assert b"mean" in pooling.read_bytes()
+    assert not (first.folder / "pytorch_model.bin").exists()
+    pooling.unlink()
+    with pytest.raises(ModelSourceError, match="offline"):
+        await snapshot(Hub(cache, offline=True))
+    assert await snapshot(Hub(cache, offline=False)) == first
+    assert pooling.is_file()
 
 
 async def test_a_model_that_cannot_be_had_says_what_to_do(

@@ -1,7 +1,6 @@
 """A prepared folder is complete or absent."""
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from partitiond.core.errors import ModelSourceError
 from partitiond.models import prepared, reading
-from partitiond.models.folder import has_weights, read_config, require_complete
+from partitiond.models.folder import read_config
 from partitiond.models.prepared import MARKER, is_complete, prepare, revision_of
 
 
@@ -120,22 +119,3 @@ def test_a_config_that_is_no_json_object_or_not_there_is_refused(tmp_path: Path)
         (tmp_path / "config.json").write_bytes(content)
         with pytest.raises(ModelSourceError, match=r"config\.json"):
             read_config(tmp_path)
-
-
-def test_a_folder_is_complete_or_says_what_it_lacks(tmp_path: Path) -> None:
-    """Weights are complete only with every shard."""
-    with pytest.raises(ModelSourceError, match="no complete weights") as caught:
-        require_complete(tmp_path)
-    assert "--weights dummy" in caught.value.hint
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "model-1.safetensors").touch()
-    assert not has_weights(tmp_path)
-    (tmp_path / "model-2.safetensors").touch()
-    assert has_weights(tmp_path)
-    with pytest.raises(ModelSourceError, match="no tokenizer"):
-        require_complete(tmp_path)
-    (tmp_path / "tokenizer.json").touch()
-    require_complete(tmp_path)
-    (tmp_path / "model.safetensors.index.json").rename(tmp_path / "pytorch_model.bin")
-    require_complete(tmp_path)

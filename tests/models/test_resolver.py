@@ -18,7 +18,7 @@ from partitiond.models.catalog import CATALOG, source_for
 from partitiond.models.folder import read_config
 from partitiond.models.resolver import Resolver
 from partitiond.platform.deadline_calls import DeadlineCalls
-from tests.models.conftest import COMMIT, FakeHub
+from tests.models.conftest import COMMIT, FakeHub, safetensors
 
 SMALL = Workload(64, 32)
 
@@ -113,6 +113,10 @@ async def test_a_folder_is_used_where_it_is_if_it_is_complete(tmp_path: Path) ->
     (folder / "tokenizer.json").write_text("{}")
     assert (await resolver(tmp_path).resolve(spec(str(folder)))).folder == folder
     (folder / "model.safetensors").write_text("{}")
+    for asked in (resolver(tmp_path).architecture, resolver(tmp_path).resolve):
+        with pytest.raises(ModelSourceError, match="cut off"):
+            await asked(spec(str(folder), REAL))
+    (folder / "model.safetensors").write_bytes(safetensors(a=1))
     resolved = await resolver(tmp_path).resolve(spec(str(folder), REAL))
     assert (resolved.folder, resolved.revision, resolved.dummy_weights) == (folder, None, False)
 
