@@ -21,7 +21,11 @@ from partitiond.core.model.families.hybrid import HYBRID, hybrid
 from partitiond.core.model.families.latent import LATENT, latent_attention
 from partitiond.core.model.families.quantised import stored_quantised
 from partitiond.core.model.families.reading import Config, scaled_positions, shown, texts
-from partitiond.core.model.families.unlisted import bounded, tower_parameters
+from partitiond.core.model.families.unlisted import (
+    bounded,
+    stored_bytes,
+    tower_parameters,
+)
 from partitiond.core.model.families.wrapped import unwrap
 
 _BUILDERS: Final = {**CLASSIC, **ENCODERS}
@@ -62,7 +66,7 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     quantisation = next(filter(None, found), None)
     if not quantisation:
         return architecture
-    return stored_quantised(architecture, plan, quantisation)
+    return stored_quantised(architecture, plan, quantisation, stored_bytes(config))
 
 
 _GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")

@@ -32,33 +32,32 @@ Rule = Callable[[Matrix], float | None]
 
 
 def stored_quantised(
-    architecture: Architecture, plan: Blueprint, quantisation: object
+    architecture: Architecture, plan: Blueprint, quantisation: object, stored: int | None
 ) -> Architecture:
     """Return the architecture with its weights stored as `quantization_config` says.
+
+    Args:
+        stored: bytes of the weight files, which count where the method is not known; None if they
+            are not at hand.
 
     Raises:
         SpecError: the method or one of its keys is not known; the message names it.
     """
     if not isinstance(quantisation, dict):
         raise bad(_KEY, "must be an object", quantisation)
-    method = _method(quantisation)
-    if method not in _METHODS:
-        raise SpecError(
-            f"config key {_KEY}: quant_method {shown(method)} is not supported.",
-            hint=f"Supported are {', '.join(SUPPORTED)}; or use the model's 16-bit weights.",
-            facts={"key": _KEY, "quant_method": method},
-        )
     if _declares_fp8_cache(quantisation):
         architecture = dataclasses.replace(
             architecture, declared_kv_bytes=1.0, kv_bytes_per_value=1.0
         )
-    rule = _METHODS[method](quantisation)
-    taken = total = 0.0
-    for matrix in plan.matrices:
-        size = rule(matrix)
-        if size is not None:
-            taken += matrix.weights
-            total += size * matrix.copies
+    try:
+        rule = _rule(quantisation)
+        sizes = [(matrix, rule(matrix)) for matrix in plan.matrices]
+    except SpecError:
+        if stored is None:
+            raise
+        return _as_stored(architecture, stored)
+    taken = sum(matrix.weights for matrix, size in sizes if size is not None)
+    total = sum(size * matrix.copies for matrix, size in sizes if size is not None)
     if not taken:
         return architecture
     return dataclasses.replace(
@@ -66,6 +65,32 @@ def stored_quantised(
         quantised_parameters=int(taken),
         quantised_bytes_per_parameter=total / taken,
     )
+
+
+def _as_stored(architecture: Architecture, stored: int) -> Architecture:
+    """Return an architecture whose weights are quantised in a way that is not counted: they take
+    what their files have.
+    """
+    uncounted = "How its weights are quantised is not counted: they are the size of its files."
+    return dataclasses.replace(
+        architecture,
+        tower_parameters=0,
+        quantised_parameters=architecture.parameters,
+        quantised_bytes_per_parameter=stored / architecture.parameters,
+        note=f"{architecture.note} {uncounted}".strip(),
+    )
+
+
+def _rule(quantisation: Config) -> Rule:
+    method = _method(quantisation)
+    if method not in _METHODS:
+        raise SpecError(
+            f"config key {_KEY}: quant_method {shown(method)} is not supported.",
+            hint=f"Supported are {', '.join(SUPPORTED)}; any other where the weights' files are at "
+            "hand, whose size is then taken.",
+            facts={"key": _KEY, "quant_method": method},
+        )
+    return _METHODS[method](quantisation)
 
 
 def _method(config: Config) -> str:
@@ -134,14 +159,27 @@ def _gptq(config: Config) -> Rule:
     head = flag(config, "lm_head", False)
     skipped = _dynamic_skips(config)
     listed = _skips(texts(config, "modules_to_not_convert") or ())
+    only = _quantised_modules(config)
 
     def rule(matrix: Matrix) -> float | None:
         taken = matrix.quantisable or (head and matrix.name == "lm_head")
-        if not taken or skipped(matrix.name) or listed(matrix.name):
+        if not taken or skipped(matrix.name) or listed(matrix.name) or not only(matrix.name):
             return None
         return size(matrix)
 
     return rule
+
+
+def _quantised_modules(config: Config) -> Callable[[str], bool]:
+    """Tell whether a module is among those that a checkpoint lists as quantised; all if it lists
+    none. They are listed by name, or in groups of names.
+    """
+    key = "modules_in_block_to_quantize"
+    groups = config.get(key) or []
+    if not isinstance(groups, list):
+        raise bad(f"{_KEY}: {key}", "must be a list", groups)
+    named = [name for group in groups for name in (group if isinstance(group, list) else [group])]
+    return _skips(texts({key: named}, key) or ()) if named else lambda _: True
 
 
 def _dynamic_skips(config: Config) -> Callable[[str], bool]:
@@ -307,7 +345,8 @@ def _scheme(name: str, group: object) -> _Scheme:
         raise bad(f"{key}.weights", "is missing")
     targets = texts(group, "targets") or ("Linear",)
     inputs = section(group, "input_activations")
-    static = inputs is not None and not flag(inputs, "dynamic", False)
+    # NVFP4 says "local": scales per block are computed, and one per tensor is stored.
+    static = inputs is not None and inputs.get("dynamic") is not True
     return _Scheme(targets, _weight_size(key, weights, static_scale=static))
 
 

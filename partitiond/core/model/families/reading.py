@@ -54,6 +54,13 @@ def whole(config: Config, *keys: str, default: int | None = None, least: int = 1
     return value
 
 
+def largest(config: Config, *keys: str, default: int | None = None) -> int:
+    """Read a whole number as `whole`, or the largest of a list of them, one for each layer."""
+    key, value = _first(config, keys)
+    listed = [one for one in value if isinstance(one, int)] if isinstance(value, list) else []
+    return whole({key: max(listed)} if listed else {key: value}, key, default=default)
+
+
 def flag(config: Config, key: str, default: bool) -> bool:
     """Read a switch; null takes the default."""
     value = config.get(key)

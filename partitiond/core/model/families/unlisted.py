@@ -13,6 +13,7 @@ from partitiond.core.model.families.reading import (
     bad,
     head_dim,
     kv_heads,
+    largest,
     layer_count,
     scaled_positions,
     section,
@@ -24,6 +25,10 @@ from partitiond.core.model.precision import BYTES_PER_VALUE
 STORED_BYTES: Final = "weights_bytes"
 """Key that `models.folder` adds to a config: bytes of the weight files."""
 _HEADS: Final = ("num_attention_heads", "n_head", "n_heads")
+_CONTEXT: Final = 131_072
+_VOCABULARY: Final = 262_144
+"""Context and vocabulary of configs that leave both to their class: the largest usual ones.
+Assumed."""
 _TOWERS: Final = ("vision_config", "audio_config")
 _USUAL_TOWER: Final = {"hidden": 1152, "inner": 4304, "layers": 27}
 """Sizes of the SigLIP tower of Gemma 3, for configs that leave out what their class defaults to."""
@@ -38,29 +43,46 @@ def bounded(config: Config, text: Config, family: str) -> Architecture | None:
         text: of its text decoder.
         family: of that decoder.
     """
-    stored = config.get(STORED_BYTES)
+    stored = stored_bytes(config)
     if stored is None or all(text.get(key) is None for key in _HEADS):
         return None
-    if isinstance(stored, bool) or not isinstance(stored, int) or not 0 < stored < 10**15:
-        raise bad(STORED_BYTES, f"must be a number of bytes, got {shown(stored)}", stored)
-    hidden = whole(text, "hidden_size", "n_embd", "d_model")
-    heads = whole(text, *_HEADS)
-    positions = whole(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    hidden = largest(text, "hidden_size", "n_embd", "d_model")
+    heads = largest(text, *_HEADS)
+    positions = largest(
+        text,
+        "max_position_embeddings",
+        "n_positions",
+        "max_seq_len",
+        "seq_length",
+        default=_CONTEXT,
+    )
     each = BYTES_PER_VALUE.get(str(config.get("dtype") or config.get("torch_dtype")), 2.0)
     return Architecture(
         family=family,
         parameters=max(1, int(stored // each)),
         hidden_size=hidden,
-        layers=layer_count(text, "num_hidden_layers", "n_layer", "n_layers"),
+        layers=layer_count(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         heads=heads,
         kv_heads=kv_heads(text, heads),
         head_dim=head_dim(text, hidden, heads),
-        intermediate_size=whole(text, "intermediate_size", "n_inner", default=4 * hidden),
-        vocab_size=whole(text, "vocab_size"),
+        intermediate_size=largest(
+            text, "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * hidden
+        ),
+        vocab_size=largest(text, "vocab_size", "padded_vocab_size", default=_VOCABULARY),
         max_position=scaled_positions(family, text, positions),
         note=f"{family} is not counted: its weights are the size of its files, and every layer is "
         "taken to keep all keys and values. Measure a profile before you rely on it.",
     )
+
+
+def stored_bytes(config: Config) -> int | None:
+    """Return bytes of the weight files, None if they are not at hand. Raises SpecError."""
+    stored = config.get(STORED_BYTES)
+    if stored is None:
+        return None
+    if isinstance(stored, bool) or not isinstance(stored, int) or not 0 < stored < 10**15:
+        raise bad(STORED_BYTES, f"must be a number of bytes, got {shown(stored)}", stored)
+    return stored
 
 
 def tower_parameters(config: Config) -> int:

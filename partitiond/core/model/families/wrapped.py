@@ -47,6 +47,8 @@ _CLASS_DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
     "gemma2": _GEMMA2,
     "gemma": {**_GEMMA2, **_WIDER, "num_attention_heads": 16, "num_key_value_heads": 16},
     "llama": _LLAMA,
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"max_position_embeddings": 32768},
     "mistral": {**_LLAMA, **_WINDOW, "intermediate_size": 14336, "num_key_value_heads": 8},
 }
 

@@ -12,6 +12,7 @@ import pytest
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.families import FAMILIES, architecture_from_config
+from partitiond.core.model.families.unlisted import STORED_BYTES
 from partitiond.models.folder import read_config
 from tests.core.model.families.configs import PUBLIC, RECENT, ROWS, config_of
 
@@ -149,6 +150,21 @@ def test_a_family_that_is_not_counted_is_bounded_by_its_files(tmp_path: Path) ->
         (tmp_path / "config.json").write_text(json.dumps(without(config, key)))
         with pytest.raises(SpecError, match="config key model_type is"):
             architecture_from_config(read_config(tmp_path))
+
+
+def test_a_bound_needs_few_keys_and_takes_the_largest_of_a_list() -> None:
+    renamed = {
+        "num_layers": 28, "num_attention_heads": 32, "hidden_size": 4096, "seq_length": 8192,
+        "ffn_hidden_size": 13696, "padded_vocab_size": 65024,
+    }  # fmt: skip
+    found = architecture_from_config({"model_type": "chatglm", STORED_BYTES: 10**10, **renamed})
+    assert (found.layers, found.max_position, found.vocab_size) == (28, 8192, 65024)
+    assert found.intermediate_size == 13696
+    bare = {key: renamed[key] for key in ("num_layers", "num_attention_heads", "hidden_size")}
+    bare["intermediate_size"] = [8192, 16384]  # type: ignore[assignment]
+    found = architecture_from_config({"model_type": "new", STORED_BYTES: 10**10, **bare})
+    assert found.intermediate_size == 16384
+    assert found.max_position >= 131_072
 
 
 @pytest.mark.parametrize(

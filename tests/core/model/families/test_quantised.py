@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.families.unlisted import STORED_BYTES
 from partitiond.core.model.precision import as_loaded
 from tests.core.model.families.configs import PUBLIC, config_of
 
@@ -142,6 +143,47 @@ def test_gptq_rules_leave_modules_out_and_other_widths_are_refused() -> None:
     assert weights_of(rule) > weights_of(usual)
     with pytest.raises(SpecError, match="dynamic"):
         weights_of({**usual, "dynamic": {r"+:.*": {"bits": 8}}})
+
+
+def test_gptq_quantises_the_modules_that_it_lists_or_all() -> None:
+    usual = stored("gptq", bits=4, group_size=128)
+    for nothing in (None, [], [[]]):
+        assert weights_of({**usual, "modules_in_block_to_quantize": nothing}) == weights_of(usual)
+    listed = ["self_attn.q_proj", "mlp.down_proj"]
+    some = weights_of({**usual, "modules_in_block_to_quantize": listed})
+    assert weights_of(usual) < some < weights_of({**usual, "modules_in_block_to_quantize": ["x"]})
+    assert weights_of({**usual, "modules_in_block_to_quantize": [[one] for one in listed]}) == some
+    for odd in ("q_proj", [1], [[None]]):
+        with pytest.raises(SpecError, match="modules_in_block"):
+            weights_of({**usual, "modules_in_block_to_quantize": odd})
+
+
+def test_activations_quantised_as_they_come_by_block_store_a_scale_per_tensor() -> (
+    None
+):
+    scheme = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+
+    def group(dynamic: object) -> dict[str, Any]:
+        inputs = {**scheme, "dynamic": dynamic}
+        return {"targets": ["Linear"], "weights": scheme, "input_activations": inputs}
+
+    def size(dynamic: object) -> int:
+        return weights_of(stored("compressed-tensors", config_groups={"group_0": group(dynamic)}))
+
+    assert size("local") == size(False) == size(True) + 4 * len(SHAPES) * LAYERS
+
+
+def test_a_method_that_is_not_counted_takes_the_size_of_the_files_and_a_cache_is_refused() -> None:
+    config = {**PUBLIC["llama-2-7b"], STORED_BYTES: 4_000_000_000}
+    counted = architecture_from_config(PUBLIC["llama-2-7b"])
+    for quantisation in (stored("mxfp4"), stored("auto-round", bits=4)):
+        found = architecture_from_config({**config, "quantization_config": quantisation})
+        assert found.weights_bytes == 4_000_000_000
+        assert found.kv_bytes_per_token == counted.kv_bytes_per_token
+        assert "not counted" in found.note
+    odd = stored("mxfp4", kv_cache_scheme={"num_bits": 4, "type": "float"})
+    with pytest.raises(SpecError, match="KV cache"):
+        architecture_from_config({**config, "quantization_config": odd})
 
 
 def test_experts_are_quantised_and_routers_are_not() -> None:
