@@ -137,7 +137,10 @@ def _level(modules: Modules) -> str:
 def folder(modules: Modules) -> Path:
     """The folder of the compiled modules of these sources, whether or not it exists."""
     base = os.environ.get(FOLDER)
-    cache = Path(base) if base else platformdirs.user_cache_path("partitiond") / "native"
+    try:
+        cache = Path(base) if base else platformdirs.user_cache_path("partitiond") / "native"
+    except RuntimeError:  # this user has no home folder: nothing can be there
+        cache = Path(os.devnull)
     return cache / fingerprint(modules)
 
 

@@ -94,10 +94,23 @@ def _client(address: str) -> httpx.AsyncClient:
         )
     base = address.removesuffix("/metrics")
     try:
-        return httpx.AsyncClient(base_url=base, timeout=TIMEOUT_SECONDS, follow_redirects=True)
+        host = httpx.URL(base).host
+        # A proxy of the environment is not asked for what listens on this host.
+        return httpx.AsyncClient(
+            base_url=base,
+            timeout=TIMEOUT_SECONDS,
+            follow_redirects=True,
+            trust_env=not (host in {"localhost", "::1"} or host.startswith("127.")),
+        )
     except httpx.InvalidURL as error:
         raise SpecError(
             f"{address!r} is no address of an engine: {error}.", hint="As http://127.0.0.1:8000."
+        ) from error
+    except ImportError as error:
+        raise SpecError(
+            f"{address!r} would be asked through a SOCKS proxy of the environment, which needs the "
+            "package socksio.",
+            hint="Unset ALL_PROXY, or name the address in NO_PROXY.",
         ) from error
 
 

@@ -5,14 +5,16 @@ A later source wins: defaults, the file, the environment (`PARTITIOND_PROXY__POR
 wrong types are refused, because a setting that is silently ignored is worse than none.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
 from pydantic import Field, model_validator
 
+from partitiond.core.errors import SettingsError
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
@@ -260,8 +262,20 @@ class DaemonSettings(Table):
     )
 
 
+def _user_folder(path_of: Callable[[str], Path], setting: str) -> Path:
+    """Return a folder of this user. Raises SettingsError: nothing says where it would be."""
+    try:
+        return path_of(APP_NAME)
+    except RuntimeError as error:  # containers run users that have no entry in passwd
+        raise SettingsError(
+            f"{setting} has no default: this user has no home folder (no HOME, no entry in passwd).",
+            hint="Set HOME, or PARTITIOND_STATE_DIR and PARTITIOND_CACHE_DIR.",
+            facts={"key": setting},
+        ) from error
+
+
 def _default_state_dir() -> Path:
-    return platformdirs.user_state_path(APP_NAME)
+    return _user_folder(platformdirs.user_state_path, "state_dir")
 
 
 def _default_run_dir(data: dict[str, Any]) -> Path:
@@ -283,7 +297,7 @@ class Settings(Table):
         json_schema_extra={"default_text": "state_dir/run"},
     )
     cache_dir: AbsolutePath = Field(
-        default_factory=lambda: platformdirs.user_cache_path(APP_NAME),
+        default_factory=lambda: _user_folder(platformdirs.user_cache_path, "cache_dir"),
         description="Folder of fetched models and managed engine environments.",
         json_schema_extra={"default_text": "the platform's user cache folder"},
     )
@@ -428,10 +442,10 @@ class Settings(Table):
 
 def default_config_files() -> tuple[Path, ...]:
     """Return the possible paths of the settings file; only the first that exists is read."""
-    return (
-        platformdirs.user_config_path(APP_NAME) / "config.toml",
-        Path("/etc/partitiond/config.toml"),
-    )
+    own: list[Path] = []
+    with contextlib.suppress(RuntimeError):  # this user has no home folder
+        own.append(platformdirs.user_config_path(APP_NAME) / "config.toml")
+    return (*own, Path("/etc/partitiond/config.toml"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -93,6 +93,17 @@ async def test_what_is_no_engine_is_found_out_at_the_first_look(
             await look([address])
 
 
+async def test_what_listens_here_is_asked_itself_and_elsewhere_a_proxy_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    for address in ("http://127.0.0.1:9", "http://[::1]:9", "http://localhost:9"):
+        with pytest.raises(UpstreamError):
+            await look([address])
+    with pytest.raises(SpecError, match="SOCKS"):
+        await look(["http://engines.invalid:8000"])
+
+
 async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     with contextlib.suppress(ConnectionError), contextlib.closing(writer):

@@ -291,3 +291,21 @@ def test_changes_are_told_apart_and_only_what_was_taken_changes() -> None:
     assert (used.planner.seed, used.proxy.max_queue, used.proxy.port) == (7, 3, old.proxy.port)
     assert used.daemon.keep_engines_on_exit
     assert changes(settings_values(used), settings_values(new)).taken == ()
+
+
+def test_without_a_home_folder_it_says_what_to_set_and_does_with_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container's user without an entry in passwd."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError, match="no home folder") as caught:
+        load_settings()
+    assert "HOME" in caught.value.hint
+    folders = {"state_dir": str(tmp_path / "s"), "cache_dir": str(tmp_path / "c")}
+    assert load_settings(overrides=folders).settings.cache_dir == tmp_path / "c"
