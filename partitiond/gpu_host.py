@@ -5,10 +5,12 @@ GPUs in the same way.
 """
 
 import dataclasses
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from partitiond.core.hardware.chosen_gpus import chosen_gpus
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import CPU_DEVICE_ID, cpu_device_id
 from partitiond.devices.host import HostDevices
@@ -79,6 +81,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         mps_silent=mps.silent,
         gpu_cores=gpu_cores(settings),
         own_instances=own_instances,
+        chosen=chosen_gpus(gpu.devices, os.environ),
         looks=looks,
         cpu_id=cpu_device_id(host.own_name) if settings.cluster.joined else CPU_DEVICE_ID,
         host=host.own_name,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import NotFoundError, SilentError
+from partitiond.core.hardware.chosen_gpus import ALL_GPUS, ChosenGpus
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, SharingMode, short_device, silent_device
@@ -43,6 +44,7 @@ class HostDevices:
         watch_xids: listen for Xid messages in a thread, until `close`; they count for health.
         own_instances: returns the places of our GPU instances on the GPU with a UUID; instances
             made by others stay where they are.
+        chosen: which GPUs may be used; the others are cordoned, and offer nothing.
         looks: makes the NVML calls, each with a deadline; None uses the default deadline.
         cpu_id: id of the CPU device, unique among the devices of all hosts.
         host: name of this host; empty for what the kernel says.
@@ -70,6 +72,7 @@ class HostDevices:
         mps_installed: Callable[[], bool] = lambda: True,
         mps_silent: Callable[[], Mapping[str, str]] = dict,
         own_instances: Callable[[str], Collection[Place]] | None = None,
+        chosen: ChosenGpus = ALL_GPUS,
         looks: DeadlineCalls | None = None,
         cpu_id: str = CPU_DEVICE_ID,
         host: str = "",
@@ -80,6 +83,8 @@ class HostDevices:
         self._gpu_cores = None if gpu_cores is None else tuple(gpu_cores)
         self._mps_installed = mps_installed
         self._mps_silent = mps_silent
+        self._chosen = chosen
+        self._indexes: dict[int, str] = {}
         self._nvml = nvml
         self._cpu = cpu
         self._cpu_id = cpu_id
@@ -161,12 +166,30 @@ class HostDevices:
             if found and self._watch_xids:
                 self._xids.start()
         silent, installed = self._mps_silent(), self._mps_installed()
+        # An index stays that of the first look: the driver's move up when a GPU falls off the bus.
+        for index, uuid in self._gpus.uuids.items():
+            if uuid not in self._indexes.values():
+                self._indexes.setdefault(index, uuid)
+        indexed = [self._indexes.get(i, "") for i in range(max(self._indexes, default=-1) + 1)]
+        known = [one.device.id for one in found if one.device.id not in indexed]
+        left = self._chosen.reasons([*indexed, *known])
         return tuple(
             dataclasses.replace(
-                one, device=_under_mps(one.device, silent.get(one.device.id, ""), installed)
+                one,
+                device=_unless_left(
+                    _under_mps(one.device, silent.get(one.device.id, ""), installed),
+                    left.get(one.device.id, ""),
+                ),
             )
             for one in found
         )
+
+
+def _unless_left(device: Device, reason: str) -> Device:
+    """Return a GPU that is somebody else's, if there is a reason: nothing can be placed there."""
+    if not reason:
+        return device
+    return dataclasses.replace(device, cordoned=True, cordon_reason=reason, modes=())
 
 
 _STOPPED: Final = ": no engine can start or be ended there. Continue or end that process."

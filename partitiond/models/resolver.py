@@ -9,6 +9,7 @@ from typing import Any
 
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.engine_task import overridden
 from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.precision import with_dtype
 from partitiond.core.model.resolved import ResolvedModel
@@ -189,6 +190,7 @@ def _known(source: ModelSource) -> CatalogEntry | None:
 
 
 def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Architecture:
+    config = overridden(config, spec.engine.extra_args)
     return with_dtype(architecture_from_config(config), spec.engine.dtype)
 
 

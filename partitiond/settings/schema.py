@@ -205,6 +205,11 @@ class GpuSettings(Table):
     """NVIDIA GPUs as devices."""
 
     enabled: bool = Field(default=True, description="Offer the GPUs that NVML shows as devices.")
+    devices: tuple[str, ...] = Field(
+        (),
+        description="The GPUs to use, by index, UUID or its beginning; the others are left alone. "
+        "Empty for those of CUDA_VISIBLE_DEVICES, and without it all.",
+    )
     mps_control: str = Field(
         "nvidia-cuda-mps-control",
         min_length=1,
@@ -268,7 +273,7 @@ def _user_folder(path_of: Callable[[str], Path], setting: str) -> Path:
         return path_of(APP_NAME)
     except RuntimeError as error:  # containers run users that have no entry in passwd
         raise SettingsError(
-            f"{setting} has no default: this user has no home folder (no HOME, no entry in passwd).",
+            f"{setting} has no default: this user has no home folder (HOME or an entry in passwd).",
             hint="Set HOME, or PARTITIOND_STATE_DIR and PARTITIOND_CACHE_DIR.",
             facts={"key": setting},
         ) from error

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
+from partitiond.core.hardware.chosen_gpus import ChosenGpus
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.devices.cpu import cpu_device_id
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import library_in_use
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.simulated.gpus.host import SimulatedHost
 
 
@@ -68,6 +70,34 @@ def test_the_devices_of_a_host_that_joined_are_told_apart_from_those_of_any_othe
     assert list(readings) == ["cpu-gpu-1"]
     with pytest.raises(DeviceError, match="cannot be loaded"):
         HostDevices(simulated_host=host.folder / "none")
+
+
+def test_gpus_that_were_left_to_others_offer_nothing_and_an_index_stays_that_of_one_gpu(
+    host: SimulatedHost,
+) -> None:
+    first, ours, *others = host.uuids()
+
+    def usable(devices: HostDevices) -> list[str]:
+        found = devices.discover()
+        assert all(
+            d.cordoned and "leaves it to others" in d.cordon_reason for d in found if not d.modes
+        )
+        return [device.id for device in found if device.modes and not device.cordoned]
+
+    def at_index_one() -> HostDevices:
+        return HostDevices(
+            cpu=False, simulated_host=host.folder, chosen=ChosenGpus(("1",)), looks=DeadlineCalls()
+        )
+
+    devices = at_index_one()
+    assert usable(devices) == [ours]
+    host.lose(first)
+    for looking in (devices, at_index_one()):
+        found = {d.id: d for d in looking.discover()}
+        assert [d.id for d in found.values() if d.modes and not d.cordoned] == [ours]
+    host.restore(first)
+    assert usable(devices) == [ours]
+    assert set(others) <= {d.id for d in devices.discover() if d.cordoned}
 
 
 def test_a_gpu_whose_mps_daemon_hangs_is_silent_and_no_other(host: SimulatedHost) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.errors import ModelSourceError
+from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.models import reading
@@ -143,6 +143,22 @@ async def test_the_architecture_follows_the_engine_s_dtype(tmp_path: Path) -> No
     float32 = spec("opt-125m", engine=EngineOptions(dtype="float32"))
     wide = await resolver(tmp_path).architecture(float32)
     assert wide.weights_bytes == 2 * CATALOG["opt-125m"].architecture.weights_bytes
+
+
+async def test_what_flags_put_over_the_config_counts(tmp_path: Path) -> None:
+    """So a reranker that is published as a decoder pools, and a changed context is reserved."""
+    resolve = resolver(tmp_path).architecture
+    name = "qwen3-0.6b"
+    usual = await resolve(spec(name))
+    flag = '--hf-overrides={"architectures":["Qwen3ForSequenceClassification"],"vocab_size":999}'
+    for words in ((flag,), tuple(flag.split("=", 1))):
+        changed = spec(name, engine=EngineOptions(extra_args=words))
+        found = await resolve(changed)
+        assert (found.pools, found.vocab_size) == (True, 999)
+        assert (usual.pools, found.layers) == (False, usual.layers)
+    for odd in ("--hf-overrides={", "--hf-overrides=[]"):
+        with pytest.raises(SpecError, match="JSON object"):
+            await resolve(spec(name, engine=EngineOptions(extra_args=(odd,))))
 
 
 async def test_what_modelopt_says_beside_the_config_counts(tmp_path: Path) -> None:

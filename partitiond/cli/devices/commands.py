@@ -1,5 +1,6 @@
 """Implements `partitiond devices`: lists and shows devices with their state, and cordons them."""
 
+import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from partitiond.cli.options import (
 )
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
+from partitiond.core.hardware.chosen_gpus import chosen_gpus
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.named import device_named
@@ -108,6 +110,7 @@ def host_provider(settings: "Settings") -> HostDevices:
         mig_helper=settings.gpu.mig_helper,
         simulated_host=settings.gpu.simulated_host,
         gpu_cores=gpu_cores(settings),
+        chosen=chosen_gpus(settings.gpu.devices, os.environ),
     )
 
 

@@ -19,6 +19,7 @@ from partitiond.cli.doctor.mig import check_mig
 from partitiond.cli.doctor.mps import MpsFacts, check_mps
 from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import PartitiondError, SilentError
+from partitiond.core.hardware.chosen_gpus import chosen_gpus
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.devices.gpus.discovery import DRIVER
@@ -163,6 +164,7 @@ def gpu_facts(settings: "Settings", looks: DeadlineCalls | None = None) -> GpuFa
             simulated_host=settings.gpu.simulated_host,
             gpu_cores=gpu_cores(settings),
             own_pids=lambda: own_pids(settings),
+            chosen=chosen_gpus(settings.gpu.devices, os.environ),
             looks=looks,
         )
         found = [d for d in devices.discover() if d.kind is DeviceKind.GPU]

@@ -1,8 +1,14 @@
-"""Reads the task of an engine from the flags that its user gave."""
+"""Reads the task of an engine, and what it changes of a config, from the flags of its user."""
 
 import enum
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from partitiond.core.errors import SpecError
+
+OVERRIDES: Final = "--hf-overrides"
 
 
 class EngineTask(enum.Enum):
@@ -41,3 +47,39 @@ def task_of(extra_args: Sequence[str]) -> EngineTask:
         if task in found:
             return task
     return EngineTask.GENERATE
+
+
+def overridden(config: Mapping[str, Any], extra_args: Sequence[str]) -> Mapping[str, Any]:
+    """Return a model's config with the values that `--hf-overrides` puts over it, as vLLM does.
+
+    Raises:
+        SpecError: they are no JSON object.
+    """
+    for argument, following in itertools.pairwise((*extra_args, "")):
+        flag, joined, text = argument.partition("=")
+        if flag == OVERRIDES:
+            config = _merged(config, _object_of(text if joined else following))
+    return config
+
+
+def _object_of(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SpecError(
+            f"the engine flag {OVERRIDES} takes a JSON object.",
+            hint=f'As \'{OVERRIDES}={{"architectures": ["Qwen3ForSequenceClassification"]}}\'.',
+            facts={"flag": OVERRIDES},
+        )
+    return found
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
+    both = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}

@@ -91,6 +91,7 @@ class GpuDiscovery:
         host: name of this host; empty for what the kernel says.
 
     Attributes:
+        uuids: UUIDs by the driver's index, of all GPUs that ever answered.
         unseen: why GPUs may be missing from the last discovery: the driver was silent before it had
             listed them; empty if it was not.
     """
@@ -109,7 +110,7 @@ class GpuDiscovery:
     ) -> None:
         self._looks = looks or DeadlineCalls()
         self._host = host or platform.node()
-        self._uuids: dict[int, str] = {}
+        self.uuids: dict[int, str] = {}
         self.unseen = ""
         self._own_pids = own_pids
         self._mig_changes = mig_changes
@@ -152,7 +153,7 @@ class GpuDiscovery:
                 return self._see(pynvml.nvmlDeviceGetHandleByIndex(index), driver, cores, own)
 
         looks = [
-            self._looks.begin(self._uuids.get(i, f"GPU {i}"), functools.partial(look_at, i))
+            self._looks.begin(self.uuids.get(i, f"GPU {i}"), functools.partial(look_at, i))
             for i in range(count)
         ]
         seen: dict[str, GpuSnapshot] = {}
@@ -162,7 +163,7 @@ class GpuDiscovery:
             try:
                 found = look.wait()
                 seen[found.device.id] = found
-                self._uuids[index] = found.device.id
+                self.uuids[index] = found.device.id
             except SilentError as error:
                 silent[index] = error
             except pynvml.NVMLError as error:
@@ -171,8 +172,8 @@ class GpuDiscovery:
                 refused.append(error)
         self._warn(count, [*refused, *silent.values()])
         self._known |= seen
-        self.unseen = "" if silent.keys() <= self._uuids.keys() else self._silence
-        seen |= self._silent([self._uuids[index] for index in silent if index in self._uuids])
+        self.unseen = "" if silent.keys() <= self.uuids.keys() else self._silence
+        seen |= self._silent([self.uuids[index] for index in silent if index in self.uuids])
         seen |= self._lost(seen, refused)
         if refused and not seen:
             raise translate(refused[0], "describe any GPU")

@@ -158,9 +158,7 @@ def test_gptq_quantises_the_modules_that_it_lists_or_all() -> None:
             weights_of({**usual, "modules_in_block_to_quantize": odd})
 
 
-def test_activations_quantised_as_they_come_by_block_store_a_scale_per_tensor() -> (
-    None
-):
+def test_activations_quantised_as_they_come_by_block_store_a_scale_per_tensor() -> None:
     scheme = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 
     def group(dynamic: object) -> dict[str, Any]:
