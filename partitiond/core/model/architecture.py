@@ -31,8 +31,8 @@ class Architecture:
             through; 0 for a model without experts.
         expert_parameters: of `parameters`, those in routed experts. A step with many tokens reads
             nearly all of them, a step with one token `experts_per_token / experts` of them.
-        state_values_per_sequence: values that state-space and convolution layers keep of one
-            sequence of any length.
+        state_values_per_sequence: values that the engine sets aside for what state-space and
+            convolution layers keep of one sequence of any length, in whole pages.
         declared_kv_bytes: bytes per value of the KV cache that the checkpoint declares; 0 for those
             of the engine's dtype.
         tower_parameters: weights beside the decoder, such as a vision tower's, that take memory but

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families.state import State, paged
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Blueprint:
     Attributes:
         matrices: all linear layers, the output matrix included if it is not tied.
         others: values of embeddings, norms and convolutions.
+        state_values: of a sequence in all layers together, before the engine's pages.
         The rest is as in `Architecture`.
     """
 
@@ -97,9 +99,17 @@ def architecture_of(family: str, plan: Blueprint, note: str = "") -> Architectur
         experts=plan.experts,
         experts_per_token=plan.experts_per_token,
         expert_parameters=experts,
-        state_values_per_sequence=plan.state_values,
+        state_values_per_sequence=_paged_state(plan),
         note=note,
     )
+
+
+def _paged_state(plan: Blueprint) -> int:
+    if not plan.state_values:
+        return 0
+    layers = plan.stateless_layers or plan.layers  # beside attention, or in its place
+    state = State(-(-plan.state_values // layers), layers, plan.layers - plan.stateless_layers)
+    return paged(state, plan.latent_values or 2 * plan.kv_heads * plan.head_dim)
 
 
 def _routed(plan: Blueprint) -> Iterable[Matrix]:

@@ -20,6 +20,7 @@ from partitiond.core.model.families.reading import (
     shown,
     whole,
 )
+from partitiond.core.model.families.state import paged, state_of
 from partitiond.core.model.precision import BYTES_PER_VALUE
 
 STORED_BYTES: Final = "weights_bytes"
@@ -57,19 +58,24 @@ def bounded(config: Config, text: Config, family: str) -> Architecture | None:
         default=_CONTEXT,
     )
     each = BYTES_PER_VALUE.get(str(config.get("dtype") or config.get("torch_dtype")), 2.0)
+    layers = layer_count(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    kv, width = kv_heads(text, heads), head_dim(text, hidden, heads)
+    state = state_of(text, layers, hidden)
     return Architecture(
         family=family,
         parameters=max(1, int(stored // each)),
         hidden_size=hidden,
-        layers=layer_count(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        layers=layers,
         heads=heads,
-        kv_heads=kv_heads(text, heads),
-        head_dim=head_dim(text, hidden, heads),
+        kv_heads=kv,
+        head_dim=width,
         intermediate_size=largest(
             text, "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * hidden
         ),
         vocab_size=largest(text, "vocab_size", "padded_vocab_size", default=_VOCABULARY),
         max_position=scaled_positions(family, text, positions),
+        stateless_layers=layers - state.attending if state else 0,
+        state_values_per_sequence=paged(state, 2 * kv * width) if state else 0,
         note=f"{family} is not counted: its weights are the size of its files, and every layer is "
         "taken to keep all keys and values. Measure a profile before you rely on it.",
     )
