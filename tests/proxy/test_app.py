@@ -69,6 +69,13 @@ async def test_a_models_card_says_its_context_and_what_an_alias_stands_for(make:
             "object": "list", "data": [card | {"id": "gpt-4o"}, card],
         }  # fmt: skip
         assert (await client.get("/v1/models/gpt-4o")).json() == card | {"id": "gpt-4o"}
+        deep = {**named, "aliases": ("@cf/org/gpt-4o", "/models/gpt-4o")}
+        proxy.state.apply(table(models=("m",), availability=ModelAvailability.SLEEPING, **deep))
+        for path, name in (
+            ("@cf/org/gpt-4o", "@cf/org/gpt-4o"),
+            ("%2Fmodels%2Fgpt-4o", "/models/gpt-4o"),
+        ):
+            assert (await client.get(f"/v1/models/{path}")).json()["id"] == name
         proxy.state.apply(table(models=("m",), version=2))
         assert (await client.get("/v1/models/m")).json() == card | {"max_model_len": None}
 

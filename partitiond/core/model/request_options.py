@@ -15,9 +15,10 @@ from partitiond.core.model.workload import MAX_TOKENS
 from partitiond.core.units import GIB
 
 ALIAS_PATTERN: Final = re.compile(
-    r"(?=.{1,128}\Z)[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)?"
+    r"(?=.{1,128}\Z)[/@]?[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)*"
 )
-"""Wider than a model's name, because clients from elsewhere send `org/Model-1B` or `model:1b`."""
+"""Wider than a model's name, because clients have `org/Model-1B`, `model:1b`, `@org/family/model`
+or a path, `/models/model`, built in."""
 MAX_ALIASES: Final = 32
 MAX_DEFAULTS: Final = 32
 MAX_DEFAULTS_BYTES: Final = 4096
@@ -55,8 +56,8 @@ def check_aliases(name: str, aliases: Sequence[str]) -> None:
         require(
             bool(ALIAS_PATTERN.fullmatch(alias)),
             f"{alias[:140]!r} is no alias.",
-            "Use 1 to 128 letters, digits, '.', '_', ':' or '-', a letter or digit first, and at "
-            "most one '/', as in 'org/Model-1B'.",
+            "Use 1 to 128 letters, digits, '.', '_', ':' or '-', in parts that begin with a letter "
+            "or digit and are joined by '/', as in 'org/Model-1B'; '/' or '@' may come first.",
         )
         require(
             alias != name and aliases.count(alias) == 1,

@@ -20,7 +20,11 @@ def spec(**changes: Any) -> ModelSpec:
     return ModelSpec("m", SOURCE, **changes)
 
 
-@pytest.mark.parametrize("alias", ["gpt-4o-mini", "org/Model-1.5B", "llama3.2:1b", "A", "x" * 128])
+@pytest.mark.parametrize(
+    "alias",
+    ["gpt-4o-mini", "org/Model-1.5B", "llama3.2:1b", "A", "x" * 128, "accounts/org/models/llama",
+     "/models/llama-7b", "@cf/meta/llama-3"],
+)  # fmt: skip
 def test_names_that_clients_of_other_servers_send_can_be_aliases(alias: str) -> None:
     assert spec(aliases=(alias,)).aliases == (alias,)
 
@@ -41,8 +45,8 @@ def test_parameters_can_have_defaults(defaults: dict[str, Any]) -> None:
 
 
 NO_ALIASES = [
-    "", "a b", "a\n", "/a", "a/", "a/b/c", "../a", "a/..", "a//b", "\u00e4", "-a", "x" * 129, "a?b",
-    "a%2fb", "\x1b[2J",
+    "", "a b", "a\n", "//a", "/", "@", "@/a", "/@a", "a@b", "a/", "../a", "/../a", "a/..",
+    "a//b", "\u00e4", "-a", "x" * 129, "a?b", "a%2fb", "\x1b[2J",
 ]  # fmt: skip
 NO_DEFAULTS: list[dict[str, Any]] = [
     *[{name: "x"} for name in ("model", "prompt", "input", "user")],
