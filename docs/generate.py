@@ -327,7 +327,13 @@ time_limit_seconds = 5
 
 [[devices]]                          # left out: the devices of this host
 hardware = "a100-80gb"
-count = 8
+count = 4
+host = "gpu-1"
+
+[[devices]]
+hardware = "a100-80gb"
+count = 4
+host = "gpu-2"
 
 [[models]]
 model = "opt-1.3b"                   # catalog name, hub id or folder
@@ -338,7 +344,7 @@ rules = { survive = "host" }
 [models.workload]
 shape = "lognormal"                  # or "trace" with pairs_file = "pairs.csv"
 prompt_tokens = 400
-prompt_variation = 1.1
+prompt_variation = 0.5
 
 [[models.variants]]                  # forms that a plan may use instead
 name = "fp8"

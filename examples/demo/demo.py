@@ -24,11 +24,11 @@ from examples.demo.daemon import (
     toml_text,
 )
 from examples.demo.story import Story
-from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.options import connect, parse_overrides
 from partitiond.cli.output import err, out
 from partitiond.cli.progress import reporting
 from partitiond.cli.setup.engine import has_gpu
+from partitiond.cli.starting import lock_is_held
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError
 from partitiond.core.model.spec import Demand, ModelSpec, Weights
 from partitiond.models.catalog import source_for

@@ -1,10 +1,8 @@
 """Implements `serve`, `down` and `status`: runs, stops and shows the daemon."""
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -23,6 +21,7 @@ from partitiond.cli.options import (
 from partitiond.cli.output import err, out, print_json, say, tell
 from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
+from partitiond.cli.starting import lock_is_held
 from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 from partitiond.core.errors import (
     DaemonUnreachableError,
@@ -143,18 +142,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
             report.update("draining and stopping")
             time.sleep(0.2)
     return True
-
-
-def lock_is_held(path: Path) -> bool:
-    """Whether a daemon holds the state folder's lock now."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _hosts(client: "ControlClient") -> Sequence["HostView"]:

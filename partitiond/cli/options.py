@@ -171,13 +171,17 @@ def connect(settings: "Settings") -> "ControlClient":
 
     PARTITIOND_URL and PARTITIOND_TOKEN name another daemon, such as one behind a tunnel.
     """
+    from partitiond.cli.starting import Starting
     from partitiond.client.client import ControlClient
 
     url = os.environ.get("PARTITIOND_URL") or settings.control_url
     given = os.environ.get("PARTITIOND_TOKEN", "").strip()
     path = settings.token_path
     reread = None if given else lambda: read_token(path)
-    return ControlClient(url, given or read_token(path), actor=this_person(), reread=reread)
+    starts = (lambda: False) if names_another_daemon() else Starting(settings.lock_path).wait
+    return ControlClient(
+        url, given or read_token(path), actor=this_person(), reread=reread, starts=starts
+    )
 
 
 def this_person() -> str:

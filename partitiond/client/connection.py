@@ -1,5 +1,6 @@
 """Provides the client's connection to the daemon: calls and streams, answers as core types."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Self, TypeVar
 
@@ -13,6 +14,7 @@ from partitiond.core.errors import InputError
 from partitiond.platform.tls_files import NO_TLS
 
 T = TypeVar("T")
+R = TypeVar("R")
 Query = Mapping[str, Any] | None
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
@@ -35,6 +37,7 @@ class Connection:
         *,
         actor: str = "",
         reread: Callable[[], str] | None = None,
+        starts: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare the client, which connects at the first call.
 
@@ -42,7 +45,10 @@ class Connection:
             actor: name of the caller, as "ada@laptop"; the events of its changes contain it.
             reread: reads the token from its file, empty if there is none; called while the
                 client has no token, and when the daemon refuses the client's token.
+            starts: waits a moment for a daemon that is starting; false if none is. Asked when
+                nobody listens, before anything was sent.
         """
+        self._starts = starts
         self.base_url = base_url.rstrip("/")
         self._credentials = Credentials(token, actor, reread)
         self._timeout = timeout
@@ -97,7 +103,7 @@ class Connection:
         )
         try:
             try:
-                answer = self._http.send(request)
+                answer = self._once_started(lambda: self._http.send(request))
             except httpx.RemoteProtocolError:
                 if method != "GET":
                     raise
@@ -107,6 +113,15 @@ class Connection:
         if not answer.is_success:
             raise from_problem(self.base_url, answer.status_code, answer.content)
         return answer.content
+
+    def _once_started(self, call: Callable[[], R]) -> R:
+        """Call, again for as long as nobody listens and a daemon is starting."""
+        while True:
+            try:
+                return call()
+            except httpx.ConnectError:
+                if not self._starts():
+                    raise
 
     def _get(self, kind: type[T], path: str, query: Query = None) -> T:
         return self._read(kind, self._call("GET", path, query=query))
@@ -130,9 +145,12 @@ class Connection:
         content = None if body is None else encoded(body)
         if content is not None:
             headers["Content-Type"] = "application/json"
+        request = self._http.build_request(
+            method, path, content=content, params=query, headers=headers, timeout=limits
+        )
         try:
-            with self._http.stream(
-                method, path, content=content, params=query, headers=headers, timeout=limits
+            with contextlib.closing(
+                self._once_started(lambda: self._http.send(request, stream=True))
             ) as answer:
                 if not answer.is_success:
                     raise from_problem(self.base_url, answer.status_code, answer.read())

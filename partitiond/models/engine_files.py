@@ -128,8 +128,8 @@ def weights_fault(folder: Path, index: Mapping[str, Any] | None, *, whole: bool)
         names = _at_the_top(names)
         if not names:
             return "there are none (*.safetensors or pytorch_model*.bin)"
-        if lost := _lost_shards(names):
-            return f"shard {lost[0]} of {lost[1]} is missing"
+        if (shard := _lost_shards(names)) is not None:
+            return f"shard {shard[0]} of {shard[1]} is missing"
     faults = (_file_fault(folder / name) for name in names) if whole else iter(())
     return next(filter(None, faults), "")
 

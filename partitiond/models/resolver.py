@@ -16,7 +16,8 @@ from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.models.catalog import CatalogEntry, entry_of, parser_flags
 from partitiond.models.dummy import write_dummy_folder
-from partitiond.models.folder import has_tokenizer, read_config, require_complete
+from partitiond.models.engine_files import has_tokenizer
+from partitiond.models.folder import read_config, require_complete
 from partitiond.models.hub import Hub
 from partitiond.models.package import PACKAGE_VERSIONS, make_from_package
 from partitiond.models.prepared import prepare, revision_of

@@ -201,6 +201,28 @@ def test_nobody_there() -> None:
     assert "partitiond serve" in caught.value.hint
 
 
+def test_a_daemon_that_is_starting_is_waited_for_and_nothing_is_sent_twice() -> None:
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        asked: list[bool] = []
+
+        def starts() -> bool:
+            asked.append(True)
+            return len(asked) < 4
+
+        url = f"http://127.0.0.1:{port.getsockname()[1]}"
+        with ControlClient(url, TOKEN, starts=starts) as client:
+            for call in (client.models, lambda: client.register({"model": "m"}), client.shutdown):
+                asked.clear()
+                with pytest.raises(errors.DaemonUnreachableError):
+                    call()
+                assert len(asked) == 4
+            asked.clear()
+            with pytest.raises(errors.DaemonUnreachableError):
+                next(client.watch_convergence())
+            assert len(asked) == 4
+
+
 def test_a_daemon_that_does_not_answer_in_time_runs_all_the_same() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

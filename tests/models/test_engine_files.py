@@ -93,7 +93,8 @@ def test_modules_bring_their_configs_and_weights_and_lead_nowhere_else() -> None
     ]
     older = [name for name in REPOSITORY if name != "2_Dense/model.safetensors"]
     assert large_files(older, [], MODULES)[-1] == "2_Dense/pytorch_model.bin"
-    for odd in ({}, "x", [1, None], [{"path": "../onnx", "type": "x.Pooling"}], [{"path": None}]):
+    odds: list[object] = [{}, "x", [1, None], [{"path": "../onnx", "type": "x"}], [{"path": None}]]
+    for odd in odds:
         assert large_files(REPOSITORY, [], odd) == chosen[:2]
 
 

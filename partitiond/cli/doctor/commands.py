@@ -6,12 +6,12 @@ import typer
 from rich.console import RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.doctor import checks
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import PIPE_WIDTH, emit, out
+from partitiond.cli.starting import lock_is_held
 from partitiond.cli.tables import state_text
 from partitiond.core.errors import SettingsError
 

@@ -147,7 +147,8 @@ def test_gptq_rules_leave_modules_out_and_other_widths_are_refused() -> None:
 
 def test_gptq_quantises_the_modules_that_it_lists_or_all() -> None:
     usual = stored("gptq", bits=4, group_size=128)
-    for nothing in (None, [], [[]]):
+    empty: tuple[Any, ...] = (None, [], [[]])
+    for nothing in empty:
         assert weights_of({**usual, "modules_in_block_to_quantize": nothing}) == weights_of(usual)
     listed = ["self_attn.q_proj", "mlp.down_proj"]
     some = weights_of({**usual, "modules_in_block_to_quantize": listed})
