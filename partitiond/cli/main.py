@@ -3,6 +3,7 @@
 import errno
 import io
 import sys
+import traceback
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -72,10 +73,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(args=given, prog_name="partitiond")
     except PartitiondError as error:
-        if "--debug" in given:
-            raise
-        print_error(fitting(error))
-        sys.exit(exit_for(error))
+        _leave(error, error, debug="--debug" in given)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:  # the reader went away, as `partitiond events | head` does
@@ -83,11 +81,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(Exit.OK)
     except OSError as error:
         found = disk_full(error) if error.errno in DISK_FULL else refused_path(error)
-        if found is None or "--debug" in given:
+        if found is None:
             raise
-        print_error(found)
-        sys.exit(exit_for(found))
+        _leave(found, error, debug="--debug" in given)
     sys.exit(Exit.OK)
+
+
+def _leave(error: PartitiondError, raised: Exception, *, debug: bool) -> NoReturn:
+    """Say what is wrong, for `--debug` after where it was raised, and leave with its code."""
+    if debug:
+        traceback.print_exception(raised)
+    print_error(fitting(error))
+    sys.exit(exit_for(error))
 
 
 def disk_full(error: OSError) -> PartitiondError:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli.main import main
-from partitiond.core.errors import SettingsError
 from tests.cli.conftest import Cli
 
 
@@ -36,9 +35,16 @@ def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
         cli(words).refused(code, *said)
 
 
-def test_debug_shows_the_traceback() -> None:
-    with pytest.raises(SettingsError):
+def test_debug_adds_the_traceback_to_message_advice_and_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
         main(["--debug", "--set", "nonsense", "setup", "config", "show"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "Traceback" in said
+    assert "key=value" in said
+    assert "what to do" in said
 
 
 def test_bad_files_are_named(cli: Cli, tmp_path: Path) -> None:
