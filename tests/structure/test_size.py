@@ -17,7 +17,7 @@ MOST_STATEMENTS = 69_300
 
 Statements and not lines: a house that is judged by its lines packs them.
 """
-MOST_WORDS = 58_700
+MOST_WORDS = 58_200
 """Words of all pages below docs/, as `wc -w` counts, rounded up to hundreds. They only fall."""
 MOST_WORDS_OF_A_DECISION = 250
 ROUNDING = 100
