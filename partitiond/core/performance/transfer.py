@@ -36,8 +36,10 @@ from partitiond.core.performance.transfer_fit import (
     Source,
     Subject,
     TermFit,
+    distinct_batches,
     engine_argument,
     fit_terms,
+    least_seconds,
     measured_round,
     usable_points,
 )
@@ -54,7 +56,8 @@ from partitiond.core.profile.record import Profile, ProfileKind, Provenance, Tra
 from partitiond.core.units import Bytes
 
 BATCH_REACH: Final = 2
-"""Batches are predicted up to this multiple of the largest measured one. Chosen, not measured."""
+"""Batches are predicted up to this multiple of the largest measured one; of a single one down to
+this part of it, too. Chosen, not measured."""
 
 
 def transfer_profile(
@@ -140,8 +143,9 @@ def _transfer(sources: Sequence[Source], subject: Subject, fit: TermFit) -> Tran
     nothing = f"one profile, nothing to check it on: {DEFAULT_ERROR:.0%} assumed at distance 0"
     return Transfer(
         source_ids=tuple(source.profile.id for source in sources),
-        method=f"step time by terms, each scaled by its roofline; {fit.points} points explained "
-        f"within {fit.residual_share:.1%}; {_proof(leave_one_out(sources), nothing)}",
+        method=f"step time by terms, each scaled by its roofline; {fit.points} points of "
+        f"{distinct_batches(sources)} batches explained within {fit.residual_share:.1%}; "
+        f"{_proof(leave_one_out(sources), nothing)}",
         error_share=error_band(sources, subject, fit),
     )
 
@@ -157,10 +161,13 @@ def _proof(checks: Sequence[Check], nothing: str) -> str:
 
 
 def _batches(sources: Sequence[Source], most: int) -> tuple[int, ...]:
-    """Return the measured batches and powers of two, up to the largest."""
+    """Return the measured batches and powers of two, up to the largest; those near it where a
+    single batch was measured.
+    """
     measured = {p.batch for source in sources for p in usable_points(source.profile)}
     powers = {2**n for n in range(most.bit_length())}
-    return tuple(sorted(b for b in measured | powers if b <= most))
+    least = min(measured) / BATCH_REACH if len(measured) == 1 else 1
+    return tuple(sorted(b for b in measured | powers if least <= b <= most))
 
 
 def _largest(sources: Sequence[Source], wanted: "_Transfer") -> tuple[int, LimitedBy]:
@@ -221,7 +228,8 @@ class _Transfer:
     def point(self, batch: int) -> OperatingPoint:
         """Predict one operating point."""
         subject, here = self.subject, self.source.subject
-        seconds = self.fit.seconds(subject.terms(batch))
+        terms = subject.terms(batch)
+        seconds = max(self.fit.seconds(terms), least_seconds(subject, terms))
         moments = subject.workload.moments
         usable = usable_points(self.source.profile)
         like = min(usable, key=lambda p: abs(math.log(p.batch / batch)))

@@ -9,6 +9,7 @@ from partitiond.core.performance.transfer_fit import (
     Source,
     Subject,
     TermFit,
+    distinct_batches,
     fit_terms,
     usable_points,
 )
@@ -17,6 +18,10 @@ DEFAULT_ERROR: Final = 0.10
 """Error at distance 0 if nothing could be checked: the common error of predictions of step times by
 parts, on hardware that they were calibrated on. Assumed; `python -m bench.profiler.transfer` shows
 errors beside it."""
+
+ONE_BATCH_ERROR: Final = 0.30
+"""Least error of a transfer from a single batch, which has one factor for all terms: that of an
+estimate (`core.profile.record.RATE_MARGIN`)."""
 
 LEAST_ERROR: Final = 0.02
 """Least error at distance 0: a check of a few points that shows less was lucky. Chosen."""
@@ -92,7 +97,8 @@ def error_band(sources: Sequence[Source], target: Subject, fit: TermFit) -> floa
         each = max(LEAST_ERROR, *(c.error_share / (1 + c.distance) for c in checks))
     else:
         each = DEFAULT_ERROR
-    return min(1.0, math.hypot(_noise(sources), fit.residual_share, each * (1 + away)))
+    found = math.hypot(_noise(sources), fit.residual_share, each * (1 + away))
+    return min(1.0, found if distinct_batches(sources) > 1 else max(found, ONE_BATCH_ERROR))
 
 
 def _noise(sources: Sequence[Source]) -> float:

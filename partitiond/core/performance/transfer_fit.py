@@ -7,8 +7,9 @@ between the two, one per term, are what a profile teaches about an engine. They 
 to another partition, device, model or length: there every term differs, but the factors stay.
 
 One profile cannot separate fixed work from weights (neither grows with the batch), nor arithmetic
-from KV traffic and host work (all grow in proportion to it). Weak equations that hold the factors
-within each group equal decide what measurements leave open, and nothing else. With two profiles, on
+from KV traffic and host work (all grow in proportion to it), and one batch cannot separate these
+two groups. Weak equations that hold factors equal decide what measurements leave open, and nothing
+else. With two profiles, on
 one core and on two, the part that does not shrink with cores separates by itself (Amdahl's law).
 """
 
@@ -17,7 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from partitiond.core.hardware.kinds import HardwareSpec
+from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import as_loaded, engine_dtype
@@ -29,7 +30,11 @@ from partitiond.core.performance.footprint import (
     EngineLimits,
     footprint_at,
 )
-from partitiond.core.performance.roofline import rates
+from partitiond.core.performance.roofline import (
+    BANDWIDTH_EFFICIENCY,
+    FLOPS_EFFICIENCY,
+    rates,
+)
 from partitiond.core.performance.rounds import RoundCase, RoundTerms
 from partitiond.core.profile.points import Footprint, OperatingPoint
 from partitiond.core.profile.record import Profile
@@ -40,6 +45,13 @@ cost as much as a point that is 5 % off, which is a measurement's own noise. Cho
 
 _TIES: Final = ((0, 1), (2, 3), (2, 4))
 """Terms that one profile cannot separate: fixed and weights; compute, KV and sequences."""
+
+_ACROSS: Final = ((1, 2),)
+ACROSS_WEIGHT: Final = 0.025
+"""Weight of the equation that holds the two groups equal, however many points there are: factors
+that differ by twice themselves cost as much as a point that is 5 % off. One batch alone cannot
+tell the groups apart, and points close together hardly: all of the round would go into one group,
+and another batch would be predicted up to 19 times too fast. Chosen so."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,6 +208,21 @@ class TermFit:
         )
 
 
+def least_seconds(subject: Subject, terms: RoundTerms) -> float:
+    """Return the shortest time that a round can take on a GPU: by its datasheet's bandwidth and
+    arithmetic. 0 on a CPU, whose bandwidth is not on a datasheet.
+    """
+    if subject.hardware.kind is not DeviceKind.GPU:
+        return 0.0
+    traffic = BANDWIDTH_EFFICIENCY * (terms.weights + terms.kv)
+    return max(traffic, FLOPS_EFFICIENCY * terms.compute)
+
+
+def distinct_batches(sources: Sequence[Source]) -> int:
+    """Return how many batches the points have; one cannot tell what grows with it."""
+    return len({p.batch for source in sources for p in usable_points(source.profile)})
+
+
 def usable_points(profile: Profile) -> tuple[OperatingPoint, ...]:
     """Return points that tell a round's time, batches ascending."""
     usable = [p for p in profile.points if not p.kv_limited and p.output_tokens_per_s > 0]
@@ -224,9 +251,10 @@ def fit_terms(sources: Sequence[Source]) -> TermFit:
     rows = [tuple(overall * x / seconds for x in terms) for terms, seconds in observed]
     ties = [_tie(one, other) for one, other in _TIES]
     weight = math.sqrt(len(rows) / len(ties)) * TIE_WEIGHT
+    across = [tuple(ACROSS_WEIGHT * x for x in _tie(one, other)) for one, other in _ACROSS]
     found = non_negative(
-        [*rows, *(tuple(weight * x for x in tie) for tie in ties)],
-        [1.0] * len(rows) + [0.0] * len(ties),
+        [*rows, *(tuple(weight * x for x in tie) for tie in ties), *across],
+        [1.0] * len(rows) + [0.0] * (len(ties) + len(across)),
     )
     factors = [overall * factor for factor in found]
     errors = [

@@ -1,6 +1,7 @@
 """Measurements in one place predict another place, within the promised error."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,14 +13,26 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import transfer_check
+from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY, rates
+from partitiond.core.performance.transfer import transfer_profile
 from partitiond.core.performance.transfer_check import DEFAULT_ERROR, distance, error_band
-from partitiond.core.performance.transfer_fit import Source, Subject, fit_terms
+from partitiond.core.performance.transfer_fit import Source, Subject, TermFit, fit_terms
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
 from partitiond.serde import from_json, to_json
 from tests.core import transfer_samples
-from tests.core.transfer_samples import A100, BATCHES, cores, predicted, rate, source, subject
+from tests.core.transfer_samples import (
+    A100,
+    BATCHES,
+    TRUTH,
+    WHOLE,
+    cores,
+    predicted,
+    rate,
+    source,
+    subject,
+)
 
 
 def worst(known: list[Source], wanted: Subject) -> float:
@@ -117,3 +130,59 @@ def test_what_teaches_nothing_is_refused() -> None:
     empty = dataclasses.replace(known, profile=dataclasses.replace(known.profile, points=()))
     with pytest.raises(SpecError, match="at least one point"):
         predicted([empty], subject())
+
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+def of_batches(wanted: Subject, *batches: int, truth: TermFit = TRUTH, **more: Any) -> Source:
+    full = source(wanted, truth=truth, **more)
+    points = tuple(point for point in full.profile.points if point.batch in batches)
+    return dataclasses.replace(full, profile=dataclasses.replace(full.profile, points=points))
+
+
+CODER = subject("qwen2.5-coder-7b", WHOLE, Workload(512, 256), A100)
+SLICE = dataclasses.replace(CODER, size=PartitionSize(SharingMode.MIG, 1, 100, "4g.20gb"))
+UNLIKE = TermFit(2.0, 2.0, 0.8, 0.8, 0.8, 0.0, 0)
+"""An engine whose two groups of terms differ by more than any that was measured."""
+
+
+@pytest.mark.parametrize("truth", [TermFit(1, 1, 1, 1, 1, 0, 0), TRUTH, UNLIKE])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_single_batch_says_little_of_others_and_is_never_far_off(
+    batch: int, truth: TermFit
+) -> None:
+    """Without knowing what grows with the batch it is one factor, with an estimate's margin."""
+    one = of_batches(CODER, batch, truth=truth)
+    made = transfer_profile([one], CODER, 960, profile_id="x", created_at=NOW)
+    assert {point.batch for point in made.points} <= {batch // 2, batch, 2 * batch}
+    for point in made.points:
+        error = point.output_tokens_per_s / rate(CODER, point.batch, truth) - 1
+        assert abs(error) < 0.35
+    assert made.transfer is not None
+    assert made.transfer.error_share >= 0.3
+    assert "1 points of 1 batches" in made.transfer.method
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_batches_close_together_and_noisy_promise_no_multiple(seed: int) -> None:
+    close = of_batches(CODER, 16, 32, noise=0.03, seed=seed)
+    made = transfer_profile([close], SLICE, 960, profile_id="x", created_at=NOW)
+    for point in made.points:
+        assert 0.6 < point.output_tokens_per_s / rate(SLICE, point.batch) < 1.5
+
+
+def test_batches_far_apart_tell_groups_apart_that_differ() -> None:
+    found = fit_terms([of_batches(CODER, 1, 8, 32, truth=UNLIKE)])
+    assert found.weights == pytest.approx(2.0, rel=0.1)
+    assert found.compute == pytest.approx(0.8, rel=0.15)
+
+
+def test_nothing_is_promised_that_physics_forbids() -> None:
+    """Weights are read at the datasheet's bandwidth at best, whatever a source seems to say."""
+    fast = source(CODER, truth=TermFit(0.1, 0.1, 0.1, 0.1, 0.1, 0.0, 0))
+    made = transfer_profile([fast], SLICE, 960, profile_id="x", created_at=NOW)
+    assert made.points
+    share = rates(A100, SLICE.size).bytes_per_s / BANDWIDTH_EFFICIENCY
+    for point in made.points:
+        assert point.batch / point.output_tokens_per_s >= CODER.loaded.weights_bytes / share
