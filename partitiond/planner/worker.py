@@ -18,6 +18,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -68,28 +69,35 @@ async def solve_in_process(
     try:
         async with asyncio.timeout(timeout_seconds):
             solver = await _started(request, memory_limit_bytes)
-            answer = await _answer(solver.connection, on_progress)
+            while isinstance(message := await solver.said.get(), PlanProgress):
+                if on_progress is not None:
+                    on_progress(message)
     except TimeoutError as error:
         raise PlannerFailedError(
             f"the planner gave no answer within {timeout_seconds:g} s.",
             hint="Raise planner.time_limit_seconds, or plan fewer models at once.",
         ) from error
-    except (EOFError, ConnectionError) as error:
-        raise _died(memory_limit_bytes) from error
     finally:
         if solver is not None:
             await _end(solver)
-    if isinstance(answer, PartitiondError):
-        raise answer
-    return answer
+    if isinstance(message, EOFError | ConnectionError):
+        raise _died(memory_limit_bytes) from message
+    if isinstance(message, Exception):
+        raise message
+    return message
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Solver:
-    """A process that solves, and the parent's end of its pipe."""
+    """A process that solves, what was read from it, and whether nothing of it is left.
+
+    One thread owns the process and its pipe: it starts it, reads, waits for its end and closes. A
+    read of a pipe may block, for ever if the process is stopped, so the loop never reads one.
+    """
 
     process: BaseProcess
-    connection: Connection
+    said: asyncio.Queue[Answer | PlanProgress | Exception]
+    ended: asyncio.Event
 
 
 async def _started(request: PlanRequest, memory_limit_bytes: int | None) -> _Solver:
@@ -101,7 +109,7 @@ async def _started(request: PlanRequest, memory_limit_bytes: int | None) -> _Sol
     began = time.monotonic()
     try:
         return await _start("forkserver", request, memory_limit_bytes)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, RuntimeError) as error:
         log.warning("no solve can be forked (%s): this one gets a process of its own", error)
         _discard_server()
     except asyncio.CancelledError:
@@ -110,7 +118,7 @@ async def _started(request: PlanRequest, memory_limit_bytes: int | None) -> _Sol
         raise
     try:
         return await _start("spawn", request, memory_limit_bytes)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, RuntimeError) as error:
         raise PlannerFailedError(
             f"the planner's process cannot be started: {error}.",
             hint="See that this host has room for processes, memory and temporary files.",
@@ -124,43 +132,57 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
         context.set_forkserver_preload([SOLVER])
     ours, theirs = context.Pipe()
     process = context.Process(  # type: ignore[attr-defined]
-        target=_work, args=(theirs, request, memory_limit_bytes), daemon=True, name="planner"
+        target=_work, args=(theirs, memory_limit_bytes), daemon=True, name="planner"
     )
-    solver, started = _Solver(process, ours), concurrent.futures.Future[None]()
+    solver = _Solver(process, asyncio.Queue(), asyncio.Event())
+    loop, started = asyncio.get_running_loop(), concurrent.futures.Future[None]()
 
-    def start() -> None:
+    def tell(callback: Callable[..., object], *words: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback, *words)
+
+    def run() -> None:
         failed: BaseException | None = None
-        try:
-            process.start()
-        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            failed = error
-        theirs.close()
-        if not started.set_running_or_notify_cancel():  # the caller is gone
-            _kill(solver)
-        elif failed is None:
-            started.set_result(None)
-        else:
-            started.set_exception(failed)
+        with ours:
+            try:
+                process.start()
+            except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+                failed = error
+            theirs.close()
+            if not started.set_running_or_notify_cancel():  # the caller is gone
+                _kill(process)
+            elif failed is None:
+                started.set_result(None)
+            else:
+                started.set_exception(failed)
+            if failed is not None:
+                return
+            try:
+                ours.send(request)  # after the start: a process that is stopped can be killed
+                while True:
+                    tell(solver.said.put_nowait, ours.recv())
+            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                tell(solver.said.put_nowait, error)
+        _kill(process)
+        process.join()
+        process.close()
+        tell(solver.ended.set)
 
     # Not a thread of the loop's executor: a daemon that shuts down waits for those.
-    threading.Thread(target=start, name="planner-start", daemon=True).start()
+    threading.Thread(target=run, name="planner", daemon=True).start()
     try:
         await asyncio.wrap_future(started)
     except BaseException:
-        # One thread alone closes the pipe: what a second one closed could be another's by then.
         if not started.cancel():
-            _kill(solver)
+            _kill(process)
         raise
     return solver
 
 
-def _kill(solver: _Solver) -> None:
-    """Kill the process if it was started, and close the pipe."""
-    with contextlib.suppress(ValueError, OSError):
-        if solver.process.is_alive():
-            solver.process.kill()
-    with contextlib.suppress(OSError):
-        solver.connection.close()
+def _kill(process: BaseProcess) -> None:
+    """Kill the process if it runs."""
+    with contextlib.suppress(ValueError, AttributeError, OSError):
+        process.kill()
 
 
 def _discard_server() -> None:
@@ -179,31 +201,14 @@ def _died(memory_limit_bytes: int | None) -> PlannerFailedError:
     return PlannerFailedError("the planner's process ended without an answer.", hint=hint)
 
 
-async def _answer(connection: Connection, on_progress: OnProgress | None) -> Answer:
-    """Return the first message that is not progress. Raises EOFError: the other end is closed."""
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(connection.fileno(), ready.set)
-    try:
-        while True:
-            await ready.wait()
-            ready.clear()
-            message: Answer | PlanProgress = connection.recv()
-            if not isinstance(message, PlanProgress):
-                return message
-            if on_progress is not None:
-                on_progress(message)
-    finally:
-        loop.remove_reader(connection.fileno())
-
-
 async def _end(solver: _Solver) -> None:
-    _kill(solver)
-    await asyncio.to_thread(solver.process.join)
-    with contextlib.suppress(ValueError):
-        solver.process.close()
+    """Kill the process and wait until nothing of it is left, for a while if it cannot be killed."""
+    _kill(solver.process)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(solver.ended.wait(), HANG_SECONDS)
 
 
-def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int | None) -> None:
+def _work(connection: Connection, memory_limit_bytes: int | None) -> None:
     # An interrupt at the terminal reaches the whole group, but the parent decides when this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
@@ -216,7 +221,7 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
         # Imported here: already loaded in the process this was forked from, never in the daemon.
         from partitiond.planner.api import solve
 
-        answer = solve(request, connection.send)
+        answer = solve(connection.recv(), connection.send)
     except PartitiondError as error:
         answer = error
     except MemoryError:

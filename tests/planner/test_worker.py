@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing import forkserver
@@ -47,6 +49,28 @@ async def test_a_slow_solve_is_ended_at_its_limit_and_leaves_no_process() -> Non
     with pytest.raises(PlannerFailedError, match=r"within 0\.2 s"):
         await solve_in_process(many(150, PATIENT), 0.2)
     assert set(multiprocessing.active_children()) == before
+
+
+@pytest.mark.parametrize("said", [None, b"", b"\0\0\1\0"], ids=["unasked", "between", "within"])
+async def test_a_solver_that_halts_stops_neither_the_loop_nor_its_limit(
+    said: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It halts before it has read its request, between two messages, or within one."""
+    before = set(multiprocessing.active_children())
+    monkeypatch.setattr(worker, "_work", functools.partial(halts, said))
+    large = dataclasses.replace(REQUEST, plan_id="x" * 2**22)  # more than a pipe holds
+    with pytest.raises(PlannerFailedError, match="within 2 s"):
+        await solve_in_process(large, 2.0)
+    assert set(multiprocessing.active_children()) == before
+
+
+def halts(said: bytes | None, connection: Connection, *_: object) -> None:
+    """A solver that is stopped after it has told progress and begun another message."""
+    if said is not None:
+        connection.recv()
+        connection.send(PlanProgress("", 1, 1))
+        os.write(connection.fileno(), said)
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @pytest.mark.parametrize("passes", [1, 2, 20])
