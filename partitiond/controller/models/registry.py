@@ -361,8 +361,8 @@ class Registry:
         name = record.spec.name
         if name in self._obstacles.present:
             return self._obstacles.present[name]
-        desired = self._controller.desired
-        failed = failed_profiles((record,), lambda _: self._best(record.spec), jobs, desired)
+        planned = self._obstacles.planned
+        failed = failed_profiles((record,), lambda _: self._best(record.spec), jobs, planned)
         return failed.get(name)
 
     async def update(

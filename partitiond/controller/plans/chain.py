@@ -13,7 +13,8 @@ The rules, in the order in which they are checked:
    made of what is known. A model whose job waits for such room is planned from its estimate (its
    replicas are provisional), and so is a model whose job was cancelled. This cannot shut out the
    model's own job where the job could run: rule 1 let the job run first. A model that an operator
-   applied from its estimate stays planned: a plan without the model would stop it.
+   applied from its estimate stays planned: a plan without the model would stop it. If the model's
+   obstacle stopped it, it is planned from its estimate again once the obstacle is gone.
 3. A model that cannot run (`core.replica.obstacles`) is left out, and all others are planned
   without it.
    A model whose profile failed is not started by itself: what broke the engine under the profiler
@@ -59,7 +60,7 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
 from partitiond.core.model.record import ModelRecord
-from partitiond.core.plan.record import Placement, Plan
+from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.sleep import scales_to_zero
@@ -111,10 +112,13 @@ def held_back(
     records: Sequence[ModelRecord],
     profiles: Callable[[str], Sequence[Profile]],
     jobs: Sequence[Job],
-    applied: Collection[Placement],
+    planned: Collection[str],
 ) -> frozenset[str]:
-    """Models that a plan made by itself may not place from estimates (rules 2 and 3)."""
-    planned = {placement.model for placement in applied}
+    """Models that a plan made by itself may not place from estimates (rules 2 and 3).
+
+    Args:
+        planned: as `ObstacleUseCases.planned`.
+    """
     names = set()
     for record in records:
         name = record.spec.name
@@ -128,17 +132,8 @@ def held_back(
     return frozenset(names)
 
 
-def left_out(
-    records: Sequence[ModelRecord],
-    applied: Collection[Placement],
-    planned_before: Collection[str] = (),
-) -> frozenset[str]:
-    """Models that a plan made by itself leaves out (rule 4).
-
-    Args:
-        planned_before: models that were planned when their obstacle appeared.
-    """
-    planned = {*planned_before, *(placement.model for placement in applied)}
+def left_out(records: Sequence[ModelRecord], planned: Collection[str]) -> frozenset[str]:
+    """Models that a plan made by itself leaves out (rule 4); `planned` is as in `held_back`."""
     return frozenset(
         r.spec.name
         for r in records

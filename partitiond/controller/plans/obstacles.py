@@ -44,16 +44,15 @@ def failed_profiles(
     records: Sequence[ModelRecord],
     profiles: Callable[[str], Sequence[Profile]],
     jobs: Sequence[Job],
-    applied: Collection[Placement],
+    planned: Collection[str],
 ) -> dict[str, Obstacle]:
     """Return obstacles of models whose profile failed, with nothing measured or applied, by name.
 
     Args:
         profiles: returns the best profiles of a model.
         jobs: newest first.
-        applied: placements of the applied plan.
+        planned: as `ObstacleUseCases.planned`.
     """
-    planned = {placement.model for placement in applied}
     newest = {job.subject: job for job in reversed(jobs) if job.kind == "profile"}
     failed = {name: job for name, job in newest.items() if job.state is JobState.FAILED}
     return {
@@ -70,8 +69,6 @@ class ObstacleUseCases:
     Attributes:
         present: the obstacle of each model that has one, by name, without the obstacles of failed
             profiles (`failed_profiles` finds these).
-        planned_before: models that were planned when their obstacle appeared; like planned models,
-            they take part in plans again once the obstacle is gone.
 
     Args:
         engine_problem: returns why no engine of the kind "vllm" can start, or None; may do I/O.
@@ -108,12 +105,19 @@ class ObstacleUseCases:
         self._started_at: dict[str, float] = {}
         self.present: Mapping[str, Obstacle] = {}
         self._releases: dict[tuple[str, str], tuple[ModelSpec, str]] = {}
-        self.planned_before: frozenset[str] = frozenset()
+        self._planned_before: frozenset[str] = frozenset()
 
     @property
     def engine_problem(self) -> str:
         """Why no engine of the kind "vllm" can start, as last seen; empty if one can."""
         return str(self._engine or "")
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """The models of the applied plan, and those that were planned when their obstacle appeared:
+        what took them out of the plan must bring them back once the obstacle is gone.
+        """
+        return self._planned_before | {placement.model for placement in self._controller.desired}
 
     async def refresh(self) -> None:
         """Look for the engine now; where its files do not answer, what was known before holds."""
@@ -183,9 +187,9 @@ class ObstacleUseCases:
             for name, spec in specs.items()
             if (obstacle := self._obstacle(spec, frozenset(ready.get(name, ())), now)) is not None
         }
-        planned = {placement.model for placement in self._controller.desired}
-        kept = (self.planned_before - ready.keys()) & specs.keys()
-        self.planned_before = kept | (planned & found.keys())
+        desired = {placement.model for placement in self._controller.desired}
+        kept = (self._planned_before - ready.keys()) & specs.keys()
+        self._planned_before = kept | (desired & found.keys())
         self._take(found, specs)
 
     def _release(self, spec: ModelSpec, variant: str) -> str:

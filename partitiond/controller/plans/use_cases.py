@@ -189,8 +189,8 @@ class Plans:
         )
 
     def _failed_profiles(self) -> dict[str, Obstacle]:
-        records, desired = self._store.models(), self._controller.desired
-        return failed_profiles(records, self._best, self._jobs.jobs(), desired)
+        planned = self._obstacles.planned
+        return failed_profiles(self._store.models(), self._best, self._jobs.jobs(), planned)
 
     async def imagine(
         self, change: Callable[[Situation], Situation], question: PlanQuestion | None = None
@@ -347,15 +347,15 @@ class Plans:
         leases = self._jobs.leases()
         self._chain_beside = frozenset(leases)
         records, desired = self._store.models(), self._controller.desired
-        planned_before = self._obstacles.planned_before
-        absent = left_out(records, desired, planned_before)
+        planned = self._obstacles.planned
+        absent = left_out(records, planned)
         if self._jobs.awaited:
-            named = self._under_served() | frozenset(planned_before)
+            named = self._under_served() | planned
             absent |= not_yet_planned(records, self._controller.plan, named)
         situation = self._maker.situation(
             devices=self._own_free(),
             running=self._running(),
-            without_estimates=held_back(records, self._best, self._jobs.jobs(), desired),
+            without_estimates=held_back(records, self._best, self._jobs.jobs(), planned),
             left_out=absent,
             leases=self._jobs.lent(),
             sleepers=self._sleepers(),

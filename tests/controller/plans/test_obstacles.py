@@ -3,6 +3,8 @@
 import asyncio
 from typing import NoReturn
 
+import pytest
+
 from partitiond.core.errors import EngineUnavailableError, StartFailedError
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.observation import HOPELESS_FAILURES
@@ -73,23 +75,27 @@ async def test_a_model_that_fails_to_start_leaves_the_plan_and_the_others_serve(
     assert starts(host) == HOPELESS_FAILURES
 
 
-async def test_it_is_tried_once_more_after_each_pause_until_it_starts(host: Host) -> None:
-    host.runner.refuse_models["bad"] = NO_MEMORY
-    await host.service.models.register(one("bad", auto=False))
+@pytest.mark.parametrize("name", ["bad", "guessed"])
+async def test_it_is_tried_once_more_after_each_pause_until_it_starts(
+    name: str, host: Host
+) -> None:
+    """Also if it has only an estimate, which an operator applied."""
+    host.runner.refuse_models[name] = NO_MEMORY
+    await host.service.models.register(one(name, auto=False))
     await host.service.plans.apply()
     await host.passes(lambda: planned(host) == set())
-    tries = starts(host)
+    tries = starts(host, name)
     host.clock.now += RETRY_BASE_SECONDS
-    await until(lambda: starts(host) == tries + 1)
-    await until(lambda: obstacle(host) is not None)
+    await until(lambda: starts(host, name) == tries + 1)
+    await until(lambda: obstacle(host, name) is not None)
     await until(lambda: planned(host) == set())
     host.clock.now += RETRY_BASE_SECONDS
     await until(lambda: host.service.readiness.problems() == {})
-    assert starts(host) == tries + 1, "the second pause is twice as long"
+    assert starts(host, name) == tries + 1, "the second pause is twice as long"
     host.runner.refuse_models.clear()
     host.clock.now += RETRY_BASE_SECONDS
-    await host.serves("bad")
-    assert obstacle(host) is None
+    await host.serves(name)
+    assert obstacle(host, name) is None
     assert "model-unobstructed" in host.kinds()
 
 
