@@ -10,6 +10,9 @@ Each of the three measurements runs on a daemon of its own with simulated GPUs a
 - `first-token`: seconds from `POST /models`, then `POST /plan/apply` at once (the plan rests on
   the estimate; a profile would come first otherwise), to the first token of a streamed request that
   is sent again and again from then on, beside the same engine started by hand.
+- `planning` (only if named): the slowest call of each kind to the API, each sent again and again,
+  while a plan of all models is made and applied, beside the slowest at rest. The host has cores
+  for `--replicas`; models beyond them have no place.
 
 The idle measurement counts CPU time, not wall time, so other work on the machine matters little.
 The other two are shown beside a bare engine's start in the same minute.
@@ -24,10 +27,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+import httpx
 
 from bench.command import chosen, options
 from bench.daemons import Daemon, end_in_order, first_token, running, serving, wait_for
@@ -41,12 +47,14 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the named measurements and print their results."""
     end_in_order()
     parser = options(__doc__, models=100, gpus=64)
-    parser.add_argument("what", nargs="*", help="some of idle, death, first-token; default all")
+    parser.add_argument("what", nargs="*", help=f"some of {', '.join(MEASUREMENTS)} [first three]")
     parser.add_argument("--seconds", type=float, default=30.0, help="of the idle measurement")
     parser.add_argument("--rounds", type=int, default=5, help="deaths, and first tokens")
+    parser.add_argument("--replicas", type=int, default=60, help="of the planning measurement")
+    parser.add_argument("--limit", type=float, default=20.0, help="planner.time_limit_seconds")
     parser.add_argument("--tree", type=Path, help="run the daemon of another checkout")
     given = parser.parse_args(words)
-    for name in chosen(parser, "what", ",".join(given.what or MEASUREMENTS), MEASUREMENTS):
+    for name in chosen(parser, "what", ",".join(given.what or USUAL), MEASUREMENTS):
         for line in MEASUREMENTS[name](given):
             print(line, flush=True)
     return 0
@@ -123,7 +131,79 @@ def to_first_token(given: argparse.Namespace) -> Iterator[str]:
     yield from beside(took, bare, "first token")
 
 
-MEASUREMENTS: Final = {"idle": idle, "death": death, "first-token": to_first_token}
+def planning(given: argparse.Namespace) -> Iterator[str]:
+    """Measure the slowest calls of the API while a plan is made and applied."""
+    settings = {"planner.time_limit_seconds": given.limit}
+    with daemon(given, given.gpus, settings, given.replicas) as one, one.client() as client:
+        for number in range(given.models):
+            # Loads for which no plan is soon proven to be the best.
+            wanted = {
+                "demand": {"req_per_s": 0.5 + number * 37 % 100 / 5},
+                "workload": {"prompt_tokens": 64 + number * 91 % 700, "output_tokens": 48},
+            }
+            client.register({**model_body(f"m-{number:04d}", auto=False), **wanted})
+        with Asking(one, CALLS) as rest:
+            time.sleep(given.seconds)
+        with Asking(one, CALLS) as solved:
+            began = time.monotonic()
+            preview = client.plan()
+            took = time.monotonic() - began
+        with Asking(one, CALLS) as applied:
+            began = time.monotonic()
+            client.apply(preview.plan.id, allow_outage=True)
+            replicas = len(preview.plan.wanted)
+            with contextlib.suppress(TimeoutError):
+                wait_for("all replicas", lambda: serving(client) >= replicas, 300, 0.5)
+            ready = time.monotonic() - began
+            served = serving(client)
+    yield f"planning: {given.models} models, {given.gpus} simulated GPUs, {replicas} replicas"
+    yield f"  POST /plan {took:.1f} s; after the apply {served} replicas serve in {ready:.1f} s"
+    yield "  slowest answer, at rest, while it is made, while it is applied:"
+    for call in CALLS:
+        slow = (f"{asked.slowest[call]:8.2f} s" for asked in (rest, solved, applied))
+        yield f"  {call:16}{''.join(slow)}"
+
+
+MEASUREMENTS: Final = {
+    "idle": idle,
+    "death": death,
+    "first-token": to_first_token,
+    "planning": planning,
+}
+USUAL: Final = ("idle", "death", "first-token")
+CALLS: Final = ("/healthz", "/readyz", "/models", "/plan", "/replicas", "/overview")
+
+
+class Asking:
+    """Sends calls to the control API in a thread each, again and again, while the block runs.
+
+    Attributes:
+        slowest: seconds of the slowest answer of each call.
+    """
+
+    def __init__(self, one: Daemon, calls: Sequence[str]) -> None:
+        self.slowest = dict.fromkeys(calls, 0.0)
+        self._one, self._done = one, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[call]) for call in calls]
+
+    def __enter__(self) -> "Asking":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, call: str) -> None:
+        token = self._one.settings.token_path.read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=self._one.settings.control_url, timeout=600.0) as client:
+            while not self._done.wait(0.1 if call == "/healthz" else 1.0):
+                began = time.monotonic()
+                assert client.get(call, headers=headers).status_code < 500
+                self.slowest[call] = max(self.slowest[call], time.monotonic() - began)
 
 
 def beside(took: Sequence[float], bare: Sequence[float], what: str) -> Iterator[str]:
@@ -138,11 +218,13 @@ def beside(took: Sequence[float], bare: Sequence[float], what: str) -> Iterator[
 
 
 @contextlib.contextmanager
-def daemon(given: argparse.Namespace, gpus: int) -> Iterator[Daemon]:
+def daemon(
+    given: argparse.Namespace, gpus: int, more: Mapping[str, object] = {}, cores: int = 0
+) -> Iterator[Daemon]:
     """A daemon on a simulated host."""
     with tempfile.TemporaryDirectory(prefix="pd-host-") as name:
         folder = Path(name)
-        described = {"name": "bench", "numa_nodes": min(8, gpus), "cores": 8 * gpus}
+        described = {"name": "bench", "numa_nodes": min(8, gpus), "cores": cores or 8 * gpus}
         described["gpus"] = [{"model": "a100-80gb", "count": gpus}]
         (folder / "host.json").write_text(json.dumps(described))
         host = folder / "host"
@@ -150,7 +232,7 @@ def daemon(given: argparse.Namespace, gpus: int) -> Iterator[Daemon]:
         subprocess.run(
             [sys.executable, "-m", "partitiond", *words], check=True, stdout=subprocess.DEVNULL
         )
-        settings = {"gpu.simulated_host": host, "cpu.enabled": False}
+        settings = {"gpu.simulated_host": host, "cpu.enabled": False, **more}
         tree = None if given.tree is None else given.tree.absolute()
         with running(settings, tree=tree) as one:
             yield one

@@ -18,6 +18,7 @@ from partitiond.controller.models.fit import FitUseCases
 from partitiond.controller.models.registry import Registry
 from partitiond.controller.models.releases import ReleaseUseCases
 from partitiond.controller.plans.convergence import ConvergenceUseCases
+from partitiond.controller.plans.derived import Derivations
 from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.plans.planning import PlanMaker, PlanOptions, Solve
 from partitiond.controller.plans.use_cases import Plans
@@ -169,6 +170,7 @@ class Parts:
         self.scaling = self._make_scaling()
         self.obstacles = self._make_obstacles()
         self.room = self._make_room()
+        self._derivations = Derivations(adapters.resolver.architecture)
         self.plans = self._make_plans()
         self.releases = ReleaseUseCases(
             store=adapters.store,
@@ -559,6 +561,7 @@ class Parts:
             effective=self.scaling.effective,
             stale=self.shelf.staleness.reasons,
             architecture_of=given.resolver.architecture,
+            derivations=self._derivations,
             host_memory=given.host_memory,
         )
         return Plans(
@@ -630,7 +633,7 @@ class Parts:
                 convergence=self.convergence.now,
                 hosts=self.hosts.views,
                 gauges=given.gauges,
-                architecture_of=given.resolver.architecture,
+                derivations=self._derivations,
                 drift=self.drift.words,
                 forecasts=lambda: {v.model: v.forecast_req_per_s for v in self.scaling.views()},
             )

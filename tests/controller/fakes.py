@@ -8,6 +8,7 @@ from pathlib import Path
 
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.plans.changed_worlds import ArchitectureOf
+from partitiond.controller.plans.derived import Derivations
 from partitiond.controller.plans.planning import PlanMaker, PlanOptions, Solve
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
@@ -401,4 +402,5 @@ def plan_maker(
         solve=solve,
         options=PlanOptions() if options is None else options,
         architecture_of=architecture_of,
+        derivations=Derivations(architecture_of),
     )

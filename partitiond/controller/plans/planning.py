@@ -190,8 +190,9 @@ class PlanMaker:
         effective: returns a spec with the demand that is planned for, if that is measured.
         stale: returns why a profile no longer speaks for what runs now; such a profile is planned
             with the margins of a transferred one.
-        architecture_of: of a model, for estimates on devices that are only asked about and for
-            profiles of MPS shares and MIG slices; None leaves those without candidates.
+        architecture_of: of a model, for estimates on devices that are only asked about; None leaves
+            those without candidates.
+        derivations: of profiles of MPS shares and MIG slices.
         host_memory: returns the memory for engines by name of those hosts that tell it.
     """
 
@@ -206,6 +207,7 @@ class PlanMaker:
         effective: Callable[[ModelSpec], ModelSpec],
         stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
         architecture_of: ArchitectureOf | None = None,
+        derivations: Derivations,
         host_memory: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._host_memory = host_memory
@@ -213,7 +215,7 @@ class PlanMaker:
         self._corrections = corrections
         self._effective = effective
         self._architecture_of = architecture_of
-        self._derivations = Derivations(architecture_of)
+        self._derivations = derivations
         self.best = BestProfiles(store.profiles)
         self._demands = KnownDemands()
         self._store = store

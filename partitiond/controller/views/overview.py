@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond import __version__
-from partitiond.controller.plans.derived import ArchitectureOf, Derivations
+from partitiond.controller.plans.derived import Derivations
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.profiles.targets import BestProfiles
 from partitiond.controller.views.parts import device_overviews, model_overviews, replica_overview
@@ -21,7 +21,7 @@ from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.performance.interference import DEFAULT as INTERFERENCE
-from partitiond.core.plan.record import Placement, Plan
+from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
@@ -33,8 +33,6 @@ from partitiond.store import Store
 
 GAUGE_SECONDS: Final = 1.0
 """Least time between two reads of the devices, however many callers look."""
-PROFILE_SECONDS: Final = 5.0
-"""Least time between two reads of profiles from the store: a measurement takes minutes."""
 JOBS_SHOWN: Final = 40
 """Running jobs come first, then the newest; `GET /jobs` has them all."""
 
@@ -49,6 +47,7 @@ class Sources:
         placed: every engine, pending ones included, with the placement it runs for.
         problems: what is not ready, by part.
         waiting_plan: id of the plan that waits for `apply`.
+        derivations: shared with plans, which have derived already what they use.
         convergence: how far the applied plan is.
         drift: of an engine, in one sentence; empty if it does what was predicted.
         forecasts: requests/s that autoscaling expects, by model; None, or no entry, if autoscaling
@@ -66,9 +65,9 @@ class Sources:
     window: Callable[[float], TrafficWindow]
     waiting_plan: Callable[[], str]
     problems: Callable[[], Mapping[str, str]]
+    derivations: Derivations
     convergence: Callable[[], Convergence] = lambda: NOTHING_APPLIED
     gauges: DeviceGauges | None = None
-    architecture_of: ArchitectureOf | None = None
     drift: Words = lambda _: ""
     forecasts: Callable[[], Mapping[str, float | None]] = dict
     hosts: Callable[[], Sequence[HostView]] = tuple
@@ -83,10 +82,8 @@ class OverviewUseCases:
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
-        self._derivations = Derivations(sources.architecture_of)
         self._readings: Mapping[str, DeviceReading] = {}
         self._read_at = float("-inf")
-        self._profiles: dict[str, tuple[int, str, float, tuple[Profile, ...]]] = {}
         self._reading = asyncio.Lock()
         self._own = BestProfiles(sources.store.profiles)
 
@@ -175,37 +172,19 @@ class OverviewUseCases:
     ) -> dict[str, tuple[Profile, ...]]:
         """Return the best profiles by model; on a GPU, with the derived profiles that the plan's
         partitions use."""
-        now, plan_id = self.sources.clock.monotonic(), plan.id if plan is not None else ""
-        found: dict[str, tuple[Profile, ...]] = {}
+        own = {record.spec.name: self._own.of(record.spec) for record in records}
         placed = grouped(plan.wanted if plan is not None else (), lambda place: place.model)
-        for record in records:
-            name = record.spec.name
-            version, of_plan, at, profiles = self._profiles.get(name, (0, "", 0.0, ()))
-            fresh = version == record.version and of_plan == plan_id
-            if not fresh or now - at >= PROFILE_SECONDS:
-                own = self._own.of(record.spec)
-                profiles = await self._with_derived(record, own, devices, placed.get(name, ()))
-                self._profiles[name] = (record.version, plan_id, now, profiles)
-            found[name] = profiles
-        for gone in self._profiles.keys() - found.keys():
-            del self._profiles[gone]
-        return found
-
-    async def _with_derived(
-        self,
-        record: ModelRecord,
-        own: tuple[Profile, ...],
-        devices: Sequence[Device],
-        placements: Sequence[Placement],
-    ) -> tuple[Profile, ...]:
-        name, known = record.spec.name, {profile.id for profile in own}
-        used = {p.candidate.profile_id for p in placements} - known
-        if not used:
-            return own
-        situation = Situation((record,), ((name, own),), tuple(devices), running=())
+        used = {
+            name: {p.candidate.profile_id for p in placed.get(name, ())} - {p.id for p in profiles}
+            for name, profiles in own.items()
+        }
+        derived_from = tuple(record for record in records if used[record.spec.name])
+        situation = Situation(derived_from, tuple(own.items()), tuple(devices), running=())
+        now = self.sources.clock.utc_iso()
         try:
-            wider, _ = await self._derivations.widened(situation, self.sources.clock.utc_iso())
+            wider, _ = await self.sources.derivations.widened(situation, now)
         except PartitiondError:
-            return own  # the plot of a partition is missing; everything else is shown
-        derived = dict(wider.profiles).get(name, ())
-        return (*own, *(profile for profile in derived if profile.id in used))
+            return own  # the plots of partitions are missing; everything else is shown
+        for name, profiles in wider.profiles:
+            own[name] = (*own[name], *(one for one in profiles if one.id in used[name]))
+        return own

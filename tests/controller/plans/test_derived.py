@@ -118,6 +118,28 @@ async def test_a_situation_is_widened_once_and_stays_what_it_was() -> None:
     assert before == situation(measured(), stale=stale)
 
 
+async def test_no_model_of_a_large_plan_is_derived_again_for_the_next_one() -> None:
+    """Not even after views of single models, with a specification of their own each."""
+    asked = list[str]()
+
+    async def gone(model: ModelSpec) -> Architecture:
+        asked.append(model.name)
+        raise ModelSourceError("gone")
+
+    derivations, names = Derivations(gone), [f"m-{number}" for number in range(700)]
+    profiles = [(name, (measured(),)) for name in names]
+    large = Situation(tuple(record(name) for name in names), tuple(profiles), (A100,), ())
+    await derivations.widened(large, NOW)
+    for number in range(1500):
+        one = record(names[0], max_replicas=number % 700 + 1)
+        await derivations.widened(dataclasses.replace(large, records=(one,)), NOW)
+        if number == 600:
+            await derivations.widened(large, NOW)
+    assert asked[: len(names)] == names
+    assert set(asked[len(names) :]) == {names[0]}
+    assert len(derivations._remembered) == 2 * len(names)
+
+
 async def test_a_fixed_geometry_that_was_cut_anew_is_derived_anew() -> None:
     """Whoever cuts the GPU beside us changes which slices plans may use."""
     derivations = Derivations(architecture_of)
