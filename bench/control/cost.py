@@ -133,10 +133,10 @@ def to_first_token(given: argparse.Namespace) -> Iterator[str]:
 
 def planning(given: argparse.Namespace) -> Iterator[str]:
     """Measure the slowest calls of the API while a plan is made and applied."""
-    settings = {"planner.time_limit_seconds": given.limit}
+    settings = {"planner.time_limit_seconds": given.limit, "planner.objective": "max-min"}
     with daemon(given, given.gpus, settings, given.replicas) as one, one.client() as client:
         for number in range(given.models):
-            # Loads for which no plan is soon proven to be the best.
+            # Loads and an objective for which no plan is soon proven to be the best.
             wanted = {
                 "demand": {"req_per_s": 0.5 + number * 37 % 100 / 5},
                 "workload": {"prompt_tokens": 64 + number * 91 % 700, "output_tokens": 48},

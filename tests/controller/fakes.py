@@ -102,7 +102,7 @@ class FakeRunner:
         self.levels: dict[str, int] = {}
         self.slept: list[tuple[str, int]] = []
         self.woken: list[str] = []
-        self.refuse_sleep: EngineError | None = None
+        self.refuse_sleep: Exception | None = None
         self.refuse_wake: EngineError | None = None
         self.asleep_gate = asyncio.Event()
         self.asleep_gate.set()

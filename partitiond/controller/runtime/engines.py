@@ -25,6 +25,7 @@ from partitiond.core.errors import (
 )
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import (
+    HOST_LACKS,
     EngineExit,
     EngineHandle,
     EngineLaunch,
@@ -34,6 +35,7 @@ from partitiond.core.replica.observation import LIVE, ObservedReplica, StopReaso
 from partitiond.core.replica.reconcile import failures_after
 from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState, ended_state, step
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.shortage import shortage
 from partitiond.ports import Clock, EngineRunner
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ class Engine:
         lingers: why it could not be ended at the last try; empty if it was not tried, or has ended.
         starts: engine starts of this replica since the daemon runs.
         adopted: whether it ran already when the daemon started.
-        refused: whether the device refused the last start of this replica: no process began.
+        refused: whether the device refused the last start of this replica, so that no process
+            began, or the host lacked what the engine needed.
         failed_stops: how often it could not be ended.
         in_flight: requests in flight at the proxy, as last told by the loop.
         launch: what it is started with; set when its start is decided.
@@ -295,7 +298,7 @@ class Engine:
                 self.handle = await self._begun(launch)
                 self.refused = False
             assert self.handle is not None
-            await self._follow(self.handle)
+            await self._follow_on(self.handle)
         except HostSilentError as error:
             if self.handle is not None:
                 await self._abandon(explain(error))
@@ -354,6 +357,19 @@ class Engine:
         self.lingers = problem
         self._wake()
 
+    async def _follow_on(self, handle: EngineHandle) -> None:
+        """Watch the process; while the daemon's host lacks what that takes, the engine runs on."""
+        while True:
+            try:
+                await self._follow(handle)
+            except (OSError, RuntimeError, MemoryError) as error:
+                if not (what := shortage(error)):
+                    raise
+                log.warning("%s is not watched now: this host lacks %s", self.name, what)
+                await asyncio.sleep(self._policy.stop_retry_seconds)
+            else:
+                return
+
     async def _follow(self, handle: EngineHandle) -> None:
         """Watch the process until it exits, must stop or turns out broken."""
         exited = asyncio.create_task(self._runner.wait_exit(handle))
@@ -378,7 +394,9 @@ class Engine:
 
     async def _after_exit(self, handle: EngineHandle, exit_: EngineExit) -> None:
         code = f"exit code {exit_.code}" if exit_.code is not None else "unknown exit code"
-        self._break(exit_.diagnosis or f"the engine ended with {code}")
+        self.refused = exit_.host_lacks
+        diagnosis = exit_.diagnosis or f"the engine ended with {code}"
+        self._break(diagnosis, is_to_blame=not self.refused)
         await self._end_process(handle, 0.0)  # its children, socket and run folder
         self._end()
 
@@ -391,7 +409,8 @@ class Engine:
         error = None if life.cancelled() else life.exception()
         if not isinstance(error, EngineError):
             raise error or RuntimeError("the watch over an engine ended by itself")
-        self._break(explain(error))
+        self.refused = error.facts.get("kind") == HOST_LACKS
+        self._break(explain(error), is_to_blame=not self.refused)
         await self._end_process(handle, self._grace_seconds)
         self._end()
 
@@ -414,7 +433,10 @@ class Engine:
         """Wait until the engine is ready, then probe it for ever; raises EngineError if broken."""
         if handle.unread:
             await asyncio.Event().wait()
-        await self._become_ready(handle)
+        if self.state is ReplicaState.STARTING:
+            await self._become_ready(handle)
+        elif self.state in (ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING):
+            self._turn.set()  # that began, and could not be ended
         self.settled.set()
         while True:
             await self._probe_until_its_turn(handle, self._policy.watch)

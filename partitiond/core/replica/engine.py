@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Final
 
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.plan.record import Placement
@@ -107,12 +108,21 @@ class EngineHandle:
         return f"{self.pid}-{self.start_ticks}"
 
 
+HOST_LACKS: Final = "host-lacks"
+"""Kind of an end that says nothing of the model: the host lacked what the engine needed."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineExit:
-    """An engine's exit: exit code (negative for a signal) and the lines that matter."""
+    """An engine's exit: exit code (negative for a signal) and the lines that matter.
+
+    Attributes:
+        host_lacks: whether it ended because its host lacked something, such as thread ids.
+    """
 
     code: int | None
     diagnosis: str
+    host_lacks: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

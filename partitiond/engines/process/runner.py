@@ -6,7 +6,6 @@ Both engine kinds use a run folder, the shim and a Unix socket. Only the command
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import os
@@ -26,6 +25,7 @@ from partitiond.core.errors import (
     StartTimedOutError,
 )
 from partitiond.core.replica.engine import (
+    HOST_LACKS,
     EngineExit,
     EngineHandle,
     EngineLaunch,
@@ -46,12 +46,8 @@ from partitiond.engines.vllm.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.vllm.probing import ask_one_token, name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.platform.process_identity import (
-    SHORTAGE,
-    ProcessId,
-    is_alive,
-    raise_if_out_of_files,
-)
+from partitiond.platform.process_identity import ProcessId, is_alive, raise_if_out_of_files
+from partitiond.platform.shortage import shortage
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +62,6 @@ FIND_SECONDS: Final = 5.0
 for one or two. Chosen."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
-LACKS: Final = SHORTAGE | {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
-"""Errors of a start that say what the host lacks: files, memory, disk, or room for processes."""
 
 EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
 
@@ -125,24 +119,23 @@ class ProcessEngineRunner:
 
         Raises:
             EngineUnavailableError, StartFailedError, SpecError.
-            DeviceError: this host lacks files, disk or memory for a process; the engine is not to
-                blame.
+            DeviceError: this host lacks what a process takes; the engine is not to blame.
         """
         try:
             return await self._start(launch)
-        except OSError as error:
-            message = f"no process for {launch.replica_id} can be made on this host: {error}."
-            facts = {"replica": launch.replica_id}
-            if error.errno not in LACKS:
-                raise StartFailedError(
-                    message,
-                    hint="See that the path is there, and that this user may use it.",
-                    facts=facts,
+        except (OSError, RuntimeError, MemoryError) as error:
+            if what := shortage(error):
+                raise DeviceError(
+                    f"this host lacks {what}: no process for {launch.replica_id} can be made.",
+                    hint="It is tried again. See what else on the host uses them.",
+                    facts={"replica": launch.replica_id},
                 ) from error
-            raise DeviceError(
-                message,
-                hint="See that the host has free files, memory, and room on the disk of run_dir.",
-                facts=facts,
+            if not isinstance(error, OSError):
+                raise
+            raise StartFailedError(
+                f"no process for {launch.replica_id} can be made on this host: {error}.",
+                hint="See that the path is there, and that this user may use it.",
+                facts={"replica": launch.replica_id},
             ) from error
 
     async def _start(self, launch: EngineLaunch) -> EngineHandle:
@@ -473,7 +466,7 @@ class ProcessEngineRunner:
         found = self._diagnose(handle, record, asked=asked)
         await asyncio.to_thread(folder.remove_leftovers)
         reached(FaultPoint.ENGINE_TIDIED)
-        return EngineExit(_exit_code(record), found.text())
+        return EngineExit(_exit_code(record), found.text(), host_lacks=found.kind == HOST_LACKS)
 
     def _diagnose(
         self, handle: EngineHandle, record: ExitRecord | None, *, asked: bool

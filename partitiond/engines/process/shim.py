@@ -228,15 +228,24 @@ def keep_peak(run_dir: str, peak: int) -> None:
         return
 
 
+def report(ready: int, error: Exception) -> None:
+    """Say why the engine was not started: the number of the error, then its words."""
+    number = getattr(error, "errno", None) or 1
+    os.write(ready, bytes([number]) + f"{type(error).__name__}: {error}".encode())
+
+
 def leave_parent() -> int:
-    """Fork; the parent waits until the child reports, then exits. Returns the child's pipe end."""
+    """Fork; the parent waits until the child reports, then exits. Returns the child's pipe end.
+
+    The parent exits with the number of the error that kept the engine from being started.
+    """
     ready_read, ready_write = os.pipe()
     if os.fork() != 0:
         os.close(ready_write)
         answer = os.read(ready_read, 4096)
         if answer != b"ok":
-            os.write(2, answer or b"the supervisor died at once")
-            os._exit(1)
+            os.write(2, answer[1:] or b"the supervisor died at once")
+            os._exit(answer[0] if answer else 1)
         os._exit(0)
     os.close(ready_read)
     return ready_write
@@ -676,14 +685,18 @@ def main(run_dir: str, option: str = "", *numbers: str) -> None:
         pid, output, ready, gate, lifeline = (int(number) for number in numbers)
         forked = [pid, output, gate]
     else:
-        ready = leave_parent()
+        try:
+            ready = leave_parent()
+        except OSError as error:
+            os.write(2, str(error).encode())
+            os._exit(error.errno or 1)
     if lifeline >= 0:
         os.set_inheritable(lifeline, False)
     oom_before = oom_kills()
     try:
         engine, output, wakeup, log = take(run_dir, *forked) if forked else start(run_dir)
     except (OSError, ValueError, KeyError) as error:
-        os.write(ready, f"{type(error).__name__}: {error}".encode())
+        report(ready, error)
         os._exit(1)
     os.write(ready, b"ok")
     os.close(ready)

@@ -14,6 +14,7 @@ from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.shortage import LACKED
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,10 @@ async def spawn_shim(
         folder: a prepared run folder with a command.json.
         lifeline: read end of a pipe; the shim kills the engine when the pipe ends.
         seconds: how long the shim may take.
+
+    Raises:
+        OSError: the host lacks what the shim or its engine takes.
+        StartFailedError
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
@@ -152,8 +157,10 @@ async def spawn_shim(
     if child.returncode == 0 and errors:
         log.warning("%s: %s", folder.path.name, errors.decode(errors="replace").strip()[-500:])
     if child.returncode != 0:
+        said = errors.decode(errors="replace").strip()[-500:].rpartition("\n")[2]
+        if child.returncode in LACKED:
+            raise OSError(child.returncode, said)
         raise StartFailedError(
-            f"the supervisor for {folder.path.name} could not start the engine: "
-            f"{errors.decode(errors='replace').strip()[-500:]}",
+            f"the supervisor for {folder.path.name} could not start the engine: {said}.",
             hint="See that the cores exist and the run folder is writable.",
         )

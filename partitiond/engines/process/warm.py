@@ -187,7 +187,8 @@ class WarmParent:
                 self.kill()  # with what it has half begun, and what was asked for beyond
                 raise
         if told != b"ok":
-            raise StartFailedError(f"{told.decode(errors='replace')[-500:] or 'it died at once'}.")
+            why = told[1:].decode(errors="replace")[-500:]
+            raise StartFailedError(f"{why or 'it died at once'}.")
 
     def kill(self) -> None:
         """Kill it; engines that it has forked live on."""

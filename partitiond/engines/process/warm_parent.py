@@ -107,7 +107,7 @@ def begin(shim: "Any", asked: "dict[str, Any]", ready: int, lifeline: int = -1) 
         shim.prctl(shim.PR_SET_PDEATHSIG, 0)
         os.execve(argv[0], argv, asked["env"])  # noqa: S606 - exec is the point
     except (OSError, ValueError, KeyError) as error:
-        os.write(ready, f"{type(error).__name__}: {error}".encode())
+        shim.report(ready, error)
     finally:
         os._exit(1)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from partitiond.core.replica.engine import HOST_LACKS
 from partitiond.core.units import format_bytes
 
 MAX_LINES: Final = 12
@@ -20,8 +21,8 @@ class Diagnosis:
 
     Attributes:
         kind: stable word: "out-of-memory", "gpu-out-of-memory", "mps", "no-gpu", "gpu-fault",
-            "kv-cache-too-small", "model", "library", "socket", "precision", "dtype", "flag",
-            "killed", "stopped", "unknown".
+            "host-lacks", "kv-cache-too-small", "model", "library", "socket", "precision", "dtype",
+            "flag", "killed", "stopped", "unknown".
         message: one sentence.
         hint: what to do next, one sentence or empty.
         lines: the lines of the log that matter.
@@ -87,6 +88,13 @@ RULES: Final = (
         r"\bMemoryError\b|Cannot allocate memory|std::bad_alloc",
         "there was not enough memory.",
         "Stop what else uses the memory, or give the replica a smaller KV cache.",
+    ),
+    _rule(
+        HOST_LACKS,
+        r"can't start new thread|pthread_create failed|Resource temporarily unavailable|"
+        r"Too many open files|No space left on device",
+        "this host lacked process or thread ids, open files or room on a disk.",
+        "It is started again. See what else on the host uses them.",
     ),
     _rule(
         "no-gpu",

@@ -1,6 +1,7 @@
 """An engine's owner never loses the process, and never reports a live process as ended."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.launches import launch_for
 from partitiond.controller.runtime.watching import ModelFiles
 from partitiond.core.errors import EngineError, StartFailedError
+from partitiond.core.replica.engine import HOST_LACKS, EngineExit
 from partitiond.core.replica.observation import StopReason
 from partitiond.core.replica.states import ReplicaState
 from tests.controller.fakes import POLICY, FakeClock, FakeResolver, FakeRunner, a_moment
@@ -98,6 +100,46 @@ async def test_what_a_dead_engine_left_behind_holds_its_place_and_counts_as_a_fa
     await serving.engine.ended()
     assert (serving.state(), serving.engine.failures) == (ReplicaState.FAILED, 1)
     assert ("a defect" if supervision_breaks else "out of memory") in serving.engine.last_error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "files"), RuntimeError("can't start new thread"), MemoryError()]
+)
+async def test_what_the_daemons_host_lacks_ends_no_engine_that_serves(
+    serving: Owned, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving.runner.probe_breaks_with = error
+    await until(lambda: "not watched" in caplog.text)
+    assert (serving.state(), serving.engine.failures) == (ReplicaState.SERVING, 0)
+    serving.runner.probe_breaks_with, serving.runner.refuse_sleep = None, error
+    caplog.clear()
+    serving.engine.rest()
+    serving.engine.sleep(1)
+    await until(lambda: "not watched" in caplog.text)
+    serving.runner.refuse_sleep = None
+    await until(lambda: serving.state() is ReplicaState.SLEEPING)
+    serving.runner.die("a-1")
+    await serving.engine.ended()
+    assert (serving.state(), serving.engine.failures) == (ReplicaState.FAILED, 1)
+
+
+@pytest.mark.parametrize(("lacks", "blamed"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize("exits", [True, False])
+async def test_a_start_that_the_host_lacked_something_for_is_no_failed_start(
+    starting: Owned, lacks: bool, blamed: int, exits: bool
+) -> None:
+    fake = starting.runner.engines["a-1"]
+    if exits:
+        fake.exit = EngineExit(1, "no thread.", host_lacks=lacks)
+        fake.gone.set()
+    else:
+        facts = {"kind": HOST_LACKS if lacks else "unknown"}
+        fake.fails_with = StartFailedError("no thread.", facts=facts)
+        fake.ready.set()
+    await starting.engine.ended()
+    engine = starting.engine
+    assert (engine.state, engine.failure) == (ReplicaState.FAILED, "no thread.")
+    assert (engine.failures, engine.failed_starts, engine.refused) == (1, blamed, lacks)
 
 
 async def test_an_engine_that_is_late_never_serves_while_it_is_being_ended(starting: Owned) -> None:

@@ -23,12 +23,11 @@ from partitiond.core.errors import (
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
-from partitiond.engines.process import commands
+from partitiond.engines.process import commands, shim, spawn
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.shim import write_json
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.process_identity import ProcessId, is_alive, own_identity
 from tests.controller.samples import placement
@@ -125,7 +124,7 @@ async def test_an_environment_is_looked_for_at_each_start_and_what_cannot_start_
 async def test_a_host_that_can_open_nothing_is_to_blame_for_a_start_that_fails(
     runner: ProcessEngineRunner, short_dir: Path
 ) -> None:
-    with no_files_left(), pytest.raises(DeviceError, match="Too many open files"):
+    with no_files_left(), pytest.raises(DeviceError, match="lacks files that this process"):
         await runner.start(simulated_launch())
     assert list(await runner.find()) == []
     handle = await runner.start(simulated_launch())
@@ -153,6 +152,38 @@ async def test_only_what_the_host_lacks_is_blamed_on_the_host(
         monkeypatch.setattr(asyncio, "create_subprocess_exec", fails)
         with pytest.raises(blamed, match="no process for sim-0"):
             await runner.start(simulated_launch())
+
+
+async def test_a_start_for_which_there_is_no_thread_or_no_further_process_is_tried_again(
+    runner: ProcessEngineRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the start finds out: in the daemon, as the shim leaves it, as the engine is made."""
+    lacks = pytest.raises(DeviceError, match=r"^this host lacks process or thread ids: no process")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with lacks:
+            await runner.start(simulated_launch())
+    for forks in (0, 1):
+        code = f"""import errno, os, sys
+def fork(left=[{forks}], fork=os.fork):
+    if not left[0]:
+        raise BlockingIOError(errno.EAGAIN, "no process")
+    left[0] -= 1
+    return fork()
+os.fork = fork
+sys.argv = sys.argv[2:]
+exec(compile(open(sys.argv[0]).read(), sys.argv[0], "exec"))
+"""
+        words = [sys.executable, "-c", code, "-", shim.__file__]
+        monkeypatch.setattr(spawn, "shim_command", lambda folder, w=words: [*w, str(folder.path)])
+        with lacks:
+            await runner.start(simulated_launch())
+    assert list(await runner.find()) == []
+
+
+def no_thread(_: object) -> None:
+    """As if there were no further thread."""
+    raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
@@ -249,7 +280,7 @@ def placed_handle(run_dir: Path) -> EngineHandle:
     """Of a placed engine whose process is this very one."""
     folder = RunFolder.of(run_dir, "sim-0")
     folder.prepare(dataclasses.replace(simulated_launch(), placement=placement("sim-0")), {})
-    write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
+    shim.write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
     handle = folder.handle()
     assert handle is not None
     return handle
@@ -261,7 +292,7 @@ def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(
     """It is asked on the daemon's loop, which must not look through /proc: that may hang."""
     handle = placed_handle(short_dir)
     assert runner.peak_memory_bytes(handle) == 0
-    write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
+    shim.write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
     assert runner.peak_memory_bytes(handle) == 5
 
 
@@ -375,7 +406,7 @@ def rewrite(handle: EngineHandle, **changed: object) -> None:
     path = Path(handle.run_dir) / "launch.json"
     body = json.loads(path.read_text()) | changed
     dropped = {name for name, value in changed.items() if value is None}
-    write_json(str(path), {name: value for name, value in body.items() if name not in dropped})
+    shim.write_json(str(path), {name: value for name, value in body.items() if name not in dropped})
 
 
 async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
@@ -447,7 +478,7 @@ async def test_a_copied_record_ends_and_adopts_nothing_of_the_original(
     copied = short_dir / "copy" / folder.name
     for copy in (copied, folder.with_name("sim-1")):
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.sock"))
-        write_json(str(copy / "process.json"), body | {"cgroup": str(short_dir)})
+        shim.write_json(str(copy / "process.json"), body | {"cgroup": str(short_dir)})
     assert owners(copied.parent) == {}
     other = ProcessEngineRunner(copied.parent, None)
     assert list(await other.find()) == []
