@@ -22,6 +22,7 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
@@ -145,6 +146,7 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
         failed: BaseException | None = None
         with ours:
             try:
+                _leave_lost_folder()
                 process.start()
             except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
                 failed = error
@@ -177,6 +179,14 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
             _kill(process)
         raise
     return solver
+
+
+def _leave_lost_folder() -> None:
+    """Leave this process's working folder if it was removed: multiprocessing asks for its path."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
 
 
 def _kill(process: BaseProcess) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import psutil
 import pytest
@@ -98,6 +99,16 @@ async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(
     wait_for("its end", lambda: set(multiprocessing.active_children()) <= before, seconds=PATIENT)
     wait_for("its pipe", lambda: len(closed) >= 2, seconds=PATIENT)
     assert len({id(connection) for connection in closed}) == len(closed)
+
+
+async def test_a_working_folder_that_was_removed_stops_no_solve(tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        tmp_path.rmdir()
+        assert isinstance(await solve_in_process(REQUEST, PATIENT), Plan)
+    # One that is there is kept: paths that a user gave may be below it.
+    with contextlib.chdir(Path(__file__).parent):
+        assert isinstance(await solve_in_process(REQUEST, PATIENT), Plan)
+        assert Path.cwd() == Path(__file__).parent
 
 
 @pytest.mark.full
