@@ -234,6 +234,7 @@ class FakeProxy:
         self.newest = 0
         self.refuse_start: PartitiondError | None = None
         self.refuse_stop: PartitiondError | None = None
+        self.refuse_publish: PartitiondError | None = None
         self._gone = asyncio.Event()
 
     @property
@@ -262,6 +263,8 @@ class FakeProxy:
     async def publish(self, table: RoutingTable) -> None:
         if not self.alive:
             raise PartitiondError("the proxy is gone.")
+        if self.refuse_publish is not None:
+            raise self.refuse_publish
         if table.version < self.newest:
             raise ConflictError("older", facts={"current": self.newest})
         self.newest = table.version

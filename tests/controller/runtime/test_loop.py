@@ -10,7 +10,7 @@ import pytest
 
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.core.errors import EngineError, EngineUnavailableError
+from partitiond.core.errors import EngineError, EngineUnavailableError, PartitiondError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.engine import EngineExit, EngineHandle
@@ -127,6 +127,21 @@ async def test_a_count_from_before_the_drain_was_published_is_not_believed(bench
     assert bench.runner.stopped == []
 
 
+async def test_no_count_is_believed_before_the_endpoint_knows_of_the_drain(bench: Bench) -> None:
+    """It may send the engine a request until then."""
+    await bench.run(placement("a-1"))
+    bench.proxy.counts = {"a-1": 0}
+    bench.proxy.refuse_publish = PartitiondError("it is busy.")
+    bench.controller.apply(plan(plan_id="plan-2"))
+    for _ in range(3):
+        await bench.controller.one_pass()
+        await a_moment()
+    assert (bench.states()["a-1"], bench.runner.stopped) == (DRAINING, [])
+    bench.proxy.refuse_publish = None
+    await bench.passes()
+    assert bench.runner.stopped == ["a-1"]
+
+
 @pytest.mark.parametrize("in_flight", [None, 0, 1])
 async def test_an_engine_of_the_plan_that_runs_is_adopted_without_a_start(
     bench: Bench, in_flight: int | None
@@ -158,6 +173,17 @@ async def test_an_engine_of_the_plan_that_runs_is_adopted_without_a_start(
     assert (owned.report is None) == bool(in_flight)
     bench.runner.report_breaks_with = None
     await until(lambda: owned.report is not None)  # who was too busy to report is asked again
+
+
+async def test_engines_of_one_name_that_are_found_at_once_get_two(bench: Bench) -> None:
+    """Two hosts may have been away, while each was given the replica."""
+    bench.controller.plan = plan(placement("a-1"))
+    bench.controller.observe()  # has its files fetched
+    await a_moment()
+    fakes = [bench.runner.add(bench.launch(placement("a-1"))) for _ in range(2)]
+    bench.runner.engines = {str(number): one for number, one in enumerate(fakes)}
+    await bench.controller.adopt()
+    assert list(bench.states()) == ["a-1", "a-1.2"]
 
 
 async def test_engines_that_nobody_wants_end_those_of_profile_jobs_at_once(bench: Bench) -> None:

@@ -122,6 +122,8 @@ async def test_an_engine_that_returns_while_its_replica_starts_elsewhere_is_drai
     fleet.several.pipes["two"].mend()
     returned = ("two", "a-1")
     await fleet.until(lambda: fleet.states().get(returned) is SERVING)  # until the other one does
+    names = [engine.name for engine in fleet.bench.controller.engines if engine.live]
+    assert sorted(names) == ["a-1", "a-1.2"]  # routes and counts are by these
     fleet.slow.may.set()
     await fleet.until(lambda: fleet.states()[returned] is DRAINING)
     await fleet.passes(2)
