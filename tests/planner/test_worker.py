@@ -103,7 +103,7 @@ async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(
 
 async def test_a_working_folder_that_was_removed_stops_no_solve(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
-        tmp_path.rmdir()
+        tmp_path.rmdir()  # noqa: ASYNC240 - at once
         assert isinstance(await solve_in_process(REQUEST, PATIENT), Plan)
     # One that is there is kept: paths that a user gave may be below it.
     with contextlib.chdir(Path(__file__).parent):

@@ -46,7 +46,7 @@ UNREAD = {
     *("links", "nvlinks", "nvswitch", "numa_node", "pcie"),
 }
 """What a release before said, and nobody reads any more."""
-UNSAID = {"tower_parameters", "pools", "built_for"}
+UNSAID = {"tower_parameters", "pools", "built_for", "host_lacks"}
 """What a release before did not say."""
 Recorded = dict[str, Any]
 """A message or an answer, with its data as hexadecimal digits, by what it is of."""
