@@ -7,7 +7,6 @@ daemon itself never loads the solver.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import dataclasses
 import gc
@@ -85,19 +84,20 @@ async def solve_in_process(
         raise _died(memory_limit_bytes) from message
     if isinstance(message, Exception):
         raise message
+    assert message is not None  # which is said once, of the start
     return message
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Solver:
-    """A process that solves, what was read from it, and whether nothing of it is left.
+    """A process that solves, its messages (first None: it has started), and whether it is gone.
 
     One thread owns the process and its pipe: it starts it, reads, waits for its end and closes. A
     read of a pipe may block, for ever if the process is stopped, so the loop never reads one.
     """
 
     process: BaseProcess
-    said: asyncio.Queue[Answer | PlanProgress | Exception]
+    said: asyncio.Queue[Answer | PlanProgress | Exception | None]
     ended: asyncio.Event
 
 
@@ -136,48 +136,42 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
         target=_work, args=(theirs, memory_limit_bytes), daemon=True, name="planner"
     )
     solver = _Solver(process, asyncio.Queue(), asyncio.Event())
-    loop, started = asyncio.get_running_loop(), concurrent.futures.Future[None]()
+    loop, given_up = asyncio.get_running_loop(), threading.Event()
 
     def tell(callback: Callable[..., object], *words: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(callback, *words)
 
     def run() -> None:
-        failed: BaseException | None = None
         with ours:
             try:
-                _leave_lost_folder()
-                process.start()
-            except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-                failed = error
-            theirs.close()
-            if not started.set_running_or_notify_cancel():  # the caller is gone
-                _kill(process)
-            elif failed is None:
-                started.set_result(None)
-            else:
-                started.set_exception(failed)
-            if failed is not None:
-                return
-            try:
+                with theirs:
+                    _leave_lost_folder()
+                    process.start()
+                tell(solver.said.put_nowait, None)
+                if given_up.is_set():
+                    _kill(process)
                 ours.send(request)  # after the start: a process that is stopped can be killed
                 while True:
                     tell(solver.said.put_nowait, ours.recv())
             except Exception as error:  # noqa: BLE001 - raised again where it is awaited
                 tell(solver.said.put_nowait, error)
         _kill(process)
-        process.join()
+        if process.pid is not None:
+            process.join()
         process.close()
         tell(solver.ended.set)
 
     # Not a thread of the loop's executor: a daemon that shuts down waits for those.
     threading.Thread(target=run, name="planner", daemon=True).start()
     try:
-        await asyncio.wrap_future(started)
+        failed = await solver.said.get()
     except BaseException:
-        if not started.cancel():
-            _kill(process)
+        given_up.set()
+        _kill(process)
         raise
+    if isinstance(failed, Exception):
+        raise failed
     return solver
 
 
@@ -190,9 +184,10 @@ def _leave_lost_folder() -> None:
 
 
 def _kill(process: BaseProcess) -> None:
-    """Kill the process if it runs."""
-    with contextlib.suppress(ValueError, AttributeError, OSError):
-        process.kill()
+    """Kill the process if it was started and runs."""
+    with contextlib.suppress(ValueError, OSError):
+        if process.is_alive():
+            process.kill()
 
 
 def _discard_server() -> None:

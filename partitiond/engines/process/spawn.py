@@ -121,16 +121,13 @@ async def spawn_shim(
     lifeline: int | None = None,
     seconds: float = SHIM_SECONDS,
 ) -> None:
-    """Start the shim and wait until it says that the engine's process exists.
+    """Start the shim and wait until it says that the engine's process exists. Raises OSError: the
+    host lacks what they take.
 
     Args:
         folder: a prepared run folder with a command.json.
         lifeline: read end of a pipe; the shim kills the engine when the pipe ends.
         seconds: how long the shim may take.
-
-    Raises:
-        OSError: the host lacks what the shim or its engine takes.
-        StartFailedError
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
