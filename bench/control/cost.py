@@ -156,7 +156,7 @@ def planning(given: argparse.Namespace) -> Iterator[str]:
                 wait_for("all replicas", lambda: serving(client) >= replicas, 300, 0.5)
             ready = time.monotonic() - began
             served = serving(client)
-    yield f"planning: {given.models} models, {given.gpus} simulated GPUs, {replicas} replicas wanted"
+    yield f"planning: {given.models} models, {given.gpus} simulated GPUs, {replicas} placed"
     yield f"  POST /plan {took:.1f} s; after the apply {served} replicas serve in {ready:.1f} s"
     yield "  slowest answer, at rest, while it is made, while it is applied:"
     for call in CALLS:
