@@ -89,6 +89,7 @@ async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process(
         close(connection)
 
     monkeypatch.setattr(Connection, "close", closes)
+    monkeypatch.setattr(worker, "_work", functools.partial(halts, None))  # ends only if killed
     before = set(multiprocessing.active_children())
     task = asyncio.create_task(solve_in_process(REQUEST, PATIENT))
     for _ in range(passes):
