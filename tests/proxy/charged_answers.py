@@ -109,6 +109,7 @@ COMPLETIONS: Final = Api(
     (DONE,),
     event({"error": {"message": "x", "code": 500}}),
 )
+ECHO: Final = dataclasses.replace(COMPLETIONS, body={**COMPLETIONS.body, "echo": True})
 CHATS: Final = Api(
     "/v1/chat/completions",
     {"messages": padded('[{"role":"user","content":"~"}]'), "max_completion_tokens": LIMIT},

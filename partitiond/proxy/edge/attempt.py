@@ -449,17 +449,17 @@ class Attempt:
         return tokens_seen(self._seen_of(scanner), exchange.live.cost, per_byte)
 
     def _seen_of(self, scanner: EventScanner) -> ObservedOutput:
-        """Return what the stream has shown. A piece on the fast way counts as one event, as engines
-        write them.
+        """Return what the stream has shown, without the prompts that its text begins with. A piece
+        on the fast way counts as one event, as engines write them.
         """
         connection, prompt = self._connection, scanner.prompt_tokens
-        events, size = scanner.output_events, scanner.output_bytes
+        events, text = scanner.output_events, scanner.text_bytes
         if connection is not None:
             events += connection.fast_pieces
-            size += connection.fast_bytes
+            text += connection.fast_bytes - connection.fast_pieces * scanner.frame_bytes
         if prompt is not None:
             prompt = believed((prompt, 0), self._exchange.live.cost)[0]
-        text = max(0, size - events * scanner.frame_bytes)
+        text = max(0, text - self._exchange.request.size.echoed_bytes)
         return ObservedOutput(events, prompt, text, self._hidden_seconds)
 
     def _fail(self, failure: AttemptError) -> None:

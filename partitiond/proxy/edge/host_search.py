@@ -9,6 +9,7 @@ import time
 from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerLoads
+from partitiond.proxy.dispatch.live import HOST
 from partitiond.proxy.dispatch.live_requests import HOP_SECONDS
 from partitiond.proxy.edge.exchange import QUARANTINED, Exchange
 from partitiond.proxy.edge.phases import Phase
@@ -160,6 +161,8 @@ class HostSearch(RemoteRequest):
         self._state.metrics.hops[hop.loads.host, "placed"] += 1
         self._hop = None
         self.request.placed_at = time.monotonic()
+        self.request.takes = self.request.cost.at_once(hop.placed.sequences)
+        self.model.speeds.tell(HOST + hop.host, hop.placed.tokens_per_s)
         self.request.replica = hop
         self._exchange.placed(hop)
 

@@ -12,7 +12,7 @@ dropped.
 from typing import Final
 
 from partitiond.core.keys.tokens_charged import Usage
-from partitiond.proxy.request.dialects import Dialect, EventKind, payload_of, text_bytes
+from partitiond.proxy.request.dialects import Dialect, EventKind, output_of, payload_of
 from partitiond.proxy.request.errors import AttemptError
 
 _END: Final = b"\n\n"
@@ -28,16 +28,17 @@ class EventScanner:
         error: the engine's error event, or empty.
         opening: the first event of the stream.
         work_events: number of events that an engine sends only once it has read the prompt.
-        output_events, output_bytes: number and size of relayed events with output.
-        frame_bytes: of an event beside its text, as of the first event with output.
+        output_events: number of relayed events with output; one with token ids counts for each.
+        text_bytes: of the output in the others.
+        frame_bytes: of a plain event beside its text, as of the first one; 0 before it.
         prompt_tokens: as reported in any event, or None.
         usage: of the whole answer, as reported at its end; or None.
     """
 
     __slots__ = (
         "_dialect", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail", "done",
-        "error", "frame_bytes", "opening", "output_bytes", "output_events", "prompt_tokens",
-        "started", "usage", "work_events",
+        "error", "frame_bytes", "opening", "output_events", "prompt_tokens", "started",
+        "text_bytes", "usage", "work_events",
     )  # fmt: skip
 
     def __init__(self, dialect: Dialect, max_event_bytes: int, *, hide_usage: bool = False) -> None:
@@ -51,14 +52,14 @@ class EventScanner:
         self.done = False
         self.error = b""
         self.opening = b""
-        self.output_events = self.output_bytes = self.frame_bytes = self.work_events = 0
+        self.output_events = self.text_bytes = self.frame_bytes = self.work_events = 0
         self.prompt_tokens: int | None = None
         self.usage: Usage | None = None
 
     @property
     def is_clean(self) -> bool:
-        """Whether content flows and no half event is kept, so pieces may be relayed unparsed."""
-        return self.started and not (self.done or self._tail)
+        """Whether plain content flows and no half event is kept, so pieces may be relayed unparsed."""
+        return self.frame_bytes > 0 and not (self.done or self._tail)
 
     def feed(self, data: bytes) -> bytes:
         """Return the complete events that may go to the client now; may be empty.
@@ -77,15 +78,18 @@ class EventScanner:
             data = data[:cut]
             if not data:
                 return b""
-        if self.started:
-            for marker in self._markers:
-                if marker in data:
-                    break
-            else:
-                self.output_events += data.count(_END)
-                self.output_bytes += len(data)
-                return data
+        if self.frame_bytes and self._is_plain(data):
+            events = data.count(_END)
+            self.output_events += events
+            self.text_bytes += len(data) - events * self.frame_bytes
+            return data
         return self._feed_carefully(data)
+
+    def _is_plain(self, data: bytes) -> bool:
+        for marker in self._markers:
+            if marker in data:
+                return False
+        return True
 
     def _keep(self, tail: bytes) -> None:
         if len(tail) > self._max_event_bytes:
@@ -105,14 +109,19 @@ class EventScanner:
                 return b""
             if not self.work_events:
                 raise AttemptError("bad_response", "The engine sends events without any content.")
-            self._start(out[-1])
+            self.started = True
+            self.frame_bytes = len(out[-1]) + len(_END)
         if not out:
             return b""
         return _END.join(out) + _END
 
-    def _start(self, event: bytes) -> None:
-        self.started = True
-        self.frame_bytes = len(event) + len(_END) - text_bytes(payload_of(event))
+    def _note_output(self, event: bytes) -> None:
+        text, tokens = output_of(payload_of(event))
+        self.output_events += tokens or 1
+        if not tokens:
+            self.text_bytes += text
+        if not self.frame_bytes and self._is_plain(event):
+            self.frame_bytes = len(event) + len(_END) - text
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
         """Process one event, and append to `out` what the client gets."""
@@ -128,10 +137,8 @@ class EventScanner:
         self._note_usage(kind, event)
         self.work_events += kind is EventKind.CONTENT or kind is EventKind.FRAME
         if kind is EventKind.CONTENT:
-            if not self.started:
-                self._start(event)
-            self.output_events += 1
-            self.output_bytes += len(event) + len(_END)
+            self.started = True
+            self._note_output(event)
         elif kind is EventKind.USAGE:
             if self._hide_usage:
                 return

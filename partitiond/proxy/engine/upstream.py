@@ -82,7 +82,7 @@ class UpstreamConnection:
         self.fast_pieces = self.fast_bytes = 0
         self._receiver: Receiver | None = None
         self._write: Callable[[bytes], object] | None = None
-        self._markers: Markers = (b"", b"", b"", b"")
+        self._markers: Markers = (b"", b"", b"", b"", b"", b"")
         self._parser = AnswerParser()
         self._head: Head | None = None
         self.transport: asyncio.Transport | None = None
@@ -106,12 +106,14 @@ class UpstreamConnection:
                 at = data.find(b"\r\n", 0, 8)
                 size = SIZES.get(data[:at])
                 if size is not None and size + at + 4 == len(data):
-                    first, second, third, fourth = self._markers
+                    first, second, third, fourth, fifth, sixth = self._markers
                     if (
                         first not in data
                         and second not in data
                         and third not in data
                         and fourth not in data
+                        and fifth not in data
+                        and sixth not in data
                     ):
                         self.fast_pieces += 1
                         self.fast_bytes += size

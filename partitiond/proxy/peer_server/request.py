@@ -39,11 +39,10 @@ class PeerAnswer(Answer):
         self._is_placed = False
         self.failure = 0
 
-    def placed(self, replica_id: str) -> None:
+    def placed(self, at: PlacedAt) -> None:
         """Say that the request has a place on a replica."""
         self._is_placed = True
-        told = encode(PlacedAt(replica_id))
-        self.write(b"HTTP/1.1 103 Early Hints\r\n%b: %b\r\n\r\n" % (HOP, told))
+        self.write(b"HTTP/1.1 103 Early Hints\r\n%b: %b\r\n\r\n" % (HOP, encode(at)))
 
     def _head(self, status: int, headers: bytes) -> bytes:
         self.status = status
@@ -197,8 +196,11 @@ class PeerRequest(Sender):
         self.waits()
 
     def attempt_begins(self, replica_id: str) -> None:
-        """Tell the entry which replica has the request."""
-        self._answer.placed(replica_id)
+        """Tell the entry which replica has the request, and what it does there."""
+        exchange = self.exchange
+        assert exchange is not None, "it was begun"
+        speed = exchange.model.tokens_per_s(replica_id, "")
+        self._answer.placed(PlacedAt(replica_id, exchange.live.takes.sequences, speed))
 
     def attempt_failed(self, number: int) -> None:
         """Tell the entry which failure it was, should another replica answer the request."""

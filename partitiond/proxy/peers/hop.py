@@ -24,6 +24,7 @@ from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Failed,
     Open,
+    PlacedAt,
     Proofs,
     encode,
     read_failed,
@@ -163,6 +164,7 @@ class Hop(AnyReplica):
     Attributes:
         loads: that it is counted in.
         is_placed: it has a place on a replica.
+        placed: where, as its owner tells.
         is_lost: its connection ended before it.
 
     Args:
@@ -189,6 +191,7 @@ class Hop(AnyReplica):
         self.loads = loads
         self.connection: PeerConnection | None = None
         self.is_placed = False
+        self.placed = PlacedAt("")
         self.is_lost = False
         self._owner = owner
         self._request = request
@@ -288,6 +291,7 @@ class Hop(AnyReplica):
         except ValueError as error:
             raise FramingError(str(error)) from error
         self.replica_id = placed.replica_id
+        self.placed = placed
         if not self.is_placed:
             self.is_placed = True
             self._owner.hop_placed(self)

@@ -69,9 +69,16 @@ class Open(msgspec.Struct, array_like=True):
 
 
 class PlacedAt(msgspec.Struct, array_like=True):
-    """Where a request runs."""
+    """Where a request runs.
+
+    Attributes:
+        sequences: that it runs at a time there; 0 if an older release does not tell.
+        tokens_per_s: that the replica writes of one sequence, likewise.
+    """
 
     replica_id: str
+    sequences: int = 0
+    tokens_per_s: float = 0.0
 
 
 class Failed(msgspec.Struct, array_like=True):
@@ -173,6 +180,7 @@ def read_placed(data: bytes) -> PlacedAt:
     """Return where a request runs. Raises ValueError."""
     placed = _decoded(_decode_placed, data)
     _check(_REPLICA_ID.fullmatch(placed.replica_id), "the name of a replica")
+    _check(0 <= placed.sequences <= MOST and 0.0 <= placed.tokens_per_s <= MOST, "a number")
     return placed
 
 

@@ -4,8 +4,8 @@ completions, chat completions    `data: {...}` events; `data: {"error": ...}`; `
 messages (Anthropic's)           named events; `error`; `message_stop`
 responses (OpenAI's)             named events; `error`, `response.failed`; `response.completed`
 
-A raw piece of the stream that holds anything but plain output contains at least one of the byte
-strings in `markers`. The searches are exact: neither a raw quote nor a raw line break can occur
+A raw piece of the stream that holds anything but plain output (log probabilities and token ids are
+more) contains at least one of the byte strings in `markers`. The searches are exact: neither a raw quote nor a raw line break can occur
 inside a JSON string, so text that a model writes never looks like a marker.
 """
 
@@ -21,7 +21,7 @@ from partitiond.proxy.request.reported_usage import (
     responses_usage,
 )
 
-Markers = tuple[bytes, bytes, bytes, bytes]
+Markers = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 
 
 class EventKind(enum.Enum):
@@ -101,30 +101,37 @@ _TEXTS: Final = frozenset(
 """Fields that engines write output into, if they are strings; all dialects together."""
 
 
-def text_bytes(payload: bytes) -> int:
-    """Return the bytes of output in an event's data, apart from how JSON writes some of them."""
+def output_of(payload: bytes) -> tuple[int, int]:
+    """Return the bytes of output in an event's data, apart from how JSON writes some of them, and
+    its tokens as far as it has their ids.
+    """
+    found = tokens = 0
     try:
         todo = [json.loads(payload)]
     except (ValueError, RecursionError):
-        return 0
-    found = 0
+        return 0, 0
     while todo:
         value = todo.pop()
         if isinstance(value, list):
             todo += value
         elif isinstance(value, dict):
             for name, inner in value.items():
-                if not isinstance(inner, str):
+                if isinstance(inner, str):
+                    if name in _TEXTS:
+                        found += len(inner.encode("utf-8", "surrogatepass"))
+                elif name == "token_ids" and isinstance(inner, list):
+                    tokens += len(inner)
+                elif name not in {"logprobs", "prompt_token_ids"}:
                     todo.append(inner)
-                elif name in _TEXTS:
-                    found += len(inner.encode("utf-8", "surrogatepass"))
-    return found
+    return found, tokens
 
 
 class ChatDialect(Dialect):
     """Completions and chat completions."""
 
-    markers = (b"[DONE]", b'"error"', b'"choices":[]', b'"choices": []')
+    markers = (
+        b"[DONE]", b'"error"', b'"choices":[]', b'"choices": []', b'"logprobs":{', b'"token_ids":[',
+    )  # fmt: skip
 
     def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""
@@ -163,10 +170,10 @@ class ChatDialect(Dialect):
 
 
 def _choice_has_content(choice: Any) -> bool:
-    """Whether it has text, a delta with more than its role, or the end of the choice."""
+    """Whether it has text, tokens, a delta with more than its role, or the end of the choice."""
     if not isinstance(choice, dict):
         return False
-    if choice.get("text") or choice.get("finish_reason"):
+    if any(map(choice.get, ("text", "finish_reason", "token_ids", "logprobs"))):
         return True
     delta = choice.get("delta")
     return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
@@ -190,7 +197,8 @@ class MessagesDialect(Dialect):
     """Anthropic's messages."""
 
     markers = (
-        b"event: message_", b"event: error", b"event: content_block_s", b"event: ping",
+        b"event: message_s", b"event: message_d", b"event: error", b"event: content_block_start",
+        b"event: content_block_stop", b"event: ping",
     )  # fmt: skip
     _frames: Final = (b"message_start", b"content_block_start", b"content_block_stop", b"ping")
 
@@ -226,7 +234,10 @@ class ResponsesDialect(Dialect):
     """OpenAI's responses."""
 
     # Events whose names end in these (created, completed, failed, added, done) have no output.
-    markers = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
+    markers = (
+        b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:", b'"logprobs":[{',
+        b'"logprobs": [{',
+    )  # fmt: skip
     _ends: Final = (b"response.completed", b"response.incomplete")
     _errors: Final = (b"error", b"response.failed")
     _begins: Final = (b"response.created", b"response.queued", b"response.in_progress")

@@ -19,6 +19,7 @@ class RequestBody(msgspec.Struct):
     stream_options: Any = None
     n: Any = None
     best_of: Any = None
+    echo: Any = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
@@ -60,6 +61,7 @@ class Size(msgspec.Struct):
         max_tokens: limit on the output of one sequence, or None.
         own_limit: the client set `max_tokens`; else it is a default, which limits override.
         has_choices: the route answers each prompt `n` times; other routes ignore that field.
+        echoed_bytes: of the prompts that its answers begin with.
     """
 
     prompts: int
@@ -68,6 +70,7 @@ class Size(msgspec.Struct):
     max_tokens: int | None = 0
     own_limit: bool = True
     has_choices: bool = False
+    echoed_bytes: int = 0
 
 
 class ParsedRequest(msgspec.Struct):
@@ -79,6 +82,7 @@ class ParsedRequest(msgspec.Struct):
         wants_usage: the client asked for usage in its stream.
         stream_options: as given.
         sequences: prompts x n.
+        echoes: its answers may begin with what it sent.
     """
 
     model: str
@@ -87,3 +91,4 @@ class ParsedRequest(msgspec.Struct):
     stream_options: Any
     sequences: int
     size: Size
+    echoes: bool = False

@@ -86,6 +86,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         if isinstance(counted, ApiError):
             return counted
         choices = counted
+    size.echoed_bytes *= choices
     sequences = size.prompts * choices
     if sequences > options.max_sequences:
         return invalid(
@@ -100,6 +101,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         given,
         sequences,
         size,
+        bool(parsed.echo),
     )
 
 
@@ -307,6 +309,8 @@ def measure_completion(body: RequestBody) -> Size | ApiError:
         size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
         size.own_limit = limit is not None
         size.has_choices = True
+        if body.echo is True:
+            size.echoed_bytes = size.prompt_bytes + BYTES_PER_TOKEN_ID * size.prompt_tokens
     return size
 
 
@@ -416,12 +420,13 @@ def _first(field: msgspec.Raw) -> bytes:
 
 
 def _bytes_of(*fields: msgspec.Raw) -> int:
-    """Bytes of the fields' JSON as received; null counts as nothing."""
+    """Bytes of the fields' JSON as received, but three for each character that is written as an
+    escape of six; null counts as nothing.
+    """
     total = 0
-    for field in fields:
-        size = len(field)
-        if size != 4 or bytes(field) != b"null":
-            total += size
+    for field in map(bytes, fields):
+        if field != b"null":
+            total += len(field) - 3 * (field.count(b"\\u") - field.count(b"\\\\u"))
     return total
 
 

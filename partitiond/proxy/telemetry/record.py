@@ -164,16 +164,17 @@ class Record:
             return
         tokens = self.output_tokens()
         each = tokens // sequences
-        text_bytes = 0 if usage is None else self.seen.text_bytes
+        # Neither of text that holds the prompt nor of merged events.
+        is_plain = usage is not None and tokens < 2 * self.seen.output_events
+        text_bytes = self.seen.text_bytes if is_plain and not request.echoes else 0
         model.figures.learn(
             self.key_id,
             prompt=(size.prompt_bytes, 0 if usage is None else usage[0]),
             text=(text_bytes, tokens),
             output_tokens=each,
         )
-        seconds, replica = self.service_seconds, model.replicas.get(self.replica_id)
-        # How many sequences a replica of another host ran at a time, its owner knows.
-        if seconds is not None and (replica is not None or sequences == 1):
+        seconds = self.service_seconds
+        if seconds is not None:
             # Of one sequence: many inputs of one request say no more of a replica's speed. What
             # only reads is as fast as it reads; a generated answer of no token tells no speed.
             read = 0 if usage is None or generates else usage[0]

@@ -15,6 +15,7 @@ from partitiond.core.dispatch.estimates import (
     FIRST_BYTES,
     FIRST_OUTPUTS,
     FIRST_TOKENS_PER_BYTE,
+    LEAST_TOKENS_PER_BYTE,
     MAX_OVERCOMMIT,
     REMEMBERED_BYTES,
     UNKNOWN_KEY,
@@ -35,6 +36,18 @@ def estimated(figures: KeyFigures = UNKNOWN_KEY, **of: Any) -> Cost:
 
 USUAL, FEW, LEAST = p90_of(100.0), p90_of(100.0, FIRST_OUTPUTS - 1), p90_of(1.0)
 HI = {"prompt_tokens": 50}
+
+
+def taught(*texts: tuple[int, int]) -> KeyFigures:
+    """Of a key that has taught the lowest figures that it can."""
+    keys = FiguresOfKeys()
+    for _ in range(5000):
+        for text in texts:
+            keys.learn("k", prompt=text, text=text, output_tokens=1)
+    return keys.of("k")
+
+
+TAUGHT = taught((1000, 1), (1000, 125))
 
 
 @pytest.mark.parametrize(
@@ -112,27 +125,44 @@ def test_the_answers_of_one_key_change_no_estimate_of_another() -> None:
         assert estimated(keys.of("new"), **asks) == unknown
 
 
-def test_whatever_a_key_has_taught_its_requests_overrun_a_replica_by_a_bounded_factor() -> None:
-    keys = FiguresOfKeys()
-    for _ in range(5000):
-        keys.learn("k", output_tokens=1)
+@pytest.mark.parametrize("prompt", ["prompt_tokens", "prompt_bytes"])
+@pytest.mark.parametrize(("size", "limit"), [(10, 1560), (785, 785), (1560, 10)])
+def test_whatever_a_key_has_taught_its_requests_overrun_a_replica_by_a_bounded_factor(
+    prompt: str, size: int, limit: int
+) -> None:
+    """Each byte of a prompt may be a token."""
     cache, running = 10_000, 0
-    cost = estimated(keys.of("k"), prompt_tokens=10, max_tokens=1560)
+    cost = estimated(TAUGHT, **{prompt: size}, max_tokens=limit)
     while admits(ReplicaLoad("r", running, 10_000, running * cost.kv_tokens, cache), cost):
         running += 1
-    assert running > 40
-    assert running * (10 + 1560) <= MAX_OVERCOMMIT * KV_SHARE * cache
+    assert running > 5
+    assert running * (size + limit) <= MAX_OVERCOMMIT * KV_SHARE * cache
+
+
+def test_whatever_a_key_has_taught_its_text_is_reserved_and_charged() -> None:
+    """By at least what the most compact text has in tokens; the limit in full."""
+    cost = estimated(TAUGHT, prompt_bytes=8000, max_tokens=500)
+    assert cost.prompt_tokens >= 8000 * LEAST_TOKENS_PER_BYTE
+    assert cost.output_tokens == 500
+    assert LEAST_TOKENS_PER_BYTE >= 1 / MAX_OVERCOMMIT
+    assert TAUGHT.text.value >= LEAST_TOKENS_PER_BYTE
+
+
+def test_what_is_no_text_teaches_nothing() -> None:
+    """Neither a field that the template ignores nor spaces; what is just text does."""
+    assert ratio((60_000, 31), (60_000, 7499)) == FIRST_TOKENS_PER_BYTE
+    assert ratio((60_000, 7500)) < 0.14
 
 
 def test_the_figures_of_keys_are_bounded_and_each_learns_from_its_own_pair() -> None:
     """The longest unused key goes."""
     keys = FiguresOfKeys()
     for number in [*range(estimates.MAX_KEYS), 0, estimates.MAX_KEYS]:
-        keys.learn(f"k{number}", prompt=(10**6, 10**5), text=(10**6, 5 * 10**5), output_tokens=900)
+        keys.learn(f"k{number}", prompt=(10**6, 2 * 10**5), text=(10**6, 5 * 10**5), output_tokens=900)
     assert len(keys) == estimates.MAX_KEYS
     assert keys.of("k1") is UNKNOWN_KEY
     known = keys.of("k0")
-    assert known.prompt.value == pytest.approx(0.1)
+    assert known.prompt.value == pytest.approx(0.2)
     assert known.text.value == pytest.approx(0.5)
     assert known.output.value == 900
     keys.learn("k0")
@@ -178,8 +208,8 @@ def test_a_ratio_is_weighted_by_bytes_and_old_texts_fade() -> None:
     """Sixty one-letter prompts, all template, weigh less than one page."""
     assert ratio((0, 5), (5, 0)) == FIRST_TOKENS_PER_BYTE
     assert ratio(*[(1, 12)] * 60) == pytest.approx(0.3, abs=0.06)
-    assert ratio((5000, 500)) == pytest.approx(ratio(*[(500, 50)] * 10))
-    assert ratio((5000, 500)) == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
-    assert ratio((10**9, 10**8)) == pytest.approx(0.1, rel=0.01)
+    assert ratio((5000, 1000)) == pytest.approx(ratio(*[(500, 100)] * 10))
+    assert ratio((5000, 1000)) == pytest.approx((0.3 * FIRST_BYTES + 1000) / (FIRST_BYTES + 5000))
+    assert ratio((10**9, 2 * 10**8)) == pytest.approx(0.2, rel=0.01)
     anew = [(10_000, 4_000)] * int(6 * REMEMBERED_BYTES / 10_000)
-    assert ratio((10**9, 10**8), *anew) == pytest.approx(0.4, rel=0.01)
+    assert ratio((10**9, 2 * 10**8), *anew) == pytest.approx(0.4, rel=0.01)

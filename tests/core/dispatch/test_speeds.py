@@ -18,6 +18,14 @@ def test_a_speed_begins_at_the_profiles_figure_and_is_a_mean_over_tokens() -> No
     assert made.tokens_per_s("a", 50.0) == 50.0
 
 
+def test_an_owner_knows_its_replicas_better() -> None:
+    made = Speeds()
+    made.observe("host:b", 1.0, 10**6)
+    made.tell("host:b", 20.0)
+    made.tell("host:b", 0.0)
+    assert made.tokens_per_s("host:b") == 20.0
+
+
 def test_short_answers_do_not_make_long_ones_cheap() -> None:
     """An answer of one token is all prefill: seldom more than a token each half a second."""
     made = Speeds()

@@ -133,6 +133,42 @@ def test_what_comes_out_of_what_is_fed(
     assert error or scanner.usage == usage
 
 
+def with_choice(written: bytes, **more: object) -> bytes:
+    told = json.loads(written.removeprefix(b"data: "))
+    told["choices"][0].update(more)
+    return event(told)
+
+
+PROBABLE = {"tokens": ["x"] * 20, "top_logprobs": [{f"text{n}": -1.5 for n in range(20)}] * 20}
+LOGGED = with_choice(B, logprobs=PROBABLE)
+NAMED_TOKENS = with_choice(text_event("four words of text"), token_ids=[11, 12, 13, 14])
+HELD_TEXT = with_choice(text_event(""), token_ids=[7, 8])
+SPOKEN = named("response.output_text.delta", {"delta": "hi", "logprobs": [{"token": "hi"}]})
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fed", "events", "text"),
+    [
+        (CHAT, [A, B + B, text_event("x" * 500)], 4, 503),
+        # Log probabilities are no text, wherever they begin or end,
+        (CHAT, [A, *[LOGGED] * 19], 20, 20),
+        (CHAT, [LOGGED, A, A], 3, 3),
+        (RESPONSES, [CREATED, TEXT, SPOKEN, TEXT], 3, 6),
+        # and ids say how many tokens an event holds.
+        (CHAT, [A, NAMED_TOKENS, B, HELD_TEXT], 8, 2),
+        (CHAT, [HELD_TEXT, NAMED_TOKENS], 6, 0),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_the_output_of_events_is_counted_by_their_text_and_their_tokens(
+    *, dialect: Any, fed: list[bytes], events: int, text: int, together: bool
+) -> None:
+    scanner = EventScanner(dialect, 1 << 20)
+    out = [scanner.feed(piece) for piece in ([b"".join(fed)] if together else fed)]
+    assert b"".join(out) == b"".join(fed)
+    assert (scanner.output_events, scanner.text_bytes) == (events, text)
+
+
 def usage_event(**extra: object) -> bytes:
     numbers = {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}
     return event({"id": "cmpl-1", "choices": [], "usage": numbers, **extra})

@@ -103,6 +103,8 @@ NONSENSE: dict[str, bytes] = {
     "a status that is none": PLACED + whole(b"{}").replace(b"200", b"99999"),
     "another protocol": PLACED + whole(b"{}").replace(b"200", b"101"),
     "a replica's name with more": placed("m\r\nx-evil: 1"),
+    "a place for less than nothing": PLACED.replace(encode(PlacedAt("m-1")), b'["m-1",-1]'),
+    "a place of endless speed": PLACED.replace(encode(PlacedAt("m-1")), b'["m-1",1,1e300]'),
     "a place of another type": PLACED.replace(encode(PlacedAt("m-1")), b"[1,2]"),
     "no text": failure(b'[502,"\xff","a"]'),
     "depth without end": failure(b"[" * 100_000),

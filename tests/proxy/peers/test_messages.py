@@ -2,7 +2,14 @@
 
 import pytest
 
-from partitiond.proxy.peers.messages import MOST_MESSAGE, Failed, encode, read_failed
+from partitiond.proxy.peers.messages import (
+    MOST_MESSAGE,
+    Failed,
+    PlacedAt,
+    encode,
+    read_failed,
+    read_placed,
+)
 
 UNKNOWN = (502, "upstream_bad_response")
 SAID = [
@@ -25,3 +32,8 @@ def test_a_host_says_why_there_is_no_answer_in_words_that_are_known(
     assert (told.status, told.code) == expected
     assert len(told.message) <= MOST_MESSAGE
     assert told.retry_after_seconds == 3600
+
+
+def test_a_place_is_read_as_releases_before_and_after_write_it() -> None:
+    assert read_placed(b'["m-1"]') == PlacedAt("m-1", 0, 0.0)
+    assert read_placed(b'["m-1",8,20.5,"more"]') == PlacedAt("m-1", 8, 20.5)

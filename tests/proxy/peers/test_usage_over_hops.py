@@ -99,6 +99,21 @@ async def test_a_key_that_is_none_is_counted_as_nobody_s(make: Make) -> None:
     assert list(sampled(b.proxy).usage) == [""]
 
 
+async def test_what_is_left_costs_what_its_owner_did(make: Make) -> None:
+    """Of 64 sequences a replica runs 8 at a time, and each as fast as only its host knows."""
+    keys = (key(rates=KeyRates(token_budget=10**6)),)
+    own = replica(await make.engine(plays("hold")), tokens_per_s=20.0)
+    hosts = a, b = await make.hosts(table(own, keys=keys), {"a": ["m-1"], "b": []})
+    for one in hosts:
+        asking = one.proxy.ask(key="k1", n=64, max_tokens=500)
+        await one.proxy.until(lambda: a.proxy.state.models["m"].replicas["m-1"].sequences == 8)
+        await asyncio.sleep(10)
+        asking.cancel()
+        await until_idle(hosts)
+    paid = [one.proxy.state.accounts.uses()["k1"]["tokens"] for one in hosts]
+    assert paid == pytest.approx([8 * 10 * 20.0] * 2, rel=0.02)
+
+
 # A host keeps within its shares of a key's limits, and tells the head what it used of them.
 # How the head divides them `tests/core/keys/test_shares.py` says; here, that the proxy obeys.
 

@@ -223,6 +223,15 @@ def test_what_becomes_prompt_counts_and_nothing_else_does(
     assert read(api.path, {**body, **ignored})[0].size.prompt_bytes == size
 
 
+@pytest.mark.parametrize(
+    ("written", "size"), [(r"\u4e2d", 3), (r"\\u4e2d", 7), (r"\ud83d\ude00", 6), (r"\n\\", 4)]
+)
+def test_an_escape_counts_as_the_character_that_it_writes(written: str, size: int) -> None:
+    """At most: a backslash with a letter is none."""
+    body = b'{"model":"m","messages":[{"a":"%b"}]}' % written.encode()
+    assert read(CHATS.path, body)[0].size.prompt_bytes == len('[{"a":""}]') + size
+
+
 CHAT = [{"role": "user", "content": "x"}]
 MANY: list[tuple[str, str, Any, dict[str, Any]]] = [
     ("/v1/embeddings", "input", "x", {}),
