@@ -19,6 +19,10 @@ whose next requests must not take the trials of all others: the next one follows
 pause. If all replicas are refused, the fault is common to all or the key's own,
 and they are used by their load.
 
+An engine that refuses a request (400, 422) is believed, unless it refused its last ones too. Then
+another replica, which did answer, is asked as well: if it answers, that is a proof, and if it
+refuses, the request is to blame. Until then the replica is doubtful.
+
 The requests that were in flight at the death of a process are judged by `quarantine`.
 """
 
@@ -57,6 +61,7 @@ class Reputation:
 
     Attributes:
         failures: in a row.
+        refusals: requests in a row that its engine refused.
         number: of the last failure that counts. By its number a failure is proved later, and no
             other one, whatever has become of the replica meanwhile.
         proofs: times in a row that the failures were proved to be the replica's fault.
@@ -69,7 +74,7 @@ class Reputation:
 
     __slots__ = (
         "_is_proved", "_settled", "_source", "broke_at", "death_judged", "failures", "number",
-        "out", "proofs", "trial_at",
+        "out", "proofs", "refusals", "trial_at",
     )  # fmt: skip
 
     def __init__(self, number: int = 0) -> None:
@@ -79,7 +84,7 @@ class Reputation:
 
     def succeeded(self) -> None:
         """Note a whole answer. A replica that is out, which may finish what runs, stays out."""
-        self.failures = self.proofs = 0
+        self.failures = self.proofs = self.refusals = 0
         self.trial_at = 0.0
         self.broke_at = math.inf
         self._source = ""
@@ -112,9 +117,30 @@ class Reputation:
         if self._settled < number <= self.number:
             self._judge(True, now)
 
+    def refused(self, now: float) -> int:
+        """Note that the engine refused a request; return the number of the refusal, if another
+        replica should be asked, else 0.
+        """
+        self.refusals += 1
+        if self.refusals < FAILURES:
+            return 0
+        self.trial_at = max(self.trial_at, now + PAUSE_SECONDS)
+        self.number += 1
+        return self.number
+
+    def refused_elsewhere(self, number: int) -> None:
+        """Note that another replica has refused the request of a refusal as well."""
+        if number == self.number and not self.proofs:
+            self.trial_at = 0.0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its last answers were all failures or all refusals."""
+        return self.failures >= FAILURES or self.refusals >= FAILURES
+
     def _judge(self, is_proved: bool, now: float) -> None:
         self._is_proved = self._is_proved or is_proved
-        if self.failures < FAILURES:
+        if not self.is_suspect:
             return
         pause = PAUSE_SECONDS
         if self._is_proved:
@@ -133,7 +159,7 @@ class Reputation:
         """
         if self.out:
             return Trust.OUT
-        if self.failures < FAILURES or (now >= self.trial_at and not on_trial):
+        if not self.is_suspect or (now >= self.trial_at and not on_trial):
             return Trust.GOOD
         return Trust.REFUSED if self.proofs else Trust.DOUBTFUL
 

@@ -15,7 +15,6 @@ from partitiond.core.dispatch.affinity import Affinity, prefix_digests
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
-from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.routing import (
     NO_REQUEST_LIMITS,
@@ -186,7 +185,7 @@ class LiveModel(ReplicaGroup):
         fault was.
         """
         left = [one for one in self.replicas.values() if is_eligible(one, live.tried)]
-        doubtful = [one.replica_id for one in left if one.reputation.failures >= FAILURES]
+        doubtful = [one.replica_id for one in left if one.reputation.is_suspect]
         return frozenset(doubtful if len(doubtful) < len(left) else ())
 
     def tokenised(self, seconds: float) -> None:

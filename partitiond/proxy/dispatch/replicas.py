@@ -177,7 +177,8 @@ class LiveReplica(AnyReplica):
             live.replica = self
             live.placed_at = now
             takes_slot = live.cost.sequences > 0  # else it says nothing of the engine's work
-            if takes_slot and self.reputation.failures >= FAILURES and self.doubt is Trust.GOOD:
+            judged = self.reputation.failures >= FAILURES or self.reputation.proofs > 0
+            if takes_slot and judged and self.doubt is Trust.GOOD:
                 self._trial = live
 
     def first_token(self, live: LiveRequest, now: float) -> None:
@@ -272,7 +273,7 @@ class LiveReplica(AnyReplica):
     @property
     def doubt(self) -> Trust:
         """What it is sent at this moment (`reputation`)."""
-        if self.reputation.failures < FAILURES and not self.reputation.out:
+        if not (self.reputation.is_suspect or self.reputation.out):
             return Trust.GOOD  # without a look at the clock: each request asks each replica
         return self.reputation.trust(time.monotonic(), on_trial=self._trial is not None)
 
@@ -299,6 +300,14 @@ class LiveReplica(AnyReplica):
     def served_elsewhere(self, number: int) -> None:
         """Note that another replica has answered the request of the failure of this number."""
         self.reputation.served_elsewhere(number, time.monotonic())
+
+    def refused(self) -> int:
+        """Note that the engine refused a request (see `Reputation.refused`)."""
+        return self.reputation.refused(time.monotonic())
+
+    def refused_elsewhere(self, number: int) -> None:
+        """Note that another replica has refused the request of the refusal of this number."""
+        self.reputation.refused_elsewhere(number)
 
     def succeeded(self) -> None:
         """Note a whole answer, which ends a series of failures."""

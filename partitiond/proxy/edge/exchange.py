@@ -425,6 +425,8 @@ class Exchange(AttemptOwner):
         outcome, error = ("ok", "") if status == 200 else ("invalid", "engine_rejected")
         if status == 200:
             self._was_served()
+        elif self._asks_another():
+            return
         self._judge_replica(outcome)
         self.leave()
         self._sender.answer_begins()
@@ -507,6 +509,25 @@ class Exchange(AttemptOwner):
     def _was_served(self) -> None:
         for replica, number in self.failed_on:
             replica.served_elsewhere(number)
+
+    def _asks_another(self) -> bool:
+        """Ask another replica as well, once, if this one refuses whatever it is sent."""
+        attempt = self.attempt
+        if attempt is None or self.route.kind is RouteKind.TOKENIZE:
+            return False
+        if self.failed_on:
+            for replica, number in self.failed_on:
+                replica.refused_elsewhere(number)
+            return False
+        number = attempt.replica.refused()
+        is_known_good = number and self.model.in_doubt_for(self.live)
+        if not (is_known_good and self._may_retry(attempt.replica)):
+            return False
+        self.failed_on.append((attempt.replica, number))
+        self.attempt, self.record.at_work = None, False
+        self.live.leave()
+        self._place(again=True)
+        return True
 
     def _judge_replica(self, outcome: str) -> None:
         """Tell the replica how its attempt ended; an engine's refusal says nothing of it."""

@@ -132,6 +132,33 @@ def test_a_proof_is_of_its_own_failure_alone() -> None:
         assert after.failed("a", NOW) == 0, "it was sent before"
 
 
+def test_who_refuses_all_that_others_answer_is_refused_itself() -> None:
+    """And who is right to refuse is not, however often."""
+    found, now, pauses = Reputation(), NOW, []
+    assert [found.refused(now) for _ in range(reputation.FAILURES - 1)] == [0, 0]
+    assert what(found) is GOOD
+    for _ in range(9):
+        number = found.refused(now)
+        assert number == found.number > 0
+        assert what(found, now) is DOUBTFUL, "until another replica has said its word"
+        assert what(found, now + PAUSE_SECONDS) is GOOD
+        found.refused_elsewhere(number)
+        assert what(found, now) is GOOD
+    for _ in range(9):
+        number = found.refused(now)
+        found.served_elsewhere(number, now)
+        assert what(found, now) is REFUSED
+        pauses.append(found.trial_at - now)
+        now = found.trial_at
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    found.refused_elsewhere(found.refused(now))
+    assert what(found, now) is REFUSED
+    assert what(found, now + PAUSE_SECONDS) is GOOD, "one trial"
+    found.succeeded()
+    assert what(found, now) is GOOD
+    assert found.refused(now) == 0
+
+
 def test_one_that_is_out_stays_out_whatever_becomes_of_what_runs() -> None:
     found = failing("a")
     found.out = True
