@@ -273,7 +273,7 @@ class LiveReplica(AnyReplica):
     @property
     def doubt(self) -> Trust:
         """What it is sent at this moment (`reputation`)."""
-        if not (self.reputation.is_suspect or self.reputation.out):
+        if not (self.reputation.is_doubtful or self.reputation.out):
             return Trust.GOOD  # without a look at the clock: each request asks each replica
         return self.reputation.trust(time.monotonic(), on_trial=self._trial is not None)
 

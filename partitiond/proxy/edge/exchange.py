@@ -520,8 +520,8 @@ class Exchange(AttemptOwner):
                 replica.refused_elsewhere(number)
             return False
         number = attempt.replica.refused()
-        is_known_good = number and self.model.in_doubt_for(self.live)
-        if not (is_known_good and self._may_retry(attempt.replica)):
+        has_good = self.model.in_doubt_for(self.live) if number else ()
+        if not (has_good and self._may_retry(attempt.replica)):
             return False
         self.failed_on.append((attempt.replica, number))
         self.attempt, self.record.at_work = None, False

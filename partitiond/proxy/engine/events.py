@@ -58,7 +58,7 @@ class EventScanner:
 
     @property
     def is_clean(self) -> bool:
-        """Whether plain content flows and no half event is kept, so pieces may be relayed unparsed."""
+        """Whether plain content flows and no half event is kept: pieces may be relayed unparsed."""
         return self.frame_bytes > 0 and not (self.done or self._tail)
 
     def feed(self, data: bytes) -> bytes:
@@ -86,10 +86,7 @@ class EventScanner:
         return self._feed_carefully(data)
 
     def _is_plain(self, data: bytes) -> bool:
-        for marker in self._markers:
-            if marker in data:
-                return False
-        return True
+        return all(marker not in data for marker in self._markers)
 
     def _keep(self, tail: bytes) -> None:
         if len(tail) > self._max_event_bytes:

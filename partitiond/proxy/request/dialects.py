@@ -5,8 +5,9 @@ messages (Anthropic's)           named events; `error`; `message_stop`
 responses (OpenAI's)             named events; `error`, `response.failed`; `response.completed`
 
 A raw piece of the stream that holds anything but plain output (log probabilities and token ids are
-more) contains at least one of the byte strings in `markers`. The searches are exact: neither a raw quote nor a raw line break can occur
-inside a JSON string, so text that a model writes never looks like a marker.
+more) contains at least one of the byte strings in `markers`. The searches are exact: neither a raw
+quote nor a raw line break can occur inside a JSON string, so text that a model writes never looks
+like a marker.
 """
 
 import enum

@@ -158,7 +158,9 @@ def test_the_figures_of_keys_are_bounded_and_each_learns_from_its_own_pair() -> 
     """The longest unused key goes."""
     keys = FiguresOfKeys()
     for number in [*range(estimates.MAX_KEYS), 0, estimates.MAX_KEYS]:
-        keys.learn(f"k{number}", prompt=(10**6, 2 * 10**5), text=(10**6, 5 * 10**5), output_tokens=900)
+        keys.learn(
+            f"k{number}", prompt=(10**6, 2 * 10**5), text=(10**6, 5 * 10**5), output_tokens=900
+        )
     assert len(keys) == estimates.MAX_KEYS
     assert keys.of("k1") is UNKNOWN_KEY
     known = keys.of("k0")

@@ -103,7 +103,7 @@ async def test_what_is_left_costs_what_its_owner_did(make: Make) -> None:
     """Of 64 sequences a replica runs 8 at a time, and each as fast as only its host knows."""
     keys = (key(rates=KeyRates(token_budget=10**6)),)
     own = replica(await make.engine(plays("hold")), tokens_per_s=20.0)
-    hosts = a, b = await make.hosts(table(own, keys=keys), {"a": ["m-1"], "b": []})
+    hosts = a, _ = await make.hosts(table(own, keys=keys), {"a": ["m-1"], "b": []})
     for one in hosts:
         asking = one.proxy.ask(key="k1", n=64, max_tokens=500)
         await one.proxy.until(lambda: a.proxy.state.models["m"].replicas["m-1"].sequences == 8)
