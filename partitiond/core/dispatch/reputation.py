@@ -134,13 +134,13 @@ class Reputation:
             self.trial_at = 0.0
 
     @property
-    def is_doubtful(self) -> bool:
+    def is_in_doubt(self) -> bool:
         """Whether its last answers were all failures or all refusals."""
         return self.failures >= FAILURES or self.refusals >= FAILURES
 
     def _judge(self, is_proved: bool, now: float) -> None:
         self._is_proved = self._is_proved or is_proved
-        if not self.is_doubtful:
+        if not self.is_in_doubt:
             return
         pause = PAUSE_SECONDS
         if self._is_proved:
@@ -159,7 +159,7 @@ class Reputation:
         """
         if self.out:
             return Trust.OUT
-        if not self.is_doubtful or (now >= self.trial_at and not on_trial):
+        if not self.is_in_doubt or (now >= self.trial_at and not on_trial):
             return Trust.GOOD
         return Trust.REFUSED if self.proofs else Trust.DOUBTFUL
 

@@ -185,7 +185,7 @@ class LiveModel(ReplicaGroup):
         fault was.
         """
         left = [one for one in self.replicas.values() if is_eligible(one, live.tried)]
-        doubtful = [one.replica_id for one in left if one.reputation.is_doubtful]
+        doubtful = [one.replica_id for one in left if one.reputation.is_in_doubt]
         return frozenset(doubtful if len(doubtful) < len(left) else ())
 
     def tokenised(self, seconds: float) -> None:

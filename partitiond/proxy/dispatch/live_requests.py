@@ -82,13 +82,6 @@ class AnyReplica:
     def served_elsewhere(self, number: int) -> None:
         """Note that another replica has answered the request of the failure of this number."""
 
-    def refused(self) -> int:
-        """Note that the engine refused a request (see `Reputation.refused`)."""
-        return 0
-
-    def refused_elsewhere(self, number: int) -> None:
-        """Note that another replica has refused the request of the refusal of this number."""
-
     def succeeded(self) -> None:
         """Note a whole answer, which ends a series of failures."""
 

@@ -273,7 +273,7 @@ class LiveReplica(AnyReplica):
     @property
     def doubt(self) -> Trust:
         """What it is sent at this moment (`reputation`)."""
-        if not (self.reputation.is_doubtful or self.reputation.out):
+        if not (self.reputation.is_in_doubt or self.reputation.out):
             return Trust.GOOD  # without a look at the clock: each request asks each replica
         return self.reputation.trust(time.monotonic(), on_trial=self._trial is not None)
 
@@ -300,14 +300,6 @@ class LiveReplica(AnyReplica):
     def served_elsewhere(self, number: int) -> None:
         """Note that another replica has answered the request of the failure of this number."""
         self.reputation.served_elsewhere(number, time.monotonic())
-
-    def refused(self) -> int:
-        """Note that the engine refused a request (see `Reputation.refused`)."""
-        return self.reputation.refused(time.monotonic())
-
-    def refused_elsewhere(self, number: int) -> None:
-        """Note that another replica has refused the request of the refusal of this number."""
-        self.reputation.refused_elsewhere(number)
 
     def succeeded(self) -> None:
         """Note a whole answer, which ends a series of failures."""

@@ -512,18 +512,17 @@ class Exchange(AttemptOwner):
 
     def _asks_another(self) -> bool:
         """Ask another replica as well, once, if this one refuses whatever it is sent."""
-        attempt = self.attempt
-        if attempt is None or self.route.kind is RouteKind.TOKENIZE:
+        for before, number in self.failed_on:
+            if isinstance(before, LiveReplica):
+                before.reputation.refused_elsewhere(number)
+        replica = None if self.attempt is None else self.attempt.replica
+        if self.failed_on or not isinstance(replica, LiveReplica) or not self.live.cost.sequences:
             return False
-        if self.failed_on:
-            for replica, number in self.failed_on:
-                replica.refused_elsewhere(number)
+        number = replica.reputation.refused(time.monotonic())
+        has_good = number and self.model.in_doubt_for(self.live)
+        if not (has_good and self._may_retry(replica)):
             return False
-        number = attempt.replica.refused()
-        has_good = self.model.in_doubt_for(self.live) if number else ()
-        if not (has_good and self._may_retry(attempt.replica)):
-            return False
-        self.failed_on.append((attempt.replica, number))
+        self.failed_on.append((replica, number))
         self.attempt, self.record.at_work = None, False
         self.live.leave()
         self._place(again=True)
