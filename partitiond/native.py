@@ -50,6 +50,7 @@ PROXY: Final = (
     "core/dispatch/speeds",
     "core/keys/tokens_charged",
     "core/keys/rates_and_budgets",
+    "core/keys/wall_clock",
     "core/numbers/mean",
     "proxy/dispatch/live_requests",
     "proxy/dispatch/ledger",

@@ -16,13 +16,15 @@ class ProxyOptions:
     Attributes:
         max_body_bytes: larger request bodies get 413.
         max_bodies_bytes: total of the request bodies of more than 16 KiB that one process holds,
-            from their first byte to the end of their answer; further ones get 503. As much again,
-            but at least `max_response_bytes`, for whole answers, until their clients have them.
+            from their first byte to the end of their answer; further ones get 503, and those of a
+            key beyond half of what the others leave. As much again, but at least
+            `max_response_bytes`, for whole answers, until their clients have them.
         max_header_bytes: larger request heads get 431.
-        max_connections: open connections of clients; further ones get 503 and are closed.
+        max_connections: open connections of clients; further ones get 503 and are closed, or take
+            the place of one of the network that has the most.
         max_sequences: prompts x n of one request. OpenAI takes 2,048 inputs.
-        max_response_bytes: larger answers of an engine (not streamed) are an upstream failure. That
-            many inputs have 184 MB of vectors of 4,096 numbers.
+        max_response_bytes: larger answers of an engine (not streamed) are 400. 2,048 inputs have
+            184 MB of vectors of 4,096 numbers.
         first_token_timeout_seconds: of a stream, from its start or an event without content on.
         between_tokens_timeout_seconds: between two pieces of a stream.
         total_timeout_seconds: from the last byte of the request to the end of the answer.

@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
@@ -23,6 +24,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.proxy.telemetry.logs import LogFile
@@ -91,6 +93,20 @@ def post(
         f"authorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data
+
+
+def begun(
+    accounts: Accounts, key_id: str, tokens: float, service_seconds: float = 1.0
+) -> Receipt | Rejected:
+    """Begin a request, and reserve its tokens; one that gets none ends at once."""
+    receipt = accounts.begin(key_id)
+    if isinstance(receipt, Rejected):
+        return receipt
+    refused = accounts.reserve(receipt, tokens, service_seconds)
+    if refused is None:
+        return receipt
+    accounts.settle(receipt, 0.0)
+    return refused
 
 
 def error_of(response: httpx.Response) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Budgets that cannot be written are reported once, and written as soon as that works again."""
 
+import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -7,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute
+from partitiond.core.keys.wall_clock import STEADY_SECONDS
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.budgets_file import BudgetsFile
+from tests.proxy.conftest import begun
+from tests.proxy.virtual import VirtualLoop
 
 RATES = KeyRates(token_budget=1000, budget_period=BudgetPeriod.NEVER)
 LIMITED, FREE = KeyRoute("k1", "ab" * 32, rates=RATES), KeyRoute("k1", "ab" * 32)
@@ -18,7 +23,7 @@ KNOWN = {"period": "never", "start": 0.0, "tokens": 30.0}
 
 def use_ten(accounts: Accounts) -> None:
     accounts.apply((LIMITED,))
-    accounts.admit("k1", 10, 1.0)
+    begun(accounts, "k1", 10)
     accounts.save()
 
 
@@ -85,17 +90,40 @@ def test_a_key_gets_nothing_back_from_limits_that_never_debited_it() -> None:
     """It lost its limits and got them again while a request ran."""
     accounts = Accounts(None)
     accounts.apply((LIMITED,))
-    before = accounts.admit("k1", 300, 1.0)
+    before = begun(accounts, "k1", 300)
     assert isinstance(before, Receipt)
     accounts.apply((FREE,))
     accounts.apply((LIMITED,))
-    after = accounts.admit("k1", 100, 1.0)
+    after = begun(accounts, "k1", 100)
     assert isinstance(after, Receipt)
     accounts.settle(before, 5)
     assert accounts.uses()["k1"]["budget_used"] == 100
     accounts.settle(after, 7)
     assert accounts.uses()["k1"]["budget_used"] == 7
     assert accounts.for_the_head()["k1"]["in_flight"] == 0
+
+
+async def test_a_clock_that_was_ahead_before_a_restart_closes_no_budget_for_longer(
+    tmp_path: Path,
+) -> None:
+    clock, path = asyncio.get_running_loop(), tmp_path / "budgets.json"
+    assert isinstance(clock, VirtualLoop)
+    daily = dataclasses.replace(RATES, budget_period=BudgetPeriod.DAY)
+
+    def asks(accounts: Accounts) -> int | None:
+        accounts.apply((dataclasses.replace(LIMITED, rates=daily),))
+        found = begun(accounts, "k1", 1000)
+        accounts.save()
+        return found.retry_after_seconds if isinstance(found, Rejected) else 0
+
+    clock.set_ahead(365 * 86_400.0)
+    assert asks(Accounts(path)) == 0
+    clock.set_ahead(0.0)
+    accounts = Accounts(path)
+    assert asks(accounts) == STEADY_SECONDS
+    await asyncio.sleep(STEADY_SECONDS)
+    assert asks(accounts) == 0
+    assert asks(Accounts(path)) == pytest.approx(43_200, abs=1 + STEADY_SECONDS), "until midnight"
 
 
 def test_other_limits_of_a_key_forget_nothing_that_it_used() -> None:
@@ -106,7 +134,7 @@ def test_other_limits_of_a_key_forget_nothing_that_it_used() -> None:
     def asks(tokens: float, **limits: Any) -> Receipt | str:
         other = dataclasses.replace(LIMITED, rates=dataclasses.replace(rates, **limits))
         accounts.apply((other,))
-        found = accounts.admit("k1", tokens, 1.0)
+        found = begun(accounts, "k1", tokens)
         return found if isinstance(found, Receipt) else found.code
 
     runs = asks(900)

@@ -191,6 +191,7 @@ def boasts(api: Api, *, streams: bool) -> list[Step]:
 
 
 FREE: Final = (0, 0)
+MOST_BYTES: Final = 100_000
 REFUSAL: Final = {"error": {"message": "no", "type": "BadRequestError", "code": 400}}
 COUNTED: Final = {"tokens": [1], "usage": {"prompt_tokens": 5, "completion_tokens": 5}}
 COUNTING: Final = Api("/tokenize", {"prompt": "hi"}, {}, {})
@@ -203,6 +204,9 @@ ENDS: Final = {
     "the engine closes at once": End(["close"], FREE, 502, "", WAYS),
     "the engine resets at once": End(["reset"], FREE, 502, "", WAYS),
     "the engine refuses": End(answer(REFUSAL, 400, "Bad Request"), FREE, 400, "", WAYS),
+    "the answer is too large": End(
+        answer(completion("x" * MOST_BYTES)), (ESTIMATE, 0), 400, "", WHOLE
+    ),
     "a bug of the proxy's": End(["hold"], FREE, 500, "bug", WAYS),
     "the proxy ends before the answer": End(["hold"], FREE, 503, "drain", WAYS),
     "the client leaves in the middle": End(stands, seen_price, 200, "leave"),
@@ -243,6 +247,7 @@ async def test_each_end_has_its_price_in_all_books(make: Make, name: str) -> Non
             table(replica(engine, max_model_len=0), keys=(key(who, rates=RATES),)),
             retry_share=1.0, first_token_timeout_seconds=20.0,
             between_tokens_timeout_seconds=20.0, total_timeout_seconds=60.0,
+            max_response_bytes=MOST_BYTES,
         )  # fmt: skip
         freeze_bucket(proxy, who)
         async with asking(proxy, api, streams=streams, name=who) as reader:

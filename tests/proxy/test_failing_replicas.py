@@ -266,12 +266,17 @@ async def test_a_connection_is_kept_for_less_time_than_an_engine_keeps_it(make: 
 
 
 @pytest.mark.parametrize(("limit", "served"), [(0, True), (1, False)])
-async def test_a_whole_answer_larger_than_the_limit_is_a_failure_of_the_engine(
+async def test_a_whole_answer_larger_than_the_limit_is_the_fault_of_its_request(
     make: Make, limit: int, served: bool
 ) -> None:
     (sent,) = answer(completion("x" * 1000))
     assert isinstance(sent, bytes)
     size = len(sent.partition(b"\r\n\r\n")[2])
-    proxy, _ = await make.both(plays(sent), max_response_bytes=size - limit)
-    expected = SERVED if served else (502, "upstream_bad_response")
+    engines = [await make.engine(plays(sent), name) for name in ("e1", "e2")]
+    routes = [replica(engine, f"m-{n}") for n, engine in enumerate(engines)]
+    proxy = await make.proxy(table(*routes), max_response_bytes=size - limit, retry_share=1.0)
+    expected = SERVED if served else (400, "answer_too_large")
     assert error_of(await proxy.complete()) == expected
+    assert sum(len(engine.received) for engine in engines) == 1
+    assert not any(one.work.failed for one in members(proxy).values())
+    assert proxy.state.metrics.model("m").uses[""].failed == 0

@@ -170,7 +170,7 @@ async def test_what_comes_before_an_answer_is_not_taken_and_the_answer_is_given(
     assert b"connection: close" in answers[1]
     await settled()
     assert (proxy.idle(), len(engine.received), proxy.state.reading) == (True, 1, set())
-    assert proxy.state.body_bytes == 0
+    assert proxy.state.bodies.held == 0
 
 
 async def test_a_slow_client_has_its_whole_answers_before_the_connection_ends(make: Make) -> None:

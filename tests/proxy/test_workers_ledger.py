@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import heapq
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from partitiond.core.dispatch.routing import (
 )
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates_and_budgets import Usage
+from partitiond.core.keys.wall_clock import STEADY_SECONDS
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.ledger import (
     KEYS,
@@ -51,6 +53,7 @@ from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFi
 from partitiond.proxy.dispatch.worker_queue import ANSWER_SECONDS, HOLD_SECONDS, WorkerQueue
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import Budgets, SiblingMeters
+from tests.proxy.conftest import begun
 from tests.proxy.virtual import VirtualLoop
 
 TICK = 0.010
@@ -489,7 +492,7 @@ def test_more_keys_than_columns_do_not_stop_the_table(tmp_path: Path) -> None:
     ledger = ledger_of(dataclasses.replace(table("a"), keys=keys))
     held = set(ledger.keys.directory)
     (without,) = [key.id for key in keys if key_hash(key.id) not in held]
-    assert SiblingMeters(ledger, 0).others(without) == Usage()
+    assert SiblingMeters(ledger, 0).others(without, math.inf) == Usage()
     path = tmp_path / "budgets.json"
     path.write_text(json.dumps({without: {"period": "day", "start": 86400.0, "tokens": 7}}))
     budgets = Budgets(path, ledger)
@@ -512,23 +515,23 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
     ledger, budgets = parent()
     first, second = SiblingMeters(ledger, 0), SiblingMeters(ledger, 1)
     used = Usage(3, 40.0, 2, 3600.0, 40.0)
-    second.others("k")  # what it does not know from before
     first.publish("k", used)
-    assert second.others("k") == used
+    assert second.others("k", math.inf) == used
     ledger.clear(0)
-    assert second.others("k") == dataclasses.replace(used, in_flight=0), "used is used"
+    assert second.others("k", math.inf) == dataclasses.replace(used, in_flight=0), "used is used"
     meter = ledger.keys.find(key_hash("k"))
     assert ledger.usage_of_others(-1, meter).tokens == 40.0
-    assert SiblingMeters(ledger, 0).others("k").requests == 0, "a full bucket owes nothing"
     second.publish("k", Usage(1, 10, 0, 3600.0, 10.0))
     assert budgets.used()["k"].tokens == 50.0
     budgets.save()
     assert parent()[1].used()["k"].tokens == 50.0
 
 
-def workers_of(ledger: SlotLedger, rates: KeyRates, shares: HostShares) -> list[Accounts]:
+def workers_of(
+    ledger: SlotLedger, rates: KeyRates, shares: HostShares, rows: int = 2
+) -> list[Accounts]:
     found = []
-    for row in range(2):
+    for row in range(rows):
         accounts, meters = Accounts(None), SiblingMeters(ledger, row)
         accounts.others, accounts.publish = meters.others, meters.publish
         accounts.apply([KeyRoute("k", "0" * 64, rates=rates)], shares)
@@ -539,13 +542,15 @@ def workers_of(ledger: SlotLedger, rates: KeyRates, shares: HostShares) -> list[
 def test_workers_tell_of_a_key_from_its_table_on_and_at_each_end() -> None:
     ledger = ledger_of(table("a"))
     first, second = workers_of(ledger, KeyRates(tokens_per_minute=100), HostShares())
-    runs = first.admit("k", 80.0, 1.0)
+    runs = begun(first, "k", 80.0)
     assert isinstance(runs, Receipt)
-    assert isinstance(second.admit("k", 30.0, 1.0), Rejected)
+    assert isinstance(begun(second, "k", 30.0), Rejected)
     assert second.for_the_head()["k"]["refused"] == 1, "though it used nothing"
     first.settle(runs, 60.0)
     total = ledger.usage_of_others(-1, ledger.keys.find(key_hash("k")))
     assert (total.tokens, total.in_flight) == (60.0, 0)
+    later = workers_of(ledger, KeyRates(tokens_per_minute=100), HostShares())[1]
+    assert isinstance(begun(later, "k", 100.0), Receipt), "its full bucket owes nothing"
 
 
 def test_workers_of_a_host_use_its_share_together() -> None:
@@ -553,15 +558,40 @@ def test_workers_of_a_host_use_its_share_together() -> None:
     rates = KeyRates(max_in_flight=9, token_budget=100, budget_period=BudgetPeriod.NEVER)
     share = KeyShare("k", 0.5, 0.5, 3, 0.0, 50.0)
     workers = workers_of(ledger, rates, HostShares(1, 0.25, (share,)))
-    admitted = [workers[n % 2].admit("k", 10.0, 1.0) for n in range(8)]
+    admitted = [begun(workers[n % 2], "k", 10.0) for n in range(8)]
     assert sum(isinstance(one, Receipt) for one in admitted) == 3
     for number, one in enumerate(admitted):
         if isinstance(one, Receipt):
             workers[number % 2].settle(one, 10.0)
-    more = [workers[n % 2].admit("k", 10.0, 1.0) for n in range(8)]
+    more = [begun(workers[n % 2], "k", 10.0) for n in range(8)]
     assert sum(isinstance(one, Receipt) for one in more) == 2, "of the budget"
     counts = [one.for_the_head()["k"] for one in workers]
     assert sum(count["refused"] for count in counts) == 16 - 5
+
+
+async def test_a_worker_that_ended_in_a_wrong_period_hides_nothing_that_others_use(
+    tmp_path: Path,
+) -> None:
+    ledger, clock = ledger_of(table("a"), rows=3), asyncio.get_running_loop()
+    assert isinstance(clock, VirtualLoop)
+    rates = KeyRates(token_budget=100)
+    budgets = Budgets(tmp_path / "budgets.json", ledger)
+    budgets.apply((KeyRoute("k", "0" * 64, rates=rates),))
+    first, second, third = workers_of(ledger, rates, HostShares(), rows=3)
+    clock.set_ahead(365 * 86_400.0)
+    assert isinstance(begun(first, "k", 90.0), Receipt)
+    assert budgets.used()["k"].tokens == 90.0
+    ledger.clear(0)
+    clock.set_ahead(0.0)
+    assert isinstance(begun(second, "k", 40.0), Rejected)
+    assert budgets.used()["k"].tokens == 90.0
+    assert isinstance(begun(third, "k", 40.0), Rejected)
+    await pass_time(STEADY_SECONDS)
+    assert isinstance(begun(second, "k", 40.0), Receipt)
+    assert isinstance(begun(third, "k", 70.0), Rejected)
+    assert budgets.used()["k"].tokens == 40.0
+    ledger.clear(1)
+    assert isinstance(begun(third, "k", 70.0), Rejected), "what has ended counts as well"
 
 
 # The ledger's file has all of its room before anything writes to the mapped pages

@@ -74,6 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = self._began = time.monotonic()
         self._unix_offset = _noon(time.time()) - self._now
+        self._ahead = 0.0
         self.clients: list[RawClient] = []
         self._outside = 0
         self._listeners: dict[int, VirtualServer] = {}
@@ -88,7 +89,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def unix_time(self) -> float:
-        return self._now + self._unix_offset
+        return self._now + self._unix_offset + self._ahead
+
+    def set_ahead(self, seconds: float) -> None:
+        """Set the wall clock to a time that is wrong by so much."""
+        self._ahead = seconds
 
     def works(self, seconds: float) -> None:
         """Let time pass in which the loop gets nothing done."""

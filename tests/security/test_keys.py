@@ -122,6 +122,11 @@ async def test_a_key_expires_on_time_without_a_new_table(proxy: Target) -> None:
         proxy.publish(keys=[renewed])
         assert (await ask(proxy, "sk-old")).status == status
         assert (await ask(proxy, "sk-new")).status == 200
+    soon, past = time.time() + 60, time.time() - 1
+    proxy.publish(
+        keys=[key("sk-new", previous_sha256=former, previous_until=soon, expires_at=past)]
+    )
+    assert (await ask(proxy, "sk-old")).status == 401, "it ends with its key"
 
 
 async def _status(wire: Wire, secret: str) -> int:

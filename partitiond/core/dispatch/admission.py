@@ -39,7 +39,7 @@ class Cost:
 
     Attributes:
         sequences: prompts x n.
-        kv_tokens: expected for all its sequences together.
+        kv_tokens: expected for all its sequences together; without any, the bytes to tokenise.
         prompts: that are answered.
         prompt_tokens: of all its prompts.
         output_tokens: reserved for all its sequences: the limit on output, else what is usual.

@@ -48,14 +48,12 @@ class Dispatcher(Generic[RequestT, LoadT]):
         route: ModelRoute,
         places: Places[RequestT, LoadT],
         service: Mean | None = None,
-        each: Cost | None = None,
     ) -> None:
         """
         Args:
             route: of the model.
             places: see above; first read by the first `changed`.
             service: the first guess.
-            each: cost that each request takes of a place; None for the request's own cost.
         """
         self.route = route
         self.places = places
@@ -63,7 +61,6 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self.service = service or service_time()
         self.held = 0
         self.turned_away = 0
-        self._each = each
         self._most = route.max_queue
         self._removed = False
         self._serves = False
@@ -298,13 +295,12 @@ class Dispatcher(Generic[RequestT, LoadT]):
     def _cost_of(self, request: RequestT) -> Cost:
         """Return what the request takes of a replica at a time: at most the model's largest batch.
 
-        A request of many batches thus counts as one batch ahead of others: it never holds more.
+        A request of many batches thus counts as one batch ahead of others: it never holds more. A
+        request of no sequence takes one place.
         """
-        if self._each is not None:
-            return self._each
         cost = request.cost
         if cost.sequences <= 1:
-            return cost
+            return cost if cost.sequences else Cost(1, cost.kv_tokens)
         return cost.at_once(max([load.batch for load in self.places.loads()], default=0))
 
     def _must_leave_a_replica(self, request: RequestT, cost: Cost) -> bool:

@@ -6,6 +6,9 @@ estimate when a request is admitted, and corrected by actual usage when the requ
 estimate that was too low leaves the bucket in debt. A request of more tokens than the whole bucket
 is admitted when the bucket is full, and its debt is paid off before the next request.
 
+A request counts in flight and in the rate of requests from its head on, whatever becomes of it
+(`begin`); its tokens count once its body is known (`reserve`).
+
 A budget is a sum over a UTC period (an hour, a day, a month, or for ever). It is reserved by
 estimate, too, so that many requests at once cannot exceed it together.
 
@@ -18,8 +21,9 @@ Where several hosts serve one key, all this holds for the host's share (`core.ke
 bucket that grows with its share has no more in it than before, and one that shrinks loses only what
 it cannot hold. So no move of a share adds to what all hosts together may take.
 
-The period of a budget is the latest that the clock, the counts or the head have said. So a clock
-that steps back over the end of a period, and forth again, begins no budget anew.
+The period of a budget is the latest that the clock, the counts or the head have said, as far as
+they are to be believed (`core.keys.wall_clock`). So a clock that steps back over the end of a
+period, and forth again, begins no budget anew.
 
 There are two clocks, both arguments: `now` is monotonic seconds, for the buckets; `unix` is Unix
 seconds, for the periods.
@@ -33,6 +37,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected, retry_after_seconds
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyShare, share_by_part
+from partitiond.core.keys.wall_clock import STEADY_SECONDS
 
 _SECONDS: Final = {BudgetPeriod.HOUR: 3600, BudgetPeriod.DAY: 86_400}
 _PERIOD_WORDS: Final = {
@@ -69,6 +74,13 @@ def period_end(unix: float, period: BudgetPeriod) -> float | None:
     if period is BudgetPeriod.MONTH:
         return _month_start(unix, 1)
     return period_start(unix, period) + _SECONDS[period]
+
+
+def present_period(period: BudgetPeriod, unix: float, latest: float, *known: float) -> float:
+    """Return the start of the period that counts now: by the clock, or a later known one of at most
+    `latest`.
+    """
+    return max([period_start(unix, period), *[start for start in known if start <= latest]])
 
 
 def _month_start(unix: float, later: int) -> float:
@@ -121,6 +133,12 @@ class Usage:
             self.budget_in(start) + other.budget_in(start),
         )
 
+    def until(self, latest: float) -> "Usage":
+        """Return the counts without a budget whose period is later than that."""
+        if self.budget_start <= latest:
+            return self
+        return Usage(self.requests, self.tokens, self.in_flight)
+
     def budget_in(self, start: float) -> float:
         """Return tokens of the budget in the period that began at `start`."""
         return self.budget_tokens if self.budget_start == start else 0.0
@@ -136,7 +154,7 @@ NO_USAGE: Final = Usage()
 
 
 class Allowed:
-    """The receipt of an admitted request, for `KeyMeter.settle`.
+    """The receipt of a request, for `KeyMeter.settle`.
 
     Attributes:
         tokens: that were debited.
@@ -148,6 +166,10 @@ class Allowed:
     def __init__(self, tokens: float, budget_start: float) -> None:
         self.tokens: Final = tokens
         self.budget_start: Final = budget_start
+
+
+NOT_RESERVED: Final = Allowed(0.0, 0.0)
+"""Of a request that has begun, and whose tokens are not known."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -202,16 +224,23 @@ class KeyMeter:
     """One worker's account of one key. `usage` is its row."""
 
     def __init__(
-        self, rates: KeyRates, now: float, share: KeyShare | None = None, part: float = 1.0
+        self,
+        rates: KeyRates,
+        now: float,
+        share: KeyShare | None = None,
+        part: float = 1.0,
+        others: Usage = NO_USAGE,
     ) -> None:
-        """Begin with full buckets; arguments as of `apply`."""
+        """Begin with full buckets, from which nothing that others used before is debited; other
+        arguments as of `apply`.
+        """
         self.rates = rates
         self.part = part
         self.share = share_by_part("", rates, part) if share is None else share
         requests, tokens = self._sizes()
         self._requests = Bucket(requests, requests, now)
         self._tokens = Bucket(tokens, tokens, now)
-        self._seen = NO_USAGE
+        self._seen = others
         self.usage = NO_USAGE
 
     def apply(
@@ -241,47 +270,67 @@ class KeyMeter:
                 bucket.move(size * was / limit)
             bucket.resize(size)
 
-    def admit(
+    def begin(
+        self, *, now: float, others: Usage = NO_USAGE, service_seconds: float = 1.0
+    ) -> Rejected | None:
+        """Count a request that begins, or return why the key may not send one now.
+
+        Args:
+            now: monotonic seconds.
+            others: sum of the other workers' rows.
+            service_seconds: mean time of a request, for Retry-After when too many are in flight.
+        """
+        self._learn(others, now)
+        rejected = self._refuse_in_flight(others, service_seconds) or self._refuse_rate(1.0)
+        if rejected is None:
+            self._requests.debit(1)
+            used = self.usage
+            self.usage = Usage(
+                used.requests + 1, used.tokens, used.in_flight + 1, used.budget_start,
+                used.budget_tokens,
+            )  # fmt: skip
+        return rejected
+
+    def reserve(
         self,
         tokens: float,
         *,
         now: float,
         unix: float,
+        latest: float,
         others: Usage = NO_USAGE,
-        service_seconds: float = 1.0,
     ) -> Allowed | Rejected:
-        """Return whether the key may send this request now; if it may, the request is debited.
+        """Debit the tokens of a request that has begun, or return why the key may not use them now.
 
         Args:
             tokens: estimated prompt and output tokens of all its sequences.
             now: monotonic seconds.
             unix: Unix seconds.
+            latest: start of a period to believe (`core.keys.wall_clock`).
             others: sum of the other workers' rows.
-            service_seconds: mean time of a request, for Retry-After when too many are in flight.
         """
         self._learn(others, now)
-        start = self._period(unix, others)
-        rejected = (
-            self._refuse_in_flight(others, service_seconds)
-            or self._refuse_budget(tokens, start, unix, others)
-            or self._refuse_rates(tokens)
-        )
+        start = self._period(unix, latest, others.budget_start)
+        rejected = self._refuse_budget(tokens, start, unix, others)
+        rejected = rejected or self._refuse_rate(tokens, of_tokens=True)
         if rejected is not None:
             return rejected
-        self._requests.debit(1)
         self._tokens.debit(tokens)
         used = self.usage
-        self.usage = Usage(
-            used.requests + 1,
-            used.tokens + tokens,
-            used.in_flight + 1,
-            start,
-            used.budget_in(start) + tokens,
-        )
+        budget = used.budget_in(start) + tokens
+        self.usage = Usage(used.requests, used.tokens + tokens, used.in_flight, start, budget)
         return Allowed(tokens, start)
 
-    def settle(self, allowed: Allowed, actual_tokens: float, *, now: float, unix: float) -> None:
-        """Settle an ended request, however it ended: exactly once for each `Allowed`.
+    def settle(
+        self,
+        allowed: Allowed,
+        actual_tokens: float,
+        *,
+        now: float,
+        unix: float,
+        latest: float,
+    ) -> None:
+        """Settle an ended request, however it ended: exactly once for each that began.
 
         The difference from the estimate is corrected in the period in which the request was
         admitted; if that period is over, nothing is left to correct.
@@ -290,7 +339,7 @@ class KeyMeter:
         self._tokens.fill(now)
         self._tokens.debit(more)
         used = self.usage
-        start = self._period(unix, NO_USAGE)
+        start = self._period(unix, latest)
         budget = used.budget_in(start)
         if allowed.budget_start == start:
             budget += more
@@ -312,14 +361,10 @@ class KeyMeter:
             max(share.tokens, _LEAST_PART) * rates.tokens_per_minute,
         )
 
-    def _period(self, unix: float, others: Usage) -> float:
+    def _period(self, unix: float, latest: float, others: float = 0.0) -> float:
         """Return the start of the budget's period, in Unix seconds (see the module)."""
-        return max(
-            period_start(unix, self.rates.budget_period),
-            self.usage.budget_start,
-            others.budget_start,
-            self.share.budget_start,
-        )
+        mine, heads = self.usage.budget_start, self.share.budget_start
+        return present_period(self.rates.budget_period, unix, latest, mine, others, heads)
 
     def _learn(self, others: Usage, now: float) -> None:
         """Debit what the other workers took since the last call."""
@@ -361,6 +406,8 @@ class KeyMeter:
         end = period_end(max(unix, start), period)
         # Not bounded as other waits are, because no earlier attempt can succeed.
         wait = None if end is None else max(1, math.ceil(end - unix))
+        if start > unix + STEADY_SECONDS:  # of a clock that was wrong, or is
+            wait = math.ceil(STEADY_SECONDS)
         is_spent = share.spent and start == share.budget_start
         if used + tokens <= budget and not is_spent:  # it is this host's share that is used up
             wait = SHARE_SECONDS if wait is None else min(SHARE_SECONDS, wait)
@@ -372,29 +419,20 @@ class KeyMeter:
             wait,
         )
 
-    def _refuse_rates(self, tokens: float) -> Rejected | None:
-        rates, share = self.rates, self.share
-        for bucket, amount, part, code, words in (
-            (
-                self._requests, 1.0, share.requests, "rate_limited",
-                f"send {rates.requests_per_minute} requests",
-            ),
-            (
-                self._tokens, tokens, share.tokens, "tokens_rate_limited",
-                f"use {rates.tokens_per_minute} tokens",
-            ),
-        ):  # fmt: skip
-            wait = bucket.wait_seconds(amount)
-            if wait > 0:
-                if part < 1.0:  # with the whole limit it would be due earlier
-                    wait = min(wait, max(float(SHARE_SECONDS), wait * part))
-                return Rejected(
-                    429,
-                    code,
-                    f"The key may {words} a minute{self._here(part, 1.0)}.",
-                    retry_after_seconds(wait),
-                )
-        return None
+    def _refuse_rate(self, amount: float, *, of_tokens: bool = False) -> Rejected | None:
+        share, rates = self.share, self.rates
+        wait = (self._tokens if of_tokens else self._requests).wait_seconds(amount)
+        if wait <= 0:
+            return None
+        code, part = "rate_limited", share.requests
+        words = f"send {rates.requests_per_minute} requests"
+        if of_tokens:
+            code, part = "tokens_rate_limited", share.tokens
+            words = f"use {rates.tokens_per_minute} tokens"
+        if part < 1.0:  # with the whole limit it would be due earlier
+            wait = min(wait, max(float(SHARE_SECONDS), wait * part))
+        told = f"The key may {words} a minute{self._here(part, 1.0)}."
+        return Rejected(429, code, told, retry_after_seconds(wait))
 
     @staticmethod
     def _here(share: float, limit: float) -> str:

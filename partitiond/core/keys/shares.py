@@ -39,7 +39,8 @@ from partitiond.core.dispatch.routing import (
     KeyShare,
     share_by_part,
 )
-from partitiond.core.keys.rates_and_budgets import period_start
+from partitiond.core.keys.rates_and_budgets import period_start, present_period
+from partitiond.core.keys.wall_clock import WallClock
 
 IDLE_RATE: Final = 0.1
 """Part of its equal share of rates and places that a host keeps to which nothing comes. Chosen: a
@@ -225,6 +226,7 @@ def divide(
     demand: Mapping[str, KeyDemand],
     hosts: Sequence[str],
     unix: float,
+    latest: float,
     at_once: float = math.inf,
 ) -> Division:
     """Return how a key is divided after a look at the hosts.
@@ -237,19 +239,20 @@ def divide(
         demand: of the same hosts.
         hosts: of the table.
         unix: Unix seconds.
+        latest: start of a period to believe (`core.keys.wall_clock`).
         at_once: tokens that all replicas can have at once (sequences x context).
     """
-    start = max(before.start, period_start(unix, rates.budget_period))
+    start = present_period(rates.budget_period, unix, latest, before.start)
     limits = (1.0, 1.0, float(rates.max_in_flight), float(rates.token_budget))
     held = {}
     for host in hosts:
         equal = by_part(rates, parts.get(host, NOTHING))
         held[host] = known = before.held.get(host, equal)
-        if start > before.start and host in before.held:
+        if start != before.start and host in before.held:
             held[host] = Held(
                 (*known.told[:3], equal.told[3]), (*known.most[:3], equal.most[3])
             )  # fmt: skip
-    away = {} if start > before.start else _of_budgets(before.held, hosts)
+    away = {} if start != before.start else _of_budgets(before.held, hosts)
     counts = {host: _believed(count, held[host].most, at_once) for host, count in counts.items()}
     used = {
         host: count.budget_tokens if count.budget_start == start else 0.0
@@ -376,6 +379,7 @@ class KeyShares:
         self._hosts: tuple[str, ...] = ()
         self._told: dict[str, HostShares] = {}
         self._at_once = math.inf
+        self._clock = WallClock()
         self._heard_at: dict[str, float] = {}
         self._demand: dict[tuple[str, str], tuple[float, KeyCount, KeyDemand]] = {}
         self._calm: set[str] = set()
@@ -429,12 +433,13 @@ class KeyShares:
         }
         if self._parts.keys() - set(self._hosts):
             self._begin_budget_divisions(unix)
+        latest = self._clock.latest(now, unix)
         used = {key_id for keys in heard.values() for key_id in keys} & self._rates.keys()
         changed = False
         for key_id in used | self._divisions.keys():
             counts = {host: keys.get(key_id, KeyCount()) for host, keys in heard.items()}
-            if not self._is_calm(key_id, counts, unix):
-                changed = self._divide(key_id, counts, now, unix) or changed
+            if not self._is_calm(key_id, counts, unix, latest):
+                changed = self._divide(key_id, counts, now, unix, latest) or changed
         changed = self._divide_parts(heard.keys()) or changed
         self._heard_at |= dict.fromkeys(heard, now)
         return changed and self._note_told()
@@ -447,19 +452,21 @@ class KeyShares:
                 held = {host: by_part(rates, one) for host, one in self._parts.items()}
                 self._divisions[key_id] = self.unsaved[key_id] = Division(start, held)
 
-    def _is_calm(self, key_id: str, counts: Mapping[str, KeyCount], unix: float) -> bool:
+    def _is_calm(
+        self, key_id: str, counts: Mapping[str, KeyCount], unix: float, latest: float
+    ) -> bool:
         """Return whether a look would change nothing, as far as that is seen at once."""
-        period = self._rates[key_id].budget_period
-        return (
-            key_id in self._calm
-            and period_start(unix, period) <= self._divisions[key_id].start
-            and all(
-                (known := self._demand.get((host, key_id))) is not None and known[1] == count
-                for host, count in counts.items()
-            )
+        if key_id not in self._calm:
+            return False
+        period, start = self._rates[key_id].budget_period, self._divisions[key_id].start
+        return present_period(period, unix, latest, start) == start and all(
+            (known := self._demand.get((host, key_id))) is not None and known[1] == count
+            for host, count in counts.items()
         )
 
-    def _divide(self, key_id: str, counts: Mapping[str, KeyCount], now: float, unix: float) -> bool:
+    def _divide(
+        self, key_id: str, counts: Mapping[str, KeyCount], now: float, unix: float, latest: float
+    ) -> bool:
         before = self._divisions.get(key_id, Division())
         found = divide(
             self._rates[key_id],
@@ -471,6 +478,7 @@ class KeyShares:
             },
             hosts=self._hosts,
             unix=unix,
+            latest=latest,
             at_once=self._at_once,
         )
         if found == before:

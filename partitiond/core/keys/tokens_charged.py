@@ -9,7 +9,8 @@ and the usage report, once per request, even if the request was tried several ti
     answered, no usage reported                        prompt estimate + the output seen or the
                                                        limit, the larger; counted as untold
     client left, stalled or timed out after the        prompt (exact if the engine reported it, else
-    request was sent to an engine                      the estimate) + the output seen
+    request was sent to an engine; the proxy has no    the estimate) + the output seen
+    room for its whole answer
     engine died, nothing had reached the client        0
     engine died in the middle of a stream              prompt + the output seen
     engine refused the request (4xx)                   0
@@ -48,7 +49,8 @@ class Ending(enum.Enum):
     had the request."""
     ANSWERED = enum.auto()
     LEFT = enum.auto()
-    """The client left or stalled, or a time limit passed, after an engine had the request."""
+    """The client left or stalled, a time limit passed, or the answer was too large, after an engine
+    had the request."""
     DIED_EARLY = enum.auto()
     """The engine failed before anything had reached the client, and no other engine answered."""
     DIED_MIDWAY = enum.auto()
@@ -126,10 +128,8 @@ def ending_of(outcome: str, *, at_work: bool, streamed: bool) -> Ending:
         return Ending.ANSWERED
     if outcome == "invalid":
         return Ending.REJECTED
-    if outcome == "client_gone":
+    if outcome in {"client_gone", "refused"}:
         return Ending.LEFT if at_work else Ending.REFUSED
-    if outcome == "refused":
-        return Ending.REFUSED
     if streamed:
         return Ending.DIED_MIDWAY
     return Ending.LEFT if at_work else Ending.DIED_EARLY

@@ -26,6 +26,7 @@ There is no clock and no I/O here. `worker_queue` has the rules; `shared` the ma
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -287,10 +288,14 @@ class SlotLedger:
         at = self.key_cells + (column * ROWS + row) * KEY_CELLS
         return Usage(*self.floats[at : at + KEY_CELLS])
 
-    def usage_of_others(self, row: int, column: int) -> Usage:
-        """Use of a key in all other workers, including past ones; of all workers for row -1."""
-        total = self.usage(PAST, column)
+    def usage_of_others(self, row: int, column: int, latest: float = math.inf) -> Usage:
+        """Use of a key in all other workers, including past ones; of all workers for row -1.
+
+        Args:
+            latest: start of a period of its budget to believe (`core.keys.wall_clock`).
+        """
+        total = self.usage(PAST, column).until(latest)
         for other in range(self.rows):
             if other != row:
-                total += self.usage(other, column)
+                total += self.usage(other, column).until(latest)
         return total

@@ -27,7 +27,6 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.live_requests import LiveRequest
 from partitiond.proxy.dispatch.places import LivePlaces, SharedPlaces, TokenisePlaces
 from partitiond.proxy.dispatch.replicas import (
-    PLACE,
     TOKENISING_SECONDS,
     LiveReplica,
     ReplicaGroup,
@@ -66,7 +65,7 @@ class LiveModel(ReplicaGroup):
             places = SharedPlaces(self.replicas, self.shared)
         self.slots: Dispatcher[LiveRequest, LiveReplica] = Dispatcher(route, places)
         self.tokenising: Dispatcher[LiveRequest, TokeniseSlots] = Dispatcher(
-            route, TokenisePlaces(self.replicas), service_time(TOKENISING_SECONDS), PLACE
+            route, TokenisePlaces(self.replicas), service_time(TOKENISING_SECONDS)
         )
         self._dispatchers = (self.tokenising, self.slots)
         self.affinity = Affinity()

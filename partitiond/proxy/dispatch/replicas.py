@@ -14,11 +14,11 @@ import time
 from typing import Final
 
 from partitiond.core.demand.traffic import ReplicaCount
-from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.pace import Pace
 from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
 from partitiond.core.dispatch.reputation import FAILURES, LOOK_AGAIN_SECONDS, Reputation, Trust
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
+from partitiond.core.units import KIB
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
@@ -32,14 +32,16 @@ replicas are dead. At some 20 us a probe, this costs next to nothing even for a 
 TOKENISING_AT_ONCE: Final = 4
 """Per replica, all workers together. An engine tokenises in one thread (vLLM: its renderer has one
 worker by default): one request keeps it busy, and a few more cover the round trip. Chosen."""
+TOKENISING_BYTES: Final = 256 * KIB
+"""Bytes of their bodies, per replica, all workers together; a larger one goes alone. Prompts that
+have a slot wait behind them, half a second at the 0.5 MiB/s of vLLM on a CPU. Chosen."""
 TOKENISING_SECONDS: Final = 0.01
 """First guess of the time of one request, until it is learned: some 100 KB of text."""
-PLACE: Final = Cost(1, 0)
-"""The cost of a request that takes no slot."""
 
 
 class TokeniseSlots:
-    """A replica's places for requests that take no slot (tokenising): `balance.Load`'s fields.
+    """A replica's places for requests that take no slot (tokenising): `balance.LoadView`'s fields,
+    with bytes in place of KV tokens.
 
     Such requests cost the device nothing, but they pass through the engine process that reads all
     prompts. Without a bound, a flood of them would block prompts that have a slot (head-of-line
@@ -48,16 +50,16 @@ class TokeniseSlots:
     Attributes:
         sequences: requests of this worker that are in flight here.
         max_sequences: the limit for `sequences`.
+        kv_tokens: bytes of these requests.
+        kv_cache_tokens: the limit for `kv_tokens`.
     """
-
-    kv_tokens = 0
-    kv_cache_tokens = 0
 
     def __init__(self, replica: "LiveReplica", workers: int) -> None:
         self.replica = replica
         self.replica_id = replica.replica_id
-        self.sequences = 0
+        self.sequences = self.kv_tokens = 0
         self.max_sequences = self.batch = max(1, TOKENISING_AT_ONCE // workers)
+        self.kv_cache_tokens = TOKENISING_BYTES // workers
 
     @property
     def draining(self) -> bool:
@@ -164,19 +166,21 @@ class LiveReplica(AnyReplica):
             if not self.requests:
                 self.busy_since = now
             self.requests.add(live)
-            self.sequences += live.takes.sequences
-            self.kv_tokens += live.takes.kv_tokens
-            if not live.cost.sequences:
-                self.tokenising.sequences += 1
+            takes_slot = live.cost.sequences > 0  # else it says nothing of the engine's work
             shared = self.model.shared
-            if shared is not None:
-                shared.started(self.column, live.takes)
+            if takes_slot:
+                self.sequences += live.takes.sequences
+                self.kv_tokens += live.takes.kv_tokens
+                if shared is not None:
+                    shared.started(self.column, live.takes)
+            else:
+                self.tokenising.sequences += 1
+                self.tokenising.kv_tokens += live.takes.kv_tokens
             if live.stream and live.cost.prompts == 1:
                 self.pace.sent(live, live.cost.prompt_tokens, now)
                 self._tell_unread()
             live.replica = self
             live.placed_at = now
-            takes_slot = live.cost.sequences > 0  # else it says nothing of the engine's work
             judged = self.reputation.failures >= FAILURES or self.reputation.proofs > 0
             if takes_slot and judged and self.doubt is Trust.GOOD:
                 self._trial = live
@@ -234,15 +238,17 @@ class LiveReplica(AnyReplica):
             self.requests.discard(live)
             self.pace.left(live, now)
             self._tell_unread()
-            self.sequences -= live.takes.sequences
-            self.kv_tokens -= live.takes.kv_tokens
             shared = self.model.shared
-            if shared is not None:
-                shared.ended(self.column, live.takes)
-            live.replica = None
-            if not live.cost.sequences:
+            if live.cost.sequences:
+                self.sequences -= live.takes.sequences
+                self.kv_tokens -= live.takes.kv_tokens
+                if shared is not None:
+                    shared.ended(self.column, live.takes)
+            else:
                 self.tokenising.sequences -= 1
+                self.tokenising.kv_tokens -= live.takes.kv_tokens
                 self.model.tokenised(now - live.placed_at)
+            live.replica = None
             if live is self._trial:
                 self._trial = None
             spent = live.takes.sequences * (now - live.placed_at)
@@ -261,7 +267,7 @@ class LiveReplica(AnyReplica):
     @property
     def own_kv_tokens(self) -> int:
         """KV tokens of this process; `kv_tokens` counts all workers."""
-        return sum(live.takes.kv_tokens for live in self.requests)
+        return sum(live.takes.kv_tokens for live in self.requests if live.takes.sequences)
 
     # What it is sent, by how its requests end
 

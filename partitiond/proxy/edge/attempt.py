@@ -20,6 +20,7 @@ from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import WORKS, Head
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.request.errors import (
+    ANSWER_TOO_LARGE,
     ANSWERS_FULL,
     REQUEST_REFUSED,
     ApiError,
@@ -300,9 +301,9 @@ class Attempt:
     def _hold(self, size: int) -> None:
         """Count a whole answer of that size; large ones are bounded, alone and together."""
         if size > self._state.options.max_response_bytes:
-            self._fail(AttemptError("bad_response", "The engine's answer is too large."))
+            self._exchange.give_up(ANSWER_TOO_LARGE)
         elif size > max(self._held, SMALL_ANSWER_BYTES):
-            if self._state.hold_answer(size - self._held):
+            if self._state.answers.take(self._exchange.record.caller, size - self._held):
                 self._held = size
             else:
                 self._exchange.give_up(ANSWERS_FULL)
@@ -478,7 +479,7 @@ class Attempt:
             self._connection.close()
 
     def _release_answer(self) -> None:
-        self._state.answer_bytes -= self._held
+        self._state.answers.add(self._exchange.record.caller, -self._held)
         self._parts, self._held = [], 0
 
 

@@ -16,6 +16,7 @@ import select
 import time
 from typing import Final
 
+from partitiond.core.keys.shared_room import network_of
 from partitiond.proxy.edge.answer import Answer
 from partitiond.proxy.edge.exchange import Sender
 from partitiond.proxy.edge.head_checks import (
@@ -50,6 +51,8 @@ GOODBYE_SECONDS: Final = 0.25
 """How long a client that has received everything may take to end TLS from its side, too."""
 IDLE_SECONDS: Final = 75.0
 """How long a connection without a request is kept."""
+GAVE_WAY: Final = "connection_gave_way"
+"""Counted as a refusal: a connection without an admitted request, ended for that of another."""
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
 _ORIGIN_FORM: Final = RequestTarget("/", None)
 
@@ -61,11 +64,13 @@ class DataProtocol(RequestConnection):
 
     Attributes:
         read_paused: the connection is not read at the moment.
+        network: whose it is (see `shared_room.network_of`).
     """
 
     def __init__(self, state: ProxyState) -> None:
         super().__init__(state, state.options.max_header_bytes)
         self.read_paused = False
+        self.network = ""
         self._options = state.options
         self._is_tls = False
         self._guards_host = False
@@ -88,13 +93,13 @@ class DataProtocol(RequestConnection):
         """Start the clock for the first head."""
         super().connection_made(transport)
         state = self.state
-        state.connections.add(self)
-        state.start_sweeping()
         self.address = plain_address(_host(transport.get_extra_info("peername")))
+        self.network = network_of(self.address)
         self._is_tls = transport.get_extra_info("sslcontext") is not None
         own = _host(transport.get_extra_info("sockname"))
         self._guards_host = not self._is_tls and is_loopback(own)
-        self._is_surplus = len(state.connections) > self._options.max_connections
+        self._is_surplus = not state.connection_opened(self)
+        state.start_sweeping()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,6 +133,16 @@ class DataProtocol(RequestConnection):
             self.request.answer.keep_alive = False
         elif not self._lingering:
             self.transport.close()
+
+    def give_way(self) -> bool:
+        """End the connection, and return True, unless it has its place and an admitted request."""
+        is_served = self.request is not None and self.request.exchange is not None
+        is_read = not self.transport.get_write_buffer_size()
+        if self._is_surplus or is_served or not is_read or self.transport.is_closing():
+            return False
+        self.state.metrics.refusals[GAVE_WAY] += 1
+        self.transport.abort()
+        return True
 
     def sweep(self, now: float) -> None:
         """Check whether a time limit of the connection has passed."""

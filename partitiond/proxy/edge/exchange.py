@@ -34,7 +34,6 @@ from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.logs import json_line
-from partitiond.proxy.telemetry.record import Record
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -68,7 +67,6 @@ class Sender(BodyHolder):
     exchange: "Exchange | None"
     route: DataRoute
     answer: Answer
-    record: Record
     stall_seconds = math.inf
     later_seconds = 0.0
     retries = True
@@ -352,6 +350,8 @@ class Exchange(AttemptOwner):
     def shut_down(self) -> None:
         """End the request with an error, because the grace of the shutdown is over."""
         if self.phase is not Phase.ENDED:
+            self._end_attempt()
+            self.record.at_work = False  # nobody pays for what had shown nothing
             self.give_up(errors.SHUTTING_DOWN)
 
     # Bugs of ours
@@ -611,7 +611,7 @@ class Exchange(AttemptOwner):
                 at_once=live.takes.sequences,
             )
         tokens = float(record.charge.tokens)
-        if self._is_charged:
+        if self._is_charged and live.cost.sequences:
             self.model.slots.settle(live, tokens)
         receipt, self.receipt = self.receipt, None
         if receipt is not None:

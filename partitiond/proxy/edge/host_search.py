@@ -17,7 +17,7 @@ from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop, RemoteRequest
 from partitiond.proxy.peers.known import NOWHERE
 from partitiond.proxy.peers.messages import MOST, Failed, Open
-from partitiond.proxy.request.errors import ApiError, from_rejected
+from partitiond.proxy.request.errors import NO_ROOM, ApiError, from_rejected
 
 
 class HostSearch(RemoteRequest):
@@ -209,6 +209,9 @@ class HostSearch(RemoteRequest):
             self._exchange.suspected()
             fingerprint = self._exchange.fingerprint()
             self._state.quarantine.died_elsewhere(fingerprint, time.monotonic())
+        no_room = NO_ROOM.get(failed.code)
+        if no_room is not None:
+            self._exchange.give_up(no_room)
         if failed.code == UNREACHED:  # soon its owner tells so itself
             self.request.tried |= {self._exchange.record.replica_id}
             self.told = failed

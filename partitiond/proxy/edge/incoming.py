@@ -10,7 +10,7 @@ import math
 import time
 from typing import Final
 
-from partitiond.core.dispatch.admission import Rejected
+from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.live import LiveModel
@@ -20,6 +20,7 @@ from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.host_search import HostSearch
 from partitiond.proxy.edge.known_heads import KnownHead
+from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.keys.auth import ANYONE, Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, from_rejected
@@ -70,6 +71,8 @@ class IncomingRequest(Sender):
         self._parts: list[bytes] = []
         self._size = 0
         self._caller: Caller = ANYONE
+        self._receipt: Receipt | None = None
+        """For the request's beginning, until it is admitted and its exchange has it."""
         self._refusal: ApiError | None = None
 
     # Reading
@@ -96,6 +99,10 @@ class IncomingRequest(Sender):
             return caller
         self._caller = caller
         self.record.key_id = caller.key_id
+        begun = state.accounts.begin(caller.key_id)
+        if isinstance(begun, Rejected):
+            return from_rejected(begun)
+        self._receipt = begun
         if not caller.may_call(self.route.kind):
             return errors.route_not_allowed(self.route.kind.value)
         return None if known is not None else self.head.check(state.options.max_body_bytes)
@@ -190,6 +197,9 @@ class IncomingRequest(Sender):
     def _forget(self) -> None:
         self._state.release_body(self)
         self._state.reading.discard(self)
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            self._state.accounts.settle(receipt, 0.0)
 
     # Admission
 
@@ -200,15 +210,17 @@ class IncomingRequest(Sender):
             self.refuse(read)
             return
         request, model, body = read
-        state, key_id = self._state, self._caller.key_id
-        cost = model.estimate(request, key_id)
-        now = time.monotonic()
-        exchange = Exchange(state, self, model, request, body, cost=cost, now=now)
-        admitted = state.accounts.admit(key_id, cost.tokens, model.slots.service.value)
-        if isinstance(admitted, Rejected):
-            self.refuse(from_rejected(admitted))
+        state, receipt = self._state, self._receipt
+        assert receipt is not None, "it has begun"
+        cost = Cost(0, len(body))
+        if request.sequences:
+            cost = model.estimate(request, self._caller.key_id)
+        refused = state.accounts.reserve(receipt, cost.tokens, model.slots.service.value)
+        if refused is not None:
+            self.refuse(from_rejected(refused))
             return
-        exchange.receipt = admitted
+        exchange = Exchange(state, self, model, request, body, cost=cost, now=time.monotonic())
+        exchange.receipt, self._receipt = receipt, None
         self.exchange = exchange
         self._begin(exchange)
 

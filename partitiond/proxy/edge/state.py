@@ -1,6 +1,7 @@
 """Holds the proxy's whole state: the current table, its live models, and requests in flight."""
 
 import asyncio
+import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Final, Protocol
 from partitiond.core.dispatch.fleet import QueueShares
 from partitiond.core.dispatch.quarantine import Quarantine
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.core.keys.shared_room import SharedRoom
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -29,7 +31,8 @@ from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
 from partitiond.proxy.telemetry.logs import LogFile
 from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
-from partitiond.proxy.telemetry.traffic import process_traffic
+from partitiond.proxy.telemetry.record import Record
+from partitiond.proxy.telemetry.traffic import RemovedKeys, process_traffic
 
 SWEEP_SECONDS: Final = 0.05
 """Interval of checking time limits; a passed limit may be noticed this late. Chosen."""
@@ -55,13 +58,29 @@ class TimeLimited(Protocol):
         ...
 
 
+class ClientConnection(TimeLimited, Protocol):
+    """A client's connection.
+
+    Attributes:
+        network: whose it is (see `shared_room.network_of`).
+    """
+
+    network: str
+
+    def give_way(self) -> bool:
+        """End the connection, and return True, unless it has its place and an admitted request."""
+        ...
+
+
 class BodyHolder:
     """A request whose body the state counts; `edge.exchange.Sender` is the only kind.
 
     Attributes:
+        record: of the request, which says whose it is.
         held_bytes: bytes of its body that are counted.
     """
 
+    record: Record
     held_bytes = 0
 
 
@@ -74,13 +93,13 @@ class ProxyState:
         names: the same by their names and aliases.
         exchanges: every request between admission and its end.
         reading: requests whose body has not arrived completely.
-        body_bytes: of large bodies, from their first byte to the end of their request.
-        answer_bytes: of large whole answers, from their first byte until their client has them.
+        bodies: bytes of large bodies, from their first byte to the end of their request.
+        answers: those of large whole answers, from their first byte until their client has them.
         known_heads: heads of earlier requests.
         hosts: names that requests may be addressed to if no key is required.
         cors: origins that may call, or None for none.
         accounts: the use of each key.
-        connections: open connections of clients.
+        connections: open connections of clients, oldest first.
         says_goodbye: every answer says that its connection ends, so that clients open others.
         word: when the control plane was heard last.
         peers: the proxies of the other hosts.
@@ -106,8 +125,12 @@ class ProxyState:
         self.word = LastWord()
         self.exchanges: set[TimeLimited] = set()
         self.reading: set[TimeLimited] = set()
-        self.body_bytes = self.answer_bytes = 0
-        self.connections: set[TimeLimited] = set()
+        self.bodies = SharedRoom(options.max_bodies_bytes, options.max_body_bytes)
+        most = max(options.max_bodies_bytes, options.max_response_bytes)
+        self.answers = SharedRoom(most, options.max_response_bytes)
+        self.connections: dict[ClientConnection, None] = {}
+        self._networks: collections.Counter[str] = collections.Counter()
+        """Connections of each network."""
         self.says_goodbye = False
         self.draining = False
         self.known_heads = KnownHeads()
@@ -126,6 +149,7 @@ class ProxyState:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
         self._removed: list[LiveModel] = []
+        self._removed_keys = RemovedKeys()
         self._state_dir = state_dir
 
     def load(self) -> None:
@@ -213,6 +237,9 @@ class ProxyState:
         """Return the counts of this process (see `core.demand.traffic`)."""
         now = time.monotonic()
         counts = process_traffic(self.models, self.replicas(), self.metrics.models, now)
+        for key_id in self._removed_keys.booked(counts["usage"], self.keys.owners, now):
+            for counted in self.metrics.models.values():
+                counted.uses.pop(key_id, None)
         told: dict[str, Any] = {**counts, "peers": self.peers.reached()}
         if self.table.shares.number:
             told["keys"] = self.accounts.for_the_head()
@@ -234,26 +261,15 @@ class ProxyState:
 
     def hold_body(self, holder: BodyHolder, size: int) -> bool:
         """Count the `size` bytes of a large body received so far; False if there is no room."""
-        more = size - holder.held_bytes
-        if self.body_bytes + more > self.options.max_bodies_bytes:
+        if not self.bodies.take(holder.record.caller, size - holder.held_bytes):
             return False
-        self.body_bytes += more
         holder.held_bytes = size
         return True
 
     def release_body(self, holder: BodyHolder) -> None:
         """Release a body that is not needed any more."""
-        self.body_bytes -= holder.held_bytes
+        self.bodies.add(holder.record.caller, -holder.held_bytes)
         holder.held_bytes = 0
-
-    def hold_answer(self, more: int) -> bool:
-        """Count further bytes of a large whole answer; False if there is no room."""
-        options = self.options
-        most = max(options.max_bodies_bytes, options.max_response_bytes)
-        if self.answer_bytes + more > most:
-            return False
-        self.answer_bytes += more
-        return True
 
     def exchange_ended(self, exchange: TimeLimited) -> None:
         """Count a request as in flight no longer."""
@@ -261,9 +277,28 @@ class ProxyState:
         if self._all_ended is not None and not self.exchanges:
             self._all_ended.set()
 
-    def connection_closed(self, connection: TimeLimited) -> None:
+    def connection_opened(self, connection: ClientConnection) -> bool:
+        """Count a client's connection; False if there are too many.
+
+        Beyond the limit the network with the most connections gives one up, so that none keeps the
+        others out.
+        """
+        self.connections[connection] = None
+        self._networks[connection.network] += 1
+        if len(self.connections) <= self.options.max_connections:
+            return True
+        ((largest, most),) = self._networks.most_common(1)
+        if most <= self._networks[connection.network]:
+            return False
+        return any(one.network == largest and one.give_way() for one in self.connections)
+
+    def connection_closed(self, connection: ClientConnection) -> None:
         """Forget a client's connection; the parent of several workers is told."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            del self.connections[connection]
+            self._networks[connection.network] -= 1
+            if not self._networks[connection.network]:
+                del self._networks[connection.network]
         if self._siblings is not None:
             self._siblings.ledger.count_closed(self._siblings.row)
         if self._all_closed is not None and not self.connections:

@@ -3,6 +3,7 @@
 `core.keys.rates_and_budgets` decides. Keys without limits are only counted.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,12 +13,13 @@ from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import NO_KEY_RATES, WHOLE_SHARES, HostShares, KeyRoute
 from partitiond.core.keys.rates_and_budgets import (
     NO_USAGE,
-    Allowed,
+    NOT_RESERVED,
     BudgetUse,
     KeyMeter,
     Usage,
     budget_use,
 )
+from partitiond.core.keys.wall_clock import WallClock
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 
 SAVE_SECONDS: Final = 5.0
@@ -29,11 +31,14 @@ class Account:
 
     Attributes:
         meter: enforces the key's limits; None if it has none.
-        requests, tokens, in_flight: whether or not the key has limits.
-        refused, refused_tokens: by these limits.
+        requests: admitted ones, whether or not the key has limits, as are tokens and in_flight.
+        refused, refused_tokens: by these limits; tokens of requests that had begun.
+        service_seconds: mean time of a request to the model that the key used last.
     """
 
-    __slots__ = ("in_flight", "meter", "refused", "refused_tokens", "requests", "tokens")
+    __slots__ = (
+        "in_flight", "meter", "refused", "refused_tokens", "requests", "service_seconds", "tokens",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.meter: KeyMeter | None = None
@@ -42,32 +47,33 @@ class Account:
         self.in_flight = 0
         self.refused = 0
         self.refused_tokens = 0.0
+        self.service_seconds = 1.0
 
 
 class Receipt:
-    """The debit of an admitted request.
+    """The debit of a request that has begun.
 
     Attributes:
         key_id: of the account's key.
         account: that was debited.
-        allowed: the debit on the key's meter; None if the key has no limits.
-        meter: that meter. A key that lost its limits and got new ones has another.
+        meter: of the key; None if it has no limits. A key that lost its limits and got new ones has
+            another.
+        allowed: the tokens debited there.
     """
 
-    def __init__(
-        self, key_id: str, account: Account, allowed: Allowed | None, meter: KeyMeter | None
-    ) -> None:
+    def __init__(self, key_id: str, account: Account, meter: KeyMeter | None) -> None:
         self.key_id: Final = key_id
         self.account: Final = account
-        self.allowed: Final = allowed
         self.meter: Final = meter
+        self.allowed = NOT_RESERVED
 
 
 class Accounts:
     """All keys' accounts in one process.
 
     Attributes:
-        others: returns what the other workers have counted of a key; set if there are any.
+        others: returns what the other workers have counted of a key, in periods that begin at the
+            latest at a time; set if there are any.
         publish: publishes this worker's counts to the others, whenever they change.
     """
 
@@ -80,7 +86,8 @@ class Accounts:
         self._unknown = Account()
         """Of requests without a key, and of keys of no table, which nobody asks for."""
         self._save_at = 0.0
-        self.others: Callable[[str], Usage] = lambda _key_id: NO_USAGE
+        self._clock = WallClock()
+        self.others: Callable[[str, float], Usage] = lambda _key_id, _latest: NO_USAGE
         self.publish: Callable[[str, Usage], object] | None = None
 
     def apply(self, keys: Iterable[KeyRoute], shares: HostShares = WHOLE_SHARES) -> None:
@@ -100,36 +107,51 @@ class Accounts:
             elif account.meter is not None:
                 account.meter.apply(key.rates, now, rows.get(key.id), shares.part)
             else:
-                account.meter = KeyMeter(key.rates, now, rows.get(key.id), shares.part)
-                self.others(key.id)  # the others' use counts from now on
+                others = self.others(key.id, math.inf)  # their use counts from now on
+                account.meter = KeyMeter(key.rates, now, rows.get(key.id), shares.part, others)
                 kept = None if self._file is None else self._file.take(key.id, key.rates)
                 if kept is not None:
                     account.meter.restore(kept)
         self._accounts = accounts
 
-    def admit(self, key_id: str, tokens: float, service_seconds: float) -> Receipt | Rejected:
-        """Debit a request, or return why its key may not send the request now."""
+    def begin(self, key_id: str) -> Receipt | Rejected:
+        """Count a request whose head has come, or return why its key may not send one now."""
         account = self._accounts.get(key_id, self._unknown)
         meter = account.meter
-        allowed: Allowed | None = None
         if meter is not None:
-            verdict = meter.admit(
-                tokens,
+            refused = meter.begin(
                 now=time.monotonic(),
-                unix=time.time(),
-                others=self.others(key_id),
-                service_seconds=service_seconds,
+                others=self.others(key_id, math.inf),
+                service_seconds=account.service_seconds,
             )
-            if isinstance(verdict, Rejected):
+            if refused is not None:
                 account.refused += 1
-                account.refused_tokens += tokens
-                return verdict
-            allowed = verdict
+                return refused
             if self.publish is not None:
                 self.publish(key_id, meter.usage)
-        account.requests += 1
         account.in_flight += 1
-        return Receipt(key_id, account, allowed, meter)
+        return Receipt(key_id, account, meter)
+
+    def reserve(self, receipt: Receipt, tokens: float, service_seconds: float) -> Rejected | None:
+        """Debit the tokens of a request that has begun, or return why its key may not use them."""
+        account, meter = receipt.account, receipt.meter
+        account.service_seconds = service_seconds
+        if meter is None or meter is not account.meter:
+            account.requests += 1
+            return None
+        now, unix = time.monotonic(), time.time()
+        latest = self._clock.latest(now, unix)
+        others = self.others(receipt.key_id, latest)
+        verdict = meter.reserve(tokens, now=now, unix=unix, others=others, latest=latest)
+        if isinstance(verdict, Rejected):
+            account.refused += 1
+            account.refused_tokens += tokens
+            return verdict
+        account.requests += 1
+        receipt.allowed = verdict
+        if self.publish is not None:
+            self.publish(receipt.key_id, meter.usage)
+        return None
 
     def settle(self, receipt: Receipt, actual_tokens: float) -> None:
         """Settle a request that ended in any way. Call it exactly once for each receipt."""
@@ -138,8 +160,10 @@ class Accounts:
         account.in_flight -= 1
         meter = account.meter
         # A different meter has not debited this request, so it must not refund the debit.
-        if meter is not None and meter is receipt.meter and receipt.allowed is not None:
-            meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
+        if meter is not None and meter is receipt.meter:
+            now, unix = time.monotonic(), time.time()
+            latest = self._clock.latest(now, unix)
+            meter.settle(receipt.allowed, actual_tokens, now=now, unix=unix, latest=latest)
             if self.publish is not None:
                 self.publish(receipt.key_id, meter.usage)
 
@@ -162,7 +186,7 @@ class Accounts:
             usage = _usage(account)
             if usage != NO_USAGE or account.refused:
                 found[key_id] = {
-                    "requests": usage.requests,
+                    "requests": account.requests,
                     "tokens": usage.tokens,
                     "refused": account.refused,
                     "refused_tokens": account.refused_tokens,

@@ -1,10 +1,12 @@
 """Shares the use of API keys with limits: workers publish counts, the parent keeps budgets."""
 
 import logging
+import time
 from pathlib import Path
 
 from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRates, KeyRoute
 from partitiond.core.keys.rates_and_budgets import NO_USAGE, BudgetUse, Usage, budget_use
+from partitiond.core.keys.wall_clock import WallClock
 from partitiond.proxy.dispatch.ledger import KEYS, PAST, SlotLedger, key_hash
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 
@@ -22,6 +24,8 @@ class Meters:
         """Index of the key's meter; -1 if the key has none."""
         key, index = self._found.get(key_id, (0, -1))
         if index < 0 or self.ledger.keys.directory[index] != key:
+            if len(self._found) > KEYS:
+                self._found.clear()  # most have left the table
             key = key_hash(key_id)
             index = self.ledger.keys.find(key)
             self._found[key_id] = (key, index)
@@ -35,7 +39,6 @@ class SiblingMeters:
         self._meters = Meters(ledger)
         self._ledger = ledger
         self._row = row
-        self._before: dict[str, Usage] = {}
 
     def publish(self, key_id: str, usage: Usage) -> None:
         """Publish this worker's counts of a key."""
@@ -43,23 +46,10 @@ class SiblingMeters:
         if meter >= 0:
             self._ledger.put_usage(self._row, meter, usage)
 
-    def others(self, key_id: str) -> Usage:
-        """Return what the other workers have counted of the key since this worker first asked.
-
-        Their earlier use of the rates is not debited from this worker's bucket, which begins full.
-        """
+    def others(self, key_id: str, latest: float) -> Usage:
+        """Return what the other workers have counted of the key; `latest` as of the ledger."""
         meter = self._meters.find(key_id)
-        if meter < 0:
-            return NO_USAGE
-        total = self._ledger.usage_of_others(self._row, meter)
-        before = self._before.setdefault(key_id, total)
-        return Usage(
-            total.requests - before.requests,
-            total.tokens - before.tokens,
-            total.in_flight,
-            total.budget_start,
-            total.budget_tokens,
-        )
+        return NO_USAGE if meter < 0 else self._ledger.usage_of_others(self._row, meter, latest)
 
 
 class Budgets:
@@ -70,6 +60,7 @@ class Budgets:
         self._ledger = ledger
         self._meters = Meters(ledger)
         self._rates: dict[str, KeyRates] = {}
+        self._clock = WallClock()
         self._file.load()
 
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
@@ -95,10 +86,13 @@ class Budgets:
     def used(self) -> dict[str, BudgetUse]:
         """Return the use of budgets by all present and past workers, where there is any."""
         found: dict[str, BudgetUse] = {}
+        latest = self._clock.latest(time.monotonic(), time.time())
         for key_id, rates in self._rates.items():
             meter = self._meters.find(key_id)
             if meter >= 0:
-                use = budget_use(rates, self._ledger.usage_of_others(-1, meter))
+                # Else what ends in a wrong period would count no other of those that end later.
+                self._ledger.put_usage(PAST, meter, self._ledger.usage(PAST, meter).until(latest))
+                use = budget_use(rates, self._ledger.usage_of_others(-1, meter, latest))
                 if use is not None:
                     found[key_id] = use
         return found

@@ -95,6 +95,9 @@ class PeerRequest(Sender):
         self._received_bytes = 0
         self._body_bytes = body_bytes
         self.record.client = peer
+        # A key that is none is nobody's, and weights are this host's own: a liar has one turn.
+        self._owner = state.keys.owners.get(asked.key, EVERYBODY)
+        self.record.key_id = self._owner.key
         self._prefixes = tuple(split_digests(asked.blocks, len(ENDS)))
         self._deadline = time.monotonic() + min(
             state.options.total_timeout_seconds, max(0.0, asked.total_seconds)
@@ -125,7 +128,7 @@ class PeerRequest(Sender):
 
     def _start(self, body: bytes) -> None:
         """Admit the request, and find it a replica."""
-        state, asked, record = self._state, self._asked, self.record
+        state, asked = self._state, self._asked
         for replica in state.replicas() if asked.proved else ():
             for replica_id, number in asked.proved:
                 if replica.replica_id == replica_id:
@@ -141,25 +144,22 @@ class PeerRequest(Sender):
         request = ParsedRequest(
             asked.model, asked.stream, True, None, asked.sequences, Size(1, asked.prompt_bytes)
         )
-        # A key that is none is nobody's, and weights are this host's own: a liar has one turn.
-        owner = state.keys.owners.get(asked.key, EVERYBODY)
-        record.key_id = owner.key
         wait = model.route.max_wait_seconds if asked.wait_seconds is None else asked.wait_seconds
-        # Only what needs no place is free, whatever the entry says.
-        least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
-        sequences = max(least, min(asked.sequences, state.options.max_sequences))
+        sequences = max(1, min(asked.sequences, state.options.max_sequences))
         # No more than the model can hold, or a lie would close the replica and spoil its pace.
-        most = max(1, sequences) * model.max_model_len or MOST
+        most = sequences * model.max_model_len or MOST
         limit = asked.output_limit
         cost = Cost(
             sequences,
             min(asked.kv_tokens, most),
-            prompts=max(1, sequences),
+            prompts=sequences,
             prompt_tokens=min(asked.prompt_tokens, most),
             output_tokens=min(asked.output_tokens, most),
             output_limit=None if limit is None else min(limit, most),
             context=model.max_model_len,
         )
+        if self.route.kind is RouteKind.TOKENIZE:  # what needs no slot is free, and nothing else
+            cost = Cost(0, len(body))
         exchange = self.exchange = Exchange(
             state, self, model, request, body, cost=cost, now=time.monotonic()
         )
@@ -168,7 +168,7 @@ class PeerRequest(Sender):
         exchange.paused = self.client.write_paused
         live = exchange.live
         live.max_wait_seconds = wait
-        live.share = owner
+        live.share = self._owner
         live.stream = asked.stream
         live.prefer = asked.prefer
         live.tried = frozenset(asked.tried)

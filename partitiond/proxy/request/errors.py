@@ -100,6 +100,7 @@ TOLD_BY_HOSTS: Final = {
     "shutting_down": 503,
     "bodies_full": 503,
     "answers_full": 503,
+    "answer_too_large": 400,
     "timeout": 408,
     "request_quarantined": 422,
     "internal_error": 500,
@@ -236,6 +237,13 @@ ANSWERS_FULL: Final = ApiError(
     code="answers_full",
     retry_after_seconds=1,
 )
+ANSWER_TOO_LARGE: Final = ApiError(
+    400,
+    "The whole answer is larger than the proxy holds. Ask for less at once, or for a stream.",
+    code="answer_too_large",
+)
+NO_ROOM: Final = {one.code: one for one in (ANSWERS_FULL, ANSWER_TOO_LARGE)}
+"""The errors of a request whose whole answer the proxy does not hold."""
 SHUTTING_DOWN: Final = ApiError(
     503, "The proxy is shutting down.", SERVER, code="shutting_down", retry_after_seconds=2
 )

@@ -25,6 +25,7 @@ class RequestBody(msgspec.Struct):
     max_output_tokens: Any = None
     prompt: Any = None
     prompt_embeds: Any = None
+    tokens: msgspec.Raw = NOT_GIVEN
     messages: msgspec.Raw = NOT_GIVEN
     system: msgspec.Raw = NOT_GIVEN
     tools: msgspec.Raw = NOT_GIVEN

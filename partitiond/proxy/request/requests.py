@@ -430,9 +430,14 @@ def _bytes_of(*fields: msgspec.Raw) -> int:
     return total
 
 
-def measure_nothing(_: RequestBody) -> Size | ApiError:
-    """Measure tokenising: it needs no sequence and no KV cache."""
-    return Size(0, 0)
+def measure_tokenising(body: RequestBody) -> Size | ApiError:
+    """Measure text or token ids that are converted: they need no sequence and no KV cache."""
+    size = _prompt_size(body.prompt, "prompt")
+    if isinstance(size, Size):
+        size.prompts = 0
+        size.prompt_bytes += _size_of_chat(body)
+        size.prompt_tokens += len(_list.decode(body.tokens)) if _first(body.tokens) == b"[" else 0
+    return size
 
 
 def _prompt_size(prompt: Any, name: str) -> Size | ApiError:

@@ -4,6 +4,7 @@ import functools
 import json
 from typing import TYPE_CHECKING, Final
 
+from partitiond.core.keys.shared_room import network_of
 from partitiond.core.keys.tokens_charged import NO_CHARGE, Charge, ObservedOutput, Usage
 from partitiond.proxy.telemetry.counters import ModelMetrics
 from partitiond.proxy.telemetry.logs import LogFile, now_text
@@ -61,6 +62,11 @@ class Record:
     def __init__(self, route: str, request_id: str) -> None:
         self.route = route
         self.request_id = request_id
+
+    @property
+    def caller(self) -> str:
+        """By whom room is shared: the key, or the network of a client without one."""
+        return self.key_id or network_of(self.client)
 
     def output_tokens(self) -> int:
         """Output tokens by usage; for a stream without usage, its events with output."""

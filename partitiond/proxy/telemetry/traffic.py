@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,12 @@ Json = dict[str, Any]
 LAST_FILE: Final = "traffic.json"
 """File with the last counts of a proxy that ended, beside its routing table."""
 
+BOOKED_SECONDS: Final = 600.0
+"""Chosen: a daemon that looks books every 10 s, or after a while if its disk is full."""
+AWAY_SECONDS: Final = 60.0
+"""Longer pauses mean that the daemon was away, and may not have booked what it was told. Chosen: it
+looks every 2 s."""
+
 
 def leave_behind(state_dir: Path, sample: Json) -> None:
     """Store the last counts for the daemon to book; a full disk loses them, not the shutdown."""
@@ -39,6 +45,33 @@ def last_sample(state_dir: Path) -> TrafficSample | None:
     with contextlib.suppress(InputError, OSError):
         return read_stored(TrafficSample, state_dir / LAST_FILE)
     return None
+
+
+class RemovedKeys:
+    """Finds counts of removed keys that the daemon has booked: it has looked at them for
+    `BOOKED_SECONDS`, and they stood still. Those of running requests grow.
+    """
+
+    def __init__(self) -> None:
+        self._still: dict[str, tuple[Any, float]] = {}
+        self._at = -math.inf
+
+    def booked(self, usage: Mapping[str, Any], keys: Collection[str], now: float) -> list[str]:
+        """Return the ids of such keys after a look of the daemon.
+
+        Args:
+            usage: that it is told, by key.
+            keys: of the table.
+            now: `time.monotonic`.
+        """
+        known = self._still if now - self._at <= AWAY_SECONDS else {}
+        self._at = now
+        self._still = {}
+        for key_id in usage.keys() - keys - {""}:
+            told, since = known.get(key_id, (None, now))
+            use = usage[key_id]
+            self._still[key_id] = use, since if told == use else now
+        return [name for name, (_, since) in self._still.items() if now - since >= BOOKED_SECONDS]
 
 
 def new_epoch() -> str:
@@ -153,6 +186,7 @@ class MergedTraffic:
         """The last busy seconds that each worker reported, by its row."""
         self._busy_seconds: dict[tuple[str, str], float] = {}
         self._at = math.nan
+        self._removed_keys = RemovedKeys()
 
     def ended(self, row: int, told: Json | None) -> None:
         """Keep the last counts of a worker that has ended, if it sent any."""
@@ -168,16 +202,29 @@ class MergedTraffic:
             count["in_flight"] = 0.0
         self._past = added(self._past, _by_process(told))
 
-    def sample(self, told: Mapping[int, Json], generations: Mapping[str, str], now: float) -> Json:
+    def sample(
+        self,
+        told: Mapping[int, Json],
+        generations: Mapping[str, str],
+        now: float,
+        keys: Collection[str] = (),
+    ) -> Json:
         """Return the sum over all workers.
 
         Args:
             told: the counts that each worker sent, by its row.
             generations: of each replica in the table.
             now: `time.monotonic`.
+            keys: ids of those in the table.
         """
         self._look_at_busy(told, now)
         sums = functools.reduce(added, map(_by_process, told.values()), self._past)
+        usage = self._past["usage"]
+        booked = self._removed_keys.booked(usage, keys, now)
+        self._past = self._past | {
+            "usage": {key_id: usage[key_id] for key_id in usage.keys() - booked},
+            "keys": {k: count for k, count in self._past["keys"].items() if k in keys},
+        }
         known = {
             (name, count["generation"])
             for part in told.values()

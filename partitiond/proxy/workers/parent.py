@@ -161,7 +161,8 @@ class Workers:
         await self._ask_all({"do": "traffic"})
         told = {w.row: w.counts["traffic"] for w in self._workers if "traffic" in w.counts}
         generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
-        sample = self._traffic.sample(told, generations, time.monotonic())
+        keys = {key.id for key in self._table.keys}
+        sample = self._traffic.sample(told, generations, time.monotonic(), keys)
         if sample["shares_number"]:
             for key_id, use in self._budgets.used().items():
                 budget = {"budget_start": use.start, "budget_tokens": use.tokens}

@@ -331,9 +331,9 @@ def test_one_key_does_not_take_all_replicas_while_another_is_active() -> None:
     assert model.starts() == [second]
 
 
-def test_what_each_takes_may_be_given() -> None:
+def test_a_request_of_no_sequence_takes_one_place() -> None:
     replica = Slots("r", 2, max_sequences=2)
-    dispatcher = Dispatcher(ROUTE, SharedPlaces([replica], lambda: 0.0), each=Cost(1, 0))
+    dispatcher = Dispatcher(ROUTE, SharedPlaces([replica], lambda: 0.0))
     dispatcher.changed(0.0)
     assert isinstance(dispatcher.arrives(Request(Cost(0, 0)), 0.0), Waiting)
     assert dispatcher.queue.sequences == 1, "it is before those that come after it"

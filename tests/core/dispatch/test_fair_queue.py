@@ -230,6 +230,15 @@ def test_who_waited_in_vain_is_told_of_what_its_own_key_would_wait_for() -> None
     assert len(queue) == 38
 
 
+def test_a_lower_priority_earns_only_while_it_waits() -> None:
+    low = entry("l")
+    queue = queued(low, *entries("h" * 40, priority=5))
+    assert keys_taken(queue, 15) == "h" * 15
+    queue.discard(low)
+    queue.push(entry("l"))
+    assert keys_taken(queue, 17) == "h" * 16 + "l"
+
+
 def test_a_key_whose_priority_changes_takes_its_requests_along() -> None:
     queue = queued(*entries("abb"))
     queue.push(entry("b", priority=3))

@@ -1,15 +1,36 @@
 """Simulates hosts that use one key by the shares that a head divides; tables come late or never."""
 
+import math
 import random
 
 from partitiond.core.demand.traffic import KeyCount, TrafficSample
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import HostShares, KeyRates, KeyRoute
-from partitiond.core.keys.rates_and_budgets import Allowed, KeyMeter
+from partitiond.core.keys.rates_and_budgets import NO_USAGE, NOT_RESERVED, Allowed, KeyMeter, Usage
 from partitiond.core.keys.shares import Division, KeyShares
+from partitiond.core.keys.wall_clock import WallClock
 
 UNIX = 3600.0 * 480_000
 LOOK_SECONDS = 2.0
+
+
+def ask(
+    meter: KeyMeter,
+    tokens: float,
+    *,
+    now: float,
+    unix: float,
+    others: Usage = NO_USAGE,
+    latest: float = math.inf,
+) -> Allowed | Rejected:
+    """Begin a request, and reserve its tokens; one that gets none ends at once."""
+    found = meter.begin(now=now, others=others)
+    if found is not None:
+        return found
+    reserved = meter.reserve(tokens, now=now, unix=unix, others=others, latest=latest)
+    if isinstance(reserved, Rejected):
+        meter.settle(NOT_RESERVED, 0.0, now=now, unix=unix, latest=latest)
+    return reserved
 
 
 class ShareHost:
@@ -18,6 +39,7 @@ class ShareHost:
     def __init__(self, rates: KeyRates, ahead: float) -> None:
         self.rates, self.ahead = rates, ahead
         self.shares = HostShares()
+        self.clock = WallClock()
         self.meter: KeyMeter | None = None
         self.coming: list[tuple[float, HostShares]] = []
         self.flights: list[Allowed] = []
@@ -44,7 +66,9 @@ class ShareHost:
 
     def ask(self, tokens: float, now: float) -> bool:
         assert self.meter is not None
-        found = self.meter.admit(tokens, now=now, unix=UNIX + now + self.ahead)
+        unix = UNIX + now + self.ahead
+        latest = self.clock.latest(now, unix)
+        found = ask(self.meter, tokens, now=now, unix=unix, latest=latest)
         if isinstance(found, Rejected):
             self.last = found
             self.refused, self.refused_tokens = self.refused + 1, self.refused_tokens + tokens
@@ -59,13 +83,15 @@ class ShareHost:
         assert self.meter is not None
         if self.flights:
             done = self.flights.pop(0)
-            self.meter.settle(done, done.tokens, now=now, unix=UNIX + now + self.ahead)
+            unix = UNIX + now + self.ahead
+            latest = self.clock.latest(now, unix)
+            self.meter.settle(done, done.tokens, now=now, unix=unix, latest=latest)
 
     def sample(self, now: float) -> TrafficSample:
         assert self.meter is not None
         use = self.meter.usage
         count = KeyCount(
-            use.requests, use.tokens, self.refused, self.refused_tokens, use.in_flight,
+            len(self.admitted), use.tokens, self.refused, self.refused_tokens, use.in_flight,
             use.budget_start, use.budget_tokens,
         )  # fmt: skip
         keys = {"k": count} if count != KeyCount() else {}
@@ -78,6 +104,7 @@ class ShareFleet:
     Attributes:
         cut: hosts that neither answer nor take tables.
         lost: hosts that the head leaves out of the table.
+        ahead: seconds by which the head's clock is wrong.
     """
 
     def __init__(self, rates: KeyRates, names: str, seed: int = 0, skew: float = 0.0) -> None:
@@ -88,6 +115,7 @@ class ShareFleet:
         self.lost: set[str] = set()
         self.kept: dict[str, Division] = {}
         self.heads = 0
+        self.ahead = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -126,7 +154,7 @@ class ShareFleet:
             for name, host in self.hosts.items()
             if name not in self.cut and self.dice.random() >= loss
         }
-        self.head.look(samples, self.now, UNIX + self.now)
+        self.head.look(samples, self.now, UNIX + self.now + self.ahead)
         self.tell(delay)
 
     def pass_seconds(self, seconds: float) -> None:

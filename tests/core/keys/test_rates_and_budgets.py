@@ -13,6 +13,8 @@ from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyShare
 from partitiond.core.keys import rates_and_budgets as limits
 from partitiond.core.keys.rates_and_budgets import NO_USAGE, Allowed, KeyMeter, Usage
+from partitiond.core.keys.wall_clock import STEADY_SECONDS
+from tests.core.keys.share_fleet import ask
 
 NOON = datetime.datetime(2024, 2, 29, 12, 34, 56, tzinfo=datetime.UTC).timestamp()
 TO_THE_HOUR = 3600 - (34 * 60 + 56)
@@ -29,12 +31,12 @@ def a_budget(tokens: int, period: BudgetPeriod = BudgetPeriod.HOUR) -> KeyMeter:
 
 def admit(meter: KeyMeter, tokens: float, now: float = 0.0, others: Usage = NO_USAGE) -> str:
     """The code of the refusal, or "ok"."""
-    found = meter.admit(tokens, now=now, unix=NOON + now, others=others)
+    found = ask(meter, tokens, now=now, unix=NOON + now, others=others)
     return found.code if isinstance(found, Rejected) else "ok"
 
 
 def allowed(meter: KeyMeter, tokens: float) -> Allowed:
-    found = meter.admit(tokens, now=0.0, unix=NOON)
+    found = ask(meter, tokens, now=0.0, unix=NOON)
     assert isinstance(found, Allowed)
     return found
 
@@ -53,7 +55,7 @@ def test_so_much_may_come_at_once_and_then_it_is_told_when(
     meter: KeyMeter, tokens: int, admitted: int, code: str, seconds: int | None
 ) -> None:
     assert [admit(meter, tokens) for _ in range(admitted)] == ["ok"] * admitted
-    refused = meter.admit(tokens, now=0.0, unix=NOON)
+    refused = ask(meter, tokens, now=0.0, unix=NOON)
     assert isinstance(refused, Rejected)
     assert (refused.status, refused.code) == (429, code)
     assert refused.retry_after_seconds == seconds
@@ -75,10 +77,10 @@ def test_workers_together_keep_the_limits_of_one(seed: int, workers: int) -> Non
         now += dice.expovariate(1.0)
         if flying and dice.random() < 0.5:
             which, receipt = flying.pop(dice.randrange(len(flying)))
-            meters[which].settle(receipt, receipt.tokens, now=now, unix=NOON + now)
+            meters[which].settle(receipt, receipt.tokens, now=now, latest=math.inf, unix=NOON + now)
         which, tokens = dice.randrange(workers), dice.choice([10, 50, 100])
         others = sum((m.usage for n, m in enumerate(meters) if n != which), NO_USAGE)
-        found = meters[which].admit(tokens, now=now, unix=NOON + now, others=others)
+        found = ask(meters[which], tokens, now=now, unix=NOON + now, others=others)
         if isinstance(found, Allowed):
             flying.append((which, found))
             sent, tokens_sent = sent + 1, tokens_sent + tokens
@@ -93,7 +95,7 @@ def test_retry_after_is_when_it_is_admitted_and_not_earlier(
 ) -> None:
     meter, fresh = meter_of(tokens_per_minute=600), meter_of(tokens_per_minute=600)
     assert admit(meter, first) == admit(fresh, first) == "ok", "a full bucket takes any request"
-    rejected = meter.admit(second, now=pause, unix=NOON)
+    rejected = ask(meter, second, now=pause, unix=NOON)
     if isinstance(rejected, Rejected):
         wait = rejected.retry_after_seconds
         assert wait is not None
@@ -105,9 +107,9 @@ def test_an_estimate_is_corrected_by_what_was_used() -> None:
     meter = meter_of(tokens_per_minute=1000)
     receipt = allowed(meter, 900)
     assert admit(meter, 200) == "tokens_rate_limited"
-    meter.settle(receipt, 100, now=0.0, unix=NOON)
+    meter.settle(receipt, 100, now=0.0, latest=math.inf, unix=NOON)
     assert admit(meter, 900) == "ok"
-    meter.settle(Allowed(900, 0.0), 2100, now=0.0, unix=NOON)
+    meter.settle(Allowed(900, 0.0), 2100, now=0.0, latest=math.inf, unix=NOON)
     assert admit(meter, 1, 70.0) == "tokens_rate_limited", "1200 more than there was: 72 s of debt"
     assert admit(meter, 1, 73.0) == "ok"
 
@@ -116,7 +118,7 @@ def test_ends_give_requests_in_flight_back_and_others_take_them() -> None:
     meter = meter_of(max_in_flight=2)
     receipt = allowed(meter, 5)
     assert [admit(meter, 5), admit(meter, 5)] == ["ok", "too_many_in_flight"]
-    meter.settle(receipt, 5, now=0.0, unix=NOON)
+    meter.settle(receipt, 5, now=0.0, latest=math.inf, unix=NOON)
     assert admit(meter, 5) == "ok"
     assert admit(meter_of(max_in_flight=2), 5, 0.0, Usage(in_flight=2)) == "too_many_in_flight"
 
@@ -124,11 +126,11 @@ def test_ends_give_requests_in_flight_back_and_others_take_them() -> None:
 def test_a_correction_of_the_last_period_does_not_touch_this_one() -> None:
     meter, later = a_budget(100), NOON + 3600
     receipt = allowed(meter, 90)
-    assert isinstance(meter.admit(50, now=1.0, unix=later), Allowed)
-    meter.settle(receipt, 10, now=2.0, unix=later)
+    assert isinstance(ask(meter, 50, now=1.0, unix=later), Allowed)
+    meter.settle(receipt, 10, now=2.0, latest=math.inf, unix=later)
     assert meter.usage.budget_tokens == 50
     late = a_budget(100)  # in the period that the counts are in, whatever the clock says
-    late.settle(allowed(late, 60), 20, now=0.0, unix=NOON - 3600)
+    late.settle(allowed(late, 60), 20, now=0.0, latest=math.inf, unix=NOON - 3600)
     assert late.usage.budget_tokens == 20
 
 
@@ -177,12 +179,28 @@ def test_what_filled_before_a_new_limit_filled_at_the_old_rate() -> None:
     assert [admit(meter, 1, 30.0) for _ in range(91)] == ["ok"] * 90 + ["rate_limited"]
 
 
+def test_a_request_counts_from_its_head_on_and_its_tokens_once_they_are_known() -> None:
+    meter = meter_of(requests_per_minute=3, tokens_per_minute=100, max_in_flight=2)
+    assert [meter.begin(now=0.0) is None for _ in range(3)] == [True, True, False]
+    assert isinstance(meter.reserve(101, now=0.0, latest=math.inf, unix=NOON), Allowed), (
+        "of a full bucket"
+    )
+    assert isinstance(meter.reserve(1, now=0.0, latest=math.inf, unix=NOON), Rejected)
+    for _ in range(2):
+        meter.settle(limits.NOT_RESERVED, 0.0, now=0.0, latest=math.inf, unix=NOON)
+    assert (meter.usage.requests, meter.usage.tokens, meter.usage.in_flight) == (2, 101, 0)
+    refused = [meter.begin(now=0.0) for _ in range(2)]
+    assert [None if one is None else one.code for one in refused] == [None, "rate_limited"]
+
+
 def test_what_another_worker_used_is_debited_once() -> None:
     meter, others = meter_of(tokens_per_minute=100), Usage(requests=3, tokens=30)
     assert [admit(meter, 35, 0.0, others) for _ in range(3)] == ["ok", "ok", "tokens_rate_limited"]
     meter = meter_of(tokens_per_minute=100)  # one that starts again earns nobody anything
     assert admit(meter, 50, 0.0, Usage(requests=5, tokens=50)) == "ok"
     assert admit(meter, 10, 0.0, Usage(requests=0, tokens=0)) == "tokens_rate_limited"
+    meter = KeyMeter(meter.rates, 0.0, others=Usage(requests=5, tokens=50))
+    assert admit(meter, 100, 0.0, Usage(requests=5, tokens=50)) == "ok", "before it began"
 
 
 def test_budgets_survive_a_restart() -> None:
@@ -227,18 +245,21 @@ def test_a_clock_that_steps_over_the_end_of_a_period_and_back_begins_no_budget_a
     meter, sibling = a_budget(100, period), a_budget(100, period)
     used = []
     for unix in (NOON, end + 1, NOON, end + 1, NOON - 2 * 86_400):
-        found = meter.admit(60, now=0.0, unix=unix)
+        found = ask(meter, 60, now=0.0, unix=unix)
         used.append(isinstance(found, Allowed))
     assert used == [True, True, False, False, False]
-    refused = sibling.admit(60, now=0.0, unix=NOON, others=meter.usage)
+    refused = ask(sibling, 60, now=0.0, unix=NOON, others=meter.usage)
     assert isinstance(refused, Rejected)
     later = limits.period_end(end, period)
     assert later is not None
-    assert refused.retry_after_seconds == math.ceil(later - NOON)
-    assert isinstance(meter.admit(60, now=0.0, unix=later), Allowed)
+    assert refused.retry_after_seconds == STEADY_SECONDS, "then it is clear which clock is right"
+    refused = ask(sibling, 60, now=0.0, unix=end - 9, others=meter.usage)
+    assert isinstance(refused, Rejected)
+    assert refused.retry_after_seconds == math.ceil(later - end + 9)
+    assert isinstance(ask(meter, 60, now=0.0, unix=later), Allowed)
     told = KeyMeter(meter.rates, 0.0, KeyShare("k", 0.5, 0.5, 1, end, 50), 0.5)
-    assert isinstance(told.admit(50, now=0.0, unix=NOON), Allowed)
-    assert isinstance(told.admit(1, now=0.0, unix=end), Rejected)
+    assert isinstance(ask(told, 50, now=0.0, unix=NOON), Allowed)
+    assert isinstance(ask(told, 1, now=0.0, unix=end), Rejected)
 
 
 def test_a_limit_that_changes_with_the_share_of_it_is_no_new_burst() -> None:
@@ -254,7 +275,7 @@ def test_a_host_without_a_share_may_send_one_request() -> None:
         KeyRates(requests_per_minute=60, tokens_per_minute=600, max_in_flight=9), 0.0, part=0.0
     )
     assert [admit(meter, 50), admit(meter, 50)] == ["ok", "too_many_in_flight"]
-    meter.settle(Allowed(50, 0.0), 50, now=0.0, unix=NOON)
-    refused = meter.admit(50, now=0.0, unix=NOON)
+    meter.settle(Allowed(50, 0.0), 50, now=0.0, latest=math.inf, unix=NOON)
+    refused = ask(meter, 50, now=0.0, unix=NOON)
     assert isinstance(refused, Rejected)
     assert refused.retry_after_seconds == limits.SHARE_SECONDS

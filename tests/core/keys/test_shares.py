@@ -1,5 +1,7 @@
 """The limits of a key hold over hosts, whose shares the head divides."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,8 @@ from partitiond.core.keys.shares import (
     share_out,
     within,
 )
-from tests.core.keys.share_fleet import ShareFleet, admitted
+from partitiond.core.keys.wall_clock import STEADY_SECONDS
+from tests.core.keys.share_fleet import UNIX, ShareFleet, admitted
 
 TOKENS = 10.0
 ALL = KeyRates(
@@ -180,6 +183,19 @@ def test_a_budget_is_used_up_by_whoever_needs_it() -> None:
     assert last.retry_after_seconds > 3000
 
 
+def test_a_head_whose_clock_was_a_year_ahead_closes_no_budget_for_longer() -> None:
+    fleet, asks = ShareFleet(KeyRates(token_budget=1000), "ab"), {"a": 8.0, "b": 0.0}
+    fleet.ahead = 365 * 86_400.0
+    fleet.drive(60, asks)
+    assert fleet.hosts["a"].shares.rows[0].budget_start > UNIX + 86_400, "its word counts"
+    fleet.ahead, used = 0.0, fleet.hosts["a"].used
+    before = used[UNIX]
+    assert fleet.drive(30, asks)["a"] == 0
+    fleet.drive(STEADY_SECONDS, asks)
+    assert used[UNIX] - before == pytest.approx(1000, abs=20)
+    assert fleet.drive(30, asks)["a"] == 0
+
+
 def test_who_lacks_a_share_is_told_to_come_again_when_shares_are_divided() -> None:
     fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
     b = fleet.hosts["b"]
@@ -253,6 +269,7 @@ def test_a_host_is_believed_up_to_its_share_and_what_answers_had_at_once() -> No
             demand={"a": KeyDemand(refused=1.0, tokens=100.0), "b": KeyDemand()},
             hosts=["a", "b"],
             unix=0.0,
+            latest=math.inf,
             at_once=at_once,
         )
 

@@ -108,7 +108,7 @@ def test_reported_usage_is_believed_as_far_as_the_context_allows(
     [  # neither at work nor streamed, streamed, at work, both
         ("ok", (Ending.ANSWERED,) * 4),
         ("invalid", (Ending.REJECTED,) * 4),
-        ("refused", (Ending.REFUSED,) * 4),
+        ("refused", (Ending.REFUSED, Ending.REFUSED, Ending.LEFT, Ending.LEFT)),
         ("client_gone", (Ending.REFUSED, Ending.REFUSED, Ending.LEFT, Ending.LEFT)),
         ("failed", (Ending.DIED_EARLY, Ending.DIED_MIDWAY, Ending.LEFT, Ending.DIED_MIDWAY)),
     ],

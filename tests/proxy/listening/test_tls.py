@@ -261,14 +261,14 @@ async def test_a_whole_answer_counts_until_its_client_has_it_or_left(
     client.send(ASKED)
     await endpoint.proxy.until(lambda: bool(endpoint.proxy.records()))
     await settled()
-    assert state.answer_bytes > 4_000_000
+    assert state.answers.held > 4_000_000
     if reads:
         transport(client).resume_reading()
         await client.until(b"\r\n\r\n")
         await client.reader.readexactly(5_000_000)
     else:
         client.leave()
-    await endpoint.proxy.until(lambda: state.answer_bytes == 0)
+    await endpoint.proxy.until(lambda: state.answers.held == 0)
 
 
 async def test_a_slow_client_gets_the_whole_last_answer_before_the_connection_closes(

@@ -87,14 +87,14 @@ async def test_a_whole_answer_counts_at_its_owner_until_its_entry_has_it_or_left
     entry.writer.write(opened())
     await owner.proxy.until(lambda: bool(owner.proxy.records("peer_request")))
     await settled()
-    assert state.answer_bytes > 1_000_000
+    assert state.answers.held > 1_000_000
     if reads:
         await entry.head()
         await entry.head()
         await entry.reader.readexactly(4_000_000)
     else:
         cast("asyncio.Transport", entry.writer.transport).abort()
-    await owner.proxy.until(lambda: state.answer_bytes == 0)
+    await owner.proxy.until(lambda: state.answers.held == 0)
     entry.writer.close()
     await settled()
 

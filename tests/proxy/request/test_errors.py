@@ -7,11 +7,11 @@ from types import ModuleType
 
 from partitiond.core.dispatch import admission, quarantine
 from partitiond.proxy.request.errors import (
-    ANSWERS_FULL,
     BODIES_FULL,
     BODY_TOO_SLOW,
     FAILURE_STATUS,
     INTERNAL,
+    NO_ROOM,
     SHUTTING_DOWN,
     TOLD_BY_HOSTS,
 )
@@ -24,7 +24,8 @@ def test_every_code_of_an_owners_refusals_is_known() -> None:
         *(code for code, _ in (*admission._WITHOUT_REPLICA.values(), admission._STARTING)),
         *(code for code in _refusals_of(quarantine)),
         *(f"upstream_{kind}" for kind in FAILURE_STATUS),
-        *(one.code for one in (SHUTTING_DOWN, BODIES_FULL, ANSWERS_FULL, BODY_TOO_SLOW, INTERNAL)),
+        *(one.code for one in (SHUTTING_DOWN, BODIES_FULL, BODY_TOO_SLOW, INTERNAL)),
+        *NO_ROOM,
     }
     assert said == {*TOLD_BY_HOSTS}
 

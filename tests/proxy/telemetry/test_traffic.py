@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from partitiond.core.demand.traffic import TrafficSample
-from partitiond.proxy.telemetry.traffic import MergedTraffic
+from partitiond.proxy.telemetry.traffic import BOOKED_SECONDS, MergedTraffic
 from partitiond.serde import from_jsonable
 from tests.proxy.conftest import Make, Proxy, key, replica, table
 from tests.proxy.scripted import DONE, Gate, answer, completion, event, plays, stream, text_event
@@ -39,6 +39,46 @@ async def test_an_answer_is_counted_once_everywhere(make: Make) -> None:
     sample = sampled(proxy)
     assert not sample.replicas
     assert sample.models["m"].ok == 3
+
+
+async def test_counts_of_a_removed_key_go_once_the_daemon_has_booked_them(make: Make) -> None:
+    """That is after it looked for so long without a pause, and they had ended."""
+    go_on = asyncio.Event()
+    engine = await make.engine(plays(go_on, *answer(completion())))
+    keys = key("k1"), key("k2"), key("k3")
+    proxy = await make.proxy(table(replica(engine), keys=keys))
+    go_on.set()
+    for name in ("k1", "k2", "", "k3"):
+        assert (await proxy.complete(key=name)).status_code == 200
+    go_on.clear()
+
+    async def looks(seconds: float) -> set[str]:
+        for _ in range(int(seconds / 20)):
+            await asyncio.sleep(20)
+            told = set(sampled(proxy).usage)
+        return told
+
+    proxy.state.apply(table(replica(engine), keys=keys[1:], version=2))
+    await looks(40)
+    await asyncio.sleep(BOOKED_SECONDS)
+    assert await looks(BOOKED_SECONDS - 40) == {"", "k1", "k2", "k3"}, "the daemon was away"
+    runs = proxy.ask(key="k3")
+    await engine.got(5)
+    proxy.state.apply(table(replica(engine), keys=keys[1:2], version=3))
+    assert await looks(100) == {"", "k2", "k3"}
+    go_on.set()
+    await runs
+    assert await looks(BOOKED_SECONDS - 40) == {"", "k2", "k3"}
+    assert await looks(100) == {"", "k2"}
+
+
+def test_counts_of_removed_keys_go_with_their_workers() -> None:
+    merged, use = MergedTraffic(), {"m": {"requests": 1}}
+    told = {"models": {}, "replicas": {}, "usage": {"k1": use, "k2": use}}
+    merged.ended(0, {**told, "keys": {"k1": {"in_flight": 1}, "k2": {"in_flight": 1}}})
+    seen = [merged.sample({}, {}, at, {"k2"}) for at in range(0, int(BOOKED_SECONDS) + 40, 20)]
+    assert [set(one["usage"]) for one in seen[:-1]] == [{"k1", "k2"}] * (len(seen) - 1)
+    assert set(seen[-1]["usage"]) == set(seen[1]["keys"]) == {"k2"}
 
 
 async def test_a_stream_tells_its_first_token_and_the_rest(make: Make) -> None:
