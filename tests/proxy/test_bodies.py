@@ -266,7 +266,6 @@ async def test_no_network_keeps_others_out(make: Make, sends: bytes, *, gives_wa
         clients.append(await connected(host))
         clients[-1].send(ASKS)
         assert (b" 200 " in await clients[-1].until(b"\r\n")) == is_served
-    assert proxy.state.metrics.refusals["connection_gave_way"] == gives_way
     go_on.set()
     for one in clients:
         one.writer.close()

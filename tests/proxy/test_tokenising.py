@@ -119,7 +119,7 @@ async def test_limits_of_prompts_are_limits_of_what_is_tokenised(
     engine = await make.engine(plays(*answer(TOKENS)))
     limits = RequestLimits(max_prompt_bytes=100)
     keys = (key("a", limits=limits if of == "key" else NO_REQUEST_LIMITS),)
-    more = {"limits": limits} if of == "model" else {}
+    more: dict[str, Any] = {"limits": limits} if of == "model" else {}
     proxy = await make.proxy(table(replica(engine), keys=keys, **more))
     found = [error_of(await proxy.complete(path, key="a", **each)) for each in (body, {})]
     assert found == [(400, "prompt_too_long"), SERVED]

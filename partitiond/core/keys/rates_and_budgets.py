@@ -231,9 +231,7 @@ class KeyMeter:
         part: float = 1.0,
         others: Usage = NO_USAGE,
     ) -> None:
-        """Begin with full buckets, from which nothing that others used before is debited; other
-        arguments as of `apply`.
-        """
+        """Begin with full buckets, whatever others used before; else arguments as of `apply`."""
         self.rates = rates
         self.part = part
         self.share = share_by_part("", rates, part) if share is None else share
@@ -284,21 +282,11 @@ class KeyMeter:
         rejected = self._refuse_in_flight(others, service_seconds) or self._refuse_rate(1.0)
         if rejected is None:
             self._requests.debit(1)
-            used = self.usage
-            self.usage = Usage(
-                used.requests + 1, used.tokens, used.in_flight + 1, used.budget_start,
-                used.budget_tokens,
-            )  # fmt: skip
+            self.usage += Usage(requests=1.0, in_flight=1.0)
         return rejected
 
     def reserve(
-        self,
-        tokens: float,
-        *,
-        now: float,
-        unix: float,
-        latest: float,
-        others: Usage = NO_USAGE,
+        self, tokens: float, *, now: float, unix: float, latest: float, others: Usage = NO_USAGE
     ) -> Allowed | Rejected:
         """Debit the tokens of a request that has begun, or return why the key may not use them now.
 
@@ -322,13 +310,7 @@ class KeyMeter:
         return Allowed(tokens, start)
 
     def settle(
-        self,
-        allowed: Allowed,
-        actual_tokens: float,
-        *,
-        now: float,
-        unix: float,
-        latest: float,
+        self, allowed: Allowed, actual_tokens: float, *, now: float, unix: float, latest: float
     ) -> None:
         """Settle an ended request, however it ended: exactly once for each that began.
 

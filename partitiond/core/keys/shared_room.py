@@ -4,13 +4,10 @@ import ipaddress
 
 
 class SharedRoom:
-    """Bytes that callers hold: each at most half of what the others leave.
-
-    A second caller gets half of the rest, and so on. A caller may always hold one of the largest
-    things, while there is room for it.
+    """What callers hold of it: each at most half of what the others leave, or one largest thing.
 
     Attributes:
-        held: bytes of all callers together.
+        held: by all callers together.
 
     Args:
         size: of the room.
@@ -24,7 +21,7 @@ class SharedRoom:
         self._of: dict[str, int] = {}
 
     def take(self, caller: str, more: int) -> bool:
-        """Count further bytes of a caller; False if there is no room for them."""
+        """Count that a caller holds more; False if there is no room for it."""
         mine = self._of.get(caller, 0)
         left = self._size - self.held + mine
         if mine + more > min(left, max(left // 2, self._largest)):
@@ -33,11 +30,16 @@ class SharedRoom:
         return True
 
     def add(self, caller: str, more: int) -> None:
-        """Count bytes, or fewer if negative, whether or not there is room."""
+        """Count that a caller holds more, or less, whether or not there is room."""
         self.held += more
         mine = self._of.pop(caller, 0) + more
         if mine:
             self._of[caller] = mine
+
+    def larger(self, caller: str) -> str | None:
+        """Return who holds the most, if that is more than the caller holds."""
+        most = max(self._of, key=self._of.__getitem__)
+        return most if self._of[most] > self._of[caller] else None
 
 
 def network_of(address: str) -> str:

@@ -379,7 +379,7 @@ class KeyShares:
         self._hosts: tuple[str, ...] = ()
         self._told: dict[str, HostShares] = {}
         self._at_once = math.inf
-        self._clock = WallClock()
+        self._clock, self._latest = WallClock(), math.inf
         self._heard_at: dict[str, float] = {}
         self._demand: dict[tuple[str, str], tuple[float, KeyCount, KeyDemand]] = {}
         self._calm: set[str] = set()
@@ -433,13 +433,13 @@ class KeyShares:
         }
         if self._parts.keys() - set(self._hosts):
             self._begin_budget_divisions(unix)
-        latest = self._clock.latest(now, unix)
+        self._latest = self._clock.latest(now, unix)
         used = {key_id for keys in heard.values() for key_id in keys} & self._rates.keys()
         changed = False
         for key_id in used | self._divisions.keys():
             counts = {host: keys.get(key_id, KeyCount()) for host, keys in heard.items()}
-            if not self._is_calm(key_id, counts, unix, latest):
-                changed = self._divide(key_id, counts, now, unix, latest) or changed
+            if not self._is_calm(key_id, counts, unix):
+                changed = self._divide(key_id, counts, now, unix) or changed
         changed = self._divide_parts(heard.keys()) or changed
         self._heard_at |= dict.fromkeys(heard, now)
         return changed and self._note_told()
@@ -452,21 +452,17 @@ class KeyShares:
                 held = {host: by_part(rates, one) for host, one in self._parts.items()}
                 self._divisions[key_id] = self.unsaved[key_id] = Division(start, held)
 
-    def _is_calm(
-        self, key_id: str, counts: Mapping[str, KeyCount], unix: float, latest: float
-    ) -> bool:
+    def _is_calm(self, key_id: str, counts: Mapping[str, KeyCount], unix: float) -> bool:
         """Return whether a look would change nothing, as far as that is seen at once."""
         if key_id not in self._calm:
             return False
         period, start = self._rates[key_id].budget_period, self._divisions[key_id].start
-        return present_period(period, unix, latest, start) == start and all(
+        return present_period(period, unix, self._latest, start) == start and all(
             (known := self._demand.get((host, key_id))) is not None and known[1] == count
             for host, count in counts.items()
         )
 
-    def _divide(
-        self, key_id: str, counts: Mapping[str, KeyCount], now: float, unix: float, latest: float
-    ) -> bool:
+    def _divide(self, key_id: str, counts: Mapping[str, KeyCount], now: float, unix: float) -> bool:
         before = self._divisions.get(key_id, Division())
         found = divide(
             self._rates[key_id],
@@ -478,7 +474,7 @@ class KeyShares:
             },
             hosts=self._hosts,
             unix=unix,
-            latest=latest,
+            latest=self._latest,
             at_once=self._at_once,
         )
         if found == before:

@@ -479,7 +479,8 @@ class Attempt:
             self._connection.close()
 
     def _release_answer(self) -> None:
-        self._state.answers.add(self._exchange.record.caller, -self._held)
+        if self._held:
+            self._state.answers.add(self._exchange.record.caller, -self._held)
         self._parts, self._held = [], 0
 
 

@@ -51,8 +51,6 @@ GOODBYE_SECONDS: Final = 0.25
 """How long a client that has received everything may take to end TLS from its side, too."""
 IDLE_SECONDS: Final = 75.0
 """How long a connection without a request is kept."""
-GAVE_WAY: Final = "connection_gave_way"
-"""Counted as a refusal: a connection without an admitted request, ended for that of another."""
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
 _ORIGIN_FORM: Final = RequestTarget("/", None)
 
@@ -135,12 +133,11 @@ class DataProtocol(RequestConnection):
             self.transport.close()
 
     def give_way(self) -> bool:
-        """End the connection, and return True, unless it has its place and an admitted request."""
+        """End the connection unless a request of it is served; return whether it was ended."""
         is_served = self.request is not None and self.request.exchange is not None
         is_read = not self.transport.get_write_buffer_size()
         if self._is_surplus or is_served or not is_read or self.transport.is_closing():
             return False
-        self.state.metrics.refusals[GAVE_WAY] += 1
         self.transport.abort()
         return True
 

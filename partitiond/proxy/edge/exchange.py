@@ -26,7 +26,7 @@ from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import Answer, ClientSide
 from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
 from partitiond.proxy.edge.phases import AfterFailure, Phase, after_failure, passed_limit
-from partitiond.proxy.edge.state import BodyHolder, ProxyState
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.peers.hop import RemoteRequest
 from partitiond.proxy.request import errors
@@ -34,6 +34,7 @@ from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.logs import json_line
+from partitiond.proxy.telemetry.record import Record
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -52,10 +53,11 @@ _PAUSED: Final = -2
 """Progress of an answer whose client does not read."""
 
 
-class Sender(BodyHolder):
+class Sender:
     """Whoever sent a request and gets its answer.
 
     Attributes:
+        held_bytes: of a large body that are counted.
         client: the connection.
         exchange: serves the request, once it is complete and admitted.
         stall_seconds: how long it may read nothing of its answer.
@@ -67,6 +69,8 @@ class Sender(BodyHolder):
     exchange: "Exchange | None"
     route: DataRoute
     answer: Answer
+    record: Record
+    held_bytes = 0
     stall_seconds = math.inf
     later_seconds = 0.0
     retries = True
@@ -86,6 +90,19 @@ class Sender(BodyHolder):
     def refuse(self, error: ApiError) -> None:
         """Refuse the request before it is in flight."""
         raise NotImplementedError
+
+    def hold_body(self, size: int) -> bool:
+        """Count the `size` bytes of a large body received so far; False if there is no room."""
+        has_room = self.client.state.bodies.take(self.record.caller, size - self.held_bytes)
+        if has_room:
+            self.held_bytes = size
+        return has_room
+
+    def release_body(self) -> None:
+        """Release a body that is not needed any more."""
+        if self.held_bytes:
+            self.client.state.bodies.add(self.record.caller, -self.held_bytes)
+            self.held_bytes = 0
 
     def pause(self) -> None:
         """Pause the answer, because the client's buffer is full."""

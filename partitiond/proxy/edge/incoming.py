@@ -121,7 +121,7 @@ class IncomingRequest(Sender):
         self._parts.append(data)
         if self._size > most:
             self._refuse_unread(errors.body_too_large(most))
-        elif self._size > SMALL_BODY_BYTES and not self._state.hold_body(self, self._size):
+        elif self._size > SMALL_BODY_BYTES and not self.hold_body(self._size):
             self._refuse_unread(errors.BODIES_FULL)
 
     def received_all(self) -> None:
@@ -161,7 +161,7 @@ class IncomingRequest(Sender):
     def _drop_body(self, refusal: ApiError) -> None:
         self._refusal = refusal
         self._parts = []
-        self._state.release_body(self)
+        self.release_body()
 
     def _refuse_unread(self, refusal: ApiError) -> None:
         """Refuse a request whose body was not read; see the module."""
@@ -195,7 +195,7 @@ class IncomingRequest(Sender):
         self.ended()
 
     def _forget(self) -> None:
-        self._state.release_body(self)
+        self.release_body()
         self._state.reading.discard(self)
         receipt, self._receipt = self._receipt, None
         if receipt is not None:

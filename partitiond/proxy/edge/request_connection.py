@@ -252,6 +252,7 @@ class RequestConnection(ClientSide):
         self.request = None
         whole = ended.answer.whole_bytes
         if self.write_paused or whole > SMALL_ANSWER_BYTES:
-            self._unread.count_for(ended.record.caller)
+            if not self._unread.held_bytes:
+                self._unread.caller = ended.record.caller
             self._unread.look(self.transport, paused=self.write_paused, whole=whole)
         self.answered(ended)

@@ -1,7 +1,6 @@
 """Holds the proxy's whole state: the current table, its live models, and requests in flight."""
 
 import asyncio
-import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,6 @@ from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
 from partitiond.proxy.telemetry.logs import LogFile
 from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
-from partitiond.proxy.telemetry.record import Record
 from partitiond.proxy.telemetry.traffic import RemovedKeys, process_traffic
 
 SWEEP_SECONDS: Final = 0.05
@@ -59,29 +57,13 @@ class TimeLimited(Protocol):
 
 
 class ClientConnection(TimeLimited, Protocol):
-    """A client's connection.
-
-    Attributes:
-        network: whose it is (see `shared_room.network_of`).
-    """
+    """A client's connection, and the network that it is of (see `shared_room.network_of`)."""
 
     network: str
 
     def give_way(self) -> bool:
-        """End the connection, and return True, unless it has its place and an admitted request."""
+        """End the connection unless a request of it is served; return whether it was ended."""
         ...
-
-
-class BodyHolder:
-    """A request whose body the state counts; `edge.exchange.Sender` is the only kind.
-
-    Attributes:
-        record: of the request, which says whose it is.
-        held_bytes: bytes of its body that are counted.
-    """
-
-    record: Record
-    held_bytes = 0
 
 
 class ProxyState:
@@ -100,6 +82,7 @@ class ProxyState:
         cors: origins that may call, or None for none.
         accounts: the use of each key.
         connections: open connections of clients, oldest first.
+        networks: of these connections.
         says_goodbye: every answer says that its connection ends, so that clients open others.
         word: when the control plane was heard last.
         peers: the proxies of the other hosts.
@@ -129,8 +112,7 @@ class ProxyState:
         most = max(options.max_bodies_bytes, options.max_response_bytes)
         self.answers = SharedRoom(most, options.max_response_bytes)
         self.connections: dict[ClientConnection, None] = {}
-        self._networks: collections.Counter[str] = collections.Counter()
-        """Connections of each network."""
+        self.networks = SharedRoom(options.max_connections, 0)
         self.says_goodbye = False
         self.draining = False
         self.known_heads = KnownHeads()
@@ -259,18 +241,6 @@ class ProxyState:
         """Find a model by its name or an alias."""
         return self.names.get(name)
 
-    def hold_body(self, holder: BodyHolder, size: int) -> bool:
-        """Count the `size` bytes of a large body received so far; False if there is no room."""
-        if not self.bodies.take(holder.record.caller, size - holder.held_bytes):
-            return False
-        holder.held_bytes = size
-        return True
-
-    def release_body(self, holder: BodyHolder) -> None:
-        """Release a body that is not needed any more."""
-        self.bodies.add(holder.record.caller, -holder.held_bytes)
-        holder.held_bytes = 0
-
     def exchange_ended(self, exchange: TimeLimited) -> None:
         """Count a request as in flight no longer."""
         self.exchanges.discard(exchange)
@@ -284,21 +254,16 @@ class ProxyState:
         others out.
         """
         self.connections[connection] = None
-        self._networks[connection.network] += 1
-        if len(self.connections) <= self.options.max_connections:
+        self.networks.add(connection.network, 1)
+        if self.networks.held <= self.options.max_connections:
             return True
-        ((largest, most),) = self._networks.most_common(1)
-        if most <= self._networks[connection.network]:
-            return False
-        return any(one.network == largest and one.give_way() for one in self.connections)
+        most = self.networks.larger(connection.network)
+        return any(one.network == most and one.give_way() for one in self.connections)
 
     def connection_closed(self, connection: ClientConnection) -> None:
         """Forget a client's connection; the parent of several workers is told."""
-        if connection in self.connections:
-            del self.connections[connection]
-            self._networks[connection.network] -= 1
-            if not self._networks[connection.network]:
-                del self._networks[connection.network]
+        del self.connections[connection]
+        self.networks.add(connection.network, -1)
         if self._siblings is not None:
             self._siblings.ledger.count_closed(self._siblings.row)
         if self._all_closed is not None and not self.connections:

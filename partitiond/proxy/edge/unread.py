@@ -9,12 +9,16 @@ from partitiond.proxy.edge.state import ProxyState
 
 
 class UnreadAnswers:
-    """What one connection holds of whole answers, until its other side has read nearly all."""
+    """What one connection holds of whole answers, until its other side has read nearly all.
+
+    Attributes:
+        caller: that it counts for (see `Record.caller`).
+    """
 
     def __init__(self, state: ProxyState) -> None:
         self.held_bytes = 0
         self._state = state
-        self._caller = ""
+        self.caller = ""
 
     def look(self, transport: asyncio.Transport, *, paused: bool, whole: int = 0) -> None:
         """Count anew.
@@ -29,19 +33,12 @@ class UnreadAnswers:
         else:
             self._set(transport.get_write_buffer_size() if paused else 0)
 
-    def count_for(self, caller: str) -> None:
-        """Count for another caller from now on (see `Record.caller`)."""
-        held = self.held_bytes
-        self._set(0)
-        self._caller = caller
-        self._set(held)
-
     def forget(self) -> None:
         """Count nothing more: the connection has ended."""
         self._set(0)
 
     def _set(self, size: int) -> None:
-        self._state.answers.add(self._caller, size - self.held_bytes)
+        self._state.answers.add(self.caller, size - self.held_bytes)
         self.held_bytes = size
 
 

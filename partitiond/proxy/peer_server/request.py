@@ -111,7 +111,7 @@ class PeerRequest(Sender):
         self._parts.append(data)
         is_whole = self._received_bytes == self._body_bytes
         counts = self._received_bytes > SMALL_BODY_BYTES or not is_whole
-        if counts and not self._state.hold_body(self, self._received_bytes):
+        if counts and not self.hold_body(self._received_bytes):
             self.refuse(errors.BODIES_FULL)
 
     def received_all(self) -> None:
@@ -210,7 +210,7 @@ class PeerRequest(Sender):
         """Go on with the entry's next request."""
         self.is_complete = True
         self._parts = []
-        self._state.release_body(self)
+        self.release_body()
         self.exchange = None  # break the reference cycle
         self.client.request_over(self)
 
