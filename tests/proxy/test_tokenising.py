@@ -90,6 +90,7 @@ async def test_as_many_bytes_are_tokenised_at_once_as_hold_nobody_up(
     assert slow.running() == running
     assert model.replicas["m-1"].kv_tokens == model.replicas["m-1"].own_kv_tokens == 0
     assert error_of(await proxy.complete()) == SERVED
+    paid = model.slots.queue._keys._accounts[""].tag
     charges = [entry.charge for entry in model.tokenising.queue]
     assert all(any(0 < charge - size < 100 for size in sizes) for charge in charges)
     for _ in range(len(sizes)):
@@ -98,6 +99,7 @@ async def test_as_many_bytes_are_tokenised_at_once_as_hold_nobody_up(
     assert Counter([error_of(await request) for request in requests]) == {SERVED: len(sizes)}
     assert proxy.idle()
     assert model.replicas["m-1"].tokenising.kv_tokens == 0
+    assert model.slots.queue._keys._accounts[""].tag == paid, "its slots are another matter"
 
 
 MESSAGES = {"prompt": None, "messages": [{"role": "user", "content": "x" * 101}]}

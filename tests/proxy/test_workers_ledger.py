@@ -572,14 +572,15 @@ def test_workers_of_a_host_use_its_share_together() -> None:
 async def test_a_worker_that_ended_in_a_wrong_period_hides_nothing_that_others_use(
     tmp_path: Path,
 ) -> None:
-    ledger, clock = ledger_of(table("a"), rows=3), asyncio.get_running_loop()
+    ledger, clock = ledger_of(table("a"), rows=4), asyncio.get_running_loop()
     assert isinstance(clock, VirtualLoop)
     rates = KeyRates(token_budget=100)
     budgets = Budgets(tmp_path / "budgets.json", ledger)
     budgets.apply((KeyRoute("k", "0" * 64, rates=rates),))
-    first, second, third = workers_of(ledger, rates, HostShares(), rows=3)
+    first, second, third, lives = workers_of(ledger, rates, HostShares(), rows=4)
     clock.set_ahead(365 * 86_400.0)
-    assert isinstance(begun(first, "k", 90.0), Receipt)
+    assert isinstance(begun(first, "k", 50.0), Receipt)
+    assert isinstance(begun(lives, "k", 40.0), Receipt)
     assert budgets.used()["k"].tokens == 90.0
     ledger.clear(0)
     clock.set_ahead(0.0)

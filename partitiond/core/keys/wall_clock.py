@@ -21,12 +21,7 @@ class WallClock:
         self._since = 0.0
 
     def latest(self, now: float, unix: float) -> float:
-        """Return the latest start of a period to believe, in Unix seconds.
-
-        Args:
-            now: monotonic seconds.
-            unix: Unix seconds.
-        """
+        """Return the latest start of a period to believe, in Unix seconds; `now` is monotonic."""
         offset = unix - now
         if abs(offset - self._offset) > STEADY_SECONDS:
             self._since = now

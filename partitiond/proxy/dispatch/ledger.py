@@ -289,10 +289,8 @@ class SlotLedger:
         return Usage(*self.floats[at : at + KEY_CELLS])
 
     def usage_of_others(self, row: int, column: int, latest: float = math.inf) -> Usage:
-        """Use of a key in all other workers, including past ones; of all workers for row -1.
-
-        Args:
-            latest: start of a period of its budget to believe (`core.keys.wall_clock`).
+        """Use of a key in all other workers, including past ones; of all workers for row -1. Of its
+        budget only periods that begin by `latest` count (`core.keys.wall_clock`).
         """
         total = self.usage(PAST, column).until(latest)
         for other in range(self.rows):

@@ -9,10 +9,8 @@ from partitiond.proxy.edge.state import ProxyState
 
 
 class UnreadAnswers:
-    """What one connection holds of whole answers, until its other side has read nearly all.
-
-    Attributes:
-        caller: that it counts for (see `Record.caller`).
+    """What one connection holds of a caller's whole answers, until its other side has read nearly
+    all.
     """
 
     def __init__(self, state: ProxyState) -> None:

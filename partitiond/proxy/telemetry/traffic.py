@@ -57,13 +57,7 @@ class RemovedKeys:
         self._at = -math.inf
 
     def booked(self, usage: Mapping[str, Any], keys: Collection[str], now: float) -> list[str]:
-        """Return the ids of such keys after a look of the daemon.
-
-        Args:
-            usage: that it is told, by key.
-            keys: of the table.
-            now: `time.monotonic`.
-        """
+        """Return such keys after a look of the daemon; those of the table are `keys`."""
         known = self._still if now - self._at <= AWAY_SECONDS else {}
         self._at = now
         self._still = {}

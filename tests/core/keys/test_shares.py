@@ -196,6 +196,26 @@ def test_a_head_whose_clock_was_a_year_ahead_closes_no_budget_for_longer() -> No
     assert fleet.drive(30, asks)["a"] == 0
 
 
+def test_what_is_held_in_a_period_that_is_over_or_was_wrong_is_held_no_more() -> None:
+    rates, equal = KeyRates(token_budget=1000), Held((0.5, 0.5, 1.0, 500.0), (0.5, 0.5, 1.0, 500.0))
+    held = {"a": Held((0.5, 0.5, 1.0, 90.0), (0.5, 0.5, 1.0, 90.0)), "gone": equal}
+    for start in (-86_400.0, 365 * 86_400.0):
+        found = divide(
+            rates, Division(start, held), parts={"a": Held((0.5, 0, 0, 0), (0.5, 0, 0, 0))},
+            counts={}, demand={}, hosts=["a"], unix=0.0, latest=STEADY_SECONDS,
+        )  # fmt: skip
+        assert (found.start, set(found.held), found.held["a"].told[3]) == (0.0, {"a"}, 500.0)
+
+
+def test_a_new_period_is_divided_though_nothing_came() -> None:
+    fleet = ShareFleet(KeyRates(token_budget=1000), "ab")
+    fleet.drive(20, {"a": 8.0})
+    fleet.drive(10, {"a": 0.0})
+    fleet.pass_seconds(86_400.0)
+    fleet.look()
+    assert fleet.kept["k"].start == UNIX + 86_400
+
+
 def test_who_lacks_a_share_is_told_to_come_again_when_shares_are_divided() -> None:
     fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
     b = fleet.hosts["b"]

@@ -1,6 +1,7 @@
 """A wall clock that was wrong closes no budget for longer, and opens none."""
 
 import datetime
+import math
 
 import pytest
 
@@ -80,3 +81,14 @@ def test_a_clock_that_is_set_some_minutes_after_the_start_opens_no_budget_again(
     asked += [host.asks(now) for now in (STEADY_SECONDS, 3 * STEADY_SECONDS)]
     assert 0 not in asked
     assert host.asks(DAY) == 0
+
+
+@pytest.mark.parametrize(
+    ("step", "is_seen"), [(599, False), (-599, False), (601, True), (-601, True)]
+)
+def test_a_larger_step_is_seen_and_time_begins_anew(step: float, is_seen: bool) -> None:
+    clock = WallClock()
+    believed = [clock.latest(now, NOON + now) for now in (5000.0, 5599.0, 5600.0)]
+    assert believed == [math.inf, math.inf, NOON + 5600 + STEADY_SECONDS]
+    believed = [clock.latest(now, NOON + now + step) for now in (5601.0, 6200.0, 6201.0)]
+    assert [one == math.inf for one in believed] == [is_seen, is_seen, False]

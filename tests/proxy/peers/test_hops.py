@@ -101,6 +101,19 @@ async def test_who_finds_no_place_waits_at_the_owner_and_hears_its_refusal(
     await until_idle([a, b])
 
 
+async def test_tokenising_takes_no_slot_of_another_host(make: Make) -> None:
+    go = asyncio.Event()
+    a, b, engine = await make.pair(holding(go), max_sequences=1)
+    asked = [asyncio.create_task(a.proxy.complete("/tokenize")) for _ in range(2)]
+    await engine.got(2)
+    (there,) = b.proxy.state.models["m"].replicas.values()
+    assert (there.sequences, there.kv_tokens, there.tokenising.sequences) == (0, 0, 2)
+    assert there.tokenising.kv_tokens == 2 * len('{"model":"m","prompt":"hi"}')
+    go.set()
+    assert [(await one).status_code for one in asked] == [200] * 2
+    await until_idle([a, b])
+
+
 async def test_the_hosts_share_the_bound_of_the_queue(make: Make) -> None:
     """The shares follow the table."""
     one, two = await make.engine(name="e1"), await make.engine(name="e2")
