@@ -46,8 +46,7 @@ class ProxySettings(Table):
     max_bodies_bytes: Size = Field(
         Bytes(512 * MIB),
         description="Request bodies of more than 16 KiB in the memory of one worker together, as a "
-        "size (512MiB), and as much of whole answers; a key has at most half of what the others "
-        "leave, further ones get 503.",
+        "size (512MiB), and as much of whole answers; further ones get 503.",
     )
     max_sequences: int = Field(
         2048,

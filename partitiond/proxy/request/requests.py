@@ -430,7 +430,7 @@ def _bytes_of(*fields: msgspec.Raw) -> int:
     return total
 
 
-def measure_tokenising(body: RequestBody) -> Size | ApiError:
+def measure_tokenise(body: RequestBody) -> Size | ApiError:
     """Measure text or token ids that are converted: they need no sequence and no KV cache."""
     size = _prompt_size(body.prompt, "prompt")
     if isinstance(size, Size):

@@ -18,7 +18,7 @@ from partitiond.proxy.request.requests import (
     measure_messages,
     measure_pairs,
     measure_responses,
-    measure_tokenising,
+    measure_tokenise,
 )
 
 
@@ -58,7 +58,7 @@ DATA_ROUTES: Final = (
            dialect=RESPONSES, output_field="max_output_tokens"),
     _route("/v1/messages", _GENERATE, measure_messages,
            dialect=MESSAGES, output_field="max_tokens"),
-    _route("/v1/messages/count_tokens", _TOKENIZE, measure_tokenising, dialect=MESSAGES),
+    _route("/v1/messages/count_tokens", _TOKENIZE, measure_tokenise, dialect=MESSAGES),
     _route("/v1/embeddings", _EMBED, measure_embedding),
     _route("/pooling", _EMBED, measure_embedding),
     _route("/classify", _EMBED, measure_embedding),
@@ -67,8 +67,8 @@ DATA_ROUTES: Final = (
     _route("/rerank", _EMBED, measure_pairs),
     _route("/v1/rerank", _EMBED, measure_pairs),
     _route("/v2/rerank", _EMBED, measure_pairs),
-    _route("/tokenize", _TOKENIZE, measure_tokenising),
-    _route("/detokenize", _TOKENIZE, measure_tokenising),
+    _route("/tokenize", _TOKENIZE, measure_tokenise),
+    _route("/detokenize", _TOKENIZE, measure_tokenise),
 )  # fmt: skip
 
 BY_PATH: Final = {route.path: route for route in DATA_ROUTES}
