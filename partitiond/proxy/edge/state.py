@@ -262,8 +262,9 @@ class ProxyState:
 
     def connection_closed(self, connection: ClientConnection) -> None:
         """Forget a client's connection; the parent of several workers is told."""
-        del self.connections[connection]
-        self.networks.add(connection.network, -1)
+        if connection in self.connections:
+            del self.connections[connection]
+            self.networks.add(connection.network, -1)
         if self._siblings is not None:
             self._siblings.ledger.count_closed(self._siblings.row)
         if self._all_closed is not None and not self.connections:
