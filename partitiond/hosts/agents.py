@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.core.dispatch.told_tables import ToldTables
 from partitiond.core.errors import HostSilentError
 from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.host_state import (
@@ -101,14 +102,14 @@ class ProxyRecord:
     """What is known of the proxy of a host.
 
     Attributes:
-        table: the whole table whose part the proxy has; None before the first.
+        told: the whole tables of which the proxy may have its part.
         part: what it took last, and when, in monotonic seconds; None before the first.
         problem: why it lacks the newest one, or cannot run; empty if nothing is known to be wrong.
         telling: hands it the newest table.
         keeping: keeps it running.
     """
 
-    table: RoutingTable | None = None
+    told: ToldTables = dataclasses.field(default_factory=ToldTables)
     part: tuple[RoutingTable, float] | None = None
     problem: str = ""
     telling: "asyncio.Task[None] | None" = None

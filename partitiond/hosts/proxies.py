@@ -29,6 +29,7 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
     TablesOfHosts,
 )
+from partitiond.core.dispatch.told_tables import ToldTables
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.shares import Division, KeyShares
@@ -82,7 +83,6 @@ class HostsProxies:
         self._shares = KeyShares(_kept_divisions(store), int(time.time() * 1000))
         self._kept: dict[str, HostShares] = {}
         self._untold = False
-        self._own_table: RoutingTable | None = None
         self._own_telling = asyncio.Lock()
         self._counts: dict[str, HostCounts] = {}
         self._epoch = uuid.uuid4().hex
@@ -90,7 +90,7 @@ class HostsProxies:
     @property
     def problem(self) -> str:
         """Why the own host's proxy does not answer, as last probed; empty if it does."""
-        return self._agents.own.proxy.problem
+        return self._agents.own.agent.proxy.problem
 
     async def ensure_running(self) -> bool:
         """Adopt or start the own host's proxy; True if a new process was started.
@@ -100,7 +100,10 @@ class HostsProxies:
         Raises:
             PartitiondError: the own host's proxy cannot run.
         """
-        return await self._agents.own.agent.proxy.ensure_running()
+        started = await self._agents.own.agent.proxy.ensure_running()
+        if started:
+            self._agents.own.proxy.told = ToldTables()
+        return started
 
     async def wait_exit(self) -> int | None:
         """Return once the own host's proxy is gone; keep the proxies of other hosts meanwhile."""
@@ -128,7 +131,7 @@ class HostsProxies:
             try:
                 if await host.agent.proxy.ensure_running():
                     # A new process may have an older table on disk, or none.
-                    host.proxy.table = host.proxy.part = None
+                    host.proxy.told, host.proxy.part = ToldTables(), None
                 await self._tell(host)
                 await host.agent.proxy.wait_exit()
             except PartitiondError as error:
@@ -168,9 +171,10 @@ class HostsProxies:
     async def _publish_own(self) -> None:
         own = self._agents.own
         async with self._own_telling:  # of two at the same time, the later one has the newest
-            parts, newest = self._parts, self._table
-            await own.agent.proxy.publish(parts.of(own.name))
-            self._own_table = newest
+            newest = self._table
+            own.proxy.told = own.proxy.told.sent(newest)
+            await own.agent.proxy.publish(self._parts.of(own.name))
+            own.proxy.told = own.proxy.told.answered(newest)
 
     async def _divide(self, told: Mapping[str, TrafficSample | None]) -> None:
         """Divide the limits of keys by what hosts counted, and tell the hosts."""
@@ -222,7 +226,7 @@ class HostsProxies:
 
     def _has_its_part(self, host: HostRecord) -> bool:
         """Whether the newest table has nothing new for a host, which then counts as told."""
-        if host.proxy.part is None or host.proxy.problem or host.proxy.is_told_now:
+        if host.proxy.part is None or host.proxy.problem or host.proxy.told.confirmed is None:
             return False
         part, told_at = host.proxy.part
         if word_is_due(self._table.keys_stale_seconds, time.monotonic() - told_at):
@@ -230,7 +234,7 @@ class HostsProxies:
         newest = dataclasses.replace(self._parts.of(host.name), version=part.version)
         same = newest.keys is part.keys and newest == part  # equal keys are the same object
         if same:
-            host.proxy.table = self._table
+            host.proxy.told = ToldTables((self._table,))
         return same
 
     def _begin_telling(self, host: HostRecord) -> None:
@@ -251,6 +255,7 @@ class HostsProxies:
             # Another host's monotonic clock has nothing in common with this one's.
             now = time.monotonic()
             told = dataclasses.replace(part, told_at=now)
+            host.proxy.told = host.proxy.told.sent(table)
             try:
                 await host.agent.proxy.publish(told)
             except ConflictError as error:
@@ -260,8 +265,10 @@ class HostsProxies:
                 if not isinstance(newer, int):
                     raise
                 # The store's counter was lost: the proxy has a table of an earlier life.
+                host.proxy.told = ToldTables().sent(table)
                 await host.agent.proxy.publish(dataclasses.replace(told, version=newer + 1))
-            host.proxy.table, host.proxy.part, host.proxy.problem = table, (part, now), ""
+            host.proxy.told = host.proxy.told.answered(table)
+            host.proxy.part, host.proxy.problem = (part, now), ""
             if parts is self._parts:
                 return
 
@@ -279,14 +286,12 @@ class HostsProxies:
         host.proxy.problem = error.message
 
     def _lacks(self, host: HostRecord) -> bool:
-        return host.proxy.table is not self._table or bool(host.proxy.problem)
+        return host.proxy.told.confirmed is not self._table or bool(host.proxy.problem)
 
     def known_tables(self) -> Mapping[str, HostTable]:
-        """Return what each host's proxy is known to have been told, by host. Returns at once."""
-        own = self._agents.own.name
-        found = {own: HostTable(self._own_table, "")}
-        return found | {
-            host.name: HostTable(host.proxy.table, host.proxy.problem) for host in self._others()
+        """Return what each host's proxy may have, by host. Returns at once."""
+        return {
+            host.name: HostTable(host.proxy.told, host.proxy.problem) for host in self._agents.all
         }
 
     async def in_flight(self, host: str = "") -> Mapping[str, int] | None:

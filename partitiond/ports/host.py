@@ -6,6 +6,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.core.dispatch.told_tables import ToldTables
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.host_state import HostStanding
 from partitiond.core.hardware.kinds import Device
@@ -125,14 +126,14 @@ class ProxyControl(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostTable:
-    """What the proxy of a host is known to have been told.
+    """What the proxy of a host may have.
 
     Attributes:
-        table: the snapshot of the fleet whose part the proxy took last; None if that is not known.
+        told: the snapshots of the fleet of which the proxy may have its part.
         problem: why the proxy may lack the newest one; empty if nothing is known to be wrong.
     """
 
-    table: RoutingTable | None
+    told: ToldTables
     problem: str
 
 
@@ -141,7 +142,7 @@ class FleetProxies(Protocol):
     """Optional abilities of a `ProxyControl` that controls the proxies of several hosts."""
 
     def known_tables(self) -> Mapping[str, HostTable]:
-        """Return what each host's proxy is known to have been told, by host. Returns at once."""
+        """Return what each host's proxy may have, by host. Returns at once."""
         ...
 
     def last_samples(self) -> Mapping[str, TrafficSample]:

@@ -10,11 +10,6 @@ SHORTEST_STALE_SECONDS: Final = 10.0
 """With less, one slow pass of the control plane's loop would refuse all keys. Chosen."""
 
 
-CLUSTER_STALE_SECONDS: Final = 3600.0
-"""Taken with a cluster. Chosen: a head may be away for an hour, as for an upgrade or another head,
-and a key that was removed is of no use after the same hour on a host that is cut off."""
-
-
 class KeysSettings(Table):
     """API keys of the endpoint."""
 
@@ -23,7 +18,7 @@ class KeysSettings(Table):
         ge=0,
         description="An endpoint that had no word from its control plane for so long refuses all "
         "keys (503, keys_stale), in seconds: it may have missed that one was removed. 0 for never, "
-        "else 10 at least. Unset takes 3600 on the head of a cluster, and 0 without a cluster.",
+        "else 10 at least. Unset is 0: that a head is away closes no key.",
     )
 
     @field_validator("stale_seconds")

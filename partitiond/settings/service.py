@@ -20,7 +20,6 @@ from partitiond.devices.cpu import discover_cpu
 from partitiond.platform.systemd import ready, reloading
 from partitiond.platform.tls_files import check_files
 from partitiond.proxy.config import ProxyOptions
-from partitiond.settings.keys import CLUSTER_STALE_SECONDS
 from partitiond.settings.proxy import ProxySettings
 from partitiond.settings.reload import changes, taken_over
 from partitiond.settings.schema import Settings, settings_values
@@ -53,7 +52,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             keys_required=settings.proxy.require_keys,
             wake_on_request=settings.sleep.wake_on_request,
             zero_wait_seconds=settings.scaling.max_hold_seconds,
-            keys_stale_seconds=_keys_stale_seconds(settings),
+            keys_stale_seconds=settings.keys.stale_seconds or 0.0,
         ),
         scaling=ScalingOptions(
             policy=settings.scaling.policy(),
@@ -79,14 +78,6 @@ def service_options(settings: Settings) -> ServiceOptions:
             jobs_on_host=profiling.jobs_on_host,
         ),
     )
-
-
-def _keys_stale_seconds(settings: Settings) -> float:
-    """Return how long an endpoint believes its keys without a word; 0 for ever."""
-    given = settings.keys.stale_seconds
-    if given is not None:
-        return given
-    return CLUSTER_STALE_SECONDS if settings.cluster.enabled else 0.0
 
 
 def traced(options: ProxyOptions, tracing: TracingSettings) -> ProxyOptions:

@@ -248,17 +248,26 @@ async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
     await until(lambda: host.proxy.table.keys != ())
     publish = host.proxy.publish
 
-    async def refuses(table: RoutingTable) -> None:
+    hung = asyncio.Event()
+
+    async def hangs(_table: RoutingTable) -> None:
+        await hung.wait()
         raise PartitiondError("its disk is full.")
 
-    host.proxy.publish = refuses  # type: ignore[method-assign]
+    host.proxy.publish = hangs  # type: ignore[method-assign]
+    late, _ = await host.service.keys.create(KeyTerms())
+    for _ in range(2):  # its table lies in the endpoint's socket
+        with pytest.raises(NotReadyError, match="may still take it"):
+            await host.service.keys.remove(late.id)
+    hung.set()
     for _ in range(2):
         with pytest.raises(NotReadyError, match="may still take it"):
             await host.service.keys.remove(key.id)
-    assert host.kinds().count("key-removed") == 1
+    assert host.kinds().count("key-removed") == 2
     assert "key-not-in-force" in host.kinds()
     host.proxy.publish = publish  # type: ignore[method-assign]
     await until(lambda: host.proxy.table.keys == ())
     await until(lambda: host.service.readiness.problems() == {})
-    with pytest.raises(NotFoundError):
-        await host.service.keys.remove(key.id)
+    for removed in (key, late):
+        with pytest.raises(NotFoundError):
+            await host.service.keys.remove(removed.id)

@@ -18,6 +18,7 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
     TablesOfHosts,
 )
+from partitiond.core.dispatch.told_tables import ToldTables
 from partitiond.core.errors import ConflictError, DeviceError, StoreError
 from partitiond.core.hardware.host_state import HostStanding, HostState
 from partitiond.core.keys.record import KeyUse
@@ -45,6 +46,10 @@ def table(version: int, *, without: int = 0, **changes: Any) -> RoutingTable:
     """A later table; its last replicas may be gone."""
     replicas = TABLE.replicas[: len(TABLE.replicas) - without]
     return dataclasses.replace(TABLE, version=version, replicas=replicas, **changes)
+
+
+def has(table: RoutingTable) -> HostTable:
+    return HostTable(ToldTables((table,)), "")
 
 
 def routed(proxy: FakeProxy) -> list[str]:
@@ -179,12 +184,12 @@ async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_l
     await proxies.publish(later)
     assert (one.table.version, two.table.version) == (2, 1)
     told = proxies.known_tables()
-    assert (told["one"].table, told["two"].table) == (later, TABLE)
+    assert (told["one"].told.confirmed, told["two"].told.tables) == (later, (TABLE, later))
     assert "cut" in fleet.problem()
     fleet.pipe.mend()
     two.newest = 70  # of an earlier life of the store
     assert await proxies.in_flight("two") == {"a-2": 2}
-    assert proxies.known_tables()["two"] == HostTable(later, "")
+    assert proxies.known_tables()["two"] == has(later)
     assert (two.table.version, routed(two)) == (71, [])
     count = len(two.tables)
     await proxies.in_flight("two")
@@ -203,7 +208,7 @@ async def test_other_hosts_proxies_are_kept_running_and_told_beside_the_own_one(
     assert one.table.version == 2
     two.refuse_start = None
     await until(lambda: two.alive and two.table.version == 2)
-    await until(lambda: proxies.known_tables()["two"] == HostTable(later, ""))
+    await until(lambda: proxies.known_tables()["two"] == has(later))
     fleet.pipe.cut()
     await until(lambda: bool(fleet.problem()))
     two.die()
@@ -220,7 +225,7 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     gone = dataclasses.replace(TABLE, version=2, replicas=TABLE.replicas[1:])
     await proxies.publish(gone)
     assert (routed(one), len(two.tables)) == ([], 1)
-    assert proxies.known_tables() == {"one": HostTable(gone, ""), "two": HostTable(gone, "")}
+    assert proxies.known_tables() == {"one": has(gone), "two": has(gone)}
     assert await proxies.in_flight("two") == {}
     assert len(two.tables) == 1
     await proxies.publish(gone)  # a word
@@ -277,13 +282,79 @@ async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> N
         raise DeviceError("its disk is full.")
 
     setattr(two, "publish", refuse)  # noqa: B010 - types forbid it
-    await proxies.publish(table(2, without=1))
-    assert proxies.known_tables()["two"] == HostTable(TABLE, "its disk is full.")
+    refused = table(2, without=1)
+    await proxies.publish(refused)
+    assert proxies.known_tables()["two"] == HostTable(
+        ToldTables((TABLE, refused)), "its disk is full."
+    )
     assert await proxies.in_flight("two") is None
     setattr(two, "publish", take)  # noqa: B010
     await proxies.publish(table(3))  # as it was before
     assert two.table.version == 3
     assert await proxies.in_flight("two") == two.counts
+
+
+async def test_a_table_that_hangs_at_a_host_is_one_that_its_proxy_may_have() -> None:
+    """From the moment it is sent, and until the proxy answers to a later one."""
+    fleet = await Fleet().begin()
+    proxies, two = fleet.proxies, fleet.two
+    take, fails = two.publish, asyncio.Event()
+
+    async def hangs(table: RoutingTable) -> None:
+        await fails.wait()
+        raise DeviceError("it does not answer.")
+
+    setattr(two, "publish", hangs)  # noqa: B010 - types forbid it
+    proxies._tell_seconds = 0.01
+    second, third = table(2, without=1), table(3)  # nothing new beside what it confirmed
+    for newest in (second, third, third):
+        await proxies.publish(newest)
+        assert proxies.known_tables()["two"].told == ToldTables((TABLE, second))
+    assert proxies.known_tables()["one"] == has(third)
+    fails.set()
+    await until(lambda: bool(fleet.problem()))
+    await proxies.publish(third)
+    assert proxies.known_tables()["two"].told == ToldTables((TABLE, second, third))
+    setattr(two, "publish", take)  # noqa: B010
+    await proxies.publish(third)
+    assert proxies.known_tables()["two"] == has(third)
+
+
+async def test_what_an_older_process_or_another_daemon_left_at_a_host_is_not_known() -> None:
+    fleet = await Fleet().begin()
+    proxies, two = fleet.proxies, fleet.two
+    take, second = two.publish, table(2, without=1)
+
+    async def refuse(table: RoutingTable) -> None:
+        if table.version in (1, 71):
+            raise DeviceError("it does not answer.")
+        await take(table)
+
+    setattr(two, "publish", refuse)  # noqa: B010 - types forbid it
+    two.newest = 70  # another daemon told it so many
+    await proxies.publish(second)
+    assert proxies.known_tables()["two"].told == ToldTables((None, second))
+    setattr(two, "publish", take)  # noqa: B010
+    await proxies.publish(second)
+    assert proxies.known_tables()["two"] == has(second)
+    two.newest = 0
+    setattr(two, "publish", refuse)  # noqa: B010
+    proxies._table, proxies._parts = TABLE, TablesOfHosts(TABLE)
+    two.die()
+    exits = asyncio.ensure_future(proxies.wait_exit())
+    await until(lambda: bool(fleet.problem()))
+    assert proxies.known_tables()["two"].told == ToldTables((None, TABLE))
+    fleet.one.die()
+    await exits
+
+
+async def test_what_the_own_proxy_does_not_answer_is_told_of_it() -> None:
+    fleet = await Fleet().begin()
+    fleet.one.problem = "The proxy does not answer."
+    assert fleet.proxies.problem == fleet.one.problem
+    fleet.one.die()
+    assert await fleet.proxies.ensure_running()
+    assert fleet.proxies.known_tables()["one"].told == ToldTables()
 
 
 async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:

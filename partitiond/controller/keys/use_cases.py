@@ -26,6 +26,7 @@ MAX_GRACE_SECONDS: Final = 90 * 86400.0
 TELL_SECONDS: Final = 2.0
 """Longest wait for the proxy to have a change, which takes milliseconds. Without a proxy the change
 is in the store all the same, and in the first table that the next proxy gets."""
+NO_ANSWER: Final = "it has not taken the new table in time."
 _TERMS: Final = tuple(field.name for field in dataclasses.fields(KeyTerms))
 
 
@@ -157,20 +158,16 @@ class Keys:
                 raise
         else:
             self._journal.note("key-removed", key_id, "it is not in the store any more.")
-        if not await self._tell(key_id):
-            raise NotReadyError(
-                f"{key_id} is removed, but the endpoint could not be told: it may still take it.",
-                hint="Ask again until this succeeds; to be sure at once, stop the endpoint.",
-                facts={"key": key_id, "endpoint": self._endpoint.problem},
-            )
+        told = await self._tell(key_id)
         late = sorted(self._unconfirmed(key_id))
-        if late:
+        if not told or late:
             raise NotReadyError(
-                f"{key_id} is removed, but not confirmed by {', '.join(late)}: the endpoint there "
-                "may still take it.",
-                hint="Ask again until this succeeds. An endpoint that stays cut off refuses all "
-                "keys after keys.stale_seconds.",
-                facts={"key": key_id, "unconfirmed_hosts": late},
+                f"{key_id} is removed, but not confirmed by {', '.join(late) or 'the endpoint'}: "
+                "an endpoint may still take it.",
+                hint="Ask again until this succeeds; to be sure at once, stop the endpoint there.",
+                facts={"key": key_id}
+                | ({} if told else {"endpoint": self._endpoint.problem or NO_ANSWER})
+                | ({"unconfirmed_hosts": late} if late else {}),
             )
 
     def _now(self) -> float:
@@ -214,7 +211,7 @@ class Keys:
         self._controller.wake()
         told = await self._endpoint.await_table(lambda t: self._is_told(key_id, t), TELL_SECONDS)
         if not told:
-            why = self._endpoint.problem or "it has not taken the new table in time."
+            why = self._endpoint.problem or NO_ANSWER
             self._journal.note(
                 "key-not-in-force", key_id, f"the endpoint still serves by the terms before: {why}"
             )

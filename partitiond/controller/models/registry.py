@@ -318,7 +318,7 @@ class Registry:
         return self._model_view(self._store.model(name), self._seen_now())
 
     def _seen_now(self) -> ModelIndex:
-        table = self._endpoint.table
+        table = self._endpoint.told.tables[0]
         return ModelIndex.of(
             self._jobs.jobs(),
             self._controller.plan,

@@ -15,6 +15,7 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engine_matching import FlightCounts
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.core.dispatch.told_tables import ToldTables
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
@@ -38,7 +39,7 @@ class Endpoint:
 
     Attributes:
         created: whether the process was made here, rather than adopted.
-        table: the last table that the proxy accepted; None before the first.
+        told: the tables that the proxy may have.
     """
 
     def __init__(
@@ -61,8 +62,6 @@ class Endpoint:
         self._wake = wake
         self._exit: asyncio.Task[None] | None = None
         self._version = 0
-        self._unsure = False
-        """Whether the proxy may have a table that it was told after `table`: the call failed."""
         self._published = asyncio.Event()
         self._call: asyncio.Task[None] | None = None
         self._tells_next = False
@@ -72,7 +71,7 @@ class Endpoint:
         self._trouble = ""
         self._silent = ""
         self.created = False
-        self.table: RoutingTable | None = None
+        self.told = ToldTables()
 
     async def start(self, *, is_needed: bool) -> None:
         """Adopt or start the proxy.
@@ -144,7 +143,7 @@ class Endpoint:
         self._silent = self._proxy.problem
         if self._exit is not None and not self._exit.done():
             return
-        self.table = None
+        self.told = ToldTables()
         if self._clock.monotonic() >= self._retry_at:
             await self._patiently(self._start_again)
 
@@ -176,32 +175,32 @@ class Endpoint:
             await self._patiently(self._tell)
 
     def _is_due(self, content: RoutingTable) -> bool:
-        table = self.table
-        if table is None or self._unsure or not _same_content(table, content):
+        table = self.told.confirmed
+        if table is None or not _same_content(table, content):
             return True
         return word_is_due(table.keys_stale_seconds, self._clock.monotonic() - self._told_at)
 
     async def _tell(self) -> None:
         """Hand over the newest table; the same one again is a word."""
-        table = self.table
-        if table is None or self._unsure or not _same_content(table, self._content):
+        table = self.told.confirmed
+        if table is None or not _same_content(table, self._content):
             # If the store was lost, its counter starts again below what the proxy has seen.
             self._version = max(self._counted(), self._version + 1)
             table = dataclasses.replace(self._content, version=self._version)
             reached(FaultPoint.TABLE_NUMBERED)
+        self.told = self.told.sent(table)
         try:
             await self._proxy.publish(table)
         except ConflictError as error:
             newer = error.facts.get("current")
             self._version = newer if isinstance(newer, int) else self._version
-            self.table = None  # what the proxy has is not known
+            self.told = ToldTables()
             self._troubled(str(error))
             self._wake()
         except PartitiondError as error:
-            self._unsure = True
             self._troubled(str(error))
         else:
-            self.table, self._unsure = table, False
+            self.told = self.told.answered(table)
             self._told_at = self._clock.monotonic()
             self._trouble = ""
             reached(FaultPoint.TABLE_PUBLISHED)
@@ -220,26 +219,24 @@ class Endpoint:
             return 0
 
     async def await_table(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
-        """Wait until the proxy has a table for which `holds` is true; False after `seconds`."""
+        """Wait until `holds` is true for whichever table the proxy has; False after `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.table is None or self._unsure or not holds(self.table):
+                while not self.told.surely(holds):
                     await self._published.wait()
                 return True
         return False
 
     def may_take(self, key_id: str) -> bool:
-        """Whether a proxy may take a key: it has the key, or it is not known what it has."""
+        """Whether a proxy may take a key: not all tables that it may have lack the key."""
 
         def lacks(table: RoutingTable) -> bool:
             return all(key.id != key_id for key in table.keys)
 
-        if self.table is None or self._unsure:
-            return True
-        return not lacks(self.table) or bool(self.unconfirmed(lacks))
+        return not self.told.surely(lacks) or bool(self.unconfirmed(lacks))
 
     def unconfirmed(self, holds: Callable[[RoutingTable], bool]) -> Mapping[str, str]:
-        """Return hosts whose proxy is not known to have a table for which `holds` is true, and why.
+        """Return hosts whose proxy may have a table for which `holds` is false, and why.
 
         Empty with one host: `await_table` speaks for its proxy.
         """
@@ -247,15 +244,15 @@ class Endpoint:
             return {}
         answers: dict[int, bool] = {}  # most hosts have the same table, of a thousand keys perhaps
 
-        def lacks(table: RoutingTable | None) -> bool:
-            if table is not None and id(table) not in answers:
+        def holds_once(table: RoutingTable) -> bool:
+            if id(table) not in answers:
                 answers[id(table)] = holds(table)
-            return table is None or not answers[id(table)]
+            return answers[id(table)]
 
         return {
-            host: told.problem or "it has not taken the new table yet."
-            for host, told in self._proxy.known_tables().items()
-            if lacks(told.table)
+            host: one.problem or "it has not taken the new table yet."
+            for host, one in self._proxy.known_tables().items()
+            if not one.told.surely(holds_once)
         }
 
     def _note_hosts(self) -> None:
@@ -320,12 +317,13 @@ class Endpoint:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def routed(self) -> frozenset[str] | None:
-        """Return the generations of the engines that may get new requests, as the proxy was told;
-        None if it was told nothing yet.
+        """Return the generations of the engines that may get new requests, as the proxy confirmed;
+        None while it may have another table.
         """
-        if self.table is None:
+        table = self.told.confirmed
+        if table is None:
             return None
-        return frozenset(route.generation for route in self.table.replicas if not route.draining)
+        return frozenset(route.generation for route in table.replicas if not route.draining)
 
     def _troubled(self, problem: str) -> None:
         if problem != self._trouble:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, KeyRoute, RequestLimits, RouteKind
+from partitiond.core.dispatch.told_tables import ToldTables
 from partitiond.core.errors import (
     ConflictError,
     InputError,
@@ -132,7 +133,7 @@ async def test_a_removal_lists_the_hosts_that_have_not_confirmed_it(host: Host) 
     """It is asked for again until they have; events say who lacks it, and who has it again."""
     record, _ = await host.service.keys.create(KeyTerms())
     before, problem = host.proxy.table, "the host does not answer."
-    told = {"two": HostTable(before, problem)}
+    told = {"two": HostTable(ToldTables((before,)), problem)}
     fleet: Any = host.proxy
     fleet.known_tables, fleet.last_samples = lambda: told, dict
     for _ in range(2):
@@ -142,10 +143,10 @@ async def test_a_removal_lists_the_hosts_that_have_not_confirmed_it(host: Host) 
     noted = {(event.kind, event.subject) for event in host.service.events.events()}
     assert noted >= {("key-not-in-force", record.id), ("key-removed", record.id)}
     await until(lambda: "proxy-behind" in host.kinds())
-    told["two"] = HostTable(None, problem)  # another head does not know what that host has
+    told["two"] = HostTable(ToldTables(), problem)  # another head does not know what that host has
     with pytest.raises(NotReadyError):
         await host.service.keys.remove(record.id)
-    told["two"] = HostTable(host.proxy.table, "")
+    told["two"] = HostTable(ToldTables((host.proxy.table,)), "")
     with pytest.raises(NotFoundError):  # confirmed
         await host.service.keys.remove(record.id)
     host.service.parts.controller.wake()

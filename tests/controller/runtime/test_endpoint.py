@@ -1,5 +1,6 @@
 """The endpoint is told the newest table until it is known to have it, and no other."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.proxy_process import Endpoint
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, RoutingTable
+from partitiond.core.dispatch.routing import KeyRoute, ModelAvailability, ModelRoute, RoutingTable
 from partitiond.core.errors import PartitiondError
 from partitiond.store import Store, open_store
 from tests.controller.fakes import FakeClock, FakeProxy
+from tests.machine import until
 
 
 class FullDisk(FakeProxy):
@@ -24,9 +26,10 @@ class FullDisk(FakeProxy):
             raise PartitiondError("The routing table could not be written.")
 
 
-def table(*models: str) -> RoutingTable:
+def table(*models: str, keys: tuple[str, ...] = ()) -> RoutingTable:
     routes = tuple(ModelRoute(name, ModelAvailability.SERVING, name) for name in models)
-    return RoutingTable(version=0, models=routes, replicas=())
+    known = tuple(KeyRoute(name, "0" * 64) for name in keys)
+    return RoutingTable(version=0, models=routes, replicas=(), keys=known)
 
 
 @pytest.fixture
@@ -36,21 +39,64 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
+async def running(proxy: FakeProxy, store: Store) -> Endpoint:
+    clock = FakeClock()
+    await proxy.ensure_running()
+    return Endpoint(
+        proxy, store=store, clock=clock, journal=Journal(store, clock), wake=lambda: None
+    )
+
+
+async def test_a_key_may_be_taken_as_long_as_any_table_without_an_answer_has_it(
+    store: Store,
+) -> None:
+    """Also before and after the call is given up: the table lies in the endpoint's socket."""
+    proxy = FakeProxy()
+    endpoint = await running(proxy, store)
+    assert endpoint.may_take("k"), "what an adopted endpoint has is not known"
+    await endpoint.publish(table())
+    assert not endpoint.may_take("k")
+    take, fails = proxy.publish, asyncio.Event()
+
+    async def hangs(_table: RoutingTable) -> None:
+        await fails.wait()
+        raise PartitiondError("it does not answer.")
+
+    proxy.publish = hangs  # type: ignore[method-assign]
+    telling = asyncio.create_task(endpoint.publish(table("a", keys=("k",))))
+    await until(lambda: endpoint.may_take("k"))
+    assert endpoint.routed() is None
+    assert not endpoint.may_take("other")
+    fails.set()
+    await telling
+    await endpoint.publish(table("b"))
+    assert endpoint.may_take("k")
+    assert not await endpoint.await_table(lambda t: not t.keys, 0.01)
+    proxy.publish = take  # type: ignore[method-assign]
+    await endpoint.publish(table("b"))
+    assert not endpoint.may_take("k")
+    assert endpoint.routed() == frozenset()
+    proxy.die()
+    await endpoint.keep_running()
+    assert endpoint.may_take("k"), "its next process begins with a table on disk"
+    await endpoint.publish(table("b"))
+    assert not endpoint.may_take("k")
+    proxy.newest = 10**6  # of an earlier life of the store
+    await endpoint.publish(table("c"))
+    assert endpoint.may_take("k")
+
+
 async def test_a_change_that_was_not_confirmed_and_is_taken_back_is_told_again(
     store: Store,
 ) -> None:
-    clock, proxy = FakeClock(), FullDisk()
-    endpoint = Endpoint(
-        proxy, store=store, clock=clock, journal=Journal(store, clock), wake=lambda: None
-    )
-    await proxy.ensure_running()
+    proxy = FullDisk()
+    endpoint = await running(proxy, store)
     await endpoint.publish(table("a"))
     proxy.full = True
     await endpoint.publish(table("b"))
     assert [route.name for route in proxy.table.models] == ["b"]
     assert "could not be written" in endpoint.problem
     assert not await endpoint.await_table(lambda t: [m.name for m in t.models] == ["a"], 0.01)
-    assert endpoint.may_take("any")
     proxy.full = False
     await endpoint.publish(table("a"))
     assert [route.name for route in proxy.table.models] == ["a"]
