@@ -23,7 +23,7 @@ from partitiond.engines.process.signals import PROC
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience, other_words
 from partitiond.platform.durable_file import write_durably
 from partitiond.platform.process_identity import is_alive
-from partitiond.proxy.process import CONTROL_SOCKET, listening_pid, read_identity
+from partitiond.proxy.process import CONTROL_SOCKET, listening_pid, running
 from partitiond.settings.schema import Settings
 from partitiond.store.lock import StateFolderBusyError, StateLock
 
@@ -152,8 +152,7 @@ def what_runs(folder: Path, owner: str | None) -> list[str]:
         for _, left in record.records(folder)
         if left.process is not None and is_alive(left.process)
     ]
-    proxy = None if owner is None else read_identity(Path(owner) / "proxy")
-    serves = proxy is not None and is_alive(proxy)
+    serves = owner is not None and running(Path(owner) / "proxy") is not None
     serves = serves or listening_pid(folder / CONTROL_SOCKET) is not None
     return engines + daemons + ["the endpoint"] * serves
 

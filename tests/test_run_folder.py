@@ -20,7 +20,7 @@ from partitiond.devices.mps import record
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.hosts.calls.fencing import NO_HEAD, HeadSession
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
-from partitiond.proxy.process import CONTROL_SOCKET, PID_FILE, own_identity
+from partitiond.proxy.process import CONTROL_SOCKET, LOCK_FILE, PID_FILE, own_identity
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.store.lock import lock_holder
@@ -95,9 +95,7 @@ def left_endpoint(settings: Settings, process: ProcessId) -> None:
         pid=process.pid,
         start_ticks=process.start_ticks,
     )
-    folder = settings.state_dir / "proxy"
-    folder.mkdir()
-    (folder / PID_FILE).write_text(serde.to_json(identity))
+    (settings.state_dir / "proxy" / PID_FILE).write_text(serde.to_json(identity))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,10 @@ def test_an_mps_daemon_or_an_endpoint_counts_as_well(
     short_dir: Path, leave: Callable[[Settings, ProcessId], None], named: str
 ) -> None:
     one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as left:
+    lock = one.state_dir / "proxy" / LOCK_FILE
+    lock.parent.mkdir(parents=True)
+    waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with lock.open("w") as held, subprocess.Popen(waits, stdin=held) as left:
         with owned_run_folder(one):
             leave(one, ProcessId(left.pid, start_ticks(left.pid) or 0, boot_id()))
         refused(two, f"has {named} running.*{short_dir}/one")

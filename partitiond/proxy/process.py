@@ -16,7 +16,7 @@ from partitiond.core.errors import (
     PartitiondError,
     SettingsError,
 )
-from partitiond.platform.process_identity import boot_id, start_ticks
+from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_stored_json, read_stored, to_json
 
@@ -57,6 +57,27 @@ def read_identity(state_dir: Path) -> ProxyIdentity | None:
     with contextlib.suppress(InputError, OSError):
         return read_stored(ProxyIdentity, state_dir / PID_FILE)
     return None
+
+
+def running(state_dir: Path) -> ProxyIdentity | None:
+    """Return the living proxy of this very state folder, whose lock it holds: in a copy of the
+    folder the identity is that of the original's. None if that cannot be read (`listening_pid`).
+    """
+    found = read_identity(state_dir)
+    if found is None or not is_alive(found):
+        return None
+    return found if _has_open(found.pid, state_dir / LOCK_FILE) else None
+
+
+def _has_open(pid: int, file: Path) -> bool:
+    """Whether a process is known to have a file open."""
+    with contextlib.suppress(OSError):
+        wanted = file.stat()
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.path.samestat(one.stat(), wanted):
+                    return True
+    return False
 
 
 def listening_pid(control_socket: Path) -> int | None:

@@ -2,8 +2,9 @@
 
 The proxy is not bound to one daemon: it runs in its own session, and a daemon that starts adopts
 the running proxy. A process is our proxy if its pid, start time and boot match those that it left
-in the state folder; if these are lost or cannot be read, the process that listens at the control
-socket is. It is kept if its arguments are the same, and replaced once it answers no more probes.
+in the state folder, and it holds the lock there; if these are lost or cannot be read, the process
+that listens at the control socket is. It is kept if its arguments are the same, and replaced once
+it answers no more probes.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from partitiond.proxy.process import (
     arguments_text,
     listening_pid,
     read_identity,
+    running,
     same_arguments,
     take_refusal,
 )
@@ -149,8 +151,8 @@ class ProxyProcess:
 
     def _running(self) -> ProxyIdentity | None:
         """Return the living process, by what it left on disk or else by who listens; or None."""
-        found = read_identity(self._state_dir)
-        if found is not None and is_alive(found):
+        found = running(self._state_dir)
+        if found is not None:
             return found
         pid = listening_pid(self._control_socket)
         ticks = None if pid is None else start_ticks(pid)

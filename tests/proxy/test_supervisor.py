@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -167,6 +168,29 @@ async def test_another_daemon_adopts_it_and_its_streams_go_on(
     await second.stop(1)
     await gone
     assert await first.wait_exit() is not None, "its own child is reaped"
+
+
+async def test_a_copied_state_folder_starts_a_proxy_of_its_own_and_ends_none(
+    make_process: MakeProcess, folder: Path
+) -> None:
+    """As after `cp -r` of an installation; one that was moved keeps its proxy."""
+    original = make_process()
+    await original.ensure_running()
+    assert original.identity is not None
+    left = shutil.ignore_patterns("*.sock")
+    for name in ("s", "unlocked"):
+        shutil.copytree(folder / "s", folder / f"{name}-copy", ignore=left)
+    (folder / "unlocked-copy" / "proxy.lock").unlink()
+    for name in ("s-copy", "unlocked-copy"):
+        copy = make_process(name)
+        await copy.stop(0)
+        assert await copy.ensure_running()
+        await copy.stop(0)
+        assert is_alive(original.identity)
+    shutil.move(folder / "s", folder / "moved")
+    moved = make_process("moved")
+    assert not await moved.ensure_running()
+    assert moved.identity == original.identity
 
 
 async def test_a_proxy_that_hangs_is_adopted_at_once_and_then_ended(

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
-from partitiond.platform.process_identity import is_alive
-from partitiond.proxy.process import CONTROL_SOCKET, listening_pid, read_identity
+from partitiond.proxy.process import CONTROL_SOCKET, listening_pid, running
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
@@ -76,8 +75,8 @@ def endpoint_address(state_dir: Path, run_dir: Path) -> tuple[str, int] | None:
     Its identity tells the address. Where another user may not read that, the process that listens
     at the control socket is proof of its life, and the address is ("", 0).
     """
-    identity = read_identity(state_dir / "proxy")
-    if identity is not None and is_alive(identity):
+    identity = running(state_dir / "proxy")
+    if identity is not None:
         return identity.host, identity.port
     return None if listening_pid(run_dir / CONTROL_SOCKET) is None else ("", 0)
 

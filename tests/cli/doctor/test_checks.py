@@ -15,7 +15,7 @@ from partitiond.cli.doctor.engine_user import (
     engine_user_facts,
 )
 from partitiond.cli.setup.host import SetupHost
-from partitiond.proxy.process import PID_FILE, ProxyIdentity, own_identity
+from partitiond.proxy.process import LOCK_FILE, PID_FILE, ProxyIdentity, own_identity
 from partitiond.serde import to_stored_json
 from partitiond.settings.schema import Settings
 from tests.cli.conftest import Cli
@@ -70,7 +70,10 @@ def test_our_endpoint_is_told_from_a_stranger_by_its_own_identity(tmp_path: Path
     (state / "proxy").mkdir(parents=True)
     run.mkdir()
     settings = Settings(state_dir=state, run_dir=run)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        (state / "proxy" / LOCK_FILE).open("w") as lock,
+    ):
         host, port = listener.getsockname()
         at = settings.proxy.model_copy(update={"host": host, "port": port})
         settings = settings.model_copy(update={"proxy": at})
@@ -87,6 +90,8 @@ def test_our_endpoint_is_told_from_a_stranger_by_its_own_identity(tmp_path: Path
         assert told(ours)
         assert not told(replace(ours, port=port + 1)), "ours listens elsewhere"
         assert not told(replace(ours, start_ticks=ours.start_ticks + 1)), "another process now"
+        lock.close()
+        assert not told(ours), "that of another folder: this one's lock is free"
         (state / "proxy" / PID_FILE).write_text("{")
         with socket.socket(socket.AF_UNIX) as control:
             control.bind(str(run / "proxy.sock"))
