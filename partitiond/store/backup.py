@@ -263,11 +263,13 @@ def _retire_log(store: Path) -> None:
     """Merge the present store's log into that store, so that no other store gets the log later.
 
     SQLite would replay a remaining log into the restored store, and damage it. If the present
-    store is too damaged for the merge, its log is put aside.
+    store is gone, or too damaged for the merge, its log is put aside.
     """
-    if not store.exists():
-        return
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as old:
+    uri = f"{store.absolute().as_uri()}?mode=rw"
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(uri, uri=True)) as old,
+    ):
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         old.execute("PRAGMA journal_mode = DELETE")
     for suffix in ("-wal", "-shm"):

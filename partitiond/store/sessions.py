@@ -8,9 +8,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import Session
 
@@ -41,6 +42,10 @@ class Sessions:
         self.path = path
         self._patience_seconds = patience_seconds
         self._locked_at = -math.inf
+        self._files: dict[str, tuple[int, int] | None] = {}
+        self._connections = 0
+        event.listen(engine, "connect", lambda *_: self._count(1))
+        event.listen(engine, "close", lambda *_: self._count(-1))
         engine = engine.execution_options(**{PATIENCE: self._patience_ms})
         self._engine = engine
         self._writing = engine.execution_options(**{IMMEDIATE: True})
@@ -94,6 +99,35 @@ class Sessions:
             raise store_error(self.path, error) from error
         self._locked_at = -math.inf
 
+    def _count(self, change: int) -> None:
+        self._connections += change
+        if not self._connections:  # with the last one SQLite removes the log; then it makes another
+            self._files = {name: at for name, at in self._files.items() if name == self.path}
+
+    @property
+    def problem(self) -> str:
+        """Why what is written would be lost: a file of the store is not where it was opened. Empty
+        if all are there.
+        """
+        for name, opened in self._files.items():
+            if _identity(name) != opened:
+                return f"the file {name} of the store was moved, replaced or removed."
+        return ""
+
+    def _check_files(self) -> None:
+        """Raise StoreError unless the files written now are those at the store's path."""
+        if self.path == IN_MEMORY:
+            return
+        for name in (self.path, f"{self.path}-wal", f"{self.path}-shm"):
+            self._files.setdefault(name, _identity(name))
+        if self.problem:
+            raise StoreError(
+                self.problem,
+                hint="Nothing is stored until it is back. If it is gone, stop the daemon, which "
+                "writes its log into the store, restore a backup if the store is gone, and start.",
+                facts={"path": self.path},
+            )
+
     def _read(self) -> contextlib.AbstractContextManager[Session]:
         return self._session(self._engine)
 
@@ -108,6 +142,8 @@ class Sessions:
         """
         with self._session(self._writing_durably if durable else self._writing) as session:
             yield session
+            session.flush()
+            self._check_files()
             reached(FaultPoint.STORE_COMMITTING)
         reached(FaultPoint.STORE_COMMITTED)
 
@@ -151,6 +187,14 @@ class Sessions:
                 connection.exec_driver_sql("COMMIT")
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
             self._engine.dispose()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from each other one; None if there is none."""
+    with contextlib.suppress(OSError):
+        found = Path(path).stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def need_row(row: T | None, what: str, key: str, names: Callable[[], Iterable[str]] = tuple) -> T:

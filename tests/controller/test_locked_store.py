@@ -8,6 +8,8 @@ import pytest
 
 from partitiond.api.app import create_app
 from partitiond.controller.store_waits import StoreWaits
+from partitiond.core.errors import StoreError
+from partitiond.core.keys.record import KeyTerms
 from partitiond.core.profile.jobs import JobState
 from partitiond.store import open_store
 from tests.api.conftest import TOKEN, asking
@@ -51,6 +53,17 @@ async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Hos
     assert kinds.index("engine-failed") < kinds.index("engine-starting")
     versions = [table.version for table in host.proxy.tables]
     assert versions == sorted(set(versions))
+
+
+async def test_a_store_whose_file_was_moved_is_not_ready_and_takes_no_key(host: Host) -> None:
+    file = Path(path(host))
+    file.rename(file.with_name("moved"))
+    assert "removed" in host.service.readiness.problems()["store"]
+    with pytest.raises(StoreError, match="moved"):
+        await host.service.keys.create(KeyTerms())
+    file.with_name("moved").rename(file)
+    await until(lambda: "store" not in host.service.readiness.problems())
+    assert list(host.service.keys.keys()) == []
 
 
 async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(

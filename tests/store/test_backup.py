@@ -75,9 +75,11 @@ def test_a_backup_of_a_store_that_is_being_written_is_of_one_moment(
     assert len(ids(loaded)) == 1
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
 def test_the_log_of_the_store_before_is_not_replayed_into_the_restored_one(
-    loaded: LoadedSettings, tmp_path: Path
+    loaded: LoadedSettings, tmp_path: Path, is_gone: bool
 ) -> None:
+    """Also where it cannot be merged, as that store is gone: then it is put aside."""
     make_backup(loaded.settings, tmp_path / "b.gz", created_at=WHEN)
     store = loaded.settings.store_path
     killed = store.with_name("copy")
@@ -89,7 +91,11 @@ def test_the_log_of_the_store_before_is_not_replayed_into_the_restored_one(
             )
     for suffix in ("", "-wal"):
         killed.with_name("copy" + suffix).replace(store.with_name(store.name + suffix))
+    if is_gone:
+        store.unlink()
     restore(loaded.settings, tmp_path / "b.gz")
+    assert not store.with_name(store.name + "-wal").exists()
+    assert len(list(store.parent.glob("*-wal.before-restore-1"))) == is_gone
     assert "in-the-log" not in ids(loaded)
 
 

@@ -48,7 +48,7 @@ class Readiness:
         parts = {
             "loop": self._controller.problem or self._controller.stalled,
             "proxy": self._endpoint.problem,
-            "store": self._journal.problem,
+            "store": self._store.problem or self._journal.problem,
             "devices": self._devices.trouble,
             "head": self._devices.overtaken,
             "planner": self._chain.problem,
