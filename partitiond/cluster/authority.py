@@ -7,7 +7,7 @@ elsewhere makes another authority, and each host needs a new bundle from it.
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,8 +33,9 @@ HOST_DAYS: Final = 400
 """Days a host's certificate is valid. Chosen: a year, and a month to be late in. No shorter: Ray
 reads a new certificate only when it starts, and nothing renews one by itself. No longer: nothing
 takes back the certificate of a host that was stolen."""
-EARLIER: Final = timedelta(days=1)
-"""A certificate is valid from a day ago on: clocks of hosts differ before anybody has set them."""
+VALID_FROM: Final = datetime(2020, 1, 1, tzinfo=UTC)
+"""Chosen: clocks of hosts differ before anybody has set them, and a certificate that was made while
+this one's was ahead has to be good once it is right."""
 
 
 def ensure_authority(folder: Path, now: datetime) -> None:
@@ -108,7 +109,7 @@ def issue(folder: Path, host: str, addresses: Sequence[str], now: datetime) -> H
         .issuer_name(authority.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - EARLIER)
+        .not_valid_before(min(VALID_FROM, now))
         .not_valid_after(min(now + timedelta(days=HOST_DAYS), authority.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
@@ -161,7 +162,7 @@ def _new_authority(now: datetime) -> "tuple[ec.EllipticCurvePrivateKey, x509.Cer
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(serial)
-        .not_valid_before(now - EARLIER)
+        .not_valid_before(min(VALID_FROM, now))
         .not_valid_after(now + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)

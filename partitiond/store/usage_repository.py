@@ -140,6 +140,12 @@ class UsageRepository(Sessions):
         except sqlite3.Error as error:
             raise store_error(self.path, error) from error
 
+    def usage_hours(self, most: int) -> Sequence[str]:
+        """Return the last hours in which something was used, newest first."""
+        query = select(UsageRow.hour).distinct().order_by(col(UsageRow.hour).desc()).limit(most)
+        with self._read() as session:
+            return session.exec(query).all()
+
     def drop_usage(self, before_hour: str) -> int:
         """Delete the hours before this one; returns how many records were deleted."""
         with self._write() as session:

@@ -116,8 +116,10 @@ def test_a_certificate_never_outlives_its_authority(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_peer_would_refuse_is_refused(
-    ca: Path, tmp_path: Path, wrong: str, said: str
+    ca: Path, tmp_path: Path, wrong: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if wrong == "not yet":  # as an operator's own
+        monkeypatch.setattr(authority, "VALID_FROM", NOW + timedelta(days=2))
     dates = {"expired": NOW - timedelta(days=500), "not yet": NOW + timedelta(days=2)}
     names = ("127.0.0.9",) if wrong == "name" else (ADDRESS,)
     folder = issued(ca, tmp_path / "tls", *names, now=dates.get(wrong, NOW))
@@ -151,6 +153,12 @@ def _of_own_making(folder: Path, ca: Path, usage: str) -> None:
         "x509", "-req", "-in", request, "-CA", ca / CA_FILE, "-CAkey", ca / KEY_FILE, "-days", "2",
         "-set_serial", "7", "-extfile", terms, "-out", folder / CERTIFICATE_FILE,
     )  # fmt: skip
+
+
+def test_what_is_made_while_the_clock_is_ahead_is_good_once_it_is_right(tmp_path: Path) -> None:
+    ahead = NOW + timedelta(days=300)
+    authority.ensure_authority(tmp_path / "ca", ahead)
+    check_files(issued(tmp_path / "ca", tmp_path / "tls", now=ahead), [ADDRESS])
 
 
 def test_an_operator_s_own_certificates_are_accepted(ca: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Hos
 
 async def test_a_store_whose_file_was_moved_is_not_ready_and_takes_no_key(host: Host) -> None:
     file = Path(path(host))
-    file.rename(file.with_name("moved"))
+    file.rename(file.with_name("moved"))  # noqa: ASYNC240
     assert "removed" in host.service.readiness.problems()["store"]
     with pytest.raises(StoreError, match="moved"):
         await host.service.keys.create(KeyTerms())

@@ -174,7 +174,7 @@ class Remeasures:
         ended = self._jobs.ended(subject.model)
         if _job_for(profile_id, (*self._jobs.open_jobs(subject.model), *ended)) is not None:
             return
-        again = _again_at(ended, params)
+        again = _again_at(ended, params, now)
         if again > now:
             self._not_before[profile_id] = again
             self._refused[profile_id] = (
@@ -236,12 +236,13 @@ def _job_for(profile_id: str, jobs: Sequence[Job]) -> Job | None:
     return next((job for job in own if job.cause is not JobCause.WITHDRAWN), None)
 
 
-def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]]) -> str:
+def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]], now: str) -> str:
     """Return until when a profile is not measured again by itself; empty if it never was before.
 
     Args:
         ended: jobs of the model, newest first.
         params: of the job that is asked for.
+        now: a time after that is of a clock that was ahead, and says nothing.
     """
     done = (
         job.updated_at
@@ -249,7 +250,7 @@ def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]]) -> str:
         if job.drift_of and job.state is JobState.SUCCEEDED and job.params == tuple(params)
     )
     last = next(done, "")
-    return utc_iso(unix_seconds(last) + AGAIN_SECONDS) if last else ""
+    return utc_iso(unix_seconds(last) + AGAIN_SECONDS) if "" < last <= now else ""
 
 
 def _measured_there(

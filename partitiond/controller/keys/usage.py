@@ -15,6 +15,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.keys.charge_back import (
+    CONFIRMING_HOURS,
     HOUR_LENGTH,
     NOTHING_BOOKED,
     NOTHING_USED,
@@ -22,6 +23,7 @@ from partitiond.core.keys.charge_back import (
     UsagePosition,
     UsageRecord,
     Used,
+    first_kept,
     take_position,
     usage_since,
 )
@@ -50,7 +52,7 @@ class UsageOptions:
     """Settings of the usage records.
 
     Attributes:
-        keep_days: older hours are forgotten; 0 keeps all.
+        keep_days: older hours are forgotten (see `first_kept`); 0 keeps all.
     """
 
     keep_days: int = 400
@@ -112,6 +114,7 @@ class UsageUseCases:
         self._pending: dict[tuple[str, str], Used] = {}
         self._hour = ""
         self._booked_at = float("-inf")
+        self._dropped_in = ""
 
     async def run(self) -> None:
         """Look at the counts until cancelled; then book what was counted last."""
@@ -187,10 +190,12 @@ class UsageUseCases:
         return True
 
     def _drop_old(self) -> None:
+        if not self._keep_days or self._dropped_in == self._hour:
+            return
         try:
-            if self._keep_days:
-                oldest = unix_seconds(self._clock.utc_iso()) - self._keep_days * 86400
-                self._store.drop_usage(utc_iso(oldest)[:HOUR_LENGTH])
+            booked = self._store.usage_hours(CONFIRMING_HOURS)
+            self._store.drop_usage(first_kept(self._hour, booked, self._keep_days))
+            self._dropped_in = self._hour
         except PartitiondError as error:
             log.warning("old usage cannot be dropped: %s", error)
 

@@ -253,7 +253,9 @@ class Registry:
         ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
         ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
         ended = without_interrupted(ended, _work_of)
-        tried = {_work_of(job) for job in ended if job.created_at >= since}
+        now = self._clock.utc_iso()
+        since = since if since <= now else ""  # of a clock that was ahead
+        tried = {_work_of(job) for job in ended if since <= job.created_at <= now}
         repeated = {(_work_of(job), job.reason) for job in ended}
         wanted: dict[Work, tuple[Params, str]] = {}
 
@@ -474,7 +476,8 @@ class Registry:
         records = self._store.models()
         for name in removed_models(self._controller.desired, records):
             self._plans.drop_model(name)
-        begun = {r.spec.name: r.created_at for r in records if r.spec.auto}
+        now = self._clock.utc_iso()  # a model of a clock that was ahead may have begun at any time
+        begun = {r.spec.name: min(r.created_at, now) for r in records if r.spec.auto}
         self._jobs.go_on(
             [
                 job

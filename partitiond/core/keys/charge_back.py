@@ -12,9 +12,26 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
+from partitiond.core.instants import unix_seconds, utc_iso
 
 HOUR_LENGTH: Final = len("2030-01-31T17")
 """Characters of an hour as usage is kept by; fewer of them name its day or month."""
+CONFIRMING_HOURS: Final = 24
+"""Later hours with usage after which an hour has its age. Chosen: a wall clock that is ahead for
+less than a day does not make usage old."""
+
+
+def first_kept(now: str, booked: Sequence[str], keep_days: int) -> str:
+    """Return the first hour of usage to keep; empty to keep all.
+
+    Args:
+        now: the hour by the wall clock.
+        booked: the last `CONFIRMING_HOURS` hours with usage, newest first; less if there are less.
+    """
+    if len(booked) < CONFIRMING_HOURS:
+        return ""
+    confirmed = unix_seconds(f"{min(now, booked[-1])}:00")
+    return utc_iso(confirmed - keep_days * 86400)[:HOUR_LENGTH]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

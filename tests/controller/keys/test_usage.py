@@ -76,7 +76,7 @@ class Books:
         return asyncio.run(self.desk.report(since, until, by))
 
     def requests(self, *by: UsageBy) -> list[tuple[str, ...]]:
-        lines = self.report("2030-01-01", "2031-01-01", by=by or (UsageBy.KEY,)).lines
+        lines = self.report("2030-01-01", "2032-01-01", by=by or (UsageBy.KEY,)).lines
         return [(line.period, line.key_id, line.model, str(line.requests)) for line in lines]
 
 
@@ -174,6 +174,14 @@ def test_old_hours_are_forgotten_and_what_cannot_be_dropped_is_not_booked_again(
         books.count(5)
         assert books.desk.book()
     assert books.requests() == [("", "k1", "", "5")]
-    books.wall.iso = "2030-02-02T17:20:00Z"
+    books.wall.iso = "2031-02-02T17:20:00Z"  # a clock that is ahead for a while
     books.count(6)
-    assert books.requests(UsageBy.HOUR) == [("2030-02-02T17", "", "", "1")]
+    books.wall.iso = "2030-02-02T17:20:00Z"
+    books.count(7)
+    assert len(books.requests(UsageBy.HOUR)) == 3
+    hours = [f"2030-02-{day:02}T{hour:02}" for day in (4, 5) for hour in range(12)]
+    for count, hour in enumerate(hours):
+        books.wall.iso = f"{hour}:20:00Z"
+        books.count(8 + count)
+    kept = [line[0] for line in books.requests(UsageBy.HOUR)]
+    assert kept == [*hours, "2031-02-02T17"]

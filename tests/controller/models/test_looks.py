@@ -188,3 +188,26 @@ async def test_what_was_interrupted_is_tried_again_but_not_for_ever(
         await host.lives(5.0)
         done = [job.reason for job in host.jobs(JobState.SUCCEEDED)]
         assert (NOT_MEASURED in done) is looks_again
+
+
+async def test_a_clock_that_was_ahead_makes_no_look_again_and_again_and_keeps_none_away() -> None:
+    async with serving(LooksHost()) as host:
+        host.profiler.fails_on = cpu(2).hardware
+
+        async def failed() -> int:
+            host.service.models.measure_rest("a")
+            await until(lambda: not host.jobs(JobState.QUEUED, JobState.RUNNING))
+            return len(host.jobs(JobState.FAILED))
+
+        right, host.clock.wall = host.clock.wall, "2098-01-01T00:00:00Z"
+        await host.register("a", demand=WANTED, max_replicas=1)
+        ahead = await failed()
+        host.clock.wall = right
+        assert [await failed() for _ in range(3)] == [2 * ahead] * 3
+        spec = host.service.models.model("a").record.spec
+        longer = dataclasses.replace(spec.workload, prompt_tokens=spec.workload.prompt_tokens + 1)
+        host.clock.wall = "2099-01-01T00:00:00Z"
+        await failed()
+        host.clock.wall = right.replace("T00", "T01")
+        await host.service.models.update(dataclasses.replace(spec, workload=longer), None)
+        assert await failed() > 2 * ahead

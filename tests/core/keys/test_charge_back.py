@@ -2,8 +2,16 @@
 
 import dataclasses
 
+import pytest
+
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
-from partitiond.core.keys.charge_back import ReplicaShare, UsagePosition, Used, usage_since
+from partitiond.core.keys.charge_back import (
+    ReplicaShare,
+    UsagePosition,
+    Used,
+    first_kept,
+    usage_since,
+)
 
 SHARES = {"m-1": ReplicaShare(0.5, 100.0), "m-2": ReplicaShare(0.25, 40.0)}
 
@@ -36,3 +44,21 @@ def test_another_engine_process_is_busy_from_nothing() -> None:
 def test_idle_time_and_unknown_replicas_cost_nothing() -> None:
     used, _ = usage_since(UsagePosition(), sample("e", {"m-1": 0.0, "x": 9.0}, {}), SHARES)
     assert used == {}
+
+
+HOURS = [f"2030-03-{day:02}T{hour:02}" for day in (2, 1) for hour in reversed(range(24))]
+
+
+@pytest.mark.parametrize(
+    ("now", "booked", "first"),
+    [
+        ("2030-03-02T23", HOURS[:24], "2030-02-28T00"),
+        ("2030-03-02T23", HOURS[:23], ""),  # too few say so
+        ("2031-03-02T23", ["2031-03-02T23", *HOURS[:23]], "2030-02-28T01"),  # one hour ahead
+        ("2030-02-20T05", HOURS[:24], "2030-02-18T05"),  # and it is back, after a day ahead
+    ],
+)
+def test_no_usage_is_old_by_the_word_of_a_clock_that_is_ahead_for_less_than_a_day(
+    now: str, booked: list[str], first: str
+) -> None:
+    assert first_kept(now, booked, 2) == first
