@@ -130,6 +130,10 @@ class HostsEngines:
         except HostSilentError:
             return 0
 
+    async def held_bytes(self, handle: EngineHandle) -> int:
+        """Return what the engine's processes hold now, in bytes. Raises HostSilentError."""
+        return await self._of(handle).engines.held_bytes(handle)
+
     def _of(self, handle: EngineHandle) -> HostAgent:
         return self._agents.of(handle.host)
 

@@ -94,6 +94,13 @@ class EngineRunner(Protocol):
         """
         ...
 
+    async def held_bytes(self, handle: EngineHandle) -> int:
+        """Return the host memory that the engine's processes hold now, as a footprint is measured.
+
+        Raises SilentError: /proc or the host does not answer.
+        """
+        ...
+
 
 @runtime_checkable
 class Discards(Protocol):

@@ -163,6 +163,7 @@ async def test_a_ready_engine_says_what_it_has_and_another_daemon_can_use_it(
     assert len(running.phases) >= 2
     peak = running.runner.peak_memory_bytes(handle)
     assert 1_000_000 < peak < handle.launch.memory_bytes
+    assert 1_000_000 < await running.runner.held_bytes(handle) < handle.launch.memory_bytes
     for pid in processes(handle):
         assert os.sched_getaffinity(pid) <= set(handle.launch.cores)
     with pytest.raises(StartFailedError, match="runs already"):

@@ -99,6 +99,8 @@ class FakeRunner:
         self.log_path = "/log"
         self._ready_at_once = ready_at_once
         self.slow_stop: asyncio.Event | None = None
+        self.peaks: dict[str, int] = {}
+        self.held: dict[str, int] = {}
         self.levels: dict[str, int] = {}
         self.slept: list[tuple[str, int]] = []
         self.woken: list[str] = []
@@ -211,7 +213,10 @@ class FakeRunner:
         return [engine.handle for engine in self.engines.values() if not engine.gone.is_set()]
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
-        return 0
+        return self.peaks.get(handle.launch.replica_id, 0)
+
+    async def held_bytes(self, handle: EngineHandle) -> int:
+        return self.held.get(handle.launch.replica_id, 0)
 
     def _of(self, handle: EngineHandle) -> FakeEngine:
         return next(e for e in self.engines.values() if e.handle == handle)

@@ -250,7 +250,7 @@ async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
 
     hung = asyncio.Event()
 
-    async def hangs(_table: RoutingTable) -> None:
+    async def hangs(table: RoutingTable) -> None:
         await hung.wait()
         raise PartitiondError("its disk is full.")
 

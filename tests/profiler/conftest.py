@@ -230,6 +230,9 @@ class SteppingEngines:
         assert threading.current_thread() is not threading.main_thread(), "it blocks the loop"
         return 3 * GIB + self._of(handle).most_running * 1_000_000
 
+    async def held_bytes(self, handle: EngineHandle) -> int:
+        return 3 * GIB
+
 
 @pytest.fixture
 def traits() -> EngineTraits:

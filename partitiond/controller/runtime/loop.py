@@ -170,6 +170,7 @@ class Controller:
         self.faults = FaultWatch(partitions, journal=journal, policy=policy, wake=wake.set)
         self.memory = MemoryWatch(
             partitions,
+            runner=runner,
             engines=lambda: self.engines,
             journal=journal,
             policy=policy,

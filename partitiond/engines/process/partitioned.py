@@ -134,6 +134,10 @@ class PartitionedRunner:
         """
         return self._runner.peak_memory_bytes(handle)
 
+    async def held_bytes(self, handle: EngineHandle) -> int:
+        """Return what the engine's processes hold now, in bytes. Raises SilentError."""
+        return await self._runner.held_bytes(handle)
+
     async def discard(self, handle: EngineHandle) -> None:
         """Remove the run folder of an engine that is gone, if the runner keeps such folders."""
         if isinstance(self._runner, Discards):

@@ -394,6 +394,11 @@ class ProcessEngineRunner:
         self._peaks[handle.generation] = peak
         return peak
 
+    async def held_bytes(self, handle: EngineHandle) -> int:
+        """Return what the engine's processes hold now, in bytes; see `ports.EngineRunner`."""
+        run_dir, leader = Path(handle.run_dir), _identity(handle)
+        return await process.look(run_dir, lambda: process.bytes_alone(run_dir, leader))
+
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]:
         user = None if self._user is None else self._user.in_group(launch.isolation_group)
         launcher = None if user is None else user.launcher_for(launch)

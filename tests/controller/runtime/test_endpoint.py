@@ -58,7 +58,7 @@ async def test_a_key_may_be_taken_as_long_as_any_table_without_an_answer_has_it(
     assert not endpoint.may_take("k")
     take, fails = proxy.publish, asyncio.Event()
 
-    async def hangs(_table: RoutingTable) -> None:
+    async def hangs(table: RoutingTable) -> None:
         await fails.wait()
         raise PartitiondError("it does not answer.")
 

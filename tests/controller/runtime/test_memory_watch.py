@@ -9,8 +9,9 @@ from partitiond.controller.runtime.memory_watch import MemoryWatch
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.hardware.partition_checks import OUTGROWN_LOOKS, tolerance_bytes
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.states import ReplicaState
-from partitiond.core.units import GIB
+from partitiond.core.units import GIB, MIB
 from tests.controller.fakes import POLICY
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement
@@ -29,6 +30,7 @@ def growing(bench: Bench) -> FakePartitions:
     found = FakePartitions()
     bench.controller.memory = MemoryWatch(
         found,
+        runner=bench.runner,
         engines=lambda: bench.controller.engines,
         journal=Journal(bench.store, bench.clock),
         policy=POLICY,
@@ -91,3 +93,34 @@ async def test_only_looks_in_a_row_at_one_process_count(
     assert bench.controller.memory.outgrown == frozenset(), "the former process is another one"
     await look(bench, OUTGROWN_LOOKS - 1)
     assert len(bench.controller.memory.outgrown) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "outgrows"),
+    [
+        (ProfileKind.MEASURED, (400, 629, 629), True),
+        (ProfileKind.MEASURED, (400, 628, 628), False),  # 500 MiB and the tolerance
+        (ProfileKind.MEASURED, (400, 900, 628), False),  # it gave it back
+        (ProfileKind.MEASURED, (700, 828, 828), False),  # so would its next process
+        (ProfileKind.MEASURED, (700, 829, 829), True),
+        (ProfileKind.ESTIMATED, (700, 928, 928), False),  # what it had at first, and its KV cache
+        (ProfileKind.ESTIMATED, (700, 929, 929), True),
+        (ProfileKind.TRANSFERRED, (100, 629, 629), True),
+    ],
+)
+async def test_an_engine_on_a_cpu_is_judged_by_what_its_processes_hold(
+    bench: Bench, kind: ProfileKind, sizes: tuple[int, int, int], outgrows: bool
+) -> None:
+    """Without any device that has memory shares."""
+    first, peak, held = sizes
+    await bench.run(placement("a-1", kind=kind))
+    bench.runner.peaks["a-1"], bench.runner.held["a-1"] = first * MIB, 100 * MIB
+    await look(bench)
+    assert bench.controller.memory.outgrown == frozenset()
+    bench.runner.peaks["a-1"], bench.runner.held["a-1"] = peak * MIB, held * MIB
+    await look(bench, OUTGROWN_LOOKS - 1)
+    assert bench.controller.memory.outgrown == frozenset(), "it may give it back"
+    await look(bench, 1)
+    assert bool(bench.controller.memory.outgrown) == outgrows
+    await bench.passes(10)
+    assert bench.runner.stopped == ["a-1"] * outgrows
