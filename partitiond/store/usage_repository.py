@@ -140,7 +140,7 @@ class UsageRepository(Sessions):
         except sqlite3.Error as error:
             raise store_error(self.path, error) from error
 
-    def usage_hours(self, most: int) -> Sequence[str]:
+    def last_used(self, most: int) -> Sequence[str]:
         """Return the last hours in which something was used, newest first."""
         query = select(UsageRow.hour).distinct().order_by(col(UsageRow.hour).desc()).limit(most)
         with self._read() as session:

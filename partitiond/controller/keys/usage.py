@@ -193,7 +193,7 @@ class UsageUseCases:
         if not self._keep_days or self._dropped_in == self._hour:
             return
         try:
-            booked = self._store.usage_hours(CONFIRMING_HOURS)
+            booked = self._store.last_used(CONFIRMING_HOURS)
             self._store.drop_usage(first_kept(self._hour, booked, self._keep_days))
             self._dropped_in = self._hour
         except PartitiondError as error:

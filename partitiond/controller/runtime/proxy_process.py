@@ -222,7 +222,7 @@ class Endpoint:
         """Wait until `holds` is true for whichever table the proxy has; False after `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self.told.surely(holds):
+                while not self.told.all_hold(holds):
                     await self._published.wait()
                 return True
         return False
@@ -233,7 +233,7 @@ class Endpoint:
         def lacks(table: RoutingTable) -> bool:
             return all(key.id != key_id for key in table.keys)
 
-        return not self.told.surely(lacks) or bool(self.unconfirmed(lacks))
+        return not self.told.all_hold(lacks) or bool(self.unconfirmed(lacks))
 
     def unconfirmed(self, holds: Callable[[RoutingTable], bool]) -> Mapping[str, str]:
         """Return hosts whose proxy may have a table for which `holds` is false, and why.
@@ -252,7 +252,7 @@ class Endpoint:
         return {
             host: one.problem or "it has not taken the new table yet."
             for host, one in self._proxy.known_tables().items()
-            if not one.told.surely(holds_once)
+            if not one.told.all_hold(holds_once)
         }
 
     def _note_hosts(self) -> None:

@@ -43,6 +43,6 @@ class ToldTables:
                 return ToldTables(self.tables[place:])
         return self
 
-    def surely(self, holds: Callable[[RoutingTable], bool]) -> bool:
+    def all_hold(self, holds: Callable[[RoutingTable], bool]) -> bool:
         """Whether `holds` is true for each table that it may have."""
         return all(one is not None and holds(one) for one in self.tables)
