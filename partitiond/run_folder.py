@@ -116,8 +116,9 @@ def owned_run_folder(settings: Settings) -> Iterator[OwnedRunFolder]:
         if running:
             what = f"has {', '.join(running)} running"
             raise _unknown(folder, what) if other is None else _busy(folder, what, other)
-        owner = owner if owner is not None and other == mine else RunFolderOwner(mine)
-        _write(folder, owner)
+        if owner is None or other != mine:
+            owner = RunFolderOwner(mine)
+            _write(folder, owner)
         yield OwnedRunFolder(folder, owner)
 
 

@@ -46,6 +46,7 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     e.UnauthorizedError: 401,
     e.StoreError: 503,
     e.StoreBusyError: 503,
+    e.NotKeptError: 503,
     e.DeviceError: 503,
     e.SilentError: 503,
     e.HostSilentError: 503,

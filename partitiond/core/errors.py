@@ -15,6 +15,7 @@
     ├ NotReadyError             the daemon answers but cannot do its work yet
     ├ StoreError                the store is locked, corrupted or of a newer version
     │ └ StoreBusyError          another process holds its lock; nothing was written
+    ├ NotKeptError              it is done, and a restart forgets it: the disk refused it
     ├ DeviceError               NVML, MPS, MIG or the host refused
     │ └ SilentError             a device or host neither answered nor refused in time
     │   └ HostSilentError       a whole host cannot be reached; its engines go on
@@ -140,6 +141,12 @@ class StoreBusyError(StoreError):
     """Another process holds the store's lock; nothing was written."""
 
     code = "store_busy"
+
+
+class NotKeptError(PartitiondError):
+    """What was asked is done, and a restart forgets it: the disk refused it."""
+
+    code = "not_kept"
 
 
 class DeviceError(PartitiondError):

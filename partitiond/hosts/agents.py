@@ -105,6 +105,7 @@ class ProxyRecord:
         told: the whole tables of which the proxy may have its part.
         part: what it took last, and when, in monotonic seconds; None before the first.
         problem: why it lacks the newest one, or cannot run; empty if nothing is known to be wrong.
+        is_kept: whether it could store what it took.
         telling: hands it the newest table.
         keeping: keeps it running.
     """
@@ -112,6 +113,7 @@ class ProxyRecord:
     told: ToldTables = dataclasses.field(default_factory=ToldTables)
     part: tuple[RoutingTable, float] | None = None
     problem: str = ""
+    is_kept: bool = True
     telling: "asyncio.Task[None] | None" = None
     keeping: "asyncio.Task[None] | None" = None
 

@@ -30,7 +30,7 @@ from partitiond.core.dispatch.routing import (
     TablesOfHosts,
 )
 from partitiond.core.dispatch.told_tables import ToldTables
-from partitiond.core.errors import ConflictError, PartitiondError, StoreError
+from partitiond.core.errors import ConflictError, NotKeptError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.shares import Division, KeyShares
 from partitiond.core.keys.stale import word_is_due
@@ -173,7 +173,11 @@ class HostsProxies:
         async with self._own_telling:  # of two at the same time, the later one has the newest
             newest = self._table
             own.proxy.told = own.proxy.told.sent(newest)
-            await own.agent.proxy.publish(self._parts.of(own.name))
+            try:
+                await own.agent.proxy.publish(self._parts.of(own.name))
+            except NotKeptError:
+                own.proxy.told = own.proxy.told.answered(newest)
+                raise
             own.proxy.told = own.proxy.told.answered(newest)
 
     async def _divide(self, told: Mapping[str, TrafficSample | None]) -> None:
@@ -226,15 +230,17 @@ class HostsProxies:
 
     def _has_its_part(self, host: HostRecord) -> bool:
         """Whether the newest table has nothing new for a host, which then counts as told."""
-        if host.proxy.part is None or host.proxy.problem or host.proxy.told.confirmed is None:
+        proxy = host.proxy
+        known = proxy.told.confirmed is not None
+        if proxy.part is None or proxy.problem or not (proxy.is_kept and known):
             return False
-        part, told_at = host.proxy.part
+        part, told_at = proxy.part
         if word_is_due(self._table.keys_stale_seconds, time.monotonic() - told_at):
             return False
         newest = dataclasses.replace(self._parts.of(host.name), version=part.version)
         same = newest.keys is part.keys and newest == part  # equal keys are the same object
         if same:
-            host.proxy.told = ToldTables((self._table,))
+            proxy.told = ToldTables((self._table,))
         return same
 
     def _begin_telling(self, host: HostRecord) -> None:
@@ -256,8 +262,12 @@ class HostsProxies:
             now = time.monotonic()
             told = dataclasses.replace(part, told_at=now)
             host.proxy.told = host.proxy.told.sent(table)
+            host.proxy.is_kept = True
             try:
                 await host.agent.proxy.publish(told)
+            except NotKeptError as error:
+                host.proxy.is_kept = False
+                log.warning("on the host %s: %s", host.name, error)
             except ConflictError as error:
                 newer = error.facts.get("current")
                 if parts is not self._parts:

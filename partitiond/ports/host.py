@@ -85,8 +85,8 @@ class ProxyControl(Protocol):
     async def publish(self, table: RoutingTable) -> None:
         """Hand a snapshot to the proxy.
 
-        Raises ConflictError with the fact `current` if the proxy has a newer one, and
-        PartitiondError if the proxy cannot be reached.
+        Raises ConflictError with the fact `current` if the proxy has a newer one, NotKeptError if
+        it serves by the table and could not store it, and PartitiondError if it cannot be reached.
         """
         ...
 

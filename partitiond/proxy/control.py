@@ -22,10 +22,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from partitiond.core.dispatch.routing import RoutingTable, on_own_clock
-from partitiond.core.errors import InputError
+from partitiond.core.errors import InputError, NotKeptError
 from partitiond.proxy.edge.answer import STATUS_LINES
 from partitiond.serde import from_stored_json
 
+NOT_KEPT: Final = 507
+"""Status of a table that is in force, and could not be stored: Insufficient Storage (RFC 4918)."""
 LAST_ANSWERS_SECONDS: Final = 1.0
 """Time for the last answers to reach the control plane at the end. Chosen."""
 
@@ -83,11 +85,13 @@ def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Co
             accepted = await plane.apply(on_own_clock(table, time.monotonic()))
         except InputError as error:
             return _problem(400, error.message, error.hint)
+        except NotKeptError as error:
+            return _problem(NOT_KEPT, error.message, error.hint)
         except OSError as error:
             return _problem(
                 500,
-                f"The routing table could not be written: {error}.",
-                "Make room in the state folder; the table is in force, and is lost with the proxy.",
+                f"The routing table could not be written, nor the former one removed: {error}.",
+                "Make the state folder writable; a proxy that starts again takes the former table.",
             )
         return _json({"version": plane.version, "accepted": accepted})
 

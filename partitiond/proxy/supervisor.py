@@ -23,7 +23,13 @@ import partitiond
 from partitiond import native
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.core.errors import ConflictError, InputError, PartitiondError, SilentError
+from partitiond.core.errors import (
+    ConflictError,
+    InputError,
+    NotKeptError,
+    PartitiondError,
+    SilentError,
+)
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
@@ -31,6 +37,7 @@ from partitiond.platform.process_exit import wait_gone
 from partitiond.platform.process_identity import SHORTAGE, boot_id, is_alive, start_ticks
 from partitiond.platform.tls_files import NO_TLS
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.control import NOT_KEPT
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
@@ -173,7 +180,8 @@ class ProxyProcess:
 
         Raises:
             ConflictError: the proxy already has a newer table.
-            PartitiondError: the proxy cannot be reached, or could not store the table.
+            NotKeptError: the proxy serves by the table, and could not store it.
+            PartitiondError: the proxy cannot be reached.
         """
         answer = await self._request("PUT", "/routing", to_stored_json(table))
         if not answer.json()["accepted"]:
@@ -381,7 +389,8 @@ class ProxyProcess:
         """Return the proxy's own error if it sent one; the answer after a bug is plain text."""
         try:
             told = answer.json()
-            return PartitiondError(str(told["message"]), hint=str(told["hint"]))
+            kind = NotKeptError if answer.status_code == NOT_KEPT else PartitiondError
+            return kind(str(told["message"]), hint=str(told["hint"]))
         except (ValueError, LookupError, TypeError):
             return PartitiondError(
                 f"The proxy answered with status {answer.status_code}: {answer.text[:200]}",

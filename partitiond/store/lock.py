@@ -69,8 +69,9 @@ class StateLock:
         try:
             _flock(descriptor, path)
             own = LockHolder(os.getpid(), psutil.Process().create_time())
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, serde.to_stored_json(own).encode(), 0)
+            text = serde.to_stored_json(own).encode()
+            os.pwrite(descriptor, text, 0)  # in the place of the former, even on a full disk
+            os.ftruncate(descriptor, len(text))
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):

@@ -44,11 +44,15 @@ def test_a_full_disk(fleet: KilledFleet, disk: Path) -> None:
     fleet.start()
     fleet.serve()
     fleet.converge()
+    fleet.make_key()
     before = fleet.kept()
     fill(disk)
     with fleet.client() as client:
         with pytest.raises(PartitiondError, match="disk"):
             client.register(BODY | {"name": "b"})
+        with pytest.raises(PartitiondError, match="disk"):
+            client.remove_key(*before["keys"])
+        assert fleet.kept() == before
         assert [view.record.spec.name for view in client.models()] == ["a"]
     assert fleet.answers()
     (old,) = fleet.engines()["a-1"]
@@ -59,6 +63,9 @@ def test_a_full_disk(fleet: KilledFleet, disk: Path) -> None:
         return now != [old] and fleet.answers()
 
     wait_for("another engine", another, seconds=60)
+    fleet.sleep()
+    wait_for("it to sleep", lambda: set(fleet.states().values()) == {"asleep"}, seconds=60)
+    assert fleet.answers(), "a request wakes it"
     with fleet.client() as client:
         assert client.readiness().keys() & {"store", "loop"}
     (disk / "filler").unlink()

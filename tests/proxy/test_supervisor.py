@@ -21,6 +21,7 @@ from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE
 from partitiond.core.errors import (
     ConflictError,
     DeviceError,
+    NotKeptError,
     PartitiondError,
     SettingsError,
     SilentError,
@@ -42,7 +43,7 @@ from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.serde import to_stored_json
 from tests.machine import no_files_left
 from tests.proxy.certificates import issue_host
-from tests.proxy.conftest import ListLog, MakeEngine, MakeProcess, MakeProxy, replica, table
+from tests.proxy.conftest import ListLog, MakeEngine, MakeProcess, MakeProxy, key, replica, table
 from tests.proxy.scraped import stats_of
 from tests.proxy.scripted import (
     DONE,
@@ -128,16 +129,27 @@ async def test_a_table_that_cannot_be_stored_is_in_force_and_stored_once_it_can_
     """As on a full disk: an engine that was started meanwhile serves, and a removed key is gone."""
     process = make_process(workers=workers)
     await process.ensure_running()
-    file = folder / "s" / "routing.json"
-    (file / "in-the-way").mkdir(parents=True)
+    assert process.identity is not None
+    pid, file = process.identity.pid, folder / "s" / "routing.json"
     now = table(replica(await make_engine()), version=7)
-    with pytest.raises(PartitiondError, match="could not be written"):
+    before = dataclasses.replace(now, version=6, replicas=(), keys=(key("k"),))
+    await process.publish(before)
+    limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, -1))
+    with pytest.raises(NotKeptError, match="could not be written"):
+        await process.publish(dataclasses.replace(now, version=7, keys=before.keys))
+    assert json.loads(file.read_text())["version"] == 6, "the keys are the same"
+    now = dataclasses.replace(now, version=8)
+    with pytest.raises(NotKeptError, match="could not be written"):
         await process.publish(now)
+    assert not file.exists(), "a proxy that starts again would take the key"
     assert (await complete(process)).status_code == 200
-    (file / "in-the-way").rmdir()
-    file.rmdir()
-    await process.publish(dataclasses.replace(now, version=8))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+    await process.publish(now)
     assert json.loads(file.read_text())["version"] == 8
+    (folder / "s" / "routing.json").unlink()
+    (file / "in-the-way").mkdir(parents=True)
+    with pytest.raises(PartitiondError, match="nor the former one removed"):
+        await process.publish(dataclasses.replace(now, version=9, keys=before.keys))
 
 
 async def test_another_daemon_adopts_it_and_its_streams_go_on(

@@ -16,7 +16,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.engine_matching import FlightCounts
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.dispatch.told_tables import ToldTables
-from partitiond.core.errors import ConflictError, PartitiondError, StoreError
+from partitiond.core.errors import ConflictError, NotKeptError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
@@ -62,6 +62,8 @@ class Endpoint:
         self._wake = wake
         self._exit: asyncio.Task[None] | None = None
         self._version = 0
+        self._is_kept = True
+        """Whether the proxy could store the table by which it serves."""
         self._published = asyncio.Event()
         self._call: asyncio.Task[None] | None = None
         self._tells_next = False
@@ -176,7 +178,7 @@ class Endpoint:
 
     def _is_due(self, content: RoutingTable) -> bool:
         table = self.told.confirmed
-        if table is None or not _same_content(table, content):
+        if table is None or not self._is_kept or not _same_content(table, content):
             return True
         return word_is_due(table.keys_stale_seconds, self._clock.monotonic() - self._told_at)
 
@@ -191,6 +193,10 @@ class Endpoint:
         self.told = self.told.sent(table)
         try:
             await self._proxy.publish(table)
+        except NotKeptError as error:
+            self._is_kept = False
+            self._took(table)
+            self._troubled(str(error))
         except ConflictError as error:
             newer = error.facts.get("current")
             self._version = newer if isinstance(newer, int) else self._version
@@ -200,12 +206,15 @@ class Endpoint:
         except PartitiondError as error:
             self._troubled(str(error))
         else:
-            self.told = self.told.answered(table)
-            self._told_at = self._clock.monotonic()
-            self._trouble = ""
-            reached(FaultPoint.TABLE_PUBLISHED)
-            self._published.set()
-            self._published = asyncio.Event()
+            self._is_kept, self._trouble = True, ""
+            self._took(table)
+
+    def _took(self, table: RoutingTable) -> None:
+        self.told = self.told.answered(table)
+        self._told_at = self._clock.monotonic()
+        reached(FaultPoint.TABLE_PUBLISHED)
+        self._published.set()
+        self._published = asyncio.Event()
 
     def _counted(self) -> int:
         """Return the store's next number; 0 if it refuses, as routes must be withdrawn even then.

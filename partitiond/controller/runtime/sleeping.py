@@ -1,10 +1,12 @@
 """Puts models to sleep and wakes them, as people, requests or idle rules demand.
 
 The wanted state is a mark in the store (`core.replica.sleep.MARK`); the loop brings the engines
-there. `core.replica.sleep` takes the decisions.
+there. A mark that the store refuses counts all the same, and is stored once it can be: nobody waits
+for a disk to be woken. `core.replica.sleep` takes the decisions.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,7 @@ from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.runtime.engine_matching import by_replica
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.proxy_process import Endpoint
-from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.errors import ConflictError, InputError, PartitiondError, StoreError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec, SourceKind, Weights
 from partitiond.core.plan.record import Placement, same_engine
@@ -148,6 +150,8 @@ class SleepController:
         self._policy = policy
         self._wake_loop = wake
         self.levels: Mapping[str, int] = {}
+        self._unsaved: dict[str, str | None] = {}
+        """Marks that the store does not have yet; None for one that it is to lose."""
         self._changed = changed
         self._make_room = make_room
         self._overtaken = overtaken
@@ -156,14 +160,18 @@ class SleepController:
         self.refresh()
 
     def refresh(self) -> Mapping[str, int]:
-        """Read the marks from the store."""
-        marks = self._store.marks(MARK)
-        self.levels = {model: level_of(value) for model, value in marks.items()}
+        """Store the marks that are not stored yet, if that is possible; return what is marked."""
+        with contextlib.suppress(StoreError):  # readiness names the store
+            for model, mark in tuple(self._unsaved.items()):
+                self._store.set_mark(MARK, model, mark, self._clock.utc_iso())
+                del self._unsaved[model]
+        marks = {**self._store.marks(MARK), **self._unsaved}
+        self.levels = {model: level_of(value) for model, value in marks.items() if value}
         return self.levels
 
     def put_to_sleep(self, model: str, level: int, why: str) -> None:
         """Mark a model to sleep from now on."""
-        self._store.set_mark(MARK, model, str(level), self._clock.utc_iso())
+        self._mark(model, str(level))
         reached(FaultPoint.SLEEP_MARKED)
         if level == STOPPED:
             self._journal.note("model-scaled-to-zero", model, f"{why}.")
@@ -173,7 +181,7 @@ class SleepController:
 
     def wake(self, model: str, why: str) -> None:
         """Mark a model to be awake from now on."""
-        self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+        self._mark(model, None)
         reached(FaultPoint.WAKE_MARKED)
         self._journal.note("model-wakes", model, f"{why}.")
         self._after(model, asleep=False)
@@ -192,10 +200,14 @@ class SleepController:
         """Remove the mark of a model that is gone."""
         if model in self.refresh():
             self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+            self._unsaved.pop(model, None)
             self.refresh()
 
-    def _after(self, model: str, *, asleep: bool) -> None:
+    def _mark(self, model: str, mark: str | None) -> None:
+        self._unsaved[model] = mark
         self.refresh()
+
+    def _after(self, model: str, *, asleep: bool) -> None:
         self._changed(model, asleep)
         self._wake_loop()
 

@@ -1,6 +1,7 @@
 """Starts, queries and ends the control daemon of one GPU."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Collection, Sequence
@@ -221,10 +222,11 @@ class MpsDaemon:
         self._keep(started)
 
     def _keep(self, process: ProcessId) -> None:
-        """Complete the record with the daemon's process."""
+        """Complete the record with the daemon's process, which is found by its folder as well."""
         known = record.read(self.folder) or record.MpsRecord(self.uuid, None)
-        if known.process != process:
-            record.write(self.folder, dataclasses.replace(known, process=process))
+        with contextlib.suppress(DeviceError):  # of a full disk
+            if known.process != process:
+                record.write(self.folder, dataclasses.replace(known, process=process))
 
     async def clients(self) -> tuple[MpsClient, ...]:
         """Return programs that run under the daemon now; none if it does not run.

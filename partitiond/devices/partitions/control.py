@@ -26,8 +26,14 @@ from partitiond.devices.mps.compute_mode import compute_mode_refusal
 from partitiond.devices.mps.control import MpsControl
 from partitiond.devices.nvml.processes import OWN_PROCESSES
 from partitiond.devices.partitions.gpus import NvmlGpus
-from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
-from partitiond.devices.partitions.kinds import MigSlices, MpsShares
+from partitiond.devices.partitions.journal import (
+    DeviceJournal,
+    Entry,
+    EntryKind,
+    EntryState,
+    Key,
+)
+from partitiond.devices.partitions.kinds import MigSlices, MpsShares, key_of
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
@@ -251,15 +257,12 @@ class HostPartitions:
     async def settle(self, alive: Sequence[EngineHandle]) -> Sequence[str]:
         """See `ports.PartitionControl`."""
         said = [self._journal.problem] if self._journal.problem else []
-        names = {handle.launch.replica_id for handle in alive}
-        for handle in alive:
-            said += self._adopt(handle.launch)
         self._journal_daemons()
+        users: dict[Key, list[str]] = {}
         for handle in alive:
-            if handle.unread:
-                self._keep_for(handle)
-        for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
-            self._journal.leave(user)
+            for key in self._used_by(handle):
+                users.setdefault(key, []).append(handle.launch.replica_id)
+        self._journal.settle(users)
         # Awaited only briefly: a hanging driver must not keep living engines from being adopted.
         self._undoing = asyncio.create_task(self._undo_everywhere())
         await asyncio.wait([self._undoing], timeout=self._settle_seconds)
@@ -267,28 +270,22 @@ class HostPartitions:
             return (*said, "What was left over on the devices is still being undone.")
         return (*said, *self._undoing.result())
 
-    def _adopt(self, launch: EngineLaunch) -> list[str]:
-        partition = partition_of(launch)
+    def _used_by(self, handle: EngineHandle) -> Sequence[Key]:
+        """Adopt a living engine; return what it uses of devices. What one that cannot be read uses
+        is unknown: everything on its device.
+        """
+        launch, partition = handle.launch, partition_of(handle.launch)
+        known = [entry.key for entry in self._journal.entries]
+        if handle.unread:
+            return [key for key in known if not launch.device_id or key[0] == launch.device_id]
         if partition is None or isinstance(partition, CpuCores):
-            return []
+            return ()
         self._holders.put(launch.replica_id, Holder(launch, partition))
-        if not isinstance(partition, MpsShare):
-            return []
-        entry = self._journal.get(partition.device_id, EntryKind.MPS)
-        if entry is not None and launch.replica_id in entry.users:
-            return []
-        entry = self._journal.use(partition.device_id, EntryKind.MPS, "", launch.replica_id)
-        self._journal.done(entry)
-        return [
-            f"{launch.replica_id} runs under MPS on {short_device(partition.device_id)}; adopted."
-        ]
-
-    def _keep_for(self, handle: EngineHandle) -> None:
-        """Record the engine as a user of everything on its device: what it uses is unknown."""
-        device_id = handle.launch.device_id
-        for entry in self._journal.entries:
-            if not device_id or entry.device_id == device_id:
-                self._journal.use(*entry.key, handle.launch.replica_id)
+        if isinstance(partition, MpsShare):
+            return [(partition.device_id, EntryKind.MPS, "")]
+        if isinstance(partition, MigSlice):  # an instance that is not known is the operator's
+            return [key for key in known if key == key_of(partition)]
+        return ()
 
     def _journal_daemons(self) -> None:
         """Journal our MPS daemons missing from the journal (if it was lost, say) as left over."""
@@ -319,6 +316,7 @@ class HostPartitions:
                     await self._tidy(device_id)
                 except DeviceError as error:
                     said.append(str(error))
+        self._journal.save()
         left = {entry.key for entry in self._journal.entries}
         return [f"{_words(e)} was left over; undone." for e in before if e.key not in left] + said
 

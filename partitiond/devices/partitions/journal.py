@@ -1,9 +1,11 @@
 """Keeps the device journal: what this daemon wrote to devices, or is about to write.
 
-The journal is one small file in the state folder, replaced as a whole and synced before the device
-is touched. An entry without users is left over and is undone at the next occasion. An entry stays
-until the device was seen without what the entry names. Thus after a crash at any point the journal
-covers everything that this daemon put on the devices.
+The journal is one small file in the state folder, replaced as a whole and synced. A GPU instance is
+in it before it is made: nothing else would tell that it is ours. All else are notes, for which no
+engine waits while the disk is full: an MPS daemon leaves a record of its own, and living engines
+tell what they use. An entry without users is left over and is undone at the next occasion. An entry
+stays until the device was seen without what the entry names. Thus after a crash at any point it is
+known what this daemon put on the devices.
 
 GPU instances do not survive a reboot of the host: an instance that exists after a reboot, at a
 place that the journal names, was made by somebody else.
@@ -12,7 +14,7 @@ place that the journal names, was made by somebody else.
 import dataclasses
 import enum
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,9 +64,13 @@ class Entry:
     boot_id: str = ""
 
     @property
-    def key(self) -> tuple[str, EntryKind, str]:
+    def key(self) -> "Key":
         """Identity of the thing, regardless of its users."""
         return self.device_id, self.kind, self.what
+
+
+Key = tuple[str, EntryKind, str]
+"""A thing on a device: the device, the kind, and `Entry.what`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ def place_of(text: str) -> Place:
 
 
 class DeviceJournal:
-    """Holds the entries in memory and on disk; writes to disk first.
+    """Holds the entries in memory, and on disk as soon as it takes them.
 
     Args:
         path: the file; its folder must exist.
@@ -105,9 +111,8 @@ class DeviceJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.problem = ""
-        self._entries: dict[tuple[str, EntryKind, str], Entry] = {
-            entry.key: entry for entry in self._read()
-        }
+        self._unwritable = ""
+        self._stored = self._entries = {entry.key: entry for entry in self._read()}
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -126,16 +131,19 @@ class DeviceJournal:
         return self._entries.get((device_id, kind, what))
 
     def use(self, device_id: str, kind: EntryKind, what: str, user: str) -> Entry:
-        """Add a user to the entry, creating a planned one if missing. It is on disk on return.
+        """Add a user to the entry, creating a planned one if missing.
 
         Raises:
-            DeviceError: the journal cannot be written; then nothing may be done to the device.
+            DeviceError: an instance cannot be journalled; then nothing may be done to the device.
         """
         known = self.get(device_id, kind, what)
         entry = known or Entry(device_id, kind, what, EntryState.PLANNED, boot_id=boot_id())
         if user and user not in entry.users:
             entry = dataclasses.replace(entry, users=(*entry.users, user))
-        self._write({**self._entries, entry.key: entry})
+        entries = {**self._entries, entry.key: entry}
+        if kind is EntryKind.MIG_INSTANCE and entry.key not in self._stored:
+            self._write(entries)
+        self._note(entries)
         reached(FaultPoint.DEVICE_PLANNED)
         return entry
 
@@ -144,26 +152,54 @@ class DeviceJournal:
         now = self._entries.get(entry.key, entry)
         if now.state is not EntryState.DONE:
             reached(FaultPoint.DEVICE_TOUCHED)
-            self._write({**self._entries, now.key: dataclasses.replace(now, state=EntryState.DONE)})
+            self._note({**self._entries, now.key: dataclasses.replace(now, state=EntryState.DONE)})
             reached(FaultPoint.DEVICE_DONE)
 
     def leave(self, user: str, device_id: str | None = None) -> None:
         """Remove a user from all entries of one device, or of all devices."""
-        entries = {
-            key: dataclasses.replace(entry, users=tuple(u for u in entry.users if u != user))
-            if device_id in (None, entry.device_id)
-            else entry
-            for key, entry in self._entries.items()
-        }
-        if entries != self._entries:
-            self._write(entries)
+        self._note(
+            {
+                key: dataclasses.replace(entry, users=tuple(u for u in entry.users if u != user))
+                if device_id in (None, entry.device_id)
+                else entry
+                for key, entry in self._entries.items()
+            }
+        )
+
+    def settle(self, users: Mapping[Key, Collection[str]]) -> None:
+        """Make the users of each thing those that live, whatever was noted of them; add what is
+        missing.
+        """
+        found = {key: Entry(*key, EntryState.DONE, boot_id=boot_id()) for key in users}
+        for key, entry in (found | self._entries).items():
+            state = EntryState.DONE if users.get(key) else entry.state
+            found[key] = dataclasses.replace(entry, state=state, users=tuple(users.get(key, ())))
+        self._note(found)
 
     def drop(self, gone: Iterable[Entry]) -> None:
-        """Forget entries whose things were seen to be gone from their devices."""
+        """Forget entries whose things were seen to be gone from their devices. The file has them
+        until it is written next: an instance that is made again meanwhile waits for no disk.
+        """
         keys = {entry.key for entry in gone}
         if keys & self._entries.keys():
             reached(FaultPoint.DEVICE_UNDONE)
-            self._write({k: entry for k, entry in self._entries.items() if k not in keys})
+            self._entries = {k: entry for k, entry in self._entries.items() if k not in keys}
+
+    def save(self) -> None:
+        """Write what the file lacks, if the disk takes it."""
+        try:
+            if self._entries != self._stored:
+                self._write(self._entries)
+        except DeviceError as error:
+            if error.message != self._unwritable:
+                log.warning("%s", error)
+            self._unwritable = error.message
+        else:
+            self._unwritable = ""
+
+    def _note(self, entries: dict[Key, Entry]) -> None:
+        self._entries = entries
+        self.save()
 
     def _read(self) -> tuple[Entry, ...]:
         try:
@@ -187,17 +223,17 @@ class DeviceJournal:
             log.error("%s", self.problem)
         return entries
 
-    def _write(self, entries: dict[tuple[str, EntryKind, str], Entry]) -> None:
+    def _write(self, entries: dict[Key, Entry]) -> None:
         text = serde.to_stored_json(_File(tuple(entries.values())), indent=1)
         try:
             write_durably(self._path, text.encode(), lambda: reached(FaultPoint.JOURNAL_DRAFTED))
         except OSError as error:
             raise DeviceError(
                 f"the device journal {self._path} cannot be written: {error.strerror}.",
-                hint="Free room in the state folder; devices are left as they are until then.",
+                hint="Free room in the state folder; no GPU instance is made until then.",
                 facts={"path": str(self._path)},
             ) from error
-        self._entries = entries
+        self._stored = self._entries = entries
 
 
 def read_entries(path: Path) -> tuple[Entry, ...]:

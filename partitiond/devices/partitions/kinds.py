@@ -14,6 +14,7 @@ from partitiond.devices.partitions.journal import (
     DeviceJournal,
     Entry,
     EntryKind,
+    Key,
     place_of,
     place_text,
 )
@@ -86,15 +87,10 @@ class MigSlices:
         """
         device_id, place = wanted.device_id, _place(wanted)
         there = await self._there(device_id)
-        known = self._journal.get(device_id, EntryKind.MIG_INSTANCE, place_text(place))
         ours = self._idle(device_id)
         entries = []
-        if known is not None or place not in there:
-            entries.append(
-                self._journal.use(
-                    device_id, EntryKind.MIG_INSTANCE, place_text(place), launch.replica_id
-                )
-            )
+        if self._journal.get(*key_of(wanted)) is not None or place not in there:
+            entries.append(self._journal.use(*key_of(wanted), launch.replica_id))
             ours |= {place}
         instance = await self._instances.ensure(wanted, ours)
         for entry in entries:
@@ -130,6 +126,11 @@ class MigSlices:
             and not entry.users
             and place_of(entry.what) not in there
         )
+
+
+def key_of(partition: MigSlice) -> Key:
+    """Return what the journal names the instance of a slice."""
+    return partition.device_id, EntryKind.MIG_INSTANCE, place_text(_place(partition))
 
 
 def _place(partition: MigSlice | MigInstance) -> Place:

@@ -7,10 +7,13 @@ only by the proxy, which sends on to two fixed paths.
 
 The level is noted in the run folder before the engine is asked, and the note is removed once the
 engine is awake again: a daemon that starts meanwhile knows what waking takes. Without its weights
-(level 2) an engine would generate noise and would not look broken.
+(level 2) an engine would generate noise and would not look broken. Nothing depends on the note: an
+engine that sleeps without one, as the disk was full, reads its weights again.
 """
 
+import asyncio
 import contextlib
+import logging
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +32,8 @@ RELOAD_SECONDS: Final = 600.0
 UNKNOWN_LEVEL: Final = 2
 """For an engine found asleep without a note. Reloading weights that were kept does no harm."""
 
+log = logging.getLogger(__name__)
+
 
 async def put_to_sleep(handle: EngineHandle, level: int) -> None:
     """Ask the engine to give its memory up, and wait until it has.
@@ -41,7 +46,10 @@ async def put_to_sleep(handle: EngineHandle, level: int) -> None:
             f"{handle.launch.replica_id} was started without sleep mode.",
             hint="Switch the engine option sleep_mode on; it counts from the next start.",
         )
-    _note(handle).write_text(str(level))
+    try:
+        await asyncio.to_thread(_note(handle).write_text, str(level))
+    except OSError as error:
+        log.warning("the sleep level of %s is not kept: %s", handle.launch.replica_id, error)
     # mode=wait lets running requests finish; without it the engine aborts them.
     await _ask(handle, f"/sleep?level={level}&mode=wait", SLEEP_SECONDS)
     if not await _is_sleeping(handle, SLEEP_SECONDS):
@@ -66,7 +74,8 @@ async def wake(handle: EngineHandle) -> None:
         await _ask(handle, "/wake_up?tags=weights", WAKE_SECONDS)
         await _ask(handle, "/collective_rpc", RELOAD_SECONDS, {"method": "reload_weights"})
         await _ask(handle, "/wake_up?tags=kv_cache", WAKE_SECONDS)
-    _note(handle).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        await asyncio.to_thread(_note(handle).unlink)
 
 
 async def sleep_level(handle: EngineHandle, timeout_seconds: float) -> int:
@@ -78,8 +87,10 @@ async def sleep_level(handle: EngineHandle, timeout_seconds: float) -> int:
     """
     asleep = await _is_sleeping(handle, timeout_seconds)
     with contextlib.suppress(OSError, ValueError):
-        return int(_note(handle).read_text())
-    return UNKNOWN_LEVEL if asleep else 0
+        return int(await asyncio.to_thread(_note(handle).read_text))
+    # Random weights cannot be read again, so their engine sleeps at level 1 alone.
+    random = handle.launch.dummy_weights and handle.launch.engine_kind == "vllm"
+    return (1 if random else UNKNOWN_LEVEL) if asleep else 0
 
 
 def does_not_answer(handle: EngineHandle) -> EngineError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.core.errors import InputError
+from partitiond.core.errors import InputError, NotKeptError
 from partitiond.serde import read_stored, to_stored_json
 
 TABLE_FILE: Final = "routing.json"
@@ -15,24 +15,54 @@ TABLE_FILE: Final = "routing.json"
 _logger = logging.getLogger("partitiond.proxy")
 
 
-def load_table(state_dir: Path) -> RoutingTable | None:
-    """Return the table on disk; None if there is none or it is not readable."""
-    file = state_dir / TABLE_FILE
-    try:
-        return read_stored(RoutingTable, file)
-    except (InputError, OSError):
-        # Exiting would be worse than waiting for the next table, which replaces the file.
-        _logger.exception("the routing table on disk is not readable: %s", file)
-        return None
+class TableFile:
+    """Keeps the table on disk. Its keys are those in force, or it is not there: a proxy that starts
+    again never takes a key that was removed.
+
+    Attributes:
+        stored: the table on disk; None if there is none, or it is not known.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._file = state_dir / TABLE_FILE
+        self.stored: RoutingTable | None = None
+
+    def load(self) -> RoutingTable | None:
+        """Return the table on disk; None if there is none or it is not readable."""
+        try:
+            self.stored = read_stored(RoutingTable, self._file)
+        except (InputError, OSError):
+            # Exiting would be worse than waiting for the next table, which replaces the file.
+            _logger.exception("the routing table on disk is not readable: %s", self._file)
+        return self.stored
+
+    def write(self, table: RoutingTable) -> None:
+        """Write the table in force to disk, if that has another one.
+
+        Raises:
+            NotKeptError: it cannot be written. A table of other keys was removed, which takes no
+                room.
+            OSError: that one cannot be removed either.
+        """
+        stored = self.stored
+        if table is stored:
+            return
+        try:
+            write_atomically(self._file, to_stored_json(table).encode())
+        except OSError as error:
+            if stored is None or _admits(stored) != _admits(table):
+                self._file.unlink(missing_ok=True)
+                self.stored = None
+            raise NotKeptError(
+                f"The routing table could not be written: {error}.",
+                hint="Make room in the state folder; the table is in force, and is lost with the "
+                "proxy.",
+            ) from error
+        self.stored = table
 
 
-def write_table(state_dir: Path, table: RoutingTable) -> OSError | None:
-    """Write the table to disk; return why that failed. The former table is still there then."""
-    try:
-        write_atomically(state_dir / TABLE_FILE, to_stored_json(table).encode())
-    except OSError as error:
-        return error
-    return None
+def _admits(table: RoutingTable) -> tuple[object, ...]:
+    return table.keys, table.keys_required
 
 
 def write_atomically(path: Path, data: bytes) -> None:

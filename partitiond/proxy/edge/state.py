@@ -16,7 +16,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess
-from partitiond.proxy.dispatch.table_file import load_table, write_table
+from partitiond.proxy.dispatch.table_file import TableFile
 from partitiond.proxy.edge.hosts import AllowedHosts
 from partitiond.proxy.edge.known_heads import KnownHeads
 from partitiond.proxy.edge.origins import Cors
@@ -133,10 +133,11 @@ class ProxyState:
         self._removed: list[LiveModel] = []
         self._removed_keys = RemovedKeys()
         self._state_dir = state_dir
+        self._file = TableFile(state_dir)
 
     def load(self) -> None:
         """Take over the table on disk, if there is a readable one."""
-        table = load_table(self._state_dir)
+        table = self._file.load()
         if table is not None:
             self.word.learn(table.keys_stale_seconds, self.word.at)
             self.take_over(table)
@@ -145,18 +146,16 @@ class ProxyState:
         """Take over a newer table and store it on disk; return whether it was taken.
 
         Raises:
-            OSError: the table could not be written. It is in force all the same, as its routes and
-                removed keys count now; a proxy that is started again would have the former one.
+            NotKeptError: the table could not be written. It is in force all the same, as its routes
+                and removed keys count now.
+            OSError: nor could the former one be removed, which the next proxy would take.
         """
         if table.age < self.table.age:
             return False
-        unwritten = None
         if table != self.table:
-            unwritten = write_table(self._state_dir, table)
             self.take_over(table)
         self.word.hear(table.keys_stale_seconds)
-        if unwritten is not None:
-            raise unwritten
+        self._file.write(self.table)
         return True
 
     def take_over(self, table: RoutingTable) -> None:

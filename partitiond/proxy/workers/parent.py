@@ -22,7 +22,7 @@ from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.ledger import ROWS
 from partitiond.proxy.dispatch.shared import LedgerFile, clear_the_dead, open_as_parent
-from partitiond.proxy.dispatch.table_file import load_table, write_table
+from partitiond.proxy.dispatch.table_file import TableFile
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import LastWord
 from partitiond.proxy.keys.meters import Budgets
@@ -81,7 +81,8 @@ class Workers:
         self._past: Samples = {}
         self._traffic = MergedTraffic()
         self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
-        self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
+        self._kept = TableFile(arguments.state_dir)
+        self._table = self._kept.load() or EMPTY_ROUTING_TABLE
         self._word = LastWord()
         self._word.learn(self._table.keys_stale_seconds, self._word.at)
         self._changing = asyncio.Lock()
@@ -105,23 +106,22 @@ class Workers:
         """Take over a newer table; returns when every worker has it.
 
         Raises:
-            OSError: the table could not be written. It is in force all the same.
+            NotKeptError: the table could not be written. It is in force all the same.
+            OSError: as in `TableFile.write`.
             InputError: the table is too large.
         """
         async with self._changing:
             if table.age < self._table.age:
                 return False
-            news, unwritten = table != self._table, None
+            news = table != self._table
             if news:
                 self._file.ledger.make_room([self._table, table])
-                unwritten = write_table(self._arguments.state_dir, table)
                 self._table = table
                 self._budgets.apply(table.keys)
             self._word.hear(table.keys_stale_seconds)
             message = self._table_message(news=news)
             await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
-            if unwritten is not None:
-                raise unwritten
+            self._kept.write(self._table)
             return True
 
     async def describe(self) -> dict[str, Any]:

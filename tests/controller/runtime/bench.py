@@ -11,9 +11,11 @@ from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.runtime.sleeping import SleepController
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import PlacedView, placed_views
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.states import ReplicaState
+from partitiond.ports import EngineRunner
 from partitiond.store import Store
 from tests.controller.fakes import (
     POLICY,
@@ -34,27 +36,32 @@ class Bench:
     """A controller with everything around it faked but the store.
 
     Args:
+        proxy: one that runs already, as a former daemon left it.
+        device: of this host.
         several: hosts in place of one; runner, proxy and devices are then its own host's.
     """
 
     def __init__(
         self,
         store: Store,
-        runner: FakeRunner | None = None,
+        runner: EngineRunner | None = None,
         resolver: FakeResolver | None = None,
         *,
         clock: FakeClock | None = None,
+        proxy: FakeProxy | None = None,
+        device: Device | None = None,
         several: SeveralHosts | None = None,
     ) -> None:
         self.store = store
         self.clock = clock or FakeClock()
         own = None if several is None else next(iter(several.agents.values()))
-        self.runner = runner or (FakeRunner() if own is None else own.runner)
-        self.proxy = FakeProxy() if own is None else own.proxy
-        self.devices = FakeDevices([cpu()]) if own is None else own.devices
+        engines = runner or (FakeRunner() if own is None else own.runner)
+        self._runner = engines if isinstance(engines, FakeRunner) else None
+        self.proxy = proxy or (FakeProxy() if own is None else own.proxy)
+        self.devices = FakeDevices([device or cpu()]) if own is None else own.devices
         hosts = None if several is None else several.hosts
         wake = asyncio.Event()
-        journal = Journal(store, self.clock)
+        self.journal = journal = Journal(store, self.clock)
         self.resolver = resolver or FakeResolver()
         self.files = ModelFiles(self.resolver, self.clock, wake.set, 30.0)
         self.watch = DeviceWatch(
@@ -65,7 +72,7 @@ class Bench:
             troubled=ignored,
         )
         self.after_passes = 0
-        endpoint = Endpoint(
+        self.endpoint = endpoint = Endpoint(
             self.proxy if hosts is None else hosts.proxy,
             store=store,
             clock=self.clock,
@@ -74,7 +81,7 @@ class Bench:
         )
         self.controller = Controller(
             store=store,
-            runner=self.runner if hosts is None else hosts.engines,
+            runner=engines if hosts is None else hosts.engines,
             endpoint=endpoint,
             devices=self.watch,
             files=self.files,
@@ -105,6 +112,12 @@ class Bench:
                 replacing=ignored,
             ),
         )
+
+    @property
+    def runner(self) -> FakeRunner:
+        """Its engines, if these are fake."""
+        assert self._runner is not None
+        return self._runner
 
     def _after_pass(self) -> None:
         self.after_passes += 1

@@ -281,9 +281,10 @@ async def test_a_damaged_journal_is_put_aside_and_one_that_cannot_be_written_cha
     for file in path.parent.iterdir():
         file.unlink()
     path.parent.rmdir()
+    world.gpus[GPU].mig = True
     with pytest.raises(DeviceError, match="cannot be written"):
-        await here.prepare(launch("a-1", mps()))
-    assert not world.gpus[GPU].daemon
+        await here.prepare(launch("a-1", mig()))
+    assert not world.gpus[GPU].instances
 
 
 @given(st.sampled_from(["1g.10gb", "1g.10gb+me", "2g.20gb"]), st.integers(0, 7), st.integers(1, 8))

@@ -58,6 +58,7 @@ async def test_what_a_dead_mps_daemon_left_is_ended_too(
     assert "control daemon of GPU-0 is gone" in fault.reason
     await here.release(started)
     assert world.gpus[GPU].servers == 0
+    await here.clear()
     assert read_entries(path) == ()
     world.gpus[GPU].servers = 1  # and by a daemon that lost its journal
     said = await partitions(world, path).settle([])

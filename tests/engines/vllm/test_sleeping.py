@@ -12,9 +12,10 @@ import pytest
 from partitiond.core.errors import EngineError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.vllm.sleeping import NOTE
+from partitiond.engines.vllm.sleeping import NOTE, UNKNOWN_LEVEL
 from partitiond.simulated.engine.sleeping import KV_CACHE, TAGS, WEIGHTS, Sleep
 from tests.engine_fixtures import short_dir, simulated_launch
+from tests.full_disk import FullDisk
 
 __all__ = ["short_dir"]
 
@@ -74,6 +75,25 @@ async def test_it_sleeps_and_wakes_and_generates_again(
         assert "sleep_mode" in caught.value.hint
         with pytest.raises(EngineError, match="HTTP 404"):
             await runner.sleep_level(handle, 60)
+
+
+async def test_on_a_full_disk_it_sleeps_and_wakes_all_the_same(
+    runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(short_dir, monkeypatch)
+    async with engine(runner) as handle:
+        disk.left = 0
+        for level in (1, 2):
+            await runner.sleep(handle, level)
+            assert await runner.sleep_level(handle, 60) == UNKNOWN_LEVEL
+            await runner.wake(handle)
+            assert await runner.probe(handle, 60)
+        assert disk.refused == 2
+        await runner.sleep(handle, 1)
+        launch = dataclasses.replace(handle.launch, engine_kind="vllm", dummy_weights=True)
+        random = dataclasses.replace(handle, launch=launch)
+        assert await runner.sleep_level(random, 60) == 1, "there are no weights to read again"
+        disk.has_room()
 
 
 def client_of(handle: EngineHandle) -> httpx.AsyncClient:
