@@ -61,7 +61,8 @@ class FullDisk:
         return call
 
     def _is_there(self, path: Any) -> bool:
-        return os.path.abspath(os.fspath(path)).startswith(f"{self._folder}/")  # noqa: PTH100
+        there: str = os.path.abspath(os.fspath(path))  # noqa: PTH100 - `Path` opens by these calls
+        return there.startswith(f"{self._folder}/")
 
 
 def _in_mode(mode: str = "r", *_: Any, **__: Any) -> bool:
@@ -69,7 +70,7 @@ def _in_mode(mode: str = "r", *_: Any, **__: Any) -> bool:
 
 
 def _by_flags(flags: int, *_: Any, **__: Any) -> bool:
-    return bool(flags & (os.O_WRONLY | os.O_RDWR))
+    return bool(flags & (os.O_TRUNC | os.O_EXCL))
 
 
 def _always(*_: Any, **__: Any) -> bool:

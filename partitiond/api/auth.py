@@ -41,8 +41,9 @@ def ensure_token(path: Path) -> str:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            _write_new(path, secrets.token_urlsafe(TOKEN_BYTES))
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):  # another process was first
+                _write_new(path, secrets.token_urlsafe(TOKEN_BYTES))
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         token = path.read_text(encoding="utf-8").strip()

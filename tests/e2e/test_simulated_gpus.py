@@ -27,6 +27,7 @@ from partitiond.devices.partitions.journal import EntryKind, EntryState, read_en
 from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 from tests.e2e.harness import Fleet
 from tests.machine import signal_all, wait_for
+from tests.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.full
 
@@ -226,6 +227,25 @@ def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
     }
     assert slices == {(d, i.slice_start) for d in devices for i in fleet.host.geometry(d)}
     ended(fleet)
+
+
+@pytest.mark.parametrize("mode", [SharingMode.MPS, SharingMode.MIG])
+def test_on_a_full_disk_one_of_two_dead_engines_is_started_again_and_both(
+    make_fleet: MakeFleet, mode: SharingMode
+) -> None:
+    fleet = make_fleet(mode)
+    fleet.settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with small_disk(fleet.settings.state_dir, 8 * 1024**2) as disk:
+        started(fleet, mode, replicas=2)
+        filler = fill(disk)
+        for count in (1, 2):
+            dead = {view.replica_id: view.pid for view in fleet.serving(2)[:count]}
+            for pid in dead.values():
+                psutil.Process(pid).kill()
+            fleet.replaced(dead)
+        filler.unlink()
+        wait_for("a store that is well again", lambda: fleet.problems() == {}, seconds=60)
+        ended(fleet)
 
 
 def test_a_daemon_killed_while_it_makes_or_gives_back_an_instance_leaves_none_behind(

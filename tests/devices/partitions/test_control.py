@@ -285,6 +285,35 @@ async def test_a_damaged_journal_is_put_aside_and_one_that_cannot_be_written_cha
     with pytest.raises(DeviceError, match="cannot be written"):
         await here.prepare(launch("a-1", mig()))
     assert not world.gpus[GPU].instances
+    await here.prepare(launch("b-1", mps(30, "GPU-1")))
+    assert world.gpus["GPU-1"].daemon, "it leaves a record of its own"
+    path.parent.mkdir()
+    await here.clear()
+    assert not world.gpus["GPU-1"].daemon
+
+
+async def test_who_uses_a_thing_is_told_by_the_engines_and_not_by_an_old_file(
+    world: World, tmp_path: Path
+) -> None:
+    """As after a full disk: an engine moved from one GPU to the other, and nothing was written."""
+    path, world.gpus[GPU].mig = tmp_path / "state/devices.json", True
+    path.parent.mkdir()
+    here = made.partitions(world, path)
+    moves = await here.prepare(launch("a-1", mps(30, "GPU-1")))
+    instance = await here.prepare(launch("b-1", mig()))
+    await here.release(await here.prepare(launch("c-1", mig(1))))
+    old = path.read_text()
+    for one in (moves, instance):
+        await here.release(one)
+    moved = await here.prepare(launch("a-1", mig()))
+    path.write_text(old)
+    later = made.partitions(world, path)
+    await later.settle([handle(moved)])
+    assert not world.gpus["GPU-1"].daemon
+    assert not await later.faults()
+    assert len(world.gpus[GPU].instances) == 1, "its user lives, whatever the file says"
+    (entry,) = read_entries(path)
+    assert entry.users == ("a-1",)
 
 
 @given(st.sampled_from(["1g.10gb", "1g.10gb+me", "2g.20gb"]), st.integers(0, 7), st.integers(1, 8))
