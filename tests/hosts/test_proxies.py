@@ -28,6 +28,7 @@ from partitiond.hosts.proxies import HostsProxies
 from partitiond.ports.host import HostTable
 from partitiond.store import open_store
 from tests.controller.fakes import FakeProxy, FakeRunner
+from tests.controller.runtime.test_endpoint import FullDisk
 from tests.hosts.pipes import agent, piped
 from tests.hosts.virtual_time import passes
 from tests.machine import until
@@ -355,6 +356,22 @@ async def test_what_the_own_proxy_does_not_answer_is_told_of_it() -> None:
     fleet.one.die()
     assert await fleet.proxies.ensure_running()
     assert fleet.proxies.known_tables()["one"].told == ToldTables()
+
+
+async def test_a_proxy_that_cannot_store_its_table_has_it_and_is_told_again() -> None:
+    one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
+    two.proxy = FullDisk()
+    together = HostsProxies(Agents([one, piped(two)[0]]))
+    for one_proxy in (one.proxy, two.proxy):
+        await one_proxy.ensure_running()
+    two.proxy.full = True
+    await together.publish(TABLE)
+    assert together.known_tables()["two"] == has(TABLE)
+    assert await together.in_flight("two") == {}
+    two.proxy.full = False
+    for told in (2, 2):
+        await together.publish(dataclasses.replace(TABLE))
+        assert len(two.proxy.tables) == told
 
 
 async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:

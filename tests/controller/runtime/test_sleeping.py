@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.core.errors import ConflictError, EngineError, InputError
+from partitiond.core.errors import ConflictError, EngineError, InputError, StoreError
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.spec import EngineOptions, Weights
 from partitiond.core.plan.record import Placement
@@ -188,3 +188,21 @@ def test_what_cannot_sleep_is_refused_with_what_to_do(
     with pytest.raises(error, match=words) as caught:
         check_may_sleep(spec("a", **changes), level, already)
     assert getattr(caught.value, "hint", "")
+
+
+async def test_a_mark_that_the_store_did_not_have_yet_goes_with_its_model(bench: Bench) -> None:
+    sleep, store = bench.controller.sleep, bench.store
+    stored = store.set_mark
+    refusals = iter([True, True])  # as it is marked, and as the marks are looked at once more
+
+    def set_mark(*mark: str | None) -> None:
+        if next(refusals, False):
+            raise StoreError("the disk is full.")
+        stored(*mark)  # type: ignore[arg-type]
+
+    store.set_mark = set_mark  # type: ignore[method-assign]
+    sleep.put_to_sleep("a", 1, "as asked")
+    assert sleep.levels == {"a": 1}
+    sleep.forget("a")
+    assert sleep.refresh() == {}
+    assert store.marks("asleep") == {}
