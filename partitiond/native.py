@@ -91,7 +91,7 @@ PLANNER: Final = ("planner/columns/pricing", "planner/kernels/anneal", "planner/
 """The inner loops of planning: steps of a search, and prices of devices."""
 
 _PACKAGE: Final = Path(partitiond.__file__).parent
-_SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
+_SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)@]*?),? ?slots=True")
 """Removes slots: a compiled class has them anyway, and mypyc's dataclasses refuse the option."""
 _BUILD_SECONDS: Final = 1800
 """Limit for hangs: a minute and a half on two idle cores, five minutes where they are in use."""

@@ -49,13 +49,15 @@ WANTED: Final = frozenset(
 
 
 _NAME_END: Final = re.compile(r"[{ \t]")
+MAX_LINE: Final = 8192
+"""The parser's time grows with the square of a line, which has some 200 characters."""
 
 
 def parse(text: str, names: Container[str]) -> Iterator[Sample]:
     """Yield samples of the metrics with these names; NaN, and lines that are none, are left out."""
     for line in text.splitlines():
         # Most lines are not wanted: the name, which is quick to find, is enough to tell.
-        if _NAME_END.split(line, maxsplit=1)[0] not in names:
+        if len(line) > MAX_LINE or _NAME_END.split(line, maxsplit=1)[0] not in names:
             continue
         families: list[Metric] = []
         with contextlib.suppress(ValueError, IndexError):

@@ -14,7 +14,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.lookup import find_hardware
 from partitiond.fleet.devices import MAX_DEVICES, DeviceTable, devices_of
 
-_DESCRIBED: Final = re.compile(r"^\s*(?:(\d+)\s*[x ]\s*)?(\S+)\s*$")
+_DESCRIBED: Final = re.compile(r"(?:(\d{1,9}) ?[x ] ?)?(\S+)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
     """Return devices for texts like "4 a100-80gb", as a fleet file's. Raises SpecError."""
     tables: list[DeviceTable] = []
     for text in texts:
-        match = _DESCRIBED.match(text)
+        match = _DESCRIBED.fullmatch(" ".join(text.split()))
         count = int(match[1] or 1) if match else 0
         if match is None or not 1 <= count <= MAX_DEVICES - sum(t.count for t in tables):
             raise SpecError(

@@ -16,7 +16,7 @@ KIB: Final = 1024
 MIB: Final = 1024**2
 GIB: Final = 1024**3
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([kmgt]?i?b?)", re.IGNORECASE)
 _FACTORS: Final[dict[str, int]] = {
     "": 1,
     "b": 1,
@@ -51,7 +51,7 @@ def parse_bytes(text: str | int) -> Bytes:
         if text < 0:
             raise ValueError(f"a size cannot be negative: {text}")
         return Bytes(text)
-    match = _SIZE.match(text)
+    match = _SIZE.fullmatch(text.strip())
     factor = _FACTORS.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
         raise ValueError(f"{text!r} is not a size: write 512MiB, 40GiB, 80GB or a number of bytes")
@@ -77,7 +77,7 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhdw]?)\s*$", re.IGNORECASE)
+_DURATION = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([smhdw]?)", re.IGNORECASE)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -87,7 +87,7 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: the text is no duration; the message names the accepted forms.
     """
-    match = _DURATION.match(text) if text.isascii() else None
+    match = _DURATION.fullmatch(text.strip()) if text.isascii() else None
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write 90s, 15m, 1h, 30d or 2w")
     return float(match.group(1)) * _SECONDS[match.group(2).lower()]

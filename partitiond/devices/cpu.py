@@ -112,7 +112,7 @@ def hardware_key(name: str, cores: int) -> str:
     The number of cores is part of the key: two cores of a large host and a host with two cores
     differ in cache and bandwidth, and so in their profiles.
     """
-    text = re.sub(r"\([^)]*\)|@.*$|\b\d+-core\b|\b(processor|cpu)\b", " ", name.lower())
+    text = re.sub(r"\([^()]*\)|@.*|\b\d{1,4}-core\b|\b(processor|cpu)\b", " ", name.lower())
     slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-") or platform.machine().lower()
     return f"cpu-{slug}-{cores}c"
 

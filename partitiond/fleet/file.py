@@ -159,7 +159,9 @@ def load_fleet(path: Path) -> Fleet:
     try:
         plain = toml_of(text)
     except InputError as error:
-        other = re.match(rb"(\xef\xbb\xbf|\s|#.*\n)*(\{|\[\{|---|\w+:\s)", text)
+        lines = (line.strip() for line in text.removeprefix(b"\xef\xbb\xbf").splitlines())
+        first = next((line for line in lines if line and not line.startswith(b"#")), b"")
+        other = re.match(rb"\{|\[\{|---|\w{1,99}:(\s|$)", first)
         hint = "A fleet file is TOML, not JSON or YAML: [[models]] begins each model."
         raise SpecError(
             f"{path} is not valid TOML: {error.message}", hint=hint if other else error.hint

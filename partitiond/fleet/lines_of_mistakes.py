@@ -15,7 +15,7 @@ from partitiond.serde import words_of
 Place = tuple[str | int, ...]
 """Names of tables and keys, and numbers of entries from 0: ("models", 1, "demand", "req_per_s")."""
 
-_HEADER: Final = re.compile(r"\s*(\[\[?)\s*([\w.\- ]+?)\s*\]")
+_HEADER: Final = re.compile(r"\s*(\[\[?)([\w.\-\s]+)\]")
 _KEY: Final = re.compile(r"\s*([\w\-]+)\s*[.=]")
 LISTED: Final = "`partitiond schema fleet` lists every key."
 
@@ -27,7 +27,7 @@ def lines_of(text: str) -> dict[Place, int]:
     table: Place = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
-            *above, name = header[2].replace(" ", "").split(".")
+            *above, name = "".join(header[2].split()).split(".")
             table = _current(above, entries)
             if header[1] == "[[":
                 entries[*table, name] += 1

@@ -1,5 +1,6 @@
 """Turns a spec into a folder that the engine loads: the adapter behind `ports.ModelResolver`."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -62,7 +63,7 @@ class Resolver:
                 folder holds.
             SpecError: the architecture is not supported.
         """
-        architecture = _architecture(spec, await self._config(spec.source, _silent))
+        architecture = await _architecture(spec, await self._config(spec.source, _silent))
         if spec.source.kind is SourceKind.FOLDER and spec.weights is not Weights.DUMMY:
             folder = Path(spec.source.ref)
             await look_at(folder, lambda: require_complete(folder, without_weights=True))
@@ -98,7 +99,7 @@ class Resolver:
                     facts={"source": source.ref},
                 )
         config = await look_at(folder, lambda: read_config(folder))
-        architecture = _architecture(spec, config)
+        architecture = await _architecture(spec, config)
         report("ready", 1.0)
         flags = parser_flags(spec.source, spec.engine.extra_args)
         return ResolvedModel(spec, folder, revision, architecture, False, flags)
@@ -135,7 +136,7 @@ class Resolver:
 
     async def _dummy(self, spec: ModelSpec, report: Progress) -> ResolvedModel:
         config = await self._config(spec.source, report)
-        architecture = _architecture(spec, config)
+        architecture = await _architecture(spec, config)
         folder = Path(spec.source.ref)
         own = spec.source.kind is SourceKind.FOLDER
         if not (own and await look_at(folder, lambda: has_tokenizer(folder))):
@@ -190,9 +191,11 @@ def _known(source: ModelSource) -> CatalogEntry | None:
     return entry if source.revision in {None, entry.revision} else None
 
 
-def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Architecture:
+async def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Architecture:
+    """Count a model in a thread: a config may list a million modules."""
     config = overridden(config, spec.engine.extra_args)
-    return with_dtype(architecture_from_config(config), spec.engine.dtype)
+    counted = await asyncio.to_thread(architecture_from_config, config)
+    return with_dtype(counted, spec.engine.dtype)
 
 
 def _slug(text: str) -> str:

@@ -10,7 +10,7 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import HardwareSpec, MigProfile, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 
-_CPU_KEY: Final = re.compile(r"^cpu-.*?(\d+)c$")
+_CPU_KEY: Final = re.compile(r"^cpu-.*?(\d{1,5})c$")
 _BY_NAME: Final[dict[str, HardwareSpec]] = {
     name: spec for spec in HARDWARE.values() for name in (spec.key, *spec.aliases)
 }

@@ -12,7 +12,7 @@ from typing import Final
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.profile.record import Profile, ProfileKind
 
-_MINOR: Final = re.compile(r"(\d+)\.(\d+)")
+_MINOR: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

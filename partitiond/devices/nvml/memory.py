@@ -42,7 +42,7 @@ def memory_of(handle: Any, name: str) -> GpuMemory:
     if info is not None:
         total = int(info.total)
         return GpuMemory(total, max(0, total - int(info.free)), 0)
-    size = re.search(r"(\d+)\s?GB\b", name)
+    size = re.search(r"(\d{1,5})\s?GB\b", name)
     if size is None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
     return GpuMemory(int(size[1]) * GIB, 0, 0)

@@ -184,7 +184,7 @@ _CAUSES: Final = (
         "into a folder, name it in engine.wheel_folders, and set engine.offline.",
     ),
     (
-        re.compile(r"Failed to read `--find-links` directory: (.+)"),
+        re.compile(r"Failed to read `--find-links` directory: "),
         "a folder of wheels cannot be read.",
         "Correct engine.wheel_folders.",
     ),

@@ -7,6 +7,9 @@ from partitiond.engines.vllm.diagnosis import phase_of
 
 TAIL_BYTES: Final = 128 * 1024
 """Enough for the longest traceback of three processes; a log may hold megabytes."""
+LOOK_BYTES: Final = 16 * 1024
+LOOK_LINES: Final = 200
+"""Read of a starting engine's log at one look, ten times a second. Chosen."""
 
 
 def read_tail(path: Path, size: int = TAIL_BYTES) -> str:
@@ -32,13 +35,13 @@ class PhaseReader:
         """Return the latest phase that the new lines announce; None if it has not changed."""
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read(TAIL_BYTES)
+                file.seek(max(self._offset, file.seek(0, 2) - LOOK_BYTES))
+                data = file.read(LOOK_BYTES)
                 self._offset = file.tell()
         except OSError:
             return None
-        phases = [phase_of(line) for line in data.decode("utf-8", "replace").splitlines()]
-        latest = next((phase for phase in reversed(phases) if phase), None)
+        lines = data.decode("utf-8", "replace").splitlines()[-LOOK_LINES:]
+        latest = next(filter(None, map(phase_of, reversed(lines))), None)
         if latest is None or latest == self._phase:
             return None
         self._phase = latest

@@ -62,6 +62,7 @@ FIND_SECONDS: Final = 5.0
 for one or two. Chosen."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
+MAX_VERSION_CHARS: Final = 100
 
 EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
 
@@ -200,7 +201,7 @@ class ProcessEngineRunner:
                 await self._until_it_answers(handle, phases, tell)
                 return await self.report(handle)
         except TimeoutError as error:
-            tail = diagnose(read_tail(Path(handle.log_path)))
+            tail = await asyncio.to_thread(lambda: diagnose(read_tail(Path(handle.log_path))))
             message = f"{handle.launch.replica_id} was not ready after {deadline_seconds:g} s."
             raise StartTimedOutError(
                 with_lines(message, tail.lines),
@@ -258,12 +259,10 @@ class ProcessEngineRunner:
         """
         try:
             metrics = await _get(handle, "/metrics")
-            version = await _get(handle, "/version")
-            text = metrics.body.decode(errors="replace")
-            return EngineReport(
-                kv_cache_tokens=metrics_text.kv_cache_tokens(text),
-                version=str(version.json().get("version", "")),
-                metrics=metrics_text.label_sums(text),
+            version = (await _get(handle, "/version")).fields().get("version")
+            known = isinstance(version, str) and version.isprintable()
+            return await asyncio.to_thread(
+                _report, metrics.body, str(version)[:MAX_VERSION_CHARS] if known else ""
             )
         except ExchangeError as error:
             raise EngineError(
@@ -468,25 +467,27 @@ class ProcessEngineRunner:
         self._lifelines.close(folder)
         self._peaks.pop(handle.generation, None)
         record = folder.exit()
-        found = self._diagnose(handle, record, asked=asked)
+        found = await self._diagnose(handle, record, asked=asked)
         await asyncio.to_thread(folder.remove_leftovers)
         reached(FaultPoint.ENGINE_TIDIED)
         return EngineExit(_exit_code(record), found.text(), host_lacks=found.kind == HOST_LACKS)
 
-    def _diagnose(
+    async def _diagnose(
         self, handle: EngineHandle, record: ExitRecord | None, *, asked: bool
     ) -> Diagnosis:
-        return diagnose(
-            read_tail(Path(handle.log_path)),
-            code=_exit_code(record),
-            oom_kills=record.oom_kills if record else 0,
-            asked=asked,
-            memory_bytes=handle.launch.memory_bytes,
+        return await asyncio.to_thread(
+            lambda: diagnose(
+                read_tail(Path(handle.log_path)),
+                code=_exit_code(record),
+                oom_kills=record.oom_kills if record else 0,
+                asked=asked,
+                memory_bytes=handle.launch.memory_bytes,
+            )
         )
 
     async def _start_failed(self, handle: EngineHandle) -> StartFailedError:
         record = RunFolder(Path(handle.run_dir)).exit()
-        found = self._diagnose(handle, record, asked=False)
+        found = await self._diagnose(handle, record, asked=False)
         return StartFailedError(
             with_lines(f"{handle.launch.replica_id} did not start: {found.message}", found.lines),
             hint=found.hint,
@@ -508,6 +509,11 @@ def _exit_code(record: ExitRecord | None) -> int | None:
     if record is None:
         return -int(signal.SIGKILL)
     return record.code if record.signal is None else -record.signal
+
+
+def _report(metrics: bytes, version: str) -> EngineReport:
+    text = metrics.decode(errors="replace")
+    return EngineReport(metrics_text.kv_cache_tokens(text), version, metrics_text.label_sums(text))
 
 
 async def _get(handle: EngineHandle, path: str) -> HttpAnswer:

@@ -1,9 +1,11 @@
 """Diagnoses from an engine's last output what went wrong, which lines say so, and what to do.
 
-The rules are one table, the most specific first. Everything here is a function of text.
+The rules are one table, the most specific first. Everything here is a function of text, and takes
+time that is linear in its length: a rule is phrases to find, and no regular expression.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -46,136 +48,172 @@ def with_lines(head: str, lines: Sequence[str]) -> str:
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Rule:
     kind: str
-    pattern: re.Pattern[str]
+    phrases: str
     message: str
     hint: str
 
 
-def _rule(kind: str, pattern: str, message: str, hint: str) -> _Rule:
-    return _Rule(kind, re.compile(pattern, re.IGNORECASE), message, hint)
+@functools.cache
+def _parts(phrases: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(phrase.split("*")) for phrase in phrases.lower().split("|"))
+
+
+def _says(line: str, phrases: str) -> bool:
+    """Return whether a line in lower case holds one of the phrases, which "|" separates; "*" stands
+    for any text.
+    """
+    return any(_in_order(line, parts) for parts in _parts(phrases))
+
+
+def _in_order(line: str, parts: tuple[str, ...]) -> bool:
+    at = 0
+    for part in parts:
+        found = line.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
 
 
 RULES: Final = (
-    _rule(
+    _Rule(
         "kv-cache-too-small",
-        r"KV cache.*(is needed|needed).*larger than the available|"
-        r"max seq(uence)? len.*larger than the maximum number of tokens|"
-        r"no available memory for the cache blocks|"
-        r"estimated maximum model length",
+        "KV cache*needed*larger than the available|"
+        "max seq*len*larger than the maximum number of tokens|"
+        "no available memory for the cache blocks|estimated maximum model length",
         "the KV cache is too small for one request of the longest context.",
         "Give the model more memory, or a smaller max_model_len.",
     ),
-    _rule(
+    _Rule(
         "mps",
-        r"CUDA_ERROR_MPS_|cudaErrorMps|MPS (client|server|control daemon)|"
-        r"required to create MPS client",
+        "CUDA_ERROR_MPS_|cudaErrorMps|MPS client|MPS server|MPS control daemon",
         "the MPS daemon of its GPU refused it or ended it.",
         "A fault of any engine under MPS ends all on that GPU, which are then started again; "
         "`partitiond doctor` tells what the MPS daemon says.",
     ),
-    _rule(
+    _Rule(
         "gpu-out-of-memory",
-        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|"
-        r"Free memory on device.*less than desired",
+        "CUDA out of memory|torch.OutOfMemoryError|torch.cuda.OutOfMemoryError|"
+        "CUDA_ERROR_OUT_OF_MEMORY|Free memory on device*less than desired",
         "there was not enough device memory.",
         "See which process holds it with `partitiond devices`; if its footprint was estimated, "
         "profile the model on this device, or give the replica a smaller KV cache.",
     ),
-    _rule(
+    _Rule(
         "out-of-memory",
-        r"on kv cache allocation is less than requested memory|"
-        r"DefaultCPUAllocator: (can't|not enough)|"
-        r"\bMemoryError\b|Cannot allocate memory|std::bad_alloc",
+        "on kv cache allocation is less than requested memory|DefaultCPUAllocator: can't|"
+        "DefaultCPUAllocator: not enough| MemoryError|Cannot allocate memory|std::bad_alloc",
         "there was not enough memory.",
         "Stop what else uses the memory, or give the replica a smaller KV cache.",
     ),
-    _rule(
+    _Rule(
         HOST_LACKS,
-        r"can't start new thread|pthread_create failed|Resource temporarily unavailable|"
-        r"Too many open files|No space left on device",
+        "can't start new thread|pthread_create failed|Resource temporarily unavailable|"
+        "Too many open files|No space left on device",
         "this host lacked process or thread ids, open files or room on a disk.",
         "It is started again. See what else on the host uses them.",
     ),
-    _rule(
+    _Rule(
         "no-gpu",
-        r"No CUDA GPUs are available|no CUDA-capable device is detected|CUDA_ERROR_NO_DEVICE|"
-        r"CUDA_ERROR_INVALID_DEVICE|invalid device ordinal|(MIG|GPU)-[0-9a-f-]+.*not found",
+        "No CUDA GPUs are available|no CUDA-capable device is detected|CUDA_ERROR_NO_DEVICE|"
+        "CUDA_ERROR_INVALID_DEVICE|invalid device ordinal|MIG-*not found|GPU-*not found",
         "it was shown no GPU that CUDA can use.",
         "With MIG on, CUDA shows an engine one MIG device and nothing else: see "
         "`partitiond devices show` and `partitiond doctor`.",
     ),
-    _rule(
+    _Rule(
         "gpu-fault",
-        r"CUDA_ERROR_(LAUNCH_FAILED|ILLEGAL_ADDRESS|ECC_UNCORRECTABLE|DEVICE_UNAVAILABLE|"
-        r"SYSTEM_NOT_READY|UNKNOWN)|unspecified launch failure|illegal memory access|"
-        r"device-side assert|uncorrectable ECC|GPU is lost|fallen off the bus",
+        "CUDA_ERROR_LAUNCH_FAILED|CUDA_ERROR_ILLEGAL_ADDRESS|CUDA_ERROR_ECC_UNCORRECTABLE|"
+        "CUDA_ERROR_DEVICE_UNAVAILABLE|CUDA_ERROR_SYSTEM_NOT_READY|CUDA_ERROR_UNKNOWN|"
+        "unspecified launch failure|illegal memory access|device-side assert|uncorrectable ECC|"
+        "GPU is lost|fallen off the bus",
         "its GPU broke off what it computed.",
         "Look for Xid lines in `dmesg` and at the device's health with `partitiond devices`; "
         "under MPS the fault may be a neighbour's.",
     ),
-    _rule(
+    _Rule(
         "flag",
-        r"error: (unrecognized arguments|argument |ambiguous option|the following arguments)",
+        "error: unrecognized arguments|error: argument |error: ambiguous option|"
+        "error: the following arguments",
         "the engine does not know one of its flags, or refuses its value.",
         "Correct the model's engine.extra_args; each engine version has its own flags.",
     ),
-    _rule(
+    _Rule(
         "socket",
-        r"Address already in use|address in use|AF_UNIX path too long|File name too long",
+        "Address already in use|address in use|AF_UNIX path too long|File name too long",
         "its socket could not be made.",
         "Use a shorter run_dir, and see that no other engine uses it.",
     ),
-    _rule(
+    _Rule(
         "precision",
-        r"FP8 KV cache (on CPU )?requires|kv[_-]cache[_-]dtype.*(not supported|invalid)|"
-        r"fp8.*kv.cache.*not supported|quantization is currently not supported|"
-        r"quantization method .* is not supported|Failed to find a kernel that can implement",
+        "FP8 KV cache requires|FP8 KV cache on CPU requires|fp8*kv*cache*not supported|"
+        "kv_cache_dtype*not supported|kv-cache-dtype*not supported|kv_cache_dtype*invalid|"
+        "kv-cache-dtype*invalid|quantization is currently not supported|"
+        "quantization method * is not supported|Failed to find a kernel that can implement",
         "this device or engine does not compute in the asked quantisation or KV precision.",
         "Leave quantization and kv_cache_dtype at their defaults on this device.",
     ),
-    _rule(
+    _Rule(
         "dtype",
-        r"(bfloat16|float16|half|dtype).*(not supported|only supported|unsupported|is not support)",
+        "|".join(
+            f"{name}*{refused}"
+            for name in ("float16", "half", "dtype")
+            for refused in ("not support", "only supported", "unsupported")
+        ),
         "this hardware does not compute in the model's dtype.",
         "Register the model with another dtype: float16 or float32.",
     ),
-    _rule(
+    _Rule(
         "model",
-        r"Model architectures .* (are not supported|failed to be inspected)|"
-        r"architecture.*not supported|does not recognize this (model|architecture)|"
-        r"Cannot find any model weights|Error while deserializing header|SafetensorError|"
-        r"is not a valid model identifier|Can't load (the )?(configuration|tokenizer)|"
-        r"Couldn't instantiate the backend tokenizer|User-specified max_model_len .* is greater|"
-        r"No such file or directory:.*(config\.json|\.safetensors|tokenizer)|"
-        r"size mismatch for|KeyError: '(model|transformer|lm_head)\.",
+        "architecture*not supported|Model architectures * failed to be inspected|"
+        "does not recognize this model|does not recognize this architecture|"
+        "Cannot find any model weights|Error while deserializing header|SafetensorError|"
+        "is not a valid model identifier|Can't load *configuration|Can't load *tokenizer|"
+        "Couldn't instantiate the backend tokenizer|User-specified max_model_len * is greater|"
+        "No such file or directory:*config.json|No such file or directory:*.safetensors|"
+        "No such file or directory:*tokenizer|size mismatch for|KeyError: 'model.|"
+        "KeyError: 'transformer.|KeyError: 'lm_head.",
         "the engine cannot use this model.",
         "See that its folder holds config, tokenizer and weights of an architecture it knows.",
     ),
-    _rule(
+    _Rule(
         "library",
-        r"ModuleNotFoundError|ImportError:|cannot open shared object file|undefined symbol|"
-        r"operator torchvision::nms does not exist|GLIBC_\d|"
-        r"NVIDIA driver on your system is too old|no kernel image is available",
+        "ModuleNotFoundError|ImportError:|cannot open shared object file|undefined symbol|"
+        "operator torchvision::nms does not exist|GLIBC_|"
+        "NVIDIA driver on your system is too old|no kernel image is available",
         "the engine's environment is incomplete or does not fit this host.",
         "Install it again with `partitiond setup engine install`.",
     ),
-    _rule(
+    _Rule(
         "start",
-        r"^cannot start /",
+        "cannot start /",
         "the engine's program could not be started.",
         "See that engine.python names an executable, or run `partitiond setup engine install`.",
     ),
 )
 
-_NOISE: Final = re.compile(
-    r"^\s*$|Route: |^\s*File \"|^\s*\^+\s*$|Avg prompt throughput|DeprecationWarning|"
-    r"resource_tracker|^\s+warnings\.warn"
-)
-_ERROR_LINE: Final = re.compile(r"\b[A-Za-z_.]*(Error|Exception)\b: |\berror\b: |\bFATAL\b", re.I)
-_BARE_ERROR: Final = re.compile(r"^error: ", re.I)
+_NOISE: Final = ("Route: ", "Avg prompt throughput", "DeprecationWarning", "resource_tracker")
+_TRACE: Final = ('File "', "warnings.warn")
+_ERRORS: Final = ("error: ", "exception: ", "fatal ", "fatal:")
 _PREFIX: Final = re.compile(
-    r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d :.-]+ \[[^\]]+\]\s?)?"
+    r"^(?:\([^)]{0,80}pid=\d{1,9}\)\s?)?"
+    r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d :.-]{1,40} \[[^\]]{1,80}\]\s?)?"
 )
+LINE_CHARS: Final = 4096
+"""Read of one line: the messages that rules know come sooner. Chosen."""
+READ_LINES: Final = 4000
+"""Read of a log's end, which has some 1,500 where engines wrote it. Chosen."""
+
+
+def _lines(log: str) -> list[str]:
+    """Return the lines that may say something, without what loggers put before them."""
+    last = log.splitlines()[-READ_LINES:]
+    lines = (_PREFIX.sub("", line[:LINE_CHARS]).rstrip() for line in last)
+    return [line for line in lines if not _is_noise(line, line.lstrip())]
+
+
+def _is_noise(line: str, text: str) -> bool:
+    return not text.strip("^") or text.startswith(_TRACE) or any(one in line for one in _NOISE)
 
 
 def diagnose(
@@ -195,12 +233,12 @@ def diagnose(
         asked: the engine was told to stop.
         memory_bytes: the engine's memory budget, for the message.
     """
-    lines = [_PREFIX.sub("", line).rstrip() for line in log_tail.splitlines()]
-    lines = [line for line in lines if not _NOISE.search(line)]
+    lines = _lines(log_tail)
     if asked and code is not None:
         return Diagnosis("stopped", "it was stopped.", "")
+    lowered = [(f" {line}".lower(), line) for line in lines]
     for rule in RULES:
-        hits = [line for line in lines if rule.pattern.search(line)]
+        hits = [line for low, line in lowered if _says(low, rule.phrases)]
         if hits:
             return Diagnosis(rule.kind, rule.message, rule.hint, _quote(hits))
     return _without_rule(lines, code, oom_kills, memory_bytes)
@@ -227,7 +265,7 @@ def _without_rule(
         )
     how = "" if code is None else f" with exit code {code}"
     causes = _quote(_error_lines(lines)[:1])
-    why = f": {_BARE_ERROR.sub('', causes[0]).rstrip('.')}" if causes else ""
+    why = f": {causes[0].removeprefix('error: ').rstrip('.')}" if causes else ""
     return Diagnosis("unknown", f"it exited{how}{why}.", "See its log.", last)
 
 
@@ -235,7 +273,7 @@ def _error_lines(lines: list[str]) -> list[str]:
     """Return the error lines, the root cause first: the lines after it mostly say "engine core
     failed".
     """
-    errors = [line for line in lines if _ERROR_LINE.search(line)]
+    errors = [line for line in lines if any(one in line.lower() for one in _ERRORS)]
     return [line for line in errors if "Engine core initialization failed" not in line] or errors
 
 
@@ -245,29 +283,35 @@ def _quote(lines: list[str]) -> tuple[str, ...]:
 
 
 PHASES: Final = (
-    (re.compile(r"Starting vLLM server|Application startup"), "opening its socket"),
-    (re.compile(r"Graph capturing finished|init engine .* took"), "warmed up"),
-    (re.compile(r"Capturing CUDA graphs?.*?(\d+)%"), "capturing CUDA graphs ({0} %)"),
-    (re.compile(r"Capturing CUDA graph"), "capturing CUDA graphs"),
+    ("Starting vLLM server|Application startup", "", "opening its socket"),
+    ("Graph capturing finished|init engine * took", "", "warmed up"),
+    ("Capturing CUDA graph", "%", "capturing CUDA graphs ({} %)"),
+    ("Capturing CUDA graph", "", "capturing CUDA graphs"),
     (
-        re.compile(r"torch\.compile takes|Compiling a graph|Warming up model|Start compiling"),
+        "torch.compile takes|Compiling a graph|Warming up model|Start compiling",
+        "",
         "compiling and warming up",
     ),
-    (re.compile(r"KV cache size: ([\d,]+) tokens"), "making a KV cache of {0} tokens"),
-    (re.compile(r"Loading weights took|Model loading took"), "weights loaded"),
-    (re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"), "loading weights ({0} %)"),
-    (re.compile(r"Starting to load model"), "loading weights"),
-    (re.compile(r"Initializing a V1 LLM engine"), "starting the engine core"),
-    (re.compile(r"Resolved architecture: (\S+)"), "read the model ({0})"),
-    (re.compile(r"non-default args"), "reading the model"),
+    ("KV cache size: ", " tokens", "making a KV cache of {} tokens"),
+    ("Loading weights took|Model loading took", "", "weights loaded"),
+    ("Loading safetensors checkpoint shards:", "%", "loading weights ({} %)"),
+    ("Starting to load model", "", "loading weights"),
+    ("Initializing a V1 LLM engine", "", "starting the engine core"),
+    ("Resolved architecture: ", " ", "read the model ({})"),
+    ("non-default args", "", "reading the model"),
 )
-"""Phases of a start, by the lines of the engine's log that announce them; latest phase first."""
+"""Phases of a start, by the phrases of the engine's log that announce them; latest phase first.
+Where the second column has a text, the word before it is shown."""
 
 
 def phase_of(line: str) -> str | None:
     """Return the phase that a log line announces, in words for people; None for most lines."""
-    for pattern, text in PHASES:
-        match = pattern.search(line)
-        if match is not None:
-            return text.format(*match.groups())
+    line = line[:LINE_CHARS]
+    low = line.lower()
+    for phrase, end, text in PHASES:
+        told, found, _ = f"{line.partition(phrase)[2]} ".partition(end or phrase)
+        if not end and _says(low, phrase):
+            return text
+        if end and found and told.strip():
+            return text.format(told.split()[-1])
     return None

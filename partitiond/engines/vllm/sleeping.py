@@ -109,10 +109,10 @@ def _note(handle: EngineHandle) -> Path:
 async def _is_sleeping(handle: EngineHandle, seconds: float) -> bool:
     try:
         answer = await exchange(handle.socket_path, "GET", "/is_sleeping", timeout_seconds=seconds)
-        found = answer.json() if answer.status == 200 else None
+        found = answer.fields() if answer.status == 200 else {}
     except ExchangeError as error:
         raise _failed(handle, "/is_sleeping", str(error)) from error
-    if not isinstance(found, dict) or "is_sleeping" not in found:
+    if "is_sleeping" not in found:
         raise _failed(handle, "/is_sleeping", f"HTTP {answer.status}")
     return bool(found["is_sleeping"])
 

@@ -137,7 +137,7 @@ def _load() -> dict[str, CatalogEntry]:
 def _order(entry: CatalogEntry) -> tuple[bool, str, int, str]:
     """Sort key: the paper's OPT models first; else the name up to its size, then the size."""
     assert entry.published is not None
-    family = re.sub(r"-\d+(\.\d+)?[mb].*$", "", entry.name)
+    family = re.sub(r"-\d{1,4}(\.\d{1,4})?[mb].*", "", entry.name)
     return (family != "opt", family, entry.published.parameters, entry.name)
 
 

@@ -96,11 +96,11 @@ def _parse(text: str) -> Change:
     return parsers[word](text, rest)
 
 
-_COUNT = re.compile(r"^([+-])\s*(\d+)?\s*[x*]?\s*([A-Za-z][\w.-]*)$")
+_COUNT = re.compile(r"([+-]) ?(\d{1,9})? ?[x*]? ?([A-Za-z][\w.-]*)")
 
 
 def _devices(text: str) -> Change:
-    match = _COUNT.match(text)
+    match = _COUNT.fullmatch(" ".join(text.split()))
     if match is None:
         raise InputError(
             f"the what-if {text!r} names no number and kind of device.",

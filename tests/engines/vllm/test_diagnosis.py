@@ -1,6 +1,9 @@
 """Failures are diagnosed from log lines of real engines (vLLM 0.32.0), shortened."""
 
-from partitiond.engines.vllm.diagnosis import diagnose, phase_of
+from pathlib import Path
+
+from partitiond.engines.process.log_tail import LOOK_BYTES, LOOK_LINES, PhaseReader
+from partitiond.engines.vllm.diagnosis import LINE_CHARS, READ_LINES, diagnose, phase_of
 
 PREFIX = "(EngineCore pid=78) ERROR 11-20 08:46:51 [core.py:1300] "
 CAUSES = (
@@ -77,7 +80,33 @@ def test_phases_are_read_from_the_log() -> None:
         ("(Worker pid=2) INFO Starting to load model /m...", "loading weights"),
         ("Loading safetensors checkpoint shards:  40% Completed | 2/5", "loading weights (40 %)"),
         (cache, "making a KV cache of 7,168 tokens"),
+        ("Capturing CUDA graphs (decode, FULL):  45%|####", "capturing CUDA graphs (45 %)"),
+        ("Capturing CUDA graphs", "capturing CUDA graphs"),
+        ("INFO init engine (profile, warm-up) took 3 s", "warmed up"),
+        ("took 3 s to init engine", None),
         ("WARNING Enforce eager set, disabling torch.compile, CUDAGraphs", None),
         ("INFO something else", None),
     ):
         assert phase_of(line) == phase
+
+
+def test_a_long_line_and_a_long_log_are_read_in_part() -> None:
+    cause = CAUSES[0][1]
+    assert diagnose("x" * LINE_CHARS + cause).kind == "unknown"
+    assert diagnose(cause + "\nx" * READ_LINES).kind == "unknown"
+    assert diagnose("x" * 1000 + cause + "\nx" * (READ_LINES - 1)).kind == CAUSES[0][0]
+
+
+def test_a_starting_engines_log_is_followed_from_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    reader = PhaseReader(log)
+    assert reader.next_phase() is None
+    weights, warm = "Starting to load model /m", "Graph capturing finished"
+    log.write_text(f"{weights}\n{'x' * LOOK_BYTES}\n")
+    assert reader.next_phase() is None
+    log.write_text(f"{log.read_text()}{weights}\n")
+    assert (reader.next_phase(), reader.next_phase()) == ("loading weights", None)
+    log.write_text(f"{log.read_text()}{weights}\n{warm}\n" + "x\n" * (LOOK_LINES - 1))
+    assert reader.next_phase() == "warmed up"
+    log.write_text(f"{log.read_text()}{weights}\n" + "x\n" * LOOK_LINES)
+    assert reader.next_phase() is None

@@ -1,13 +1,15 @@
-from partitiond.engines.vllm.metrics_text import kv_cache_tokens, label_sums, labels_of
+from partitiond.engines.vllm.metrics_text import kv_cache_tokens, label_sums
 
 TEXT = """\
 # HELP vllm:num_requests_running Number of requests
 # TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="a"} 2.0
-vllm:num_requests_running{engine="1",model_name="a"} 3.0
+vllm:num_requests_running{engine="0",model_name="a } 7"} 2.0
+vllm:num_requests_running{engine="1",model_name="a"} 3.0 1700000000
 vllm:ttft_seconds_bucket{le="0.5"} 7
 vllm:ttft_seconds_sum 1.5e-1
 vllm:broken nonsense
+vllm:broken{a="b"}
+
 process_cpu_seconds_total 12
 """
 
@@ -20,16 +22,13 @@ def test_values_are_summed_over_labels_and_buckets_left_out() -> None:
     }
 
 
-def test_labels_may_hold_any_character() -> None:
-    text = 'info{a="x, {y}",b="say \\"hi\\""} 1\n'
-    assert labels_of(text, "info") == {"a": "x, {y}", "b": 'say \\"hi\\"'}
-    assert labels_of(text, "inf") == {}
-
-
 def test_kv_tokens_as_the_engine_says_or_from_its_blocks() -> None:
-    new = 'vllm:cache_config_info{block_size="128",kv_cache_size_tokens="7168"} 1\n'
-    old = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="101"} 1\n'
-    assert kv_cache_tokens(new) == 7168
-    assert kv_cache_tokens(old) == 1600
-    assert kv_cache_tokens("") == 0
-    assert kv_cache_tokens('vllm:cache_config_info{block_size="None"} 1\n') == 0
+    def tokens(labels: str) -> int:
+        other = 'vllm:cache_config_info_too{kv_cache_size_tokens="3"} 1\n'
+        return kv_cache_tokens(f"{other}vllm:cache_config_info{{{labels}}} 1\n")
+
+    assert tokens('block_size="128",kv_cache_size_tokens="7168"') == 7168
+    assert tokens('x="}, {\\",kv_cache_size_tokens=\\"1\\"",kv_cache_size_tokens="7168.0"') == 7168
+    assert tokens('my_kv_cache_size_tokens="5",block_size="16",num_gpu_blocks="101"') == 1600
+    assert tokens('block_size="None"') == tokens("") == kv_cache_tokens("") == 0
+    assert tokens(f'kv_cache_size_tokens="{"9" * 400}"') == 0

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import SilentError
+from partitiond.core.errors import EngineError, SilentError
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.vllm import unix_http
-from partitiond.engines.vllm.unix_http import ExchangeError, NotListeningError, exchange
-from tests.engine_fixtures import short_dir
+from partitiond.engines.vllm.unix_http import (
+    MAX_ANSWER_BYTES,
+    MAX_JSON_BYTES,
+    ExchangeError,
+    NotListeningError,
+    exchange,
+)
+from tests.engine_fixtures import short_dir, simulated_launch
 from tests.machine import no_files_left
 
 __all__ = ["short_dir"]
@@ -50,7 +58,7 @@ async def test_bodies_of_all_framings_are_read_and_silence_ends_at_the_deadline(
     bodies = {
         b"Content-Length: 2\r\n\r\nhi": b"hi",
         b"content-length: 0\r\n\r\n": b"",
-        b"\r\nuntil the end": b"until the end",
+        b"\r\nuntil the end" + b"." * 200_000: b"until the end" + b"." * 200_000,
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n": b"abcde",
     }
     answers = [b"HTTP/1.1 200 OK\r\n" + framed for framed in bodies]
@@ -64,7 +72,11 @@ async def test_bodies_of_all_framings_are_read_and_silence_ends_at_the_deadline(
             await exchange(path, "GET", "/health", timeout_seconds=0.1)
 
 
-async def test_what_is_no_http_is_one_error(short_dir: Path) -> None:
+LARGE = b"%x\r\n%s\r\n" % (MAX_ANSWER_BYTES, b"x" * MAX_ANSWER_BYTES)
+CHUNKS = (LARGE + b"1\r\nx\r\n0\r\n\r\n", b"%x\r\n" % (MAX_ANSWER_BYTES + 1))
+
+
+async def test_what_is_no_http_or_too_much_is_one_error(short_dir: Path) -> None:
     answers = (
         b"",
         b"nonsense\r\n\r\n",
@@ -73,6 +85,8 @@ async def test_what_is_no_http_is_one_error(short_dir: Path) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 30000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_ANSWER_BYTES + 1),
+        *(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks for chunks in CHUNKS),
     )
     async with server(short_dir / "s", *answers):
         for _ in answers:
@@ -95,3 +109,26 @@ async def test_an_engine_is_asked_once_this_process_can_open_a_socket(
         assert (await asking).status == 200
         with no_files_left(), pytest.raises(SilentError, match="can open no socket"):
             await exchange(str(path), "GET", "/", timeout_seconds=60)
+
+
+async def test_a_version_that_is_none_is_no_error_and_an_answer_without_one_is(
+    short_dir: Path,
+) -> None:
+    def answer(body: bytes) -> bytes:
+        return b"HTTP/1.1 200 OK\r\n\r\n" + body
+
+    runner = ProcessEngineRunner(short_dir, None)
+    launch, socket = simulated_launch("sim-0"), short_dir / "s"
+    handle = EngineHandle(launch, 1, 1, "boot", str(socket), "log", str(short_dir))
+    metrics = answer(b'vllm:cache_config_info{kv_cache_size_tokens="64"} 1\n')
+    told = {b'"0.32.0"': "0.32.0", b"[1]": "", b'"\\ud800"': "", b'"%s"' % (b"1" * 200): "1" * 100}
+    for body, version in told.items():
+        async with server(socket, metrics, answer(b'{"version":%s}' % body)):
+            report = await runner.report(handle)
+            assert (report.version, report.kv_cache_tokens) == (version, 64)
+        socket.unlink()
+    for body in (b"[]", b"[" * 100_000, b'{"version":"1"}' + b" " * MAX_JSON_BYTES, b"{"):
+        async with server(socket, metrics, answer(body)):
+            with pytest.raises(EngineError, match="no small JSON object"):
+                await runner.report(handle)
+        socket.unlink()

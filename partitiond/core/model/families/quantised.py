@@ -12,7 +12,7 @@ import dataclasses
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from partitiond.core.errors import SpecError
@@ -24,6 +24,8 @@ SUPPORTED: Final = ("gptq", "awq", "compressed-tensors", "fp8", "bitsandbytes", 
 """Values of `quant_method` that can be counted."""
 
 _KEY: Final = "quantization_config"
+MOST_STEPS: Final = 1e6
+"""Of all patterns of a config, with one name: 216,000 for three ".*". Chosen: some 10 ms."""
 _BNB_BLOCK: Final = 64
 _BNB_DOUBLE_BLOCK: Final = 256
 
@@ -191,15 +193,37 @@ def _dynamic_skips(config: Config) -> Callable[[str], bool]:
             "changes the bits of some modules, which is not supported",
             hint="Use weights that are quantised alike throughout, or the 16-bit ones.",
         )
-    patterns = [_pattern(key[2:]) for key in rules]
-    return lambda name: any(pattern.match(name) for pattern in patterns)
+    return _patterns(key[2:] for key in rules)
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise bad(_KEY, f"holds {shown(text)}, which is no regular expression", text) from error
+def _patterns(texts: Iterable[str]) -> Callable[[str], bool]:
+    """Match names from their start by the regular expressions of a config.
+
+    Raises:
+        SpecError: one is none, or they may take long: no thread runs while one is matched.
+    """
+    found, steps = [], 0.0
+    for text in texts:
+        steps += _steps(text)
+        if steps > MOST_STEPS:
+            raise bad(_KEY, f"holds {shown(text)}, which may take long to match", shown(text))
+        try:
+            found.append(re.compile(text))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise bad(_KEY, f"holds {shown(text)}, which is no regular expression") from error
+    return lambda name: any(pattern.match(name) for pattern in found)
+
+
+def _steps(text: str) -> float:
+    """Bound the ways in which a pattern may be tried on a name of 60 characters, and add what it
+    takes to compile it."""
+    repeats, choices = sum(map(text.count, "*+{")), text.count("|")
+    if len(text) > 1000 or repeats > 9 or re.search(r"\)[*+{]", text):
+        return math.inf
+    left_out = len(re.findall(r"[^(*+]\?", text))
+    return 1000.0 + 60.0**repeats * 2.0 ** min(left_out, 60) * (1.0 + choices) ** min(
+        text.count("("), 9
+    )
 
 
 def _awq(config: Config) -> Rule:
@@ -295,13 +319,13 @@ def _modelopt(config: Config) -> Rule:
 class _Scheme:
     """How one group of modules is stored."""
 
-    targets: tuple[str, ...]
+    targets: Callable[[str], bool]
     size: Callable[[Matrix], float]
 
 
 def _compressed_tensors(config: Config) -> Rule:
     """Size each module by the first group that targets it, unless the module is ignored."""
-    ignored = texts(config, "ignore") or ()
+    ignored = _matcher(texts(config, "ignore") or ())
     groups = section(config, "config_groups")
     if not groups:
         raise bad(f"{_KEY}: config_groups", "is missing")
@@ -309,10 +333,10 @@ def _compressed_tensors(config: Config) -> Rule:
 
     def rule(matrix: Matrix) -> float | None:
         names = _names(matrix)
-        if any(_matches(name, ignored) for name in names):
+        if any(map(ignored, names)):
             return None
         for scheme in schemes:
-            if any(_matches(name, scheme.targets) for name in names):
+            if any(map(scheme.targets, names)):
                 return scheme.size(matrix)
         return None
 
@@ -326,14 +350,11 @@ def _names(matrix: Matrix) -> tuple[str, ...]:
     return (matrix.name, "Linear")
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     """Match by full name, or by "re:" pattern from the start, as compressed-tensors does."""
-    return any(
-        _pattern(pattern[3:]).match(name) is not None
-        if pattern.startswith("re:")
-        else pattern == name
-        for pattern in patterns
-    )
+    names = frozenset(patterns)
+    matches = _patterns(text[3:] for text in patterns if text.startswith("re:"))
+    return lambda name: name in names or matches(name)
 
 
 def _scheme(name: str, group: object) -> _Scheme:
@@ -347,7 +368,7 @@ def _scheme(name: str, group: object) -> _Scheme:
     inputs = section(group, "input_activations")
     # NVFP4 says "local": scales per block are computed, and one per tensor is stored.
     static = inputs is not None and inputs.get("dynamic") is not True
-    return _Scheme(targets, _weight_size(key, weights, static_scale=static))
+    return _Scheme(_matcher(targets), _weight_size(key, weights, static_scale=static))
 
 
 def _weight_size(key: str, weights: Config, *, static_scale: bool) -> Callable[[Matrix], float]:

@@ -185,6 +185,25 @@ def test_a_method_that_is_not_counted_takes_the_size_of_the_files_and_a_cache_is
         architecture_from_config({**config, "quantization_config": odd})
 
 
+def test_patterns_that_models_have_are_read_and_those_that_may_take_long_are_refused() -> None:
+    def leaving_out(pattern: str) -> float:
+        scheme = {"targets": ["Linear"], "weights": {"num_bits": 8}}
+        groups = {"ignore": [f"re:{pattern}"], "config_groups": {"group_0": scheme}}
+        return weights_of(stored("compressed-tensors", **groups))
+
+    for pattern in (
+        r".*\.0\..*mlp.*",
+        r"(?!.*self_attn).*\.0\.",
+        r".*\.0\.mlp\.(?:gate|up|down)_proj",
+    ):
+        assert leaving_out(pattern) > leaving_out("lm_head")
+    for pattern in (r"(.*)*x", r".*.*.*.*x", r"(a{2}){30}", "a?" * 30, "(.|.)" * 20, "a" * 1001):
+        with pytest.raises(SpecError, match="may take long"):
+            leaving_out(pattern)
+    with pytest.raises(SpecError, match="regular expression"):
+        leaving_out("(")
+
+
 def test_experts_are_quantised_and_routers_are_not() -> None:
     mixtral = PUBLIC["mixtral-8x7b"]
     architecture = architecture_from_config({**mixtral, "quantization_config": AWQ})
