@@ -79,17 +79,8 @@ def problem(
         "detail": detail,
         "code": code,
         "hint": hint,
-        "facts": _plain(facts or {}),
+        "facts": dict(facts or {}),
     }
-
-
-def _plain(value: object) -> Any:
-    """Convert facts to JSON values: they may hold paths, enums, tuples."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def problem_response(error: e.PartitiondError, path: str) -> JSONResponse:

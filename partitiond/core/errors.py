@@ -31,11 +31,21 @@
 Every error says what to do next in `hint`; facts are fields.
 """
 
+import itertools
+import math
 from collections.abc import Mapping
+from typing import Final
+
+MAX_DEPTH: Final = 5
+MAX_ITEMS: Final = 1000
+MAX_CHARS: Final = 4000
+"""Of one fact: what a file or a peer wrote may be of any size, and errors are kept. Chosen."""
 
 
 class PartitiondError(Exception):
     """Base of all errors that partitiond raises on purpose.
+
+    Whatever is given, its texts are UTF-8, and its facts are values that JSON has.
 
     Attributes:
         code: stable snake_case word for programs.
@@ -48,15 +58,36 @@ class PartitiondError(Exception):
     def __init__(
         self, message: str, *, hint: str = "", facts: Mapping[str, object] | None = None
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.facts: dict[str, object] = dict(facts or {})
+        self.message, self.hint = _text(message), _text(hint)
+        super().__init__(self.message)
+        self.facts = {_text(key): _plain(value) for key, value in (facts or {}).items()}
 
     def __str__(self) -> str:
         # A message may end with lines of a log, of which the hint is no part.
         between = "\n" if "\n" in self.message else " "
         return f"{self.message}{between}{self.hint}".strip()
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """Convert a fact to a value that JSON has: it may be a path, an enum, NaN, or a file's."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if not isinstance(value, Mapping | list | tuple | set | frozenset):
+        return _text(str(value))[:MAX_CHARS]
+    if depth == MAX_DEPTH:
+        return "..."
+    items = itertools.islice(value, MAX_ITEMS)
+    if isinstance(value, Mapping):
+        return {_text(str(key))[:MAX_CHARS]: _plain(value[key], depth + 1) for key in items}
+    return [_plain(item, depth + 1) for item in items]
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 class InputError(PartitiondError):

@@ -1,6 +1,8 @@
 """Every error is a problem document that says what to do and leaks no internals."""
 
 import ast
+import json
+import math
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
@@ -11,7 +13,7 @@ import partitiond
 from partitiond.api.errors import STATUS, problem_response, status_of
 from partitiond.api.limits import MAX_BODY_BYTES
 from partitiond.core import errors
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import MAX_CHARS, MAX_ITEMS, PartitiondError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from tests.controller.host import Host
@@ -56,11 +58,25 @@ def test_no_other_error_is_a_bare_partitiond_error() -> None:
     assert bare == []
 
 
-def test_facts_of_any_kind_can_be_sent() -> None:
-    error = errors.ConflictError("x", facts={"path": Path("/a"), "ids": (1, {2}), "none": None})
-    body = bytes(problem_response(error, "/").body)
-    assert b'"path":"/a"' in body
-    assert b'"ids":[1,[2]]' in body
+def test_facts_and_texts_of_any_kind_can_be_sent() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    given: dict[str, object] = {
+        "path": Path("/a"), "ids": (1, {2}), "none": None, "yes": True, "nan": math.nan,
+        "big": 1 << 63, "most": -(1 << 63) + 1, "\ud800": "\ud800", "in": {Path("/b"): [-math.inf]},
+        "deep": deep, "long": "x" * 10**6, "many": range(3), "list": [0] * 10**5,
+    }  # fmt: skip
+    error = errors.ConflictError("x \ud800", hint="\udfff", facts=given)
+    body = json.loads(bytes(problem_response(error, "/").body))
+    assert (body["detail"], body["hint"], str(error)) == ("x ?", "?", "x ? ?")
+    facts = body["facts"]
+    assert (len(facts.pop("long")), len(facts.pop("list"))) == (MAX_CHARS, MAX_ITEMS)
+    assert facts == {
+        "path": "/a", "ids": [1, [2]], "none": None, "yes": True, "nan": "nan",
+        "big": str(1 << 63), "most": -(1 << 63) + 1, "?": "?", "in": {"/b": ["-inf"]},
+        "deep": [[[[["..."]]]]], "many": "range(0, 3)",
+    }  # fmt: skip
 
 
 async def test_errors_of_http_are_problems_too(http: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from partitiond.core import errors
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.ports.host_agent import MESSAGE_VERSION
-from partitiond.serde import from_stored_json, to_json_bytes, to_jsonable
+from partitiond.serde import from_stored_json, to_json_bytes
 
 log = logging.getLogger(__name__)
 
@@ -187,8 +187,7 @@ def record_of(error: BaseException) -> ErrorRecord:
     if not isinstance(error, PartitiondError):
         log.error("a call broke", exc_info=error)
         error = PartitiondError(f"{type(error).__name__}: {error}")
-    facts = {key: to_jsonable(value) for key, value in error.facts.items()}
-    return ErrorRecord(type(error).__name__, error.message, error.hint, facts)
+    return ErrorRecord(type(error).__name__, error.message, error.hint, error.facts)
 
 
 def error_of(record: ErrorRecord) -> PartitiondError:

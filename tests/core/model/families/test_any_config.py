@@ -1,5 +1,7 @@
 """Every config.json gives numbers, or an error that says what to do."""
 
+import dataclasses
+import json
 import math
 from typing import Any
 
@@ -23,7 +25,7 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(max_size=5)
-    | st.sampled_from(["re:(", "llama", "gptq", "auto", "full_attention", 10**400])
+    | st.sampled_from(["re:(", "llama", "gptq", "auto", "full_attention", 10**400, "\ud800"])
 )
 ANYTHING = st.recursive(
     SCALARS,
@@ -35,9 +37,12 @@ ANYTHING = st.recursive(
 def counted(config: dict[str, Any]) -> Architecture | None:
     """The architecture, or None where it was refused with advice."""
     try:
-        return architecture_from_config(config)
+        found = architecture_from_config(config)
+        assert json.dumps(dataclasses.asdict(found), allow_nan=False, ensure_ascii=False).encode()
+        return found
     except SpecError as error:
         refused = error
+    assert json.dumps(refused.facts, allow_nan=False, ensure_ascii=False).encode()
     assert refused.hint
     assert len(str(refused)) < 1000
     return None
