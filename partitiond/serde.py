@@ -15,8 +15,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from partitiond.core.checks import beyond
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.platform.process_identity import raise_if_out_of_files
 
@@ -47,6 +55,19 @@ def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return _cached_adapter(kind)
+
+
+class Table(BaseModel):
+    """A table or body as people write it: frozen, without unknown keys, its numbers in bounds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        if wrong := beyond(info.field_name or "", value):
+            raise ValueError(wrong)
+        return value
 
 
 def toml_of(content: bytes) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Final
 
 from partitiond.advise.lengths import workload_of
 from partitiond.advise.traffic import ObservedTraffic
+from partitiond.core.checks import MAX_REQ_PER_S
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
 from partitiond.core.model.recognised import as_stored
 from partitiond.core.model.spec import ModelSource, ModelSpec
 from partitiond.core.model.workload import MAX_TOKENS, Workload, reserved_context
@@ -103,7 +103,7 @@ def identify(
         architecture_of: returns the architecture of a source; a file's own go first.
         taken: names of specs that other models have.
     """
-    if traffic.planned.high > MAX_DEMAND_REQ_PER_S:
+    if traffic.planned.high > MAX_REQ_PER_S:
         rate = traffic.planned.high
         return UnidentifiedModel(traffic, f"its metrics tell {rate:g} requests/s, which cannot be")
     spec = wishes.specs.get(traffic.model) or wishes.specs.get(slug(traffic.model))

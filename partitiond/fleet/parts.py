@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.demand import DEFAULT_WINDOW_SECONDS
@@ -22,6 +22,7 @@ from partitiond.core.model.spec import (
 from partitiond.core.model.workload import MAX_TRACE_PAIRS, LengthShape, Workload
 from partitiond.fleet.workloads import workload_of
 from partitiond.models.catalog import CatalogEntry, source_for
+from partitiond.serde import Table
 
 MAX_LIST: Final = 256
 """Maximum length of lists in bodies: engine flags, models of a key."""
@@ -45,10 +46,9 @@ Names = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]
 Pairs = Annotated[tuple[tuple[int, int], ...], Field(max_length=MAX_TRACE_PAIRS)]
 
 
-class Body(BaseModel):
-    """A body or a table, closed to unknown fields."""
+class Body(Table):
+    """A body of the control API, or a table of a fleet file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     unread: ClassVar[frozenset[str]] = frozenset()
     """Fields that a record has, or that clients of earlier releases send, and that ask nothing."""
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from partitiond import serde
+from partitiond.core.checks import beyond, numbers_of
 from partitiond.core.errors import InputError, ProfileError
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.platform.bounded_files import content
@@ -73,27 +73,18 @@ def _unsound(profile: Profile) -> Iterator[str]:
     yield from _unsound_figures(profile)
 
 
+_NEVER_NEGATIVE: Final = (
+    "output_tokens_per_s", "req_per_s", "half_width", "kv_tokens", "footprint_bytes", "ttft.p95",
+    "tpot.p95", "kv_cache_tokens", "peak_bytes",
+)  # fmt: skip
+
+
 def _unsound_figures(profile: Profile) -> Iterator[str]:
-    for point in profile.points:
-        figures = {
-            "output_tokens_per_s": point.output_tokens_per_s,
-            "req_per_s": point.req_per_s,
-            "half_width": point.half_width,
-            "kv_tokens": point.kv_tokens,
-            "footprint_bytes": point.footprint_bytes,
-            "ttft.p95": point.ttft.p95,
-            "tpot.p95": point.tpot.p95,
-        }
-        for name, value in figures.items():
-            if not 0 <= value < math.inf:
-                yield f"{name} at batch {point.batch} is {value}"
-    for name, amount in (
-        ("capacity_req_per_s", profile.capacity_req_per_s or 0),
-        ("kv_cache_tokens", profile.kv_cache_tokens),
-        ("footprint.peak_bytes", profile.footprint.peak_bytes),
-    ):
-        if not 0 <= amount < math.inf:
-            yield f"{name} is {amount}"
+    for place, number in numbers_of(profile):
+        if wrong := beyond(place, number):
+            yield f"{place} {wrong}, got {number}"
+        if number < 0 and place.endswith(_NEVER_NEGATIVE):
+            yield f"{place} is {number}"
 
 
 def profile_from_json(text: str | bytes) -> Profile:

@@ -7,7 +7,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from partitiond.settings.types import AbsolutePath, Port, Seconds, Table
+from partitiond.serde import Table
+from partitiond.settings.types import AbsolutePath, Port, Seconds
 
 NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """Names of hosts: they stand in ids of devices, in labels and in the cluster's own lists."""

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from partitiond.settings.types import Seconds, Table
+from partitiond.serde import Table
+from partitiond.settings.types import Seconds
 
 
 class DriftSettings(Table):

@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
-from partitiond.settings.types import Table
+from partitiond.serde import Table
 
 SHORTEST_STALE_SECONDS: Final = 10.0
 """With less, one slow pass of the control plane's loop would refuse all keys. Chosen."""

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from partitiond.core.units import KIB, MIB, Bytes
+from partitiond.serde import Table
 from partitiond.settings.types import (
     AbsolutePath,
     HostName,
@@ -12,7 +13,6 @@ from partitiond.settings.types import (
     Port,
     Seconds,
     Size,
-    Table,
 )
 
 DEFAULT_PEERS_PORT: Final = 6387

@@ -4,7 +4,8 @@ from pydantic import Field
 
 from partitiond.core.demand.forecast import ForecastPolicy
 from partitiond.core.demand.planned_rate import ScalingPolicy
-from partitiond.settings.types import Seconds, Table
+from partitiond.serde import Table
+from partitiond.settings.types import Seconds
 
 
 class ScalingSettings(Table):

@@ -18,6 +18,7 @@ from partitiond.core.errors import SettingsError
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
+from partitiond.serde import Table
 from partitiond.settings.cluster import RAY_PORTS, ClusterSettings, HostSettings
 from partitiond.settings.drift import DriftSettings
 from partitiond.settings.keys import KeysSettings
@@ -40,7 +41,6 @@ from partitiond.settings.types import (
     Seconds,
     Size,
     SocketPath,
-    Table,
     is_loopback,
     reachable_url,
 )
@@ -170,7 +170,7 @@ class PlannerSettings(Table):
         description=f"What plans are good at. {objectives_told()}.",
     )
     time_limit_seconds: Seconds = Field(10.0, description="Longest time of a solve, in seconds.")
-    seed: int = Field(0, ge=0, description="Seed of the solver's random choices.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the solver's random choices.")
     deterministic: bool = Field(
         default=False,
         description="Count work instead of time, so that one seed gives one plan on any machine; "

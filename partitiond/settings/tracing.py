@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from partitiond.settings.types import HttpUrl, Table
+from partitiond.serde import Table
+from partitiond.settings.types import HttpUrl
 
 
 class TracingSettings(Table):

@@ -6,15 +6,9 @@ import urllib.parse
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from partitiond.core.units import Bytes, parse_bytes
-
-
-class Table(BaseModel):
-    """A table of the settings file: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _absolute(path: Path) -> Path:

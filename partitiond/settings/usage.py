@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from partitiond.settings.types import Table
+from partitiond.serde import Table
 
 
 class UsageSettings(Table):

@@ -190,7 +190,7 @@ async def test_each_field_is_registered_read_back_changed_and_cleared(
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"demand": {"req_per_s": 1e12}}, "requests/s"),
+    ({"demand": {"req_per_s": 1e12}}, "demand.req_per_s: must be at most"),
     ({"demand": {"req_per_s": 0}}, "requests/s"),
     ({"workload": {"prompt_tokens": 0}}, "prompt_tokens"),
     ({"workload": {"shape": "lognormal"}}, "variation"),

@@ -166,7 +166,7 @@ A100 = '[[devices]]\nhardware = "a100-80gb"\n'
 
 OF_A_MODEL = (  # what a field may be is in tests/api/test_one_field.py
     ("replicas = 2", "line 3: models, entry 1, replicas: there is no such key"),
-    ("demand = { req_per_s = 1e9 }", "line 3: models, entry 1, demand: demand must lie between"),
+    ("demand = { req_per_s = 1e9 }", "line 3: models, entry 1, demand, req_per_s: must be at most"),
     ('demand = { req_per_s = "many" }', "line 3: models, entry 1, demand, req_per_s"),
     ("slo = { ttft_seconds = 1 }", "entry 1, slo, tpot_seconds: must be given"),
     (MODEL, "line 3: models, entry 2: the name 'opt-125m' is taken"),

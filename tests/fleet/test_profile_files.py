@@ -4,14 +4,24 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from partitiond.core.checks import numbers_of
 from partitiond.core.errors import ProfileError
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.profile.record import SCHEMA_VERSION
 from partitiond.fleet.profile_files import profile_from_json, profile_paths, read_profile
+from partitiond.planner.api import solve
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.types import PlanRequest
 from partitiond.serde import to_json, to_jsonable
 from tests.controller.samples import measured_profile
+from tests.planner.build import cpu
+from tests.structure.imports import ROOT
 
 NEW_IN_2 = (
     "variant", "max_num_batched_tokens", "kv_cache_dtype", "structured_output", "frontier_memory",
@@ -87,8 +97,8 @@ def test_figures_that_no_engine_has_are_refused() -> None:
         ({"points": [POINT, POINT]}, "same batch"),
         (point(batch=0), "batch is not between"),
         (point(batch=10**30), "batch is not between"),
-        (point(req_per_s=-1.0), "req_per_s at batch"),
-        (point(footprint_bytes=-1), "footprint_bytes at batch"),
+        (point(req_per_s=-1.0), r"points\.0\.req_per_s is -1\.0"),
+        (point(footprint_bytes=-1), r"points\.0\.footprint_bytes is -1"),
         ({"knee": MEASURED["knee"] | {"batch": 77}}, "knee is at batch 77"),
         ({"capacity_req_per_s": -0.5}, "capacity_req_per_s is -0.5"),
     ):
@@ -103,3 +113,50 @@ def test_numbers_that_json_does_not_have_are_refused() -> None:
         text = json.dumps(MEASURED | point(req_per_s=value))
         with pytest.raises(ProfileError, match="is no number in JSON"):
             profile_from_json(text)
+
+
+SHIPPED = json.loads(min((ROOT / "profiles").glob("smollm2-*-160-16-2*.json")).read_text())
+ODD = (2**31, 2**53, 2**63, 1e308, 1e-308, -0.0)
+"""Beyond the integers of programs, of JSON and of the planner, and floats beyond their products."""
+
+
+def with_number(data: Any, place: str, number: float) -> Any:
+    """The data with another number at a place as `numbers_of` names it."""
+    name, _, rest = place.partition(".")
+    key = int(name) if isinstance(data, list) else name
+    parts = list(data) if isinstance(data, list) else dict(data)
+    parts[key] = with_number(data[key], rest, number) if rest else number
+    return parts
+
+
+NUMBERS = tuple(place for place, _ in numbers_of(profile_from_json(json.dumps(SHIPPED))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(NUMBERS), st.sampled_from(ODD))
+@example("points.0.req_per_s", 2**63)
+@example("capacity_req_per_s", 1e6)
+@example("capacity_req_per_s", 2**53)
+@example("capacity_req_per_s", 1e-308)
+@example("capacity_req_per_s", 1e-9)
+def test_any_number_is_refused_by_its_name_or_planned(place: str, number: float) -> None:
+    try:
+        profile = profile_from_json(json.dumps(with_number(SHIPPED, place, number)))
+    except ProfileError as error:
+        refused = error.message
+    else:
+        refused = ""
+    if refused:
+        assert place.rpartition(".")[2] in refused
+        return
+    assert not any(abs(number) > 1e15 for _, number in numbers_of(profile))
+    device = dataclasses.replace(cpu(2), hardware=profile.hardware)
+    model = ModelSpec(
+        profile.model,
+        ModelSource(SourceKind.CONFIG, profile.model),
+        workload=profile.workload,
+        engine=EngineOptions(profile.dtype),
+    )
+    demand = candidates_for(model, [profile], [profile.hardware])
+    answer = solve(PlanRequest((device,), (demand,), time_limit_seconds=0.1))
+    assert json.dumps(to_jsonable(answer), allow_nan=False)

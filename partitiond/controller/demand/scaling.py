@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.loop import Controller
+from partitiond.core.checks import MAX_REQ_PER_S
 from partitiond.core.demand.planned_rate import (
     Decision,
     MeasuredDemand,
@@ -24,7 +25,7 @@ from partitiond.core.demand.planned_rate import (
 )
 from partitiond.core.demand.traffic import ModelTraffic, TrafficSample, TrafficWindow
 from partitiond.core.errors import ConflictError
-from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S, Demand
+from partitiond.core.model.demand import Demand
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, PlanDiff
 from partitiond.core.replica.sleep import STOPPED
@@ -232,7 +233,7 @@ class Scaling:
         planned = spec.demand.planned_req_per_s
         if self._placed(spec.name):
             planned = self._state(spec).planned_req_per_s
-        return min(MAX_DEMAND_REQ_PER_S, planned or self.options.policy.floor_req_per_s)
+        return min(MAX_REQ_PER_S, planned or self.options.policy.floor_req_per_s)
 
     def may_apply(self, diff: PlanDiff, plan: Plan) -> bool:
         """Whether the plan may be applied by itself although it stops or moves what runs.

@@ -4,11 +4,9 @@ import dataclasses
 import math
 from typing import Final
 
-from partitiond.core.checks import require, require_positive
+from partitiond.core.checks import LEAST, MAX_REQ_PER_S, require, require_positive
 from partitiond.core.numbers.poisson import poisson_quantile
 
-MAX_DEMAND_REQ_PER_S: Final = 1e6
-"""A million requests per second is beyond any single host; a larger number is a mistake."""
 DEFAULT_WINDOW_SECONDS: Final = 10.0
 """Interactive clients wait about this long, so shorter bursts can queue. Assumed, not measured."""
 
@@ -37,8 +35,8 @@ class Demand:
     def __post_init__(self) -> None:
         if self.req_per_s is not None:
             require(
-                math.isfinite(self.req_per_s) and 0 < self.req_per_s <= MAX_DEMAND_REQ_PER_S,
-                f"demand must lie between 0 and {MAX_DEMAND_REQ_PER_S:g} requests/s, "
+                LEAST <= self.req_per_s <= MAX_REQ_PER_S,
+                f"demand must lie between 0 and {MAX_REQ_PER_S:g} requests/s, "
                 f"got {self.req_per_s!r}.",
                 "Leave the demand out for 'as much as there is', or remove the model.",
             )

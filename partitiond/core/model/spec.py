@@ -13,7 +13,7 @@ from partitiond.core.checks import require, require_positive
 from partitiond.core.dispatch.routing import NO_REQUEST_LIMITS, RequestLimits
 from partitiond.core.errors import SpecError
 from partitiond.core.model.autoscale import Autoscale, check_autoscale
-from partitiond.core.model.demand import ANY_DEMAND, MAX_DEMAND_REQ_PER_S, Demand
+from partitiond.core.model.demand import ANY_DEMAND, Demand
 from partitiond.core.model.engine_task import EngineTask, task_of
 from partitiond.core.model.isolation_group import check_isolation_group
 from partitiond.core.model.placement_rules import (
@@ -35,7 +35,6 @@ from partitiond.core.model.workload import MAX_TOKENS, Workload
 
 __all__ = [
     "DEFAULT_WORKLOAD",
-    "MAX_DEMAND_REQ_PER_S",
     "MAX_PRIORITY",
     "NAME_PATTERN",
     "NO_RULES",

@@ -19,9 +19,9 @@ import math
 import re
 from typing import Final
 
+from partitiond.core.checks import MAX_REQ_PER_S
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.spec import MAX_DEMAND_REQ_PER_S
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.planner.answers import whatif
@@ -144,7 +144,7 @@ def _demand(text: str, rest: str) -> Change:
             return functools.partial(whatif.set_demand, model, None)
         for unit in ("req/s", "rps", "/s"):
             amount = amount.removesuffix(unit).strip()
-        rate = _number(text, amount, MAX_DEMAND_REQ_PER_S, "requests/s", hint)
+        rate = _number(text, amount, MAX_REQ_PER_S, "requests/s", hint)
         return functools.partial(whatif.set_demand, model, rate)
     match = _SCALE.match(rest)
     if match is None:
