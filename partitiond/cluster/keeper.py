@@ -37,7 +37,8 @@ from partitiond.cluster.ray_node import (
     node_environment,
     start_command,
 )
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.errors import ConflictError, PartitiondError, SilentError
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.platform.durable_file import write_durably
 from partitiond.platform.process_identity import environment
 from partitiond.serde import from_stored_json, to_stored_json
@@ -61,6 +62,8 @@ SESSIONS_KEPT: Final = 2
 """Folders of former runs of Ray that are kept, for their logs."""
 POLL_SECONDS: Final = 0.05
 
+_PROC: Final = DeadlineCalls(END_SECONDS / 2)
+"""Reads environments, each of which may hang as long as a driver holds that process's memory."""
 _PR_SET_PDEATHSIG: Final = 1
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -106,7 +109,8 @@ def _only_keeper(folder: Path) -> Iterator[None]:
 def _keep(node: RayNode) -> None:
     tried = 0
     while True:
-        _remove_old_sessions(node.folder)
+        with contextlib.suppress(OSError):
+            _remove_old_sessions(node.folder)
         started = time.monotonic()
         try:
             why = _run_ray(node)
@@ -135,7 +139,7 @@ def _run_ray(node: RayNode) -> str | None:
         env=node_environment(node, os.environ),
         cwd=node.folder,
         start_new_session=True,
-        preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - this process has one thread
+        preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - other threads read /proc, if any
     )
     try:
         asked_to_end = _ends(child, node.folder)
@@ -215,24 +219,27 @@ def end_left_over(folder: Path) -> None:
 
 def _processes_of(folder: Path, name: str = "") -> list[int] | None:
     """Return living processes of this user that carry the folder in their environment; None in a
-    shortage of files or memory, which says nothing of them.
+    shortage of files or memory, or where /proc does not answer: either says nothing of them.
 
     Args:
         name: of the program; empty finds all.
     """
+    with contextlib.suppress(OSError, SilentError):
+        return _PROC.ask("/proc", lambda: _marked(folder, name))
+    return None
+
+
+def _marked(folder: Path, name: str) -> list[int]:
     mark, found = f"{FOLDER_VARIABLE}={folder}".encode(), []
     gone = FileNotFoundError, ProcessLookupError, PermissionError  # or another user's
-    try:
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(*gone):
+            if name and (entry / "comm").read_bytes().strip() != name.encode():
                 continue
-            with contextlib.suppress(*gone):
-                if name and (entry / "comm").read_bytes().strip() != name.encode():
-                    continue
-                if mark in environment(int(entry.name)):
-                    found.append(int(entry.name))
-    except OSError:
-        return None
+            if mark in environment(int(entry.name)):
+                found.append(int(entry.name))
     return found
 
 

@@ -1,10 +1,12 @@
 """A keeper starts Ray again whenever it ended, and ends what a former one has left."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from partitiond.cluster import keeper
 from partitiond.cluster.keeper import FIRST_RAYLET_SECONDS, ProcessWatch, end_left_over
 from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.serde import to_stored_json
 from tests.cluster.ray_fixtures import (
     another,
@@ -22,7 +25,7 @@ from tests.cluster.ray_fixtures import (
     short_folder,
     start_keeper,
 )
-from tests.machine import no_files_left
+from tests.machine import no_files_left, wait_for
 
 RAY = """#!/bin/sh
 echo began >> {folder}/began
@@ -160,3 +163,27 @@ def test_what_is_left_of_a_folder_is_ended_and_nothing_else(tmp_path: Path, ends
     end_left_over(tmp_path / "ours-too")
     for process in started:
         process.communicate(timeout=60)
+
+
+def test_a_proc_that_hangs_says_nothing_and_keeps_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(keeper, "_PROC", DeadlineCalls(0.05))
+    monkeypatch.setattr(keeper, "environment", lambda _: answers.wait() and [])
+    assert keeper._processes_of(tmp_path) is None
+    answers.set()
+    wait_for("an answer", lambda: keeper._processes_of(tmp_path) == [])
+
+
+def test_old_sessions_that_cannot_be_removed_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[RayNode] = []
+    for name in ("session_1", "session_2", "session_3"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(keeper.shutil, "rmtree", lambda *_, **__: (tmp_path / "gone").stat())
+    monkeypatch.setattr(keeper, "_run_ray", ran.append)
+    (node,) = make_hosts(Path(sys.executable), tmp_path, ("head",)).nodes
+    keeper._keep(dataclasses.replace(node, folder=tmp_path))
+    assert len(ran) == 1

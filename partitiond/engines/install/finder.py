@@ -1,5 +1,6 @@
-"""Finds the engine environment of this host, and looks again while there is none."""
+"""Finds the engine environment of this host, and looks again while there is none, and at starts."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -22,8 +23,14 @@ LOOK_AGAIN_SECONDS: Final = 10.0
 class EngineFinder:
     """Finds the environment once it exists. Callable, as the engine runner needs it."""
 
-    def __init__(self, settings: Settings, variant: Variant) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        variant: Variant,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._variant = variant
         self._lock = threading.Lock()
         self._found: EngineEnvironment | None = None
@@ -35,21 +42,31 @@ class EngineFinder:
         """Return the environment to start engines with. Raises EngineUnavailableError."""
         if self._simulated:
             raise _not_simulated()
-        return self._environment()
+        return self._environment(anew=True)
 
-    def _environment(self) -> EngineEnvironment:
+    def _environment(self, *, anew: bool = False) -> EngineEnvironment:
+        """Return what is there; `anew`: an upgrade is seen. A look that finds nothing where there
+        was an engine may only have been slow.
+        """
         with self._lock:
-            if self._found is not None and self._found.python.exists():
-                return self._found
-            return self._find_and_keep()
+            known = self._found if self._found and self._found.python.exists() else None
+            if known is None:
+                return self._find_and_keep()
+            if anew and not self._is_fresh():
+                with contextlib.suppress(EngineUnavailableError):
+                    return self._find_and_keep()
+                self._found, self._error = known, None
+            return known
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._looked_at < LOOK_AGAIN_SECONDS
 
     def problem(self) -> EngineUnavailableError | None:
         """Explain why no engine can start; None if one can. Looks at most every few seconds."""
         if self._simulated:
             return _not_simulated()
         with self._lock:
-            fresh = time.monotonic() - self._looked_at < LOOK_AGAIN_SECONDS
-            if self._found is None and not fresh:
+            if self._found is None and not self._is_fresh():
                 with contextlib.suppress(EngineUnavailableError):  # `_error` keeps it
                     self._find_and_keep()
             return self._error
@@ -58,8 +75,8 @@ class EngineFinder:
         """Return the engine's version; empty while none was found. Never looks, so it costs
         nothing.
         """
-        with self._lock:
-            return self._found.version if self._found is not None else ""
+        found = self._found  # without the lock, which a look holds
+        return found.version if found is not None else ""
 
     def python(self) -> Path | None:
         """Return the engine's interpreter, or None. It converts models even if it cannot serve
@@ -71,7 +88,7 @@ class EngineFinder:
             return None
 
     def _find_and_keep(self) -> EngineEnvironment:
-        self._looked_at = time.monotonic()
+        self._looked_at = self._clock()
         engine = self._settings.engine
         try:
             self._found = find_environment(engine.python, self._settings.engines_dir, self._variant)
@@ -108,10 +125,12 @@ class HostResolver:
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
         """Read the model's numbers without its weights. Raises ModelSourceError, SpecError."""
-        return await self._resolver().architecture(spec)
+        resolver = await asyncio.to_thread(self._resolver)
+        return await resolver.architecture(spec)
 
     async def resolve(
         self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
     ) -> ResolvedModel:
         """Fetch or make the files that the engine needs. Raises ModelSourceError, SpecError."""
-        return await self._resolver().resolve(spec, progress)
+        resolver = await asyncio.to_thread(self._resolver)
+        return await resolver.resolve(spec, progress)

@@ -160,7 +160,7 @@ class ProcessEngineRunner:
     async def _spawn(
         self, launch: EngineLaunch, folder: RunFolder, command: dict[str, Any]
     ) -> EngineHandle:
-        key = await asyncio.to_thread(warm_key, launch, command, self._warm_modules)
+        key = warm_key(launch, command, self._warm_modules)
         parent = None if key is None else await self._warm.parent(key)
         lifeline = None if launch.placement is not None else self._lifelines.open(folder)
         try:

