@@ -42,8 +42,11 @@ $(BIN)/python:
 	@"$(PYTHON)" -m venv $(VENV)
 
 # The lock file holds development tools, too: one set of versions for everyone. pip fetches uv alone,
-# and uv the rest, from the sources that pip is configured with.
-UV := $(BIN)/python -I partitiond/engines/install/package_sources.py
+# and uv the rest. uv reads none of pip's configuration: where pip alone has an index, or wheels, uv is told.
+PIP_SAYS = $(BIN)/python -m pip config list 2>/dev/null | sed -n "s/.*[.]$(1)='\(.*\)'/\1/p" | tail -1
+UV_AS_PIP = : "$${UV_DEFAULT_INDEX=$$($(call PIP_SAYS,index-url))}" "$${UV_FIND_LINKS=$$($(call PIP_SAYS,find-links))}"; \
+	export UV_DEFAULT_INDEX UV_FIND_LINKS UV_SYSTEM_CERTS=1;
+UV := $(BIN)/uv
 
 # What a daemon and its planner import as they start is compiled to bytecode here, readable for
 # everybody: the user of a service cannot write it, and would compile for seconds at each start.
@@ -53,8 +56,8 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what partitiond needs, as pinned in requirements.lock"
 	@sed -n '/^uv==/,/^    #/p' requirements.lock >$(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
-	@$(UV) pip install --require-hashes --requirements requirements.lock
-	@$(UV) pip install --quiet --no-deps --editable .
+	@$(UV_AS_PIP) $(UV) pip install --python $(BIN)/python --quiet --require-hashes -r requirements.lock && \
+		$(UV) pip install --python $(BIN)/python --quiet --no-deps --editable .
 	@$(BIN)/python -c "import $(IMPORTED)"
 	@touch $@
 
@@ -62,7 +65,7 @@ setup: $(STAMP) ## make the daemon's environment in .venv (quick the second time
 	@$(BIN)/partitiond --version
 
 engine: $(STAMP) ## install the vLLM that fits this machine, in an environment of its own
-	@$(BIN)/partitiond setup engine install
+	@$(UV_AS_PIP) $(BIN)/partitiond setup engine install
 
 # --- seeing it -------------------------------------------------------------------------------
 
@@ -197,7 +200,7 @@ DIST := dist
 
 dist: $(STAMP) ## build sdist and wheel, check them, and run the tour from each in an empty environment
 	@rm -rf $(DIST)
-	@$(UV) build --quiet --out-dir $(DIST) .
+	@$(UV_AS_PIP) $(UV) build --quiet --out-dir $(DIST) .
 	@$(BIN)/python -m deploy.check.distributions $(DIST)
 
 clean: ## remove the environment, caches and the demo's folder

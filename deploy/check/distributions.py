@@ -20,7 +20,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Final
 
-from partitiond.engines.install.package_sources import configured_sources, uv_program
+from partitiond.engines.install.package_sources import uv_program
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NEVER: Final = (".so", ".pyc", ".o")
@@ -126,12 +126,11 @@ class EmptyEnvironment:
 
     def install(self, distribution: Path, *options: str) -> None:
         """Install a distribution; it is what is imported, and says its version."""
-        sources = configured_sources()
         # The package's extra brings the compiler of the hot path.
         _run(
             [uv_program(), "pip", "install", "--quiet", "--python", self._python, *options,
-             *sources.arguments(), f"partitiond[native] @ {distribution.as_uri()}"],
-            self._folder, self._ours | sources.environment(),
+             f"partitiond[native] @ {distribution.as_uri()}"],
+            self._folder, self._ours,
         )  # fmt: skip
         where = self._says(self._python, "-c", "import partitiond; print(partitiond.__file__)")
         if not where.startswith(str(self._folder)):

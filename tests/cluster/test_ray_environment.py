@@ -69,7 +69,7 @@ def test_without_ray_it_is_said_how_to_get_it(tmp_path: Path) -> None:
 def test_a_source_without_ray_leaves_nothing_that_counts(tmp_path: Path) -> None:
     empty = tmp_path / "wheels"
     empty.mkdir()
-    sources = PackageSources(wheel_folders=(str(empty),), offline=True)
+    sources = PackageSources(wheel_folders=(empty,), offline=True)
     with pytest.raises(EngineUnavailableError, match="install Ray"):
         install_ray(tmp_path / "clusters", sources)
     assert managed_ray(tmp_path / "clusters") is None

@@ -13,7 +13,7 @@ from partitiond.core.errors import InputError, SilentError
 from partitiond.devices.nvml.session import session
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.engines.install.install import install as install_environment
-from partitiond.engines.install.package_sources import PackageSources, configured_sources
+from partitiond.engines.install.package_sources import PackageSources
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
@@ -61,11 +61,9 @@ def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
 
 
 def sources_of(settings: "Settings") -> PackageSources:
-    """Return where packages come from: pip's configuration, and the settings."""
+    """Return where packages come from, beside what uv is configured with."""
     engine = settings.engine
-    return configured_sources().beside(
-        engine.index_urls, engine.wheel_folders, offline=engine.offline
-    )
+    return PackageSources(engine.index_urls, engine.wheel_folders, engine.offline)
 
 
 def find_engine(settings: "Settings", variant: Variant | None = None) -> EngineEnvironment:
@@ -106,7 +104,7 @@ def install(
 ) -> None:
     """Install vLLM, or Ray, in an environment of its own, with pinned versions.
 
-    The sources of packages are pip's, and engine.index_urls and engine.wheel_folders.
+    Packages come from where uv is configured to look, engine.index_urls and engine.wheel_folders.
     """
     settings = settings_of(ctx)
     made: EngineEnvironment | RayEnvironment

@@ -2,8 +2,8 @@
 
 A virtual environment cannot be moved, so it is built where it will live, and a marker file is
 written last; a folder without the marker is an interrupted installation and is built again.
-Packages come from the sources that pip and the settings name. PyTorch's own index of CPU builds
-is asked last, and for torch alone: on a plain index, torch is the CUDA build.
+Packages come from the sources that uv is configured with and the settings name. PyTorch's own
+index of CPU builds is asked last, and for torch alone: on a plain index, torch is the CUDA build.
 """
 
 import contextlib
@@ -194,14 +194,13 @@ class EnvironmentMaker:
         environment: dict[str, str] | None = None,
     ) -> UvFinished:
         """Run uv with the sources of packages, and say how it ended."""
-        sources = self.sources
         argv = [
-            uv_program(), *words, *sources.arguments(), "--python", self.python,
+            uv_program(), *words, *self.sources.arguments(), "--python", self.python,
             "--cache-dir", str(self.cache), "--color", "never",
         ]  # fmt: skip
         return run_uv(
             argv, purpose, watch, folder=self.folder, inherited=(self.lock,),
-            environment=sources.environment() | (environment or {}),
+            environment={"UV_SYSTEM_CERTS": "1", **(environment or {})},
             deadline_seconds=deadline_seconds,
         )  # fmt: skip
 
@@ -287,8 +286,8 @@ NO_SOLUTION: Final = 1
 def _no_torch(why: str, asked: UvFinished) -> EngineUnavailableError:
     return EngineUnavailableError(
         f"no source has {CPU_TORCH}, torch's CPU build: {why}.",
-        hint="Put its wheel into a folder and set engine.wheel_folders (or pip's find-links) to "
-        "it, or set engine.index_urls to a mirror of PyTorch's index of CPU builds.",
+        hint="Put its wheel into a folder and set engine.wheel_folders to it, "
+        " or set engine.index_urls to a mirror of PyTorch's index of CPU builds.",
         facts={"package": CPU_TORCH, "output": asked.lines[-8:]},
     )
 

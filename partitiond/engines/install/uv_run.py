@@ -20,7 +20,7 @@ TICK_SECONDS: Final = 1.0
 """How often progress is reported while a program prints nothing."""
 
 _ENVIRONMENT_KEPT: Final = re.compile(
-    r"^(PATH|HOME|LANG|LC_.*|TMPDIR|NETRC|XDG_.*|PIP_.*|SSL_.*|.*_proxy|.*_PROXY|.*_CA_BUNDLE"
+    r"^(PATH|HOME|LANG|LC_.*|TMPDIR|NETRC|XDG_.*|SSL_.*|.*_proxy|.*_PROXY|.*_CA_BUNDLE"
     # How uv reaches packages. What it may install (UV_CONSTRAINT, UV_REQUIRE_HASHES) is set here.
     r"|UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|OFFLINE|INSECURE|KEYRING|HTTP|SYSTEM|NATIVE|CACHE"
     r"|CONCURRENT|LINK).*)$"
@@ -170,7 +170,7 @@ _CAUSES: Final = (
     (
         re.compile(r"[Cc]ertificate|UnknownIssuer"),
         "a package source has a certificate that this host does not trust.",
-        "Name the certificate authority's file in SSL_CERT_FILE or pip's cert; then try again.",
+        "Name the certificate authority's file in SSL_CERT_FILE; then try again.",
     ),
     (
         re.compile(r"\b(HTTP|status)\D{0,40}\b40[137]\b|\b40[137] (Unauth|Forbid|Proxy)"),
@@ -180,8 +180,8 @@ _CAUSES: Final = (
     (
         re.compile(r"dns error|tcp connect|error sending request|timed out|Failed to fetch"),
         "a package source cannot be reached.",
-        "Check the network and pip's index and proxy settings. Without a network: put the wheels "
-        "into a folder, name it in engine.wheel_folders, and set engine.offline.",
+        "Check the network, uv's index and the proxy. Without a network: put the wheels into a "
+        "folder, name it in engine.wheel_folders, and set engine.offline.",
     ),
     (
         re.compile(r"Failed to read `--find-links` directory: "),

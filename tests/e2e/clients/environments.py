@@ -18,7 +18,7 @@ from pathlib import Path
 
 import platformdirs
 
-from partitiond.engines.install.package_sources import configured_sources, uv_program
+from partitiond.engines.install.package_sources import uv_program
 
 HERE = Path(__file__).parent
 MARKER = "complete"
@@ -65,14 +65,12 @@ def python_of(client: str, *, beside: Path | None = None) -> Path:
 
     def make() -> None:
         _run([str(maker), "-m", "venv", "--without-pip", str(folder)], f"make {folder}")
-        # uv with pip's sources: in a fraction of pip's time, and without a pip in the environment.
-        sources = configured_sources()
         install = [uv_program(), "pip", "install", "--quiet", "--python", str(python)]
-        install += ["-r", str(wanted), *sources.arguments()]
+        install += ["-r", str(wanted)]
         if beside is not None:
             install.append("--no-deps")
             (site_packages(python) / "beside.pth").write_text(f"{base}\n", "utf-8")
-        _run(install, f"install {client}", environment=sources.environment())
+        _run(install, f"install {client}")
 
     _make_once(folder, make)
     return python

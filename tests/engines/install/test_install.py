@@ -45,12 +45,14 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "wheels"
     folder.mkdir()
     monkeypatch.setitem(installing.SPACE_BYTES, "cpu", 1)
+    for name in filter(lambda name: name.startswith("UV_"), list(os.environ)):
+        monkeypatch.delenv(name)
     return folder
 
 
 def only(*folders: Path) -> PackageSources:
     """Folders of wheels and no index."""
-    return PackageSources(wheel_folders=tuple(map(str, folders)), offline=True)
+    return PackageSources(wheel_folders=folders, offline=True)
 
 
 def publish(wheels: Path, *, vllm: str = "", torch: str = "2.13.0+cpu") -> None:
@@ -183,8 +185,10 @@ class _Answers(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def index(wheels: Path) -> Iterator[_Index]:
+def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Index]:
+    """What uv is configured with."""
     server = _Index(wheels)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", server.url)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -208,7 +212,7 @@ def test_a_cuda_build_is_never_taken_for_the_cpu_one(
         monkeypatch.setattr(installing, "TORCH_SECONDS", 0.5)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{own.server_port}")
     with pytest.raises(EngineUnavailableError, match="own index of CPU builds cannot be") as caught:
-        install(tmp_path / "engines", "cpu", PackageSources(default_index=index.url))
+        install(tmp_path / "engines", "cpu", PackageSources())
     own.server_close()
     assert installing.CPU_TORCH in caught.value.message
     assert "engine.wheel_folders" in caught.value.hint
@@ -237,9 +241,7 @@ def test_offline_no_index_is_asked_and_online_torch_comes_from_the_folder(
 ) -> None:
     """The index has torch as well: its CUDA build, under the same version."""
     publish(index.wheels, torch="")
-    sources = PackageSources(default_index=index.url, indexes=(index.url,)).beside(
-        [index.url], [index.wheels], offline=True
-    )
+    sources = PackageSources((index.url,), (index.wheels,), offline=True)
     with pytest.raises(EngineUnavailableError, match="no index is asked") as caught:
         install(tmp_path / "engines", "cpu", sources)
     assert "engine.wheel_folders" in caught.value.hint
@@ -254,7 +256,7 @@ def test_offline_no_index_is_asked_and_online_torch_comes_from_the_folder(
     python.write_text("half")
     with pytest.raises(EngineUnavailableError):  # it is not used, but made again
         find_environment(None, tmp_path / "engines", "cpu")
-    sources = PackageSources(default_index=index.url, wheel_folders=(str(folder),))
+    sources = PackageSources((index.url,), (folder,))
     made = install(tmp_path / "engines", "cpu", sources)
     site = next(made.python.parent.parent.glob("lib/python3*/site-packages"))
     assert (site / "torch-2.13.0+cpu.dist-info").exists()
@@ -273,9 +275,9 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
         "from partitiond.engines.install import install as i\n"
         "from partitiond.engines.install.package_sources import PackageSources\n"
         "i.SPACE_BYTES['cpu'] = 1\n"
-        "i.install(Path(sys.argv[1]), 'cpu', PackageSources(default_index=sys.argv[2]))\n"
+        "i.install(Path(sys.argv[1]), 'cpu', PackageSources())\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(engines), index.url]) as installer:
+    with subprocess.Popen([sys.executable, "-c", code, str(engines)]) as installer:
         asked = index.was_asked.wait(120)
         installer.kill()
     assert asked, "the installer ended, or hangs, before it asked the index"
@@ -284,7 +286,7 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         index.answers.set()
         fcntl.flock(file, fcntl.LOCK_EX)  # uv ends by itself
-    assert install(engines, "cpu", PackageSources(default_index=index.url)).version == VERSION
+    assert install(engines, "cpu", PackageSources()).version == VERSION
 
 
 @pytest.mark.full
