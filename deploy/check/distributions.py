@@ -20,7 +20,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Final
 
-from partitiond.engines.install.package_sources import uv_program
+from partitiond.engines.install.uv_run import uv_program
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NEVER: Final = (".so", ".pyc", ".o")

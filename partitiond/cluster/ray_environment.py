@@ -11,6 +11,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,6 @@ from partitiond.engines.install.install import (
     one_at_a_time,
     open_to_all,
 )
-from partitiond.engines.install.package_sources import PackageSources
 from partitiond.engines.install.uv_run import InstallProgress, UvWatch
 
 RAY_VERSION: Final = "2.60.0"
@@ -125,7 +125,7 @@ def _require_tokens(environment: RayEnvironment) -> RayEnvironment:
 
 
 def install_ray(
-    clusters_dir: Path, sources: PackageSources, progress: InstallProgress | None = None
+    clusters_dir: Path, sources: Sequence[str], progress: InstallProgress | None = None
 ) -> RayEnvironment:
     """Make the managed environment, or return it if it is there and complete.
 

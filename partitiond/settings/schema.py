@@ -79,11 +79,10 @@ class EngineSettings(Table):
     index_urls: tuple[IndexUrl, ...] = Field(
         (),
         description="Package indexes to install the engine from, beside uv's default "
-        "configuration: mirrors, or an index with torch's CPU build.",
+        "index: mirrors, or an index with torch's CPU build.",
     )
     wheel_folders: tuple[AbsolutePath, ...] = Field(
-        (),
-        description="Folders of wheels to install the engine from.",
+        (), description="Folders of wheels to install the engine from."
     )
     offline: bool = Field(
         default=False,

@@ -31,7 +31,7 @@ from partitiond.cluster.ray_node import (
 )
 from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import SilentError
-from partitiond.engines.install.package_sources import PackageSources
+from partitiond.engines.install.uv_run import source_options
 from partitiond.ports.cluster import Cluster
 from partitiond.settings.cluster import WORKER_PORT_OFFSET, WORKER_PORTS
 from partitiond.settings.schema import Settings
@@ -45,7 +45,7 @@ AGENT = Path(__file__).with_name("echo_agent.py")
 
 def managed_python() -> Path:
     """An interpreter with Ray: the managed environment, installed if it is not there."""
-    return install_ray(Settings().cache_dir / "cluster", PackageSources()).python
+    return install_ray(Settings().cache_dir / "cluster", source_options()).python
 
 
 @pytest.fixture(scope="session")

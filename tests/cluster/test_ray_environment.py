@@ -16,7 +16,7 @@ from partitiond.cluster.ray_environment import (
     managed_ray,
 )
 from partitiond.core.errors import EngineUnavailableError, SettingsError
-from partitiond.engines.install.package_sources import PackageSources
+from partitiond.engines.install.uv_run import source_options
 
 
 def program(path: Path, prints: str) -> Path:
@@ -69,7 +69,7 @@ def test_without_ray_it_is_said_how_to_get_it(tmp_path: Path) -> None:
 def test_a_source_without_ray_leaves_nothing_that_counts(tmp_path: Path) -> None:
     empty = tmp_path / "wheels"
     empty.mkdir()
-    sources = PackageSources(wheel_folders=(empty,), offline=True)
+    sources = source_options((), (empty,), offline=True)
     with pytest.raises(EngineUnavailableError, match="install Ray"):
         install_ray(tmp_path / "clusters", sources)
     assert managed_ray(tmp_path / "clusters") is None

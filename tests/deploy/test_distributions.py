@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.engines.install.package_sources import uv_program
+from partitiond.engines.install.uv_run import uv_program
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from partitiond.core.errors import InputError, SilentError
 from partitiond.devices.nvml.session import session
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.engines.install.install import install as install_environment
-from partitiond.engines.install.package_sources import PackageSources
+from partitiond.engines.install.uv_run import source_options
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
@@ -60,10 +60,10 @@ def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
         )
 
 
-def sources_of(settings: "Settings") -> PackageSources:
-    """Return where packages come from, beside what uv is configured with."""
+def sources_of(settings: "Settings") -> list[str]:
+    """Return where packages come from, as options of uv."""
     engine = settings.engine
-    return PackageSources(engine.index_urls, engine.wheel_folders, engine.offline)
+    return source_options(engine.index_urls, engine.wheel_folders, offline=engine.offline)
 
 
 def find_engine(settings: "Settings", variant: Variant | None = None) -> EngineEnvironment:

@@ -22,7 +22,6 @@ from typing import Final
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.units import GIB, format_bytes
 from partitiond.engines.install.environment import MARKER, EngineEnvironment, Variant
-from partitiond.engines.install.package_sources import PackageSources, uv_program
 from partitiond.engines.install.uv_run import (
     InstallProgress,
     UvFinished,
@@ -30,6 +29,7 @@ from partitiond.engines.install.uv_run import (
     explain,
     name_packages,
     run_uv,
+    uv_program,
 )
 
 VERSION: Final = "0.32.0"
@@ -94,7 +94,7 @@ def environment_folder(engines_dir: Path, variant: Variant) -> Path:
 def install(
     engines_dir: Path,
     variant: Variant,
-    sources: PackageSources,
+    sources: Sequence[str],
     progress: InstallProgress | None = None,
 ) -> EngineEnvironment:
     """Make the managed environment, or return it if it is there and complete.
@@ -149,12 +149,13 @@ class EnvironmentMaker:
     """The steps of an installation into a virtual environment.
 
     Attributes:
+        sources: options of uv (`source_options`).
         lock: descriptor of the lock file. Programs inherit it, so that another installer also
             waits for them if this process is killed.
     """
 
     folder: Path
-    sources: PackageSources
+    sources: Sequence[str]
     tell: InstallProgress
     lock: int
 
@@ -195,7 +196,7 @@ class EnvironmentMaker:
     ) -> UvFinished:
         """Run uv with the sources of packages, and say how it ended."""
         argv = [
-            uv_program(), *words, *self.sources.arguments(), "--python", self.python,
+            uv_program(), *words, *self.sources, "--python", self.python,
             "--cache-dir", str(self.cache), "--color", "never",
         ]  # fmt: skip
         return run_uv(
@@ -265,7 +266,7 @@ class _EngineMaker(EnvironmentMaker):
             return []
         if asked.code != NO_SOLUTION:
             raise explain(purpose, asked.lines)
-        if self.sources.offline:
+        if "--no-index" in self.sources:
             raise _no_torch("no index is asked, and the folders of wheels have none", asked)
         backend = ["--torch-backend", "cpu"]
         asked = self.attempt_uv(

@@ -8,7 +8,7 @@ import re
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,26 @@ _ENVIRONMENT_KEPT: Final = re.compile(
     r"|UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|OFFLINE|INSECURE|KEYRING|HTTP|SYSTEM|NATIVE|CACHE"
     r"|CONCURRENT|LINK).*)$"
 )
+
+
+def uv_program() -> str:
+    """Return the path of uv, which is installed beside this Python. Raises FileNotFoundError."""
+    import uv
+
+    return str(uv.find_uv_bin())
+
+
+def source_options(
+    indexes: Iterable[str] = (), wheel_folders: Iterable[Path] = (), *, offline: bool = False
+) -> list[str]:
+    """Return options that name sources of packages beside those that uv is configured with (UV_*,
+    uv.toml); `offline`: the folders alone. Of all sources, the best version wins.
+    """
+    folders = [word for folder in wheel_folders for word in ("--find-links", str(folder))]
+    if offline:
+        return ["--no-index", *folders]
+    named = [word for index in indexes for word in ("--index", index)]
+    return [*named, "--index-strategy", "unsafe-best-match", *folders]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def import_nothing_again() -> None:
             setattr(module, "_run_in_subprocess", lambda look: look())  # noqa: B010
 
 
-def note_imported() -> None:
+def note_files() -> None:
     """Write down the files that engines of this process have, and the folders of packages."""
     files = [vars(module).get("__file__") for module in list(sys.modules.values())]
     packages = [folder for folder in sys.path if folder.endswith("-packages")]
@@ -197,7 +197,7 @@ def main() -> None:
     if len(threads) > 1:
         print(f"{len(threads)} threads after the imports: nothing is forked", file=sys.stderr)
         return
-    note_imported()
+    note_files()
     gc.disable()  # a collection would write to every page that engines share
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import platformdirs
 
-from partitiond.engines.install.package_sources import uv_program
+from partitiond.engines.install.uv_run import uv_program
 
 HERE = Path(__file__).parent
 MARKER = "complete"

@@ -18,8 +18,13 @@ from partitiond.core.errors import EngineUnavailableError
 from partitiond.engines.install import install as installing
 from partitiond.engines.install.environment import MARKER, find_environment
 from partitiond.engines.install.install import VERSION, environment_folder, install
-from partitiond.engines.install.package_sources import PackageSources
-from partitiond.engines.install.uv_run import UvWatch, explain, name_packages, run_uv
+from partitiond.engines.install.uv_run import (
+    UvWatch,
+    explain,
+    name_packages,
+    run_uv,
+    source_options,
+)
 
 
 def wheel(folder: Path, name: str, version: str, needs: str = "", **files: str) -> None:
@@ -50,9 +55,9 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def only(*folders: Path) -> PackageSources:
+def only(*folders: Path) -> list[str]:
     """Folders of wheels and no index."""
-    return PackageSources(wheel_folders=folders, offline=True)
+    return source_options((), folders, offline=True)
 
 
 def publish(wheels: Path, *, vllm: str = "", torch: str = "2.13.0+cpu") -> None:
@@ -212,7 +217,7 @@ def test_a_cuda_build_is_never_taken_for_the_cpu_one(
         monkeypatch.setattr(installing, "TORCH_SECONDS", 0.5)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{own.server_port}")
     with pytest.raises(EngineUnavailableError, match="own index of CPU builds cannot be") as caught:
-        install(tmp_path / "engines", "cpu", PackageSources())
+        install(tmp_path / "engines", "cpu", source_options())
     own.server_close()
     assert installing.CPU_TORCH in caught.value.message
     assert "engine.wheel_folders" in caught.value.hint
@@ -241,7 +246,7 @@ def test_offline_no_index_is_asked_and_online_torch_comes_from_the_folder(
 ) -> None:
     """The index has torch as well: its CUDA build, under the same version."""
     publish(index.wheels, torch="")
-    sources = PackageSources((index.url,), (index.wheels,), offline=True)
+    sources = source_options((index.url,), (index.wheels,), offline=True)
     with pytest.raises(EngineUnavailableError, match="no index is asked") as caught:
         install(tmp_path / "engines", "cpu", sources)
     assert "engine.wheel_folders" in caught.value.hint
@@ -256,7 +261,7 @@ def test_offline_no_index_is_asked_and_online_torch_comes_from_the_folder(
     python.write_text("half")
     with pytest.raises(EngineUnavailableError):  # it is not used, but made again
         find_environment(None, tmp_path / "engines", "cpu")
-    sources = PackageSources((index.url,), (folder,))
+    sources = source_options((index.url,), (folder,))
     made = install(tmp_path / "engines", "cpu", sources)
     site = next(made.python.parent.parent.glob("lib/python3*/site-packages"))
     assert (site / "torch-2.13.0+cpu.dist-info").exists()
@@ -273,9 +278,9 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
     code = (
         "import sys; from pathlib import Path\n"
         "from partitiond.engines.install import install as i\n"
-        "from partitiond.engines.install.package_sources import PackageSources\n"
+        "from partitiond.engines.install.uv_run import source_options\n"
         "i.SPACE_BYTES['cpu'] = 1\n"
-        "i.install(Path(sys.argv[1]), 'cpu', PackageSources())\n"
+        "i.install(Path(sys.argv[1]), 'cpu', source_options())\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(engines)]) as installer:
         asked = index.was_asked.wait(120)
@@ -286,7 +291,7 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         index.answers.set()
         fcntl.flock(file, fcntl.LOCK_EX)  # uv ends by itself
-    assert install(engines, "cpu", PackageSources()).version == VERSION
+    assert install(engines, "cpu", source_options()).version == VERSION
 
 
 @pytest.mark.full
