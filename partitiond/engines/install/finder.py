@@ -16,6 +16,7 @@ from partitiond.engines.install.environment import EngineEnvironment, Variant, f
 from partitiond.models.resolver import Resolver
 from partitiond.settings.schema import Settings
 
+Clock = Callable[[], float]
 LOOK_AGAIN_SECONDS: Final = 10.0
 """Time between looks: `partitiond setup engine install` may run; a look runs a short process."""
 
@@ -23,12 +24,7 @@ LOOK_AGAIN_SECONDS: Final = 10.0
 class EngineFinder:
     """Finds the environment once it exists. Callable, as the engine runner needs it."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        variant: Variant,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, settings: Settings, variant: Variant, clock: Clock = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
         self._variant = variant

@@ -62,7 +62,6 @@ FIND_SECONDS: Final = 5.0
 for one or two. Chosen."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
-MAX_VERSION_CHARS: Final = 100
 
 EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
 
@@ -262,7 +261,7 @@ class ProcessEngineRunner:
             version = (await _get(handle, "/version")).fields().get("version")
             known = isinstance(version, str) and version.isprintable()
             return await asyncio.to_thread(
-                _report, metrics.body, str(version)[:MAX_VERSION_CHARS] if known else ""
+                _report, metrics.body, str(version)[:100] if known else ""
             )
         except ExchangeError as error:
             raise EngineError(

@@ -155,11 +155,9 @@ RULES: Final = (
     ),
     _Rule(
         "dtype",
-        "|".join(
-            f"{name}*{refused}"
-            for name in ("float16", "half", "dtype")
-            for refused in ("not support", "only supported", "unsupported")
-        ),
+        "float16*not support|float16*only supported|float16*unsupported|half*not support|"
+        "half*only supported|half*unsupported|dtype*not support|dtype*only supported|"
+        "dtype*unsupported",
         "this hardware does not compute in the model's dtype.",
         "Register the model with another dtype: float16 or float32.",
     ),
@@ -287,11 +285,8 @@ PHASES: Final = (
     ("Graph capturing finished|init engine * took", "", "warmed up"),
     ("Capturing CUDA graph", "%", "capturing CUDA graphs ({} %)"),
     ("Capturing CUDA graph", "", "capturing CUDA graphs"),
-    (
-        "torch.compile takes|Compiling a graph|Warming up model|Start compiling",
-        "",
-        "compiling and warming up",
-    ),
+    ("torch.compile takes|Compiling a graph", "", "compiling and warming up"),
+    ("Warming up model|Start compiling", "", "compiling and warming up"),
     ("KV cache size: ", " tokens", "making a KV cache of {} tokens"),
     ("Loading weights took|Model loading took", "", "weights loaded"),
     ("Loading safetensors checkpoint shards:", "%", "loading weights ({} %)"),

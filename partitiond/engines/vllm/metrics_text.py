@@ -27,8 +27,8 @@ def kv_cache_tokens(text: str) -> int:
 
     Newer engines report tokens; older ones report blocks and block size, and one block is unusable.
     """
-    lines = (one for one in text.splitlines() if one.startswith("vllm:cache_config_info{"))
-    line = next(lines, "")
+    name = "vllm:cache_config_info{"
+    line = next((one for one in text.splitlines() if one.startswith(name)), "")
     tokens = _whole(line, "kv_cache_size_tokens")
     if tokens:
         return tokens
