@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_old_sessions_that_cannot_be_removed_end_nothing(
     ran: list[RayNode] = []
     for name in ("session_1", "session_2", "session_3"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(keeper.shutil, "rmtree", lambda *_, **__: (tmp_path / "gone").stat())
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: (tmp_path / "gone").stat())
     monkeypatch.setattr(keeper, "_run_ray", ran.append)
     (node,) = make_hosts(Path(sys.executable), tmp_path, ("head",)).nodes
     keeper._keep(dataclasses.replace(node, folder=tmp_path))

@@ -123,8 +123,8 @@ ODD = (2**31, 2**53, 2**63, 1e308, 1e-308, -0.0)
 def with_number(data: Any, place: str, number: float) -> Any:
     """The data with another number at a place as `numbers_of` names it."""
     name, _, rest = place.partition(".")
-    key = int(name) if isinstance(data, list) else name
-    parts = list(data) if isinstance(data, list) else dict(data)
+    key: Any = int(name) if isinstance(data, list) else name
+    parts: Any = list(data) if isinstance(data, list) else dict(data)
     parts[key] = with_number(data[key], rest, number) if rest else number
     return parts
 

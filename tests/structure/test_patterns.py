@@ -34,7 +34,7 @@ Items = tuple[tuple[str, frozenset[str]], ...]
 def taken(op: Any, value: Any, flags: int) -> frozenset[str]:
     state = parser.State()
     state.flags = flags
-    compiled = re._compiler.compile(parser.SubPattern(state, [(op, value)]), flags)  # type: ignore[attr-defined]
+    compiled = re._compiler.compile(parser.SubPattern(state, [(op, value)]), flags)
     return frozenset(filter(compiled.fullmatch, CHARACTERS))
 
 
