@@ -83,7 +83,7 @@ def test_phases_are_read_from_the_log() -> None:
         ("Capturing CUDA graphs (decode, FULL):  45%|####", "capturing CUDA graphs (45 %)"),
         ("Capturing CUDA graphs", "capturing CUDA graphs"),
         ("INFO init engine (profile, warm-up) took 3 s", "warmed up"),
-        ("took 3 s to init engine", None),
+        ("it took 3 s to init engine 1", None),
         ("WARNING Enforce eager set, disabling torch.compile, CUDAGraphs", None),
         ("INFO something else", None),
     ):
