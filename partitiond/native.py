@@ -83,6 +83,7 @@ PROXY: Final = (
     "proxy/peers/pool",
     "proxy/request/dialects",
     "proxy/request/requests",
+    "proxy/request/scan",
     "proxy/telemetry/counters",
     "proxy/telemetry/record",
 )

@@ -26,6 +26,7 @@ from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, from_rejected
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute, fitted, parse_request
+from partitiond.proxy.request.scan import ScannedBody
 from partitiond.proxy.telemetry.record import Record
 from partitiond.proxy.telemetry.tracing import place_in_trace
 
@@ -68,7 +69,7 @@ class IncomingRequest(Sender):
         self.is_over = False
         self._known = known
         self._deadline = math.inf
-        self._parts: list[bytes] = []
+        self._body = ScannedBody()
         self._size = 0
         self._caller: Caller = ANYONE
         self._receipt: Receipt | None = None
@@ -118,7 +119,7 @@ class IncomingRequest(Sender):
             if self._size > DROPPED_BODIES * most:
                 self._refuse_and_linger(self._refusal)
             return
-        self._parts.append(data)
+        self._body.add(data)
         if self._size > most:
             self._refuse_unread(errors.body_too_large(most))
         elif self._size > SMALL_BODY_BYTES and not self.hold_body(self._size):
@@ -129,8 +130,7 @@ class IncomingRequest(Sender):
         if self._refusal is not None:
             self.refuse(self._refusal)
         elif not self.is_over:
-            parts, self._parts = self._parts, []
-            self._admit(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._admit(self._body.take())
 
     def body_is_broken(self, error: ApiError) -> None:
         """Refuse a body without a recognisable end."""
@@ -160,7 +160,7 @@ class IncomingRequest(Sender):
 
     def _drop_body(self, refusal: ApiError) -> None:
         self._refusal = refusal
-        self._parts = []
+        self._body = ScannedBody()
         self.release_body()
 
     def _refuse_unread(self, refusal: ApiError) -> None:
@@ -227,7 +227,7 @@ class IncomingRequest(Sender):
     def _read(self, body: bytes) -> tuple[ParsedRequest, LiveModel, bytes] | ApiError:
         """Return the request, its model and the body for the engine, or what is wrong with it."""
         options, route = self._state.options, self.route
-        request = parse_request(body, route.measure, options)
+        request = self._body.refusal or parse_request(body, route.measure, options)
         if isinstance(request, ApiError):
             return request
         model = self._state.find_model(request.model)

@@ -5,6 +5,8 @@ from typing import Any, Final
 import msgspec
 
 NOT_GIVEN: Final = msgspec.Raw(b"")
+_Scalar = str | int | float | bool | None
+"""Of the wrong type, too: msgspec refuses lists and objects before it builds them."""
 
 
 class RequestBody(msgspec.Struct):
@@ -14,17 +16,17 @@ class RequestBody(msgspec.Struct):
     are not here (such as `metadata`) are skipped: no engine makes tokens of them.
     """
 
-    model: Any = None
-    stream: Any = None
-    stream_options: Any = None
-    n: Any = None
-    best_of: Any = None
-    echo: Any = None
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    max_output_tokens: Any = None
-    prompt: Any = None
-    prompt_embeds: Any = None
+    model: _Scalar = None
+    stream: _Scalar = None
+    stream_options: msgspec.Raw = NOT_GIVEN
+    n: _Scalar = None
+    best_of: _Scalar = None
+    echo: _Scalar = None
+    max_tokens: _Scalar = None
+    max_completion_tokens: _Scalar = None
+    max_output_tokens: _Scalar = None
+    prompt: msgspec.Raw = NOT_GIVEN
+    prompt_embeds: msgspec.Raw = NOT_GIVEN
     tokens: msgspec.Raw = NOT_GIVEN
     messages: msgspec.Raw = NOT_GIVEN
     system: msgspec.Raw = NOT_GIVEN

@@ -6,38 +6,50 @@ and checks those fields itself. Fields that bound the cost of a request must be 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from partitiond.core.dispatch.routing import ModelRoute, RequestLimits, RouteKind
+from partitiond.core.units import MIB
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError, invalid
-from partitiond.proxy.request.parts import AnyObject, ParsedRequest, RequestBody, Size
+from partitiond.proxy.request.parts import (
+    AnyObject,
+    ParsedRequest,
+    RequestBody,
+    Size,
+)
+from partitiond.proxy.request.scan import (
+    MAX_TOKENS_LIMIT,
+    PIECE_BYTES,
+    not_json,
+)
 
-MAX_TOKENS_LIMIT: Final = 1_048_576
-"""No engine that we know serves longer contexts; a larger `max_tokens` is a mistake."""
 COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
 """Default of `max_tokens` for /v1/completions, in OpenAI's API and in vLLM."""
-MAX_NESTING: Final = 64
-"""Depth of the request's JSON. Chosen."""
 MAX_CHOICES: Final = 128
 """Most answers (`n`, or `best_of`) to one prompt: OpenAI's limit."""
 BYTES_PER_TOKEN_ID: Final = 4
 """Bytes that a token id counts against limits of prompt bytes. English has about four bytes a
 token, so a limit allows about as many tokens sent as ids as sent as text."""
+LONG_BYTES: Final = 1 * MIB
+"""Longer texts are counted as JSON writes them, and of longer messages the first is looked at: the
+event loop has no time for a second look. Chosen."""
+_WRONG_KIND: Final = re.compile(r"got `(array|object)` - at `\$\.(\w+)`")
 _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
-_TOO_DEEP: Final = invalid(
-    f"The JSON is nested deeper than {MAX_NESTING} levels.", code="invalid_json"
-)
 _decoder: Final = msgspec.json.Decoder(RequestBody)
 _objects: Final = msgspec.json.Decoder(list[AnyObject])
 _conversations: Final = msgspec.json.Decoder(list[list[AnyObject]])
-_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_text: Final = msgspec.json.Decoder(str)
+_texts: Final = msgspec.json.Decoder(list[str])
+_items: Final = msgspec.json.Decoder(list[str | AnyObject])
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 Measure = Callable[[RequestBody], Size | ApiError]
@@ -65,11 +77,14 @@ class DataRoute:
 
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
-    """Return the parsed request, or the error in it."""
+    """Return the parsed request, or the error in it; `scan` found nothing against its body."""
     parsed = _decode(body)
     if isinstance(parsed, ApiError):
         return parsed
-    model, stream, given = parsed.model, parsed.stream, parsed.stream_options
+    model, stream = parsed.model, parsed.stream
+    given = _stream_options(parsed.stream_options)
+    if isinstance(given, ApiError):
+        return given
     if not isinstance(model, str) or not model:
         return invalid("'model' must be a non-empty string.", "model")
     if stream is not None and stream is not True and stream is not False:
@@ -204,19 +219,27 @@ def _engine_body(
             # The body is an object with at least one member: the model.
             return body.rstrip()[:-1] + _INCLUDE_USAGE
     try:
-        payload: dict[str, Any] = msgspec.json.decode(body)
-    except RecursionError as error:
-        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
+        fields: dict[str, Any] = _fields.decode(body)
     except ValueError as error:
-        return _unreadable(error)
-    payload["model"] = model.served_name
+        return not_json(error)
+    fields["model"] = model.served_name
     if add_limit:
-        payload[route.output_field] = size.max_tokens = most
-    given = payload.get("stream_options")
+        fields[route.output_field] = size.max_tokens = most
+    given = request.stream_options
     if add_usage and (given is None or isinstance(given, dict)):
         kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
-        payload["stream_options"] = {**kept, "include_usage": True}
-    return msgspec.json.encode(payload)
+        fields["stream_options"] = {**kept, "include_usage": True}
+    return msgspec.json.encode(fields)
+
+
+def _stream_options(given: msgspec.Raw) -> Any:
+    """The stream options as given, or ApiError if they are more than options can be."""
+    if len(given) > PIECE_BYTES:
+        return invalid("'stream_options' is too large.", "stream_options")
+    try:
+        return msgspec.json.decode(given) if given else None
+    except ValueError as error:
+        return _unreadable(error)
 
 
 def _refuse_stream_options(given: Any) -> ApiError | None:
@@ -236,45 +259,24 @@ def _refuse_stream_options(given: Any) -> ApiError | None:
 
 def _decode(body: bytes) -> RequestBody | ApiError:
     try:
-        parsed = _decoder.decode(body)
-        # The decoder does not check skipped fields; engines read them, and refuse bad UTF-8.
-        if not body.isascii():
-            body.decode()
-        # A body with at most so many brackets cannot be too deep: usually two counts suffice.
-        if body.count(b"{") + body.count(b"[") > MAX_NESTING and _deeper_than(body, MAX_NESTING):
-            return _TOO_DEEP
-    except RecursionError:
-        return _TOO_DEEP
+        return _decoder.decode(body)
+    except RecursionError as error:
+        return not_json(error)
     except ValueError as error:
         if isinstance(error, msgspec.ValidationError) and not body.lstrip().startswith(b"{"):
             return invalid("The body must be a JSON object.", code="invalid_json")
         return _unreadable(error)
-    return parsed
 
 
 def _unreadable(error: ValueError) -> ApiError:
-    """msgspec's error: the body is no JSON, or has a number that no integer or float can hold."""
-    if isinstance(error, msgspec.ValidationError):
-        message = f"A number in the body is too large to be read: {error}."
-    else:
-        message = f"The body is not valid JSON: {error}."
+    """msgspec's error: the body is no JSON, or a field holds what it cannot."""
+    if not isinstance(error, msgspec.ValidationError):
+        return not_json(error)
+    found = _WRONG_KIND.search(str(error))
+    if found is not None:
+        return invalid(f"'{found[2]}' must not be an {found[1]}.", found[2])
+    message = f"A number in the body is too large to be read: {error}."
     return invalid(message, code="invalid_json")
-
-
-def _deeper_than(body: bytes, limit: int) -> bool:
-    """Whether the JSON is nested deeper than the limit; goes level by level, without recursion."""
-    level: list[Any] = [msgspec.json.decode(body)]
-    for _ in range(limit + 1):
-        following: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                following.extend(x for x in item.values() if isinstance(x, dict | list))
-            elif isinstance(item, list):
-                following.extend(x for x in item if isinstance(x, dict | list))
-        if not following:
-            return False
-        level = following
-    return True
 
 
 def _choices(body: RequestBody) -> int | ApiError:
@@ -301,11 +303,12 @@ def measure_completion(body: RequestBody) -> Size | ApiError:
     limit = _tokens(body.max_tokens, "max_tokens")
     if isinstance(limit, ApiError):
         return limit
-    if not body.prompt and body.prompt != "" and body.prompt_embeds is not None:
-        message = "The size of embeddings is not known here: send 'prompt' as text or token ids."
-        return invalid(message, "prompt_embeds")
     size = _prompt_size(body.prompt, "prompt")
     if isinstance(size, Size):
+        is_empty = not (size.prompt_bytes or size.prompt_tokens or _first(body.prompt) == b'"')
+        if is_empty and _bytes_of(body.prompt_embeds):
+            told = "The size of embeddings is not known here: send 'prompt' as text or token ids."
+            return invalid(told, "prompt_embeds")
         size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
         size.own_limit = limit is not None
         size.has_choices = True
@@ -356,7 +359,9 @@ def _measure_messages(body: RequestBody, limit: int | None) -> Size | ApiError:
     If there is no message, the engine reports what is missing.
     """
     messages = body.messages
-    if _bytes_of(messages):
+    if len(messages) > LONG_BYTES and _kind_of_list(messages) == b"{":
+        pass  # the engine reads them all
+    elif _bytes_of(messages):
         try:
             _objects.decode(messages)
         except msgspec.DecodeError:
@@ -393,10 +398,9 @@ def measure_embedding(body: RequestBody) -> Size | ApiError:
     """Measure embeddings and pooling: one sequence per input."""
     if not _bytes_of(body.input):
         return Size(1, _size_of_chat(body))  # or a body that the engine will refuse
-    given = msgspec.json.decode(body.input)
-    if isinstance(given, list) and given and isinstance(given[0], dict):
+    if _kind_of_list(body.input) == b"{":
         return Size(1, _bytes_of(body.input))
-    return _prompt_size(given, "input")
+    return _prompt_size(body.input, "input")
 
 
 def measure_pairs(body: RequestBody) -> Size | ApiError:
@@ -408,7 +412,10 @@ def measure_pairs(body: RequestBody) -> Size | ApiError:
     pairs = 1
     for side in sides:
         if _first(side) == b"[":
-            pairs = max(pairs, len(_list.decode(side)))
+            try:
+                pairs = max(pairs, len(_items.decode(side)))
+            except msgspec.ValidationError:
+                return invalid("Lists of inputs must hold strings or objects.")
     # These fields are sent once, and the template puts them before each pair.
     each = _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
     return Size(pairs, _bytes_of(body.query, *sides) + pairs * each)
@@ -417,6 +424,11 @@ def measure_pairs(body: RequestBody) -> Size | ApiError:
 def _first(field: msgspec.Raw) -> bytes:
     """The first byte of a field's JSON, which tells its type; empty if the field is absent."""
     return bytes(memoryview(field)[:1])
+
+
+def _kind_of_list(field: msgspec.Raw) -> bytes:
+    """The first byte of a list's first item, or `]`; empty if the field is no list."""
+    return bytes(field)[1:].lstrip()[:1] if _first(field) == b"[" else b""
 
 
 def _bytes_of(*fields: msgspec.Raw) -> int:
@@ -440,22 +452,32 @@ def measure_tokenise(body: RequestBody) -> Size | ApiError:
     return size
 
 
-def _prompt_size(prompt: Any, name: str) -> Size | ApiError:
-    """Size of a string, strings, token ids, or lists of token ids; other values are refused."""
-    if prompt is None or prompt == []:
+def _prompt_size(prompt: msgspec.Raw, name: str) -> Size | ApiError:
+    """Size of a string, strings, token ids, or lists of token ids; other values are refused.
+
+    Token ids are counted without being built: there may be a million of them.
+    """
+    if not _bytes_of(prompt):
         return Size(1, 0)
-    if isinstance(prompt, str):
-        return Size(1, _byte_length(prompt))
-    if isinstance(prompt, list):
-        if type(prompt[0]) is int:
-            if all(type(x) is int for x in prompt):
-                return Size(1, 0, len(prompt))
-        elif all(isinstance(item, str) for item in prompt):
-            return Size(len(prompt), sum(map(_byte_length, prompt)))
-        elif all(isinstance(item, list) for item in prompt) and all(
-            type(x) is int for item in prompt for x in item
-        ):
-            return Size(len(prompt), 0, sum(map(len, prompt)))
+    try:
+        if _first(prompt) == b'"':
+            is_long = len(prompt) > LONG_BYTES
+            return Size(1, len(prompt) - 2 if is_long else _byte_length(_text.decode(prompt)))
+        kind = _kind_of_list(prompt)
+        if kind == b'"':
+            texts = _texts.decode(prompt)
+            return Size(len(texts), sum(map(_byte_length, texts)))
+        outline = bytes(prompt).translate(None, b" \t\r\n0123456789")
+        lists = outline.count(b"[") - 1
+        is_flat = lists == 0 or (
+            outline.startswith(b"[[")
+            and outline.endswith(b"]]")
+            and outline.count(b"],[") == lists - 1
+        )
+        if is_flat and not outline.strip(b"[],"):
+            return Size(lists or 1, 0, outline.count(b",") + (kind != b"]"))
+    except msgspec.ValidationError:
+        pass  # which item is wrong tells less than what is right
     return invalid(
         f"'{name}' must be a string, a list of strings, a list of token ids, or a list of those.",
         name,
