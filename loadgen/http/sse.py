@@ -14,8 +14,8 @@ from typing import Final
 
 from loadgen.results.records import Record
 
-MAX_EVENT_BYTES: Final = 1 << 20
-"""A completions event is some hundred bytes; a server that sends no event end is broken."""
+MAX_EVENT_BYTES: Final = 1 << 28
+"""One event may be as large as an answer; a server that sends no event end is broken. Chosen."""
 
 # In generated text a quote is escaped, so neither pattern can match inside a JSON string.
 _COMPLETION_TOKENS: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
@@ -39,15 +39,20 @@ class StreamReader:
     def __init__(self, record: Record, on_tokens: Callable[[float, int], None] | None) -> None:
         self._record = record
         self._on_tokens = on_tokens
-        self._buffer = b""
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
         self._continuous = False
         self.done = False
         self.error = ""
 
     def feed(self, data: bytes, now: float) -> None:
         """Take body bytes that arrived at `now`."""
-        if self._buffer:
-            data, self._buffer = self._buffer + data, b""
+        if self._parts:
+            self._hold(data)
+            if b"\n" not in data:
+                return
+            data = b"".join(self._parts)
+            self._parts, self._held_bytes = [], 0
         if b"\r\n" in data:
             data = data.replace(b"\r\n", b"\n")
         position = 0
@@ -57,10 +62,14 @@ class StreamReader:
                 self._event(data[position:end], now)
             position = end + 2
         if position < len(data):
-            self._buffer = data[position:]
-            if len(self._buffer) > MAX_EVENT_BYTES:
-                self.error = f"an event longer than {MAX_EVENT_BYTES} bytes"
-                self._buffer = b""
+            self._hold(data[position:])
+
+    def _hold(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_EVENT_BYTES:
+            self.error = f"an event longer than {MAX_EVENT_BYTES} bytes"
+            self._parts, self._held_bytes = [], 0
 
     def document(self, body: bytes, now: float) -> None:
         """Take an answer that is one JSON document: it counts as all of its output at once."""
@@ -81,7 +90,7 @@ class StreamReader:
         if head < 1 or data.find(b"\n", head + 2) != end or not data.endswith(b"\n\n\r\n"):
             return False
         try:
-            if int(data[:head], 16) != end - head or self._buffer:
+            if int(data[:head], 16) != end - head or self._parts:
                 return False
         except ValueError:
             return False

@@ -84,6 +84,22 @@ async def test_what_is_no_answer_is_retried_elsewhere_and_else_told(make: Make, 
     assert proxy.idle()
 
 
+@pytest.mark.parametrize("first", [b"", text_event("hel")])
+async def test_a_large_event_is_relayed_and_counted_like_a_large_answer(
+    make: Make, *, first: bytes
+) -> None:
+    go_on, large = asyncio.Event(), text_event("x" * 3_000_000)
+    steps = stream(first + large[:2_000_000], go_on, large[2_000_000:], DONE)
+    proxy, _ = await make.both(plays(*steps), max_response_bytes=len(large), max_bodies_bytes=1)
+    running = asyncio.create_task(proxy.stream_text())
+    await proxy.until(lambda: proxy.state.answer_bytes == 2_000_000)
+    refused = await proxy.stream_text()
+    assert error_event(refused)["code"] == "answers_full" if first else "answers_full" in refused
+    go_on.set()
+    assert await running == (first + large + DONE).decode()
+    assert (proxy.state.answer_bytes, proxy.idle()) == (0, True)
+
+
 async def test_at_most_two_attempts_and_never_twice_the_same_replica(make: Make) -> None:
     engines = [await make.engine(plays("reset"), f"e{i}") for i in range(4)]
     proxy = await make.proxy(table(*(replica(e, f"m-{i}") for i, e in enumerate(engines))))

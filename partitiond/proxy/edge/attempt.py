@@ -11,7 +11,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.tokens_charged import ObservedOutput, believed, tokens_seen
-from partitiond.core.units import KIB, MIB
+from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.live_requests import AnyReplica, LiveRequest
 from partitiond.proxy.edge.answer import JSON, Answer
@@ -39,8 +39,6 @@ _TIMEOUT_MESSAGES: Final = {
 }
 SMALL_ANSWER_BYTES: Final = 16 * KIB
 """Smaller whole answers do not count against the total, as smaller bodies do not."""
-MAX_EVENT_BYTES: Final = 1 * MIB
-"""Larger events of a stream are an upstream failure. Chosen."""
 MEASURE_SECONDS: Final = 0.25
 """How often the tokens of a stream are counted, for the replica's pace. Chosen."""
 TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
@@ -249,7 +247,7 @@ class Attempt:
                 return
             self._scanner = EventScanner(
                 exchange.route.dialect,
-                MAX_EVENT_BYTES,
+                self._state.options.max_response_bytes,
                 hide_usage=exchange.route.tells_usage and not exchange.request.wants_usage,
             )
         else:
@@ -270,11 +268,16 @@ class Attempt:
         except AttemptError as failure:
             self._fail(failure)
             return
+        if self._held or scanner.held_bytes > SMALL_ANSWER_BYTES:
+            self._hold_event(scanner.held_bytes)
+            if self._over:
+                return
         answer = self._exchange.answer
         if self._measured_at < 0 and scanner.work_events:
             self._note_work(scanner)
         if scanner.done:
             self._end_stream(scanner, block)
+            self._release_answer()
             return
         if block:
             self._chunks += 1
@@ -307,6 +310,12 @@ class Attempt:
                 self._held = size
             else:
                 self._exchange.give_up(ANSWERS_FULL)
+
+    def _hold_event(self, size: int) -> None:
+        """Count what is held of a large event; what was sent on counts until the next piece."""
+        if size < self._held:
+            self._release_answer()
+        self._hold(size)
 
     def received_end(self) -> None:
         """Take the end of the answer."""

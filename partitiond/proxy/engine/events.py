@@ -9,13 +9,23 @@ The engine is always asked for usage. If the client did not ask for it, the even
 dropped.
 """
 
+import math
 from typing import Final
 
 from partitiond.core.keys.tokens_charged import Usage
-from partitiond.proxy.request.dialects import Dialect, EventKind, output_of, payload_of
+from partitiond.proxy.request.dialects import (
+    LARGE_BYTES,
+    Dialect,
+    EventKind,
+    output_of,
+    payload_of,
+)
 from partitiond.proxy.request.errors import AttemptError
 
 _END: Final = b"\n\n"
+FEW_EVENTS: Final = 64
+"""So many events may be held back that are as large as a request: each has all of its text. More
+together are at most `LARGE_BYTES`. Chosen."""
 _LAST: Final = (EventKind.USAGE, EventKind.END, EventKind.ERROR)
 
 
@@ -36,18 +46,19 @@ class EventScanner:
     """
 
     __slots__ = (
-        "_dialect", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail", "done",
-        "error", "frame_bytes", "opening", "output_events", "prompt_tokens", "started",
-        "text_bytes", "usage", "work_events",
+        "_dialect", "_event_bytes", "_held", "_hide_usage", "_markers", "_max_bytes", "_tail",
+        "_tail_bytes", "done", "error", "frame_bytes", "opening", "output_events", "prompt_tokens",
+        "started", "text_bytes", "usage", "work_events",
     )  # fmt: skip
 
-    def __init__(self, dialect: Dialect, max_event_bytes: int, *, hide_usage: bool = False) -> None:
+    def __init__(self, dialect: Dialect, max_bytes: int, *, hide_usage: bool = False) -> None:
         self._dialect = dialect
         self._markers = dialect.markers
-        self._max_event_bytes = max_event_bytes
+        self._max_bytes = max_bytes
         self._hide_usage = hide_usage
-        self._tail = b""
+        self._tail: list[bytes] = []
         self._held: list[bytes] = []
+        self._tail_bytes = self._event_bytes = 0
         self.started = False
         self.done = False
         self.error = b""
@@ -61,20 +72,29 @@ class EventScanner:
         """Whether plain content flows and no half event is kept: pieces may be relayed unparsed."""
         return self.frame_bytes > 0 and not (self.done or self._tail)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of half an event, and of the events that are held back."""
+        return self._tail_bytes + self._event_bytes
+
     def feed(self, data: bytes) -> bytes:
         """Return the complete events that may go to the client now; may be empty.
 
         Raises:
             AttemptError: an event is too large, or the data is not an event.
         """
-        if self._tail:
-            data = self._tail + data
-            self._tail = b""
+        tail = self._tail
+        if tail:
+            tail.append(data)
+            if _END not in tail[-2][-1:] + data:
+                return self._keep(tail, self._tail_bytes + len(data))
+            data = b"".join(tail)
+            self._keep([], 0)
         if not data.endswith(_END):
             cut = data.rfind(_END) + 2
             if cut < 2:
                 cut = 0
-            self._keep(data[cut:])
+            self._keep([data[cut:]], len(data) - cut)
             data = data[:cut]
             if not data:
                 return b""
@@ -88,10 +108,11 @@ class EventScanner:
     def _is_plain(self, data: bytes) -> bool:
         return all(marker not in data for marker in self._markers)
 
-    def _keep(self, tail: bytes) -> None:
-        if len(tail) > self._max_event_bytes:
+    def _keep(self, tail: list[bytes], size: int) -> bytes:
+        if size > self._max_bytes:
             raise AttemptError("bad_response", "The engine sent an event that is too large.")
-        self._tail = tail
+        self._tail, self._tail_bytes = tail, size
+        return b""
 
     def _feed_carefully(self, data: bytes) -> bytes:
         out = self._held
@@ -100,14 +121,17 @@ class EventScanner:
             if self.done:
                 break
             self._take(event, out)
+        self._event_bytes = 0 if self.started or self.done else self._event_bytes + len(data)
         if not (self.started or self.done):
-            if sum(map(len, out)) <= self._max_event_bytes:
+            is_large = self.work_events or len(out) > FEW_EVENTS
+            if self._event_bytes <= min(self._max_bytes, LARGE_BYTES if is_large else math.inf):
                 self._held = out
                 return b""
             if not self.work_events:
                 raise AttemptError("bad_response", "The engine sends events without any content.")
             self.started = True
             self.frame_bytes = len(out[-1]) + len(_END)
+            self._event_bytes = 0
         if not out:
             return b""
         return _END.join(out) + _END
@@ -117,7 +141,8 @@ class EventScanner:
         self.output_events += tokens or 1
         if not tokens:
             self.text_bytes += text
-        if not self.frame_bytes and self._is_plain(event):
+        # A large event is not read, so what of it is text is not known.
+        if not self.frame_bytes and len(event) <= LARGE_BYTES and self._is_plain(event):
             self.frame_bytes = len(event) + len(_END) - text
 
     def _take(self, event: bytes, out: list[bytes]) -> None:

@@ -14,6 +14,7 @@ import enum
 import json
 from typing import Any, Final
 
+from partitiond.core.units import MIB
 from partitiond.proxy.request.errors import DONE_EVENT, REQUEST_REFUSED, ApiError
 from partitiond.proxy.request.reported_usage import (
     TokenCounts,
@@ -22,6 +23,9 @@ from partitiond.proxy.request.reported_usage import (
     responses_usage,
 )
 
+LARGE_BYTES: Final = 1 * MIB
+"""Larger events are output, such as log probabilities, and are not read: that would take the event
+loop 10 ms for each MiB. Errors and usage are never so large. Chosen."""
 Markers = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 
 
@@ -105,7 +109,11 @@ _TEXTS: Final = frozenset(
 def output_of(payload: bytes) -> tuple[int, int]:
     """Return the bytes of output in an event's data, apart from how JSON writes some of them, and
     its tokens as far as it has their ids.
+
+    A large event is not read: its tokens are then known only by its usage.
     """
+    if len(payload) > LARGE_BYTES:
+        return 0, 0
     found = tokens = 0
     try:
         todo = [json.loads(payload)]
@@ -139,6 +147,8 @@ class ChatDialect(Dialect):
         if not event.startswith(b"data:"):
             named = event.startswith((b":", b"event:", b"id:", b"retry:"))
             return EventKind.OTHER if named else EventKind.BROKEN
+        if len(event) > LARGE_BYTES:
+            return EventKind.CONTENT
         payload = event[5:].strip()
         if payload == b"[DONE]":
             return EventKind.END

@@ -218,6 +218,17 @@ def test_chunks_taken_whole_count_as_chunks_cut_anywhere(
     assert list(quick.chunk_tokens) == list(thorough.chunk_tokens)
 
 
+def test_an_event_as_large_as_an_answer_is_read_and_copied_once() -> None:
+    """Copying what is held for each of its pieces would take minutes."""
+    body = {"choices": [{"text": "x" * 2_000_000}], "usage": {"completion_tokens": 7}}
+    event = f"data: {json.dumps(body)}\r\n\r\n".encode()
+    record = Record(0)
+    reader = StreamReader(record, None)
+    for at in range(0, len(event), 8):
+        reader.feed(event[at : at + 8], 1.0)
+    assert (record.output_tokens, reader.error) == (7, "")
+
+
 def test_two_events_in_one_chunk_are_left_to_the_thorough_reader() -> None:
     one = b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":1}}\n\n'
     reader = StreamReader(Record(0), None)

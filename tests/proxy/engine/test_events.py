@@ -191,6 +191,34 @@ def test_what_never_becomes_content_is_bounded(piece: bytes) -> None:
     assert not scanner.work_events
 
 
+def test_an_event_as_large_as_an_answer_comes_out_whole_and_copied_once() -> None:
+    """Copying what is held for each of its pieces would take minutes."""
+    large = text_event("x" * 2_000_000)
+    pieces = [large[at : at + 8] for at in range(0, len(large), 8)]
+    scanner = EventScanner(CHAT, len(large))
+    for piece in pieces[:-1]:
+        assert scanner.feed(piece) == b""
+    assert scanner.held_bytes == len(large) - len(pieces[-1])
+    assert scanner.feed(pieces[-1] + A) == large + A
+    assert (scanner.held_bytes, scanner.output_events) == (0, 2)
+    assert scanner.feed(large[:-1]) == scanner.feed(b"") == b""
+    with pytest.raises(AttemptError, match="too large"):
+        scanner.feed(b"xxx")
+
+
+def test_events_that_repeat_a_large_request_are_held_back_and_counted() -> None:
+    large = named("response.created", {"response": {"instructions": "x" * 1_000_000}})
+    scanner = EventScanner(RESPONSES, 10_000_000)
+    assert [scanner.feed(large) for _ in range(3)] == [b""] * 3
+    assert scanner.held_bytes == 3 * len(large)
+    assert scanner.feed(TEXT) == 3 * large + TEXT
+    assert not scanner.held_bytes
+    many = EventScanner(RESPONSES, 10_000_000)
+    [many.feed(CREATED) for _ in range(64)]
+    with pytest.raises(AttemptError, match="without any content"):
+        many.feed(large + large)
+
+
 def test_tokens_that_are_held_back_are_events_that_are_kept_within_a_bound() -> None:
     scanner = EventScanner(CHAT, 1000)
     out = [scanner.feed(ROLE) for _ in range(100)]
