@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability, RequestLimits
 from tests.proxy.conftest import Make, Proxy, key, replica, table
-from tests.proxy.scripted import ScriptedEngine, answer, well_behaved
+from tests.proxy.scripted import ScriptedEngine, answer, plays, well_behaved
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 ALIASED = ("m", "alias")
@@ -185,6 +185,33 @@ async def test_health_is_known_with_the_first_table_and_a_model_that_starts_is_r
     refused = await proxy.complete(key="k1")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "7")
     assert error_of(refused)["code"] == "model_starting"
+
+
+async def test_errors_of_messages_have_anthropics_shape_on_every_way_out(make: Make) -> None:
+    """Responses are OpenAI's, and so are their errors."""
+    proxy, engine = await make.both(plays(*answer({"error": {"message": "no"}}, 400, "Bad")))
+    too_large = {"x": "y" * 70_000}
+    async with proxy.client as client:
+        for name, anthropics in (("messages", True), ("responses", False)):
+            path = f"/v1/{name}"
+            for response, status, kind in (
+                (await client.get(path), 405, "api_error"),
+                (await client.get(f"{path}/batches"), 404, "not_found_error"),
+                (await client.get(path, headers=too_large), 431, "api_error"),
+                (await client.get(path, headers={"expect": "x"}), 417, "api_error"),
+                (await client.post(path, content=b"{}"), 415, "api_error"),
+                (await proxy.complete(path), 400, "invalid_request_error"),
+                (await proxy.complete(path, stream=True), 400, "invalid_request_error"),
+                (await proxy.complete(path, model="x"), 404, "not_found_error"),
+            ):
+                told = response.json()
+                assert response.status_code == status
+                assert (told.get("type"), told["error"]["message"] != "") == (
+                    "error" if anthropics else None, True,
+                )  # fmt: skip
+                assert not anthropics or told["error"]["type"] == kind
+    assert len(engine.received) == 4
+    assert proxy.idle()
 
 
 async def test_an_engines_complaint_is_passed_on_in_openais_shape(make: Make) -> None:

@@ -206,6 +206,8 @@ HEADS: Final = (
         b"GET /v1/models\r\n\r\n", b"POST /v1/completions\r\n\r\n" + BODY,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
     )),
+    *listed("expects", (good(b"expect: 200-ok"), good(b"expect: 100-continue, x")),
+            answers=(417,), code="expectation_failed"),
     *listed("host", (
         good(host=b""), good(b"host: other"), good(b"host: proxy"),
         good(b"host: b", line=b"POST /v1/completions HTTP/1.0"),
@@ -220,7 +222,7 @@ HEADS: Final = (
             good(b"x-http-method-override: DELETE", b"x-method-override: PUT"),
             good(b"x-original-url: /metrics", b"x-rewrite-url: /metrics",
                  b"x-forwarded-prefix: /.."), good(b"expect: 100-continue"),
-            good(b"expect: 200-ok"), good(b"proxy-authorization: Basic eDp5"),
+            good(b"expect:"), good(b"proxy-authorization: Basic eDp5"),
             # Engines obey some; none is for clients to send (`recorder.ALLOWED_HEADERS`).
             good(b"x-data-parallel-rank: 1", b"x-kv-transfer-params: {}", b"cookie: a=b",
                  b"user-agent: x", b"x-forwarded-for: 1.2.3.4", b"x-session-id: s",
@@ -300,12 +302,19 @@ NO_KEYS: Final[tuple[tuple[bytes, ...], ...]] = (
     (b"cookie: authorization=Bearer sk-good",), (b"proxy-authorization: Bearer sk-good",),
     (b"x-forwarded-authorization: Bearer sk-good",), (b"authorization_: Bearer sk-good",),
     (b"x-forwarded-for: 127.0.0.1", b"x-real-ip: 127.0.0.1"),
-    (b"x-partitiond-key: k", b"x-api-key: wrong"),
+    (b"x-partitiond-key: k", b"x-api-key: wrong"), (b"authorization:", AUTH),
+    (b"x-api-key: sk-good", b"x-api-key: sk-good"), (AUTH, AUTH, b"x-api-key: sk-good"),
+    (b"x-api-key: x", b"authorization: Bearer y"),
 )  # fmt: skip
 KEYS: Final = (
     *served("key", *(post(BODY, header) for header in (
         b"authorization: bearer sk-good", b"authorization: BEARER sk-good",
         b"AUTHORIZATION: Bearer sk-good", b"authorization:   Bearer   sk-good  "))),
+    # Of both headers the key that is one counts, before the other way of sending it.
+    *served("both-keys", *(post(BODY, *headers) for headers in (
+        (AUTH, b"x-api-key: sk-good"), (AUTH, b"x-api-key: x"),
+        (b"x-api-key: sk-good", b"authorization: Bearer x"),
+        (b"authorization: Basic c2stZ29vZA==", b"x-api-key: sk-good")))),
     *refused("no-key", 401, "invalid_api_key", *(post(BODY, *headers) for headers in NO_KEYS),
              post(BODY, target=b"/v1/completions?api_key=sk-good&key=sk-good")),
 )  # fmt: skip

@@ -223,7 +223,7 @@ async def test_an_empty_key_is_nobody_s(proxy: Target, required: bool) -> None:
         assert await status_of(proxy.port, data) == (401 if required else 200), value
 
 
-async def test_anthropic_s_header_is_a_key_and_both_together_are_none(proxy: Target) -> None:
+async def test_anthropic_s_header_is_a_key_and_of_both_the_one_that_is_ours(proxy: Target) -> None:
     proxy.publish(keys=[key("sk-a")])
     body = b'{"model":"m","max_tokens":3,"messages":[{"role":"user","content":"x"}]}'
 
@@ -234,8 +234,9 @@ async def test_anthropic_s_header_is_a_key_and_both_together_are_none(proxy: Tar
     assert await status(b"x-api-key: sk-a") == 200
     assert await status(b"x-api-key: sk-b") == 401
     assert await status(b"x-api-key: sk-a", b"x-api-key: sk-a") == 401
-    assert await status(b"x-api-key: sk-a", b"authorization: Bearer sk-b") == 401
-    assert await status(b"x-api-key: sk-b", b"authorization: Bearer sk-a") == 401
+    for ours, other in ((b"sk-a", b"sk-b"), (b"sk-b", b"sk-a"), (b"sk-a", b"sk-a")):
+        assert await status(b"x-api-key: " + ours, b"authorization: Bearer " + other) == 200
+    assert await status(b"x-api-key: sk-b", b"authorization: Bearer sk-c") == 401
 
 
 async def test_without_any_table_nothing_is_open() -> None:

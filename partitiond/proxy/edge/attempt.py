@@ -25,7 +25,6 @@ from partitiond.proxy.request.errors import (
     REQUEST_REFUSED,
     ApiError,
     AttemptError,
-    in_openai_shape,
     route_not_supported,
 )
 from partitiond.proxy.request.parts import ParsedRequest
@@ -378,7 +377,7 @@ class Attempt:
                 )
                 return
             payload = scanner.error.partition(b"data:")[2].strip()
-            body = in_openai_shape(status, payload)
+            body = dialect.refusal_body(status, payload)
             self._close_books("invalid")
             exchange.finished_whole(status, JSON, body)
             return
@@ -414,15 +413,15 @@ class Attempt:
 
     def _end_refused(self, head: Head, body: bytes) -> None:
         """Pass on the engine's own refusal of the request."""
-        status = head.status
+        status, route = head.status, self._exchange.route
         if status == 404:
             if b'"detail"' in body:  # from its router: this kind of model has no such route
-                body = route_not_supported(self._exchange.route.path).body()
-            elif b'"invalid_request_error"' not in body:
+                body = route_not_supported(route.path).body()
+            elif b'"invalid_request_error"' not in body and b'"route_not_supported"' not in body:
                 self._fail(AttemptError("engine_error", "The engine does not know its own model."))
                 return
         self._close_books("invalid")
-        self._exchange.finished_whole(status, JSON, in_openai_shape(status, body))
+        self._exchange.finished_whole(status, JSON, route.dialect.refusal_body(status, body))
         self._release_answer()
 
     def _close_books(self, outcome: str) -> None:

@@ -35,10 +35,9 @@ from partitiond.proxy.edge.request_connection import RequestConnection
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.edge.unread import unsent_bytes
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.dialects import CHAT
 from partitiond.proxy.request.errors import TOO_MANY_CONNECTIONS, ApiError
 from partitiond.proxy.request.requests import DataRoute
-from partitiond.proxy.request.routes import BY_PATH, BY_TARGET
+from partitiond.proxy.request.routes import BY_PATH, BY_TARGET, dialect_of
 
 SURPLUS_SECONDS: Final = 1.0
 """Time for the head on a connection beyond the limit, which is refused once its head arrives.
@@ -266,7 +265,8 @@ class DataProtocol(RequestConnection):
         if self._lingering or self.transport.is_closing():
             return  # the last answer has been given
         if self.request is None:
-            answer = Answer(self, CHAT, new_request_id(), keep_alive=False, chunked=False)
+            dialect = dialect_of(self._url.decode("latin-1"))
+            answer = Answer(self, dialect, new_request_id(), keep_alive=False, chunked=False)
             if self.state.cors is not None:
                 answer.extra = self.state.cors.lines(RequestHead(self._headers).origin)
             answer.error(refusal)

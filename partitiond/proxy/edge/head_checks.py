@@ -14,6 +14,9 @@ from partitiond.proxy.request.errors import ApiError
 _NEEDS_HOST: Final = ApiError(
     400, "The request needs exactly one Host header.", code="invalid_http"
 )
+_UNMET: Final = ApiError(
+    417, "The only expectation that is met is '100-continue'.", code="expectation_failed"
+)
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _ONLY_CHUNKED: Final = ApiError(
     400, "The one transfer encoding is 'chunked', and HTTP/1.0 has none.", code="invalid_http"
@@ -61,6 +64,8 @@ def check_head(
         elif name == b"transfer-encoding":
             # The parser accepts other encodings before "chunked"; a reverse proxy may not.
             encodings += 1 if value.lower() == b"chunked" else 2
+        elif name == b"expect" and value.lower() not in {b"", b"100-continue"}:
+            return _UNMET
     if size > max_bytes:
         return head_too_large(max_bytes)
     if version not in {"1.0", "1.1"} or hosts > 1 or (hosts == 0 and version == "1.1"):

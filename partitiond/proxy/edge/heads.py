@@ -38,8 +38,8 @@ class RequestHead:
     """The used headers of a request.
 
     Attributes:
-        authorization: the only such header; empty if there is none or more than one.
-        api_key: `x-api-key`, as Anthropic's clients send it; the same rule.
+        authorization: the only such header; empty if there is none.
+        api_key: `x-api-key`, as Anthropic's clients send it. Both are empty if one comes twice.
         max_wait: longest wait for a slot that the client accepts, in seconds, as text.
     """
 
@@ -59,21 +59,21 @@ class RequestHead:
         self.max_wait = b""
         self.origin = b""
         self.traceparent = b""
-        keys = 0
+        tokens = keys = 0
         for name, value in headers:
             field = _WANTED.get(name)
             if field is not None:
-                keys += name in {b"authorization", b"x-api-key"}
+                tokens += name == b"authorization"
+                keys += name == b"x-api-key"
                 setattr(self, field, value)
-        if keys > 1:
+        if tokens > 1 or keys > 1:
             self.authorization = self.api_key = b""
 
-    def key(self) -> bytes:
-        """Return the request's API key, or empty."""
-        if self.authorization:
-            scheme, _, key = self.authorization.partition(b" ")
-            return key.strip() if scheme.lower() == b"bearer" else b""
-        return self.api_key.strip()
+    def keys(self) -> list[bytes]:
+        """Return the request's API keys: clients with two settings send both headers."""
+        scheme, _, key = self.authorization.partition(b" ")
+        first = key.strip() if scheme.lower() == b"bearer" else b""
+        return [key for key in (first, self.api_key.strip()) if key]
 
     def request_id(self) -> str:
         """Return the client's own request id if it is harmless, else a new one."""

@@ -95,7 +95,8 @@ class IncomingRequest(Sender):
             return errors.SHUTTING_DOWN
         if state.table.version == 0:
             return errors.NO_TABLE  # so it is not known either whether keys are required
-        caller = state.keys.identify(self.head.key()) if known is None else known.caller(state.keys)
+        ring = state.keys
+        caller = ring.identify(*self.head.keys()) if known is None else known.caller(ring)
         if isinstance(caller, ApiError):
             return caller
         self._caller = caller

@@ -39,7 +39,7 @@ class KnownHead:
         """Identify the sender; memoised unless the keys have changed or one of them may expire."""
         if self._ring is ring and self._caller is not None and not ring.is_stale():
             return self._caller
-        caller = ring.identify(self.head.key())
+        caller = ring.identify(*self.head.keys())
         if isinstance(caller, Caller) and not ring.expires:
             self._ring, self._caller = ring, caller
         return caller

@@ -15,9 +15,8 @@ from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.auth import Caller
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.dialects import CHAT
 from partitiond.proxy.request.errors import ApiError
-from partitiond.proxy.request.routes import BY_PATH
+from partitiond.proxy.request.routes import BY_PATH, dialect_of
 from partitiond.proxy.telemetry.logs import json_line
 
 MODELS: Final = "/v1/models"
@@ -47,8 +46,9 @@ class LocalRequest:
         self._head = RequestHead(headers)
         self._request_id = self._head.request_id()
         self.http = Answer(
-            client, CHAT, self._request_id, keep_alive=keep_alive and not has_body, chunked=False
-        )
+            client, dialect_of(path), self._request_id, keep_alive=keep_alive and not has_body,
+            chunked=False,
+        )  # fmt: skip
         self.http.is_bodiless = method == "HEAD"
 
     def answer(self) -> None:
@@ -98,7 +98,7 @@ class LocalRequest:
         if state.table.version == 0:
             self._refuse(errors.NO_TABLE)
             return
-        caller = state.keys.identify(self._head.key())
+        caller = state.keys.identify(*self._head.keys())
         if not isinstance(caller, Caller):
             self._refuse(caller)
             return

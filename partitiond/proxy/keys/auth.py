@@ -100,17 +100,17 @@ class KeyRing:
         """Whether all keys have to be refused. Where none is required, a key only limits."""
         return self.required and self._word is not None and self._word.is_stale()
 
-    def identify(self, key: bytes) -> Caller | ApiError:
-        """Return the caller of a request with this key (empty for none).
+    def identify(self, *keys: bytes) -> Caller | ApiError:
+        """Return the caller of a request with these keys; the first that is one of ours counts.
 
         If keys are not required, an unknown key counts as no key, because OpenAI's clients always
         send one. A known key keeps its scope in both cases.
         """
-        if key and self.is_stale():
+        if keys and self.is_stale():
             return KEYS_STALE  # of unknown keys, too: the answer does not say which keys exist
         if not self._secrets:
-            return ANYONE if not self.required else BAD_KEY if key else NO_KEY
-        if key:
+            return ANYONE if not self.required else BAD_KEY if keys else NO_KEY
+        for key in keys:
             digest = hashlib.sha256(key).digest()
             secret = self._secrets.get(digest)
             if (
@@ -121,4 +121,4 @@ class KeyRing:
                 return secret.caller
         if not self.required:
             return ANYONE
-        return BAD_KEY if key else NO_KEY
+        return BAD_KEY if keys else NO_KEY

@@ -15,7 +15,12 @@ import json
 from typing import Any, Final
 
 from partitiond.core.units import MIB
-from partitiond.proxy.request.errors import DONE_EVENT, REQUEST_REFUSED, ApiError
+from partitiond.proxy.request.errors import (
+    DONE_EVENT,
+    REQUEST_REFUSED,
+    ApiError,
+    in_openai_shape,
+)
 from partitiond.proxy.request.reported_usage import (
     TokenCounts,
     messages_usage,
@@ -76,6 +81,10 @@ class Dialect:
     def error_body(self, error: ApiError) -> bytes:
         """Return the body of an error of ours that replaces the answer."""
         return error.body()
+
+    def refusal_body(self, status: int, body: bytes) -> bytes:
+        """Return an engine's error answer in this API's shape."""
+        return in_openai_shape(status, body)
 
     def error_status(self, event: bytes) -> int | None:
         """Status in an engine's error event if the event blames the request, else None (as always
@@ -236,8 +245,12 @@ class MessagesDialect(Dialect):
 
     def error_body(self, error: ApiError) -> bytes:
         """Return Anthropic's shape and type with OpenAI's fields: both kinds of clients read it."""
-        inner = json.loads(error.body())["error"]
-        inner["type"] = _ANTHROPIC_TYPES.get(error.status, "api_error")
+        return self.refusal_body(error.status, error.body())
+
+    def refusal_body(self, status: int, body: bytes) -> bytes:
+        """See `Dialect`."""
+        inner = json.loads(in_openai_shape(status, body))["error"]
+        inner["type"] = _ANTHROPIC_TYPES.get(status, "api_error")
         return json.dumps({"type": "error", "error": inner}, separators=(",", ":")).encode()
 
 

@@ -74,3 +74,8 @@ DATA_ROUTES: Final = (
 BY_PATH: Final = {route.path: route for route in DATA_ROUTES}
 BY_TARGET: Final = {route.path.encode(): route for route in DATA_ROUTES}
 """Routes by the request target as received, for the usual case."""
+
+
+def dialect_of(path: str) -> Dialect:
+    """Return in whose shape a path's errors are, be it a route or not."""
+    return MESSAGES if path.startswith("/v1/messages") else CHAT

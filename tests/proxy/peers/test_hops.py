@@ -311,3 +311,12 @@ async def test_a_stranger_and_another_version_are_not_served(make: Make) -> None
     for caller in kept:
         caller.writer.close()
     assert (await a.proxy.complete()).status_code == 200
+
+
+async def test_a_route_that_an_engine_of_another_host_lacks_is_told_and_not_retried(
+    make: Make,
+) -> None:
+    entry, _, engine = await make.pair(plays(*answer({"detail": "Not Found"}, 404, "Not Found")))
+    for path in ("/v1/messages", "/v1/responses"):
+        assert error_of(await entry.proxy.complete(path)) == (404, "route_not_supported")
+    assert len(engine.received) == 2
