@@ -267,10 +267,8 @@ class Attempt:
         except AttemptError as failure:
             self._fail(failure)
             return
-        if self._held or scanner.held_bytes > SMALL_ANSWER_BYTES:
-            self._hold_event(scanner.held_bytes)
-            if self._over:
-                return
+        if not self._holds(scanner.held_bytes):
+            return
         answer = self._exchange.answer
         if self._measured_at < 0 and scanner.work_events:
             self._note_work(scanner)
@@ -310,11 +308,14 @@ class Attempt:
             else:
                 self._exchange.give_up(ANSWERS_FULL)
 
-    def _hold_event(self, size: int) -> None:
-        """Count what is held of a large event; what was sent on counts until the next piece."""
+    def _holds(self, size: int) -> bool:
+        """Count what is held of events, and return whether the attempt goes on. What was sent on
+        counts until the next piece, which comes once the client has read it.
+        """
         if size < self._held:
             self._release_answer()
         self._hold(size)
+        return not self._over
 
     def received_end(self) -> None:
         """Take the end of the answer."""

@@ -17,18 +17,11 @@ from partitiond.core.units import MIB
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError, invalid
-from partitiond.proxy.request.parts import (
-    AnyObject,
-    ParsedRequest,
-    RequestBody,
-    Size,
-)
-from partitiond.proxy.request.scan import (
-    MAX_TOKENS_LIMIT,
-    PIECE_BYTES,
-    not_json,
-)
+from partitiond.proxy.request.parts import AnyObject, ParsedRequest, RequestBody, Size
+from partitiond.proxy.request.scan import PIECE_BYTES, not_json
 
+MAX_TOKENS_LIMIT: Final = 1_048_576
+"""No engine that we know serves longer contexts; a larger `max_tokens` is a mistake."""
 COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
 """Default of `max_tokens` for /v1/completions, in OpenAI's API and in vLLM."""
 MAX_CHOICES: Final = 128
@@ -82,17 +75,17 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
     if isinstance(parsed, ApiError):
         return parsed
     model, stream = parsed.model, parsed.stream
-    given = _stream_options(parsed.stream_options)
-    if isinstance(given, ApiError):
-        return given
     if not isinstance(model, str) or not model:
         return invalid("'model' must be a non-empty string.", "model")
     if stream is not None and stream is not True and stream is not False:
         return invalid("'stream' must be true or false.", "stream")
+    if len(parsed.stream_options) > PIECE_BYTES:
+        return invalid("'stream_options' is too large.", "stream_options")
     try:
+        given = msgspec.json.decode(parsed.stream_options) if parsed.stream_options else None
         size = measure(parsed)
-    except (ValueError, RecursionError) as error:  # in a field that was skipped so far
-        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
+    except ValueError as error:  # in a field that was skipped so far
+        return _unreadable(error)
     if isinstance(size, ApiError):
         return size
     choices = 1
@@ -232,16 +225,6 @@ def _engine_body(
     return msgspec.json.encode(fields)
 
 
-def _stream_options(given: msgspec.Raw) -> Any:
-    """The stream options as given, or ApiError if they are more than options can be."""
-    if len(given) > PIECE_BYTES:
-        return invalid("'stream_options' is too large.", "stream_options")
-    try:
-        return msgspec.json.decode(given) if given else None
-    except ValueError as error:
-        return _unreadable(error)
-
-
 def _refuse_stream_options(given: Any) -> ApiError | None:
     """Refuse values that the engine may read differently: charging depends on reported usage.
 
@@ -260,8 +243,6 @@ def _refuse_stream_options(given: Any) -> ApiError | None:
 def _decode(body: bytes) -> RequestBody | ApiError:
     try:
         return _decoder.decode(body)
-    except RecursionError as error:
-        return not_json(error)
     except ValueError as error:
         if isinstance(error, msgspec.ValidationError) and not body.lstrip().startswith(b"{"):
             return invalid("The body must be a JSON object.", code="invalid_json")
@@ -275,8 +256,8 @@ def _unreadable(error: ValueError) -> ApiError:
     found = _WRONG_KIND.search(str(error))
     if found is not None:
         return invalid(f"'{found[2]}' must not be an {found[1]}.", found[2])
-    message = f"A number in the body is too large to be read: {error}."
-    return invalid(message, code="invalid_json")
+    told = f"A number in the body is too large to be read: {error}."
+    return invalid(told, code="invalid_json")
 
 
 def _choices(body: RequestBody) -> int | ApiError:
@@ -459,14 +440,13 @@ def _prompt_size(prompt: msgspec.Raw, name: str) -> Size | ApiError:
     """
     if not _bytes_of(prompt):
         return Size(1, 0)
+    is_long, kind = len(prompt) > LONG_BYTES, _kind_of_list(prompt)
     try:
         if _first(prompt) == b'"':
-            is_long = len(prompt) > LONG_BYTES
             return Size(1, len(prompt) - 2 if is_long else _byte_length(_text.decode(prompt)))
-        kind = _kind_of_list(prompt)
         if kind == b'"':
             texts = _texts.decode(prompt)
-            return Size(len(texts), sum(map(_byte_length, texts)))
+            return Size(len(texts), len(prompt) if is_long else sum(map(_byte_length, texts)))
         outline = bytes(prompt).translate(None, b" \t\r\n0123456789")
         lists = outline.count(b"[") - 1
         is_flat = lists == 0 or (

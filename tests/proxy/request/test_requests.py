@@ -188,7 +188,7 @@ def test_only_routes_with_choices_look_at_n(api: Api) -> None:
 
 PROMPTS: list[tuple[Any, int]] = [
     ([7] * 25, 100), ([7] * 26, 104), ([[7] * 13, [7] * 12], 100), ([[7] * 13] * 2, 104),
-    ("x" * 100, 100), (["x" * 50, "é" * 26], 102),
+    ("x" * 100, 100), (["x" * 50, "é" * 26], 102), ([[], [7] * 24], 100), ([], 0),
 ]  # fmt: skip
 
 
@@ -297,10 +297,14 @@ def test_an_empty_prompt_takes_a_slot_until_its_engine_refuses_it_in_its_own_wor
 
 NO_MESSAGES: list[Any] = ["x", {}, False, ""]
 NO_BATCHES: list[Any] = ["x", {}, CHAT, [CHAT, [5]], [CHAT, None]]
-NO_INPUTS: list[Any] = [5, [1, "x"], [[1], ["x"]], [True]]
-NO_PROMPTS: list[Any] = [{}, 0, False, [1, "x"], [[], "x"], [[], ["x"]], [None]]
+NO_IDS: list[Any] = [
+    [1, "x"], [1.5], [-1], [None], [[[1]]], [1, [2]], [[1], 2], [[1], [2], 3, [4]], [[1, [2]]],
+    [[], {}], [{"a": [1]}, 1],
+]  # fmt: skip
+NO_INPUTS: list[Any] = [5, [[1], ["x"]], [True], *NO_IDS[:-1]]
+NO_PROMPTS: list[Any] = [{}, 0, False, [[], "x"], [[], ["x"]], *NO_IDS]
 NO_LIMITS: list[Any] = [-1, 1.5, True, 1e99]
-WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
+WRONG_TYPES: list[tuple[str, dict[str, Any], str | None]] = [
     *[("/v1/chat/completions", {"messages": no}, "messages") for no in NO_MESSAGES],
     ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
     ("/v1/chat/completions", {"messages": [[]]}, "messages"),
@@ -320,6 +324,10 @@ WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
     *[("/v1/completions", {"prompt": "x", "max_tokens": no}, "max_tokens") for no in NO_LIMITS],
     ("/v1/completions", {"prompt": "x", "stream": "yes"}, "stream"),
     ("/v1/completions", {"model": 3, "prompt": "x"}, "model"),
+    ("/v1/completions", {"model": ["m"], "prompt": "x"}, "model"),
+    ("/v1/completions", {"prompt": "x", "n": {}}, "n"),
+    ("/v1/completions", {"prompt": "x", "stream_options": {"a": "x" * 66_000}}, "stream_options"),
+    ("/v1/rerank", {"query": "q", "documents": ["a", 5]}, None),
     ("/v1/completions", {"model": None, "prompt": "x"}, "model"),
 ]
 NO_JSON = [
