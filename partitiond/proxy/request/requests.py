@@ -33,7 +33,6 @@ LONG_BYTES: Final = 1 * MIB
 """Longer texts are counted as JSON writes them, and of longer messages the first is looked at: the
 event loop has no time for a second look. Chosen."""
 _WRONG_KIND: Final = re.compile(r"got `(array|object)` - at `\$\.(\w+)`")
-_INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
 _decoder: Final = msgspec.json.Decoder(RequestBody)
@@ -201,28 +200,26 @@ def _engine_body(
     refusal = _refuse_stream_options(request.stream_options) if route.tells_usage else None
     if refusal is not None:
         return refusal
-    add_usage = request.stream and route.tells_usage and not request.wants_usage
-    size = request.size
+    size, given = request.size, request.stream_options
+    changes: dict[str, Any] = {}
+    if model.served_name != request.model:
+        changes["model"] = model.served_name
     beyond = size.max_tokens is None or (not size.own_limit and size.max_tokens > most)
-    add_limit = bool(most and route.output_field and beyond)
-    if model.served_name == request.model and not add_limit:
-        if not add_usage:
-            return body
-        if request.stream_options is None and b'"stream_options"' not in body:
-            # The body is an object with at least one member: the model.
-            return body.rstrip()[:-1] + _INCLUDE_USAGE
+    if most and route.output_field and beyond:
+        changes[route.output_field] = size.max_tokens = most
+    adds_usage = request.stream and route.tells_usage and not request.wants_usage
+    if adds_usage and (given is None or isinstance(given, dict)):
+        kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
+        changes["stream_options"] = {**kept, "include_usage": True}
+    if not changes:
+        return body
+    if len(body) > LONG_BYTES or not any(b'"%b"' % name.encode() in body for name in changes):
+        # The body is an object with at least one member: the model. Of two values the last counts.
+        return body.rstrip()[:-1] + b"," + msgspec.json.encode(changes)[1:]
     try:
-        fields: dict[str, Any] = _fields.decode(body)
+        return msgspec.json.encode(_fields.decode(body) | changes)
     except ValueError as error:
         return not_json(error)
-    fields["model"] = model.served_name
-    if add_limit:
-        fields[route.output_field] = size.max_tokens = most
-    given = request.stream_options
-    if add_usage and (given is None or isinstance(given, dict)):
-        kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
-        fields["stream_options"] = {**kept, "include_usage": True}
-    return msgspec.json.encode(fields)
 
 
 def _refuse_stream_options(given: Any) -> ApiError | None:
