@@ -1,12 +1,9 @@
 """Scans request bodies before anything of them is built: how much there is, and how deep.
 
-A body of 8 MiB can hold millions of values, which would take the event loop seconds. So a large
-body is scanned in the pieces in which it comes, between which the event loop turns, by searches
-that take about as long whatever a piece holds; nothing is kept of a body that is refused.
-
-The scan reduces JSON to its outline: of a string one or two quotes are left, of numbers what is no
-digit, of the commas between token ids one. Where a body is no JSON, its outline is right up to
-there, and no reader comes further.
+Millions of values would take the event loop seconds. So a large body is scanned in the pieces in
+which it comes, between which the loop turns, by searches that take about as long for any bytes. The
+outline of JSON is left: a quote of a string, of numbers what is no digit, and one comma of those
+between token ids. If a body is no JSON, this is right up to there, and no reader comes further.
 """
 
 import codecs
