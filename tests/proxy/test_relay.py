@@ -25,7 +25,7 @@ from tests.proxy.scripted import (
     stream,
     text_event,
 )
-from tests.proxy.virtual import RawClient, running_loop
+from tests.proxy.virtual import RawClient, running_loop, settled
 
 ENGINE_ERROR = event({"error": {"message": "oom", "type": "X", "param": None, "code": 500}})
 
@@ -88,14 +88,19 @@ async def test_what_is_no_answer_is_retried_elsewhere_and_else_told(make: Make, 
 async def test_a_large_event_is_relayed_and_counted_like_a_large_answer(
     make: Make, *, first: bytes
 ) -> None:
-    go_on, large = asyncio.Event(), text_event("x" * 3_000_000)
-    steps = stream(first + large[:2_000_000], go_on, large[2_000_000:], DONE)
+    """Until it was sent on, and the client takes more."""
+    go_on, last, large = asyncio.Event(), asyncio.Event(), text_event("x" * 3_000_000)
+    rest: list[Step] = [large[2_000_000:], last, DONE] if first else [large[2_000_000:] + DONE]
+    steps = stream(first + large[:2_000_000], go_on, *rest)
     proxy, _ = await make.both(plays(*steps), max_response_bytes=len(large), max_bodies_bytes=1)
     running = asyncio.create_task(proxy.stream_text())
     await proxy.until(lambda: proxy.state.answer_bytes == 2_000_000)
     refused = await proxy.stream_text()
     assert error_event(refused)["code"] == "answers_full" if first else "answers_full" in refused
     go_on.set()
+    await settled()
+    assert (proxy.state.answer_bytes >= 2_000_000) is bool(first)
+    last.set()
     assert await running == (first + large + DONE).decode()
     assert (proxy.state.answer_bytes, proxy.idle()) == (0, True)
 

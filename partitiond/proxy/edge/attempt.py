@@ -262,12 +262,14 @@ class Attempt:
             self._size += len(data)
             self._hold(self._size)
             return
+        if scanner.held_bytes < self._held:  # sent on with the last piece, and read by the client
+            self._release_answer()
         try:
             block = scanner.feed(data)
         except AttemptError as failure:
             self._fail(failure)
             return
-        if not self._holds(scanner.held_bytes):
+        if not self._hold(scanner.held_bytes):
             return
         answer = self._exchange.answer
         if self._measured_at < 0 and scanner.work_events:
@@ -298,8 +300,12 @@ class Attempt:
             self._writes_at = now
             self.replica.first_token(self._exchange.live, now)
 
-    def _hold(self, size: int) -> None:
-        """Count a whole answer of that size; large ones are bounded, alone and together."""
+    def _hold(self, size: int) -> bool:
+        """Count a whole answer or events of that size; large ones are bounded, alone and together.
+
+        Returns:
+            Whether the attempt goes on.
+        """
         if size > self._state.options.max_response_bytes:
             self._exchange.give_up(ANSWER_TOO_LARGE)
         elif size > max(self._held, SMALL_ANSWER_BYTES):
@@ -307,14 +313,6 @@ class Attempt:
                 self._held = size
             else:
                 self._exchange.give_up(ANSWERS_FULL)
-
-    def _holds(self, size: int) -> bool:
-        """Count what is held of events, and return whether the attempt goes on. What was sent on
-        counts until the next piece, which comes once the client has read it.
-        """
-        if size < self._held:
-            self._release_answer()
-        self._hold(size)
         return not self._over
 
     def received_end(self) -> None:
