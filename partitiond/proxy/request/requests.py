@@ -209,13 +209,14 @@ def _engine_body(
         changes[route.output_field] = size.max_tokens = most
     adds_usage = request.stream and route.tells_usage and not request.wants_usage
     if adds_usage and (given is None or isinstance(given, dict)):
-        kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
-        changes["stream_options"] = {**kept, "include_usage": True}
+        others = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
+        changes["stream_options"] = {**others, "include_usage": True}
     if not changes:
         return body
     if len(body) > LONG_BYTES or not any(b'"%b"' % name.encode() in body for name in changes):
         # The body is an object with at least one member: the model. Of two values the last counts.
-        return body.rstrip()[:-1] + b"," + msgspec.json.encode(changes)[1:]
+        kept = memoryview(body.rstrip())[:-1]  # which is copied once
+        return b"%b,%b" % (kept, msgspec.json.encode(changes)[1:])
     try:
         return msgspec.json.encode(_fields.decode(body) | changes)
     except ValueError as error:
