@@ -216,7 +216,7 @@ def _engine_body(
     if len(body) > LONG_BYTES or not any(b'"%b"' % name.encode() in body for name in changes):
         # The body is an object with at least one member: the model. Of two values the last counts.
         kept = memoryview(body.rstrip())[:-1]  # which is copied once
-        return b"%b,%b" % (kept, msgspec.json.encode(changes)[1:])
+        return b"".join((kept, b",", msgspec.json.encode(changes)[1:]))
     try:
         return msgspec.json.encode(_fields.decode(body) | changes)
     except ValueError as error:
