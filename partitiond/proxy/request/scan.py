@@ -18,7 +18,7 @@ MAX_NESTING: Final = 64
 """Depth of the request's JSON. Chosen."""
 MAX_WORK: Final = 2 * MIB
 """As much as a million token ids, 16,000 messages, or 80,000 empty lists; what is built of these
-takes 5 to 15 ms of a core (bench/proxy/large_bodies.py)."""
+takes 3 to 30 ms of a core (bench/proxy/large_bodies.py)."""
 _BYTE, _COLON, _TOKEN_ID = 8, 24, 2
 """Work of a byte of the outline, more of a colon, which has a name before it, and of a token id; of
 a byte of whitespace and of a backslash it is 1."""
