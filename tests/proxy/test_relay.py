@@ -94,15 +94,15 @@ async def test_a_large_event_is_relayed_and_counted_like_a_large_answer(
     steps = stream(first + large[:2_000_000], go_on, *rest)
     proxy, _ = await make.both(plays(*steps), max_response_bytes=len(large), max_bodies_bytes=1)
     running = asyncio.create_task(proxy.stream_text())
-    await proxy.until(lambda: proxy.state.answer_bytes == 2_000_000)
+    await proxy.until(lambda: proxy.state.answers.held == 2_000_000)
     refused = await proxy.stream_text()
     assert error_event(refused)["code"] == "answers_full" if first else "answers_full" in refused
     go_on.set()
     await settled()
-    assert (proxy.state.answer_bytes >= 2_000_000) is bool(first)
+    assert (proxy.state.answers.held >= 2_000_000) is bool(first)
     last.set()
     assert await running == (first + large + DONE).decode()
-    assert (proxy.state.answer_bytes, proxy.idle()) == (0, True)
+    assert (proxy.state.answers.held, proxy.idle()) == (0, True)
 
 
 async def test_at_most_two_attempts_and_never_twice_the_same_replica(make: Make) -> None:

@@ -427,7 +427,9 @@ def measure_tokenise(body: RequestBody) -> Size | ApiError:
     if isinstance(size, Size):
         size.prompts = 0
         size.prompt_bytes += _size_of_chat(body)
-        size.prompt_tokens += len(_list.decode(body.tokens)) if _first(body.tokens) == b"[" else 0
+        # Ids are counted by their commas: none of them is built.
+        has_ids = _kind_of_list(body.tokens) not in (b"", b"]")
+        size.prompt_tokens += bytes(body.tokens).count(b",") + 1 if has_ids else 0
     return size
 
 

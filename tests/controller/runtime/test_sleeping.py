@@ -195,10 +195,10 @@ async def test_a_mark_that_the_store_did_not_have_yet_goes_with_its_model(bench:
     stored = store.set_mark
     refusals = iter([True, True])  # as it is marked, and as the marks are looked at once more
 
-    def set_mark(*mark: str | None) -> None:
+    def set_mark(kind: str, subject: str, value: str | None, at: str = "") -> None:
         if next(refusals, False):
             raise StoreError("the disk is full.")
-        stored(*mark)  # type: ignore[arg-type]
+        stored(kind, subject, value, at)
 
     store.set_mark = set_mark  # type: ignore[method-assign]
     sleep.put_to_sleep("a", 1, "as asked")
