@@ -195,19 +195,34 @@ _TRACE: Final = ('File "', "warnings.warn")
 _ERRORS: Final = ("error: ", "exception: ", "fatal ", "fatal:")
 _PREFIX: Final = re.compile(
     r"^(?:\([^)]{0,80}pid=\d{1,9}\)\s?)?"
-    r"(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d :.-]{1,40} \[[^\]]{1,80}\]\s?)?"
+    r"(?:(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d :.-]{1,40} \[[^\]]{1,80}\]\s?)?"
 )
+_NO_CAUSE: Final = ("DEBUG", "INFO", "WARNING")
+"""Levels of lines that tell no cause: engines warn at every start. Bare output tells one, too."""
+_WARNS: Final = ("Warning: ", "WARNING: ")
+"""Of bare output: Python's own warnings, and those of libraries."""
 LINE_CHARS: Final = 4096
 """Read of one line: the messages that rules know come sooner. Chosen."""
 READ_LINES: Final = 4000
 """Read of a log's end, which has some 1,500 where engines wrote it. Chosen."""
 
 
-def _lines(log: str) -> list[str]:
-    """Return the lines that may say something, without what loggers put before them."""
-    last = log.splitlines()[-READ_LINES:]
-    lines = (_PREFIX.sub("", line[:LINE_CHARS]).rstrip() for line in last)
-    return [line for line in lines if not _is_noise(line, line.lstrip())]
+def _lines(log: str) -> tuple[list[str], list[str]]:
+    """Return the lines that may say something, without what loggers put before them: those that
+    may tell a cause, and all.
+    """
+    causes: list[str] = []
+    lines: list[str] = []
+    for whole in log.splitlines()[-READ_LINES:]:
+        cut = whole[:LINE_CHARS]
+        found = _PREFIX.match(cut)
+        line, level = (cut[found.end() :].rstrip(), found[1]) if found else (cut.rstrip(), None)
+        if _is_noise(line, line.lstrip()):
+            continue
+        lines.append(line)
+        if level not in _NO_CAUSE and not any(one in line for one in _WARNS):
+            causes.append(line)
+    return causes, lines
 
 
 def _is_noise(line: str, text: str) -> bool:
@@ -231,21 +246,22 @@ def diagnose(
         asked: the engine was told to stop.
         memory_bytes: the engine's memory budget, for the message.
     """
-    lines = _lines(log_tail)
+    causes, lines = _lines(log_tail)
     if asked and code is not None:
         return Diagnosis("stopped", "it was stopped.", "")
-    lowered = [(f" {line}".lower(), line) for line in lines]
-    for rule in RULES:
-        hits = [line for low, line in lowered if _says(low, rule.phrases)]
-        if hits:
+    lowered = [(f" {line}".lower(), line) for line in causes]
+    for first, _ in lowered:  # what comes later mostly follows from it
+        rule = next((rule for rule in RULES if _says(first, rule.phrases)), None)
+        if rule is not None:
+            hits = [line for low, line in lowered if _says(low, rule.phrases)]
             return Diagnosis(rule.kind, rule.message, rule.hint, _quote(hits))
-    return _without_rule(lines, code, oom_kills, memory_bytes)
+    return _without_rule(_error_lines(causes), lines, code, oom_kills, memory_bytes)
 
 
 def _without_rule(
-    lines: list[str], code: int | None, oom_kills: int, memory_bytes: int
+    errors: list[str], lines: list[str], code: int | None, oom_kills: int, memory_bytes: int
 ) -> Diagnosis:
-    last = _quote(_error_lines(lines) or lines[-5:])
+    last = _quote(errors or lines[-5:])
     if oom_kills > 0:
         budget = f" (its budget is {format_bytes(memory_bytes)})" if memory_bytes else ""
         return Diagnosis(
@@ -261,8 +277,8 @@ def _without_rule(
             "A user or the kernel killed it; see the log's last lines and `dmesg`.",
             last,
         )
-    how = "" if code is None else f" with exit code {code}"
-    causes = _quote(_error_lines(lines)[:1])
+    how = "" if code is None else f" with exit code {code}" if code else " by itself (exit code 0)"
+    causes = _quote(errors[:1])
     why = f": {causes[0].removeprefix('error: ').rstrip('.')}" if causes else ""
     return Diagnosis("unknown", f"it exited{how}{why}.", "See its log.", last)
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from partitiond.engines.process.log_tail import LOOK_BYTES, LOOK_LINES, PhaseReader
 from partitiond.engines.vllm.diagnosis import LINE_CHARS, READ_LINES, diagnose, phase_of
 
@@ -47,6 +49,33 @@ def test_the_cause_is_told_with_a_hint_and_its_line() -> None:
         assert found.kind == kind
         assert found.hint
         assert any(part in line for part in found.lines)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "(APIServer pid=70) WARNING 12-01 11:36:44 [system_utils.py:255] {}",
+        "(EngineCore pid=71) INFO 12-01 11:36:44 [core.py:1] {}",
+        "DEBUG 12-01 11:36:44 [core.py:1] {}",
+        "/x/torch/__init__.py:12: UserWarning: {}",
+        "WARNING: {}",
+    ],
+)
+def test_what_is_no_error_is_no_cause_whatever_its_words(before: str) -> None:
+    """Engines warn at every start, for example of a low limit of open files."""
+    error = "(EngineCore pid=71) ERROR 12-01 11:36:47 [core.py:1512] ValueError: something odd."
+    for kind, line in CAUSES:
+        found = diagnose(f"{before.format(line)}\n{error}", code=1)
+        assert (found.kind, found.lines) == ("unknown", ("ValueError: something odd.",))
+        alone = diagnose(before.format(line), code=0)
+        assert (alone.kind, kind in alone.message) == ("unknown", False)
+        assert alone.message.startswith("it exited by itself (exit code 0).")
+
+
+def test_of_several_known_errors_the_first_is_the_cause() -> None:
+    lines = ["OSError: AF_UNIX path too long", "torch.OutOfMemoryError: CUDA out of memory"]
+    assert diagnose("\n".join(lines), code=1).kind == "socket"
+    assert diagnose("\n".join(reversed(lines)), code=1).kind == "gpu-out-of-memory"
 
 
 def test_an_ending_without_a_known_line_is_told_by_its_code() -> None:
