@@ -1,18 +1,15 @@
 """Compares the fleet simulator with the real system on the same plan and the same requests.
 
     python -m bench.simulator.agreement [--models 2] [--factors 0.3 0.6 0.9 1.2]
-        [--fit-factors 0.45 0.75 1.05] [--pairs 2] [--seconds 300] [--kind burst] [--engine vllm]
+        [--pairs 2] [--seconds 300] [--kind burst] [--engine vllm]
         [--folder .bench-agreement] [--traces FOLDER] [--json FILE]
     python -m bench.simulator.agreement --from FOLDER [--json FILE]
 
 One command is the whole protocol. Models are measured first (measurements of an earlier run on the
 folder are reused), planned and applied by a real daemon. Then the load generator sends requests of
-mixed lengths through the real proxy to the real engines, open loop: once at each `--fit-factors` of
-the rate that the plan says it serves, then `--pairs` times the very same requests at each of
-`--factors`. All records are stored in `--traces`. Step times and host costs are fitted to the first
-runs (`bench.simulator.fitting`) and stored as `fitted.json`, which `partitiond tools simulate fleet
---fitted` takes; the simulator gets the requests of the second, times and lengths, once with the
-measured profiles alone and once with the fitted parameters.
+mixed lengths through the real proxy to the real engines, open loop: `--pairs` times the very same
+requests at each of `--factors` of the rate that the plan says it serves. All records are stored in
+`--traces`. The simulator gets their times and lengths, and the measured profiles.
 
 The comparison is over admitted requests: (simulated - measured) / measured, the mean of the runs,
 beside the difference of the runs from each other, which no prediction can beat. `--from` repeats
@@ -34,7 +31,6 @@ from bench.serving.mixed_plan import make_plan, measured_profiles
 from bench.serving.promises import promises
 from bench.simulator.agreement_table import FIGURES, Row, table
 from bench.simulator.agreement_traces import (
-    Purpose,
     RunHead,
     Setup,
     Trace,
@@ -44,20 +40,15 @@ from bench.simulator.agreement_traces import (
     store,
     store_setup,
 )
-from bench.simulator.fitting import EngineTrace, HostTrace, fit
-from bench.simulator.seen import Observed
 from loadgen import Outcome
 from loadgen import Slo as Bounds
 from loadgen.results.records import Record
 from loadgen.results.statistics import is_good, percentile
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
-from partitiond.core.plan.record import Objective, Placement
-from partitiond.serde import to_stored_json
+from partitiond.core.plan.record import Objective
 from partitiond.simulated.fleet.arrivals import Arrival, ArrivalKind, SyntheticArrivals
 from partitiond.simulated.fleet.engine_model import best_known
-from partitiond.simulated.fleet.fitted import FittedHost
-from partitiond.simulated.fleet.host_costs import cores_of
 from partitiond.simulated.fleet.report import ModelReport
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun
 
@@ -72,7 +63,6 @@ SEEDS_APART: Final = 1000
 
 def measure(given: argparse.Namespace, folder: Path) -> None:
     """Run every load on the real system, and store the results."""
-    given.overrides = [*given.overrides, "proxy.debug_headers=always"]
     made = SyntheticArrivals(ArrivalKind(given.kind))
     with demo_fleet(given, models=given.models) as fleet:
         chosen = [
@@ -91,22 +81,21 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
         )
         store_setup(folder, setup)
         served = {one.model: one.served_req_per_s for one in promises(plan)}
-        for number, (purpose, factor, turn) in enumerate(schedule(given)):
+        for number, (factor, turn) in enumerate(schedule(given)):
             rates = {name: factor * rate for name, rate in served.items()}
             seed = SEEDS_APART * round(100 * factor)
-            head = RunHead(purpose, factor, turn, rates, seed, given.seconds)
+            head = RunHead(factor, turn, rates, seed, given.seconds)
             store(folder, asyncio.run(measured(fleet, setup, head, made)))
-            print(f"run {number + 1}: {purpose} at {factor:g}, turn {turn + 1}", flush=True)
+            print(f"run {number + 1} at {factor:g}, turn {turn + 1}", flush=True)
 
 
-def schedule(given: argparse.Namespace) -> Iterator[tuple[Purpose, float, int]]:
-    """Every run: its purpose, its load, and its turn among equal runs.
+def schedule(given: argparse.Namespace) -> Iterator[tuple[float, int]]:
+    """Every run: its load, and its turn among equal runs.
 
     Equal runs are as far apart as possible, so that a drift shows in them.
     """
-    yield from ((Purpose.FIT, factor, 0) for factor in given.fit_factors)
     for turn in range(given.pairs):
-        yield from ((Purpose.TEST, factor, turn) for factor in given.factors)
+        yield from ((factor, turn) for factor in given.factors)
 
 
 def admitted(trace: Trace, model: str) -> list[Record]:
@@ -142,40 +131,6 @@ def _figures(tokens: float, good: float, refused: float, latencies: Sequence[flo
     return dict(zip(FIGURES, (tokens, good, refused, *latencies), strict=False))
 
 
-# --- the fit -------------------------------------------------------------------------------------
-
-
-def host_trace(setup: Setup, trace: Trace) -> HostTrace:
-    """A run in the form that the fit takes."""
-    return HostTrace(
-        tuple(_engine_trace(placement, trace) for placement in setup.plan.placements),
-        cores_of(setup.plan.devices),
-        trace.head.cpu.seconds,
-        trace.head.cpu.client + trace.head.cpu.proxy,
-    )
-
-
-def _engine_trace(placement: Placement, trace: Trace) -> EngineTrace:
-    candidate = placement.candidate
-    return EngineTrace(
-        placement.model,
-        candidate.size.cores,
-        candidate.batch,
-        tuple(
-            Observed(record.scheduled or 0.0, _prompt_tokens(record), tuple(_token_times(record)))
-            for record in trace.runs[placement.model].records
-            if record.outcome is Outcome.OK
-            and record.replica == placement.replica_id
-            and record.chunk_times
-        ),
-    )
-
-
-def _token_times(record: Record) -> Iterator[float]:
-    chunks = zip(record.chunk_times, record.chunk_tokens, strict=True)
-    return (at for at, tokens in chunks for _ in range(tokens))
-
-
 def _prompt_tokens(record: Record) -> int:
     return record.prompt_tokens or record.wanted_prompt_tokens
 
@@ -183,8 +138,8 @@ def _prompt_tokens(record: Record) -> int:
 # --- the simulated side --------------------------------------------------------------------------
 
 
-def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str, Figures]:
-    """The same requests in simulated time, by the profiles alone or by the fitted parameters."""
+def simulated(setup: Setup, trace: Trace) -> dict[str, Figures]:
+    """The same requests in simulated time, by the profiles."""
     plan, specs = setup.plan, {spec.name: spec for spec in setup.specs}
     engine_of = best_known(
         specs,
@@ -200,8 +155,6 @@ def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str
         max_queue=setup.max_queue,
         max_wait_seconds=setup.max_wait_seconds,
     )
-    if fitted is not None:
-        engine_of = fitted.applied(engine_of)
     arrivals = {name: iter(arrivals_of(trace, name)) for name in head.rates}
     report = FleetRun(plan, specs, engine_of, options).run(arrivals)
     return {one.model: simulated_figures(one, head.seconds) for one in report.models}
@@ -234,53 +187,33 @@ def simulated_figures(report: ModelReport, seconds: float) -> Figures:
 # --- the comparison ------------------------------------------------------------------------------
 
 
-def compare(setup: Setup, traces: Sequence[Trace], fitted: FittedHost) -> Iterator[Row]:
+def compare(setup: Setup, traces: Sequence[Trace]) -> Iterator[Row]:
     """Every figure of every model at every tested load."""
     for runs in repeated(traces):
-        profile, best = (simulated(setup, runs[0], how) for how in (None, fitted))
+        found_by = simulated(setup, runs[0])
         for spec in setup.specs:
             real = [figures_of(trace, spec) for trace in runs]
             for figure in FIGURES:
-                found = (*real, profile[spec.name], best[spec.name])
+                found = (*real, found_by[spec.name])
                 if all(figure in one for one in found):
                     yield Row(
                         runs[0].head.load,
                         spec.name,
                         figure,
                         tuple(one[figure] for one in real),
-                        profile[spec.name][figure],
-                        best[spec.name][figure],
+                        found_by[spec.name][figure],
                     )
 
 
-def parameters(fitted: FittedHost) -> Iterator[str]:
-    """The fitted parameters, in milliseconds."""
-    yield f"kappa {fitted.kappa:.3f}, client and proxy idle {fitted.cpu_share:.3f} of a core"
-    for model, steps in fitted.steps.items():
-        costs = fitted.costs[model]
-        yield (
-            f"{model}: step {1e3 * steps.base_seconds:.2f} ms + {1e3 * steps.per_token_seconds:.4f}"
-            f" a token + {1e3 * steps.per_sequence_seconds:.3f} a sequence + "
-            f"{1e3 * steps.per_kv_token_seconds:.5f} a KV token + {1e3 * costs.admit_seconds:.2f} "
-            f"a request; way {1e3 * costs.way_seconds:.1f} ms, crowded "
-            f"{1e3 * costs.way(crowded=True):.1f}; CPU {1e3 * costs.request_cpu_seconds:.2f} ms a "
-            f"request, {1e3 * costs.token_cpu_seconds:.3f} a token ({steps.points} steps)"
-        )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, fit, simulate and compare."""
+    """Measure, simulate and compare."""
     given = _parser().parse_args(argv)
-    if set(given.factors) & set(given.fit_factors):
-        raise SystemExit("a load that parameters are fitted to cannot be one that tests them")
     folder = given.stored or given.traces or given.folder / "traces"
     if given.stored is None:
         measure(given, folder)
     setup, traces = load(folder)
-    fitted = fit([host_trace(setup, t) for t in traces if t.head.purpose is Purpose.FIT])
-    (folder / "fitted.json").write_text(to_stored_json(fitted) + "\n", encoding="utf-8")
-    rows = list(compare(setup, traces, fitted))
-    print("\n".join([*parameters(fitted), "", *table(rows)]))
+    rows = list(compare(setup, traces))
+    print("\n".join(table(rows)))
     if given.json is not None:
         plain = [dataclasses.asdict(row) for row in rows]
         given.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
@@ -297,7 +230,6 @@ def _parser() -> argparse.ArgumentParser:
         help="simulated: the daemon's stand-in for an engine, which computes nothing",
     )
     parser.add_argument("--factors", type=float, nargs="+", default=[0.3, 0.6, 0.9, 1.2])
-    parser.add_argument("--fit-factors", type=float, nargs="+", default=[0.45, 0.75, 1.05])
     parser.add_argument("--kind", choices=[kind.value for kind in ArrivalKind], default="burst")
     parser.add_argument("--traces", type=Path, default=None, help="what was measured, kept here")
     parser.add_argument(

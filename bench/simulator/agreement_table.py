@@ -20,16 +20,14 @@ class Row:
 
     Attributes:
         runs: measured values, run by run; all runs got the same requests.
-        profile: value simulated with the measured profiles alone.
-        fitted: value simulated with the parameters fitted to other loads.
+        simulated: value simulated with the measured profiles.
     """
 
     load: float
     model: str
     figure: str
     runs: tuple[float, ...]
-    profile: float
-    fitted: float
+    simulated: float
 
     @property
     def measured(self) -> float:
@@ -53,19 +51,18 @@ class Row:
         goal = GOALS.get(self.figure)
         if goal is None or not self.measured:
             return None
-        return abs(self.off(self.fitted)) <= goal
+        return abs(self.off(self.simulated)) <= goal
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """One line for each figure, then the errors by figure and the number that reach their goals."""
     yield (
-        f"{'load':>5} {'model':<16} {'figure':<16} {'measured':>9} {'again':>7} "
-        f"{'profile':>8} {'fitted':>8}"
+        f"{'load':>5} {'model':<16} {'figure':<16} {'measured':>9} {'again':>7} {'simulated':>9}"
     )
     for row in rows:
         yield (
             f"{row.load:>5.2f} {row.model:<16} {row.figure:<16} {row.measured:>9.4g} "
-            f"{row.repeatability:>7.1%} {row.off(row.profile):>+8.1%} {row.off(row.fitted):>+8.1%}"
+            f"{row.repeatability:>7.1%} {row.off(row.simulated):>+9.1%}"
             f"{'  misses its goal' if row.within is False else ''}"
         )
     yield "\nabsolute errors (of refused: difference in share); again: of two runs alike"
@@ -75,8 +72,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             continue
         columns = {
             "again": [row.repeatability for row in mine],
-            "profile": [abs(row.off(row.profile)) for row in mine],
-            "fitted": [abs(row.off(row.fitted)) for row in mine],
+            "simulated": [abs(row.off(row.simulated)) for row in mine],
         }
         told = "  ".join(
             f"{name} {statistics.median(errors):>6.1%} (worst {max(errors):>6.1%})"

@@ -1,14 +1,11 @@
 """Computes the time of an engine step from the sequences it decodes and prompt tokens it reads.
 
-There are three sources, from the most to the least certain: a step time that was fitted to recorded
-steps (`FittedSteps`), one fitted to the points of a single
-profile (`fit_steps`), and a roofline of the architecture (`core.performance.engine_speed`).
+There are two sources: the points of a measured profile (`fit_steps`), and the roofline of the
+architecture (`core.performance.engine_speed`).
 """
 
 import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol
-
-from partitiond.core.profile.confirmed import StepTime
 
 if TYPE_CHECKING:
     from partitiond.core.profile.record import Profile  # the slowest import of an engine's start
@@ -64,29 +61,6 @@ class StepModel:
         (b0, s0), (b1, s1) = points[max(1, upper) - 1], points[max(1, upper)]
         seconds = s0 + (s1 - s0) * (batch - b0) / (b1 - b0)
         return max(seconds, s0 * batch / b0) if batch < b0 else seconds
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class FittedSteps:
-    """The definitions' t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
-
-    Attributes:
-        fitted: the coefficients.
-        prompt_tokens: mean prompt length; as many prompt tokens count as one more sequence.
-    """
-
-    fitted: StepTime
-    prompt_tokens: float
-
-    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Return the seconds of one step; see `Steps`."""
-        fitted = self.fitted
-        return (
-            fitted.base_seconds
-            + fitted.per_token_seconds * (decoding + prefill_tokens)
-            + fitted.per_sequence_seconds * (decoding + prefill_tokens / self.prompt_tokens)
-            + fitted.per_kv_token_seconds * kv_tokens
-        )
 
 
 def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> StepModel:

@@ -1,7 +1,5 @@
 """Holds small plans and engines for the tests of the simulation."""
 
-from hypothesis import strategies as st
-
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize, WholeDevice
 from partitiond.core.model.workload import Workload
@@ -20,7 +18,6 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.simulated.fleet.engine import FleetRequest, TokenListener
 from partitiond.simulated.fleet.engine_model import EngineModel
 from partitiond.simulated.fleet.events import SimulatedClock
-from partitiond.simulated.fleet.host_costs import HostCosts
 from tests.planner.build import gpu
 
 WORKLOAD = Workload(prompt_tokens=32, output_tokens=16)
@@ -47,19 +44,6 @@ def candidate(
         model, profile_id, ProfileKind.MEASURED, "test", PartitionSize(mode, 1, 100), BATCH,
         gib, gib, share * X / WORKLOAD.output_tokens, X, 2 * STEP_SECONDS, STEP_SECONDS, busy=busy,
     )  # fmt: skip
-
-
-def host_costs() -> st.SearchStrategy[HostCosts]:
-    """Costs of the size of a step, each of them or none."""
-    return st.builds(
-        HostCosts,
-        way_seconds=st.floats(0.0, 0.05),
-        crowded_seconds=st.floats(0.0, 0.05),
-        admit_seconds=st.floats(0.0, 0.01),
-        request_cpu_seconds=st.floats(0.0, 0.02),
-        token_cpu_seconds=st.floats(0.0, 0.002),
-        schedules_ahead=st.booleans(),
-    )
 
 
 class ConstantSteps:

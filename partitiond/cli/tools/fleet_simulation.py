@@ -24,7 +24,6 @@ from partitiond.simulated.fleet.arrivals import (
     replay_trace,
 )
 from partitiond.simulated.fleet.engine_model import best_known
-from partitiond.simulated.fleet.fitted import read_fitted
 from partitiond.simulated.fleet.report import FleetReport
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun
 
@@ -41,7 +40,6 @@ class Simulated:
     factor: float = 1.0
     seconds: float | None = None
     plan: Path | None = None
-    fitted: Path | None = None
     time_limit_seconds: float | None = None
     seed: int = 0
 
@@ -74,13 +72,7 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
             f"{', '.join(sorted(strangers))}.",
             hint="Give the fleet file that it was made from.",
         )
-    engine_of = best_known(
-        specs,
-        {device.id: device for device in plan.devices},
-        found,
-    )
-    if asked.fitted is not None:
-        engine_of = read_fitted(asked.fitted).applied(engine_of)
+    engine_of = best_known(specs, {device.id: device for device in plan.devices}, found)
     limits = settings.proxy
     options = FleetOptions(
         seconds=_seconds(asked),

@@ -37,9 +37,6 @@ def fleet(
         "In which requests arrive; default 600, or all of a trace.", min=1.0
     ),
     plan: Path | None = option("A plan saved with --json, not a new one.", metavar="FILE"),
-    fitted: Path | None = option(
-        "Step times and costs of the host, fitted to recorded requests.", metavar="FILE"
-    ),
     time_limit: float | None = option("For the plan.", metavar="SECONDS"),
     seed: int = option("Of arrivals, lengths and draws.", default=0),
     as_json: JsonOption = False,
@@ -68,7 +65,6 @@ def fleet(
         factor=factor,
         seconds=seconds,
         plan=plan,
-        fitted=fitted,
         time_limit_seconds=time_limit,
         seed=seed,
     )

@@ -39,14 +39,12 @@ class BatchStep:
         prefill_tokens: prompt tokens read.
         emitting: sequences that get a token in this step (decodes, and prompts read to the end).
         kv_tokens: tokens in the KV cache that the decodes read.
-        admitted: sequences that begin to run in the step.
     """
 
     decoding: int
     prefill_tokens: int
     emitting: tuple[Sequence, ...]
     kv_tokens: int = 0
-    admitted: int = 0
 
 
 class Batch:
@@ -100,11 +98,11 @@ class Batch:
         emitting = [s for s in self._running if s not in self._reading]
         decoding = len(emitting)
         kv_tokens = sum(s.read for s in emitting) if self._reading else self._held
-        admitted = self._admit()
+        self._admit()
         prefill_tokens = self._read_prompts(max(0, self._max_step_tokens - decoding), emitting)
         if not emitting and prefill_tokens == 0:
             return None
-        return BatchStep(decoding, prefill_tokens, tuple(emitting), kv_tokens, admitted)
+        return BatchStep(decoding, prefill_tokens, tuple(emitting), kv_tokens)
 
     def finish_step(self, step: BatchStep) -> tuple[Sequence, ...]:
         """Give each emitting sequence its token. Return the sequences that got one.
@@ -124,9 +122,8 @@ class Batch:
                 self._leave(sequence)
         return tuple(emitted)
 
-    def _admit(self) -> int:
-        """Admit as many waiting sequences as there is room for; return their number."""
-        before = self.running
+    def _admit(self) -> None:
+        """Admit as many waiting sequences as there is room for."""
         while self._waiting and self.running < self._max_sequences:
             need = self._waiting[0].to_read + 1
             if self._running and self._held + need > self._kv_tokens:
@@ -135,7 +132,6 @@ class Batch:
             self._running[sequence] = None
             self._reading[sequence] = None
             self._held += sequence.read + sequence.to_read
-        return self.running - before
 
     def _read_prompts(self, budget: int, emitting: list[Sequence]) -> int:
         """Read prompts within a token budget; return the tokens read; fully read prompts emit."""

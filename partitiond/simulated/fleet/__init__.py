@@ -5,5 +5,6 @@ request, how replicas on one device slow each other down, what hosts start, drai
 models are scaled to zero and woken, and what demand is planned for: the functions of the proxy, the
 controller and the planner are called, not copied. Arrivals and lengths are the load generator's
 own. Modelled are time (an event queue), and engines, which batch continuously (`engine`) and whose
-step times are fitted, or follow from a profile or a roofline (`simulated.steps`).
+step times follow from a profile (`simulated.steps`) or a roofline. What a host adds to a request
+(parsing, forwarding, waiting for a core) is left out.
 """

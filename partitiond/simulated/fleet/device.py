@@ -10,13 +10,12 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import ALONE, DEFAULT, Interference, sigma
 from partitiond.core.plan.record import Candidate
 from partitiond.simulated.fleet.events import SimulatedClock
-from partitiond.simulated.fleet.host_costs import Host, HostEngine
 
 MOST_SIGMAS: Final = 4096
 """Most sigmas memoised per device, by the set of its working engines."""
 
 
-class Sharer(HostEngine, Protocol):
+class Sharer(Protocol):
     """An engine as its device sees it.
 
     Attributes:
@@ -35,7 +34,6 @@ class FleetDevice:
     """Models how engines of one device slow each other down.
 
     Attributes:
-        host: host whose cores the engines keep busy; the default host is never crowded.
         sigma: slow-down of the engines that work now.
         working: number of engines that work now.
         busy_seconds: time with at least one engine at work, up to `since`.
@@ -46,9 +44,7 @@ class FleetDevice:
         clock: SimulatedClock,
         mode: SharingMode,
         interference: Interference = DEFAULT,
-        host: Host | None = None,
     ) -> None:
-        self.host = host or Host()
         self.sigma = 1.0
         self.working = 0
         self.busy_seconds = 0.0
@@ -72,7 +68,6 @@ class FleetDevice:
         if not self.working:
             self.since = self._clock.now
         self.working += 1
-        self.host.began(engine)
         if not self._alone:
             self._at_work[engine] = None
             self._mask |= engine.bit
@@ -81,7 +76,6 @@ class FleetDevice:
     def rested(self, engine: Sharer) -> None:
         """Record that an engine has no more work."""
         self.working -= 1
-        self.host.rested(engine)
         if not self.working:
             self.busy_seconds += self._clock.now - self.since
         if not self._alone:

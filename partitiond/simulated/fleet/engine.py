@@ -8,12 +8,10 @@ under way when something arrives. A test compares both, request by request.
 
 The next step begins as soon as one ends, before a client that got a token can react: a request that
 follows an ended one finds the next step under way and waits for its end, as in a real engine, whose
-scheduler never pauses. Costs of the host (`fleet.host_costs`) are added to the way of a request and
-to the steps.
+scheduler never pauses.
 """
 
 import collections
-import dataclasses
 import heapq
 import math
 
@@ -23,7 +21,6 @@ from partitiond.core.plan.record import Candidate
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.engine_model import EngineModel
 from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
-from partitiond.simulated.fleet.host_costs import NO_COSTS
 from partitiond.simulated.steps import Steps
 
 
@@ -68,19 +65,6 @@ class TokenListener:
         raise NotImplementedError
 
 
-class _Coming(EventTarget):
-    """A request on its way to an engine."""
-
-    def __init__(self, engine: "FleetEngine", request: FleetRequest) -> None:
-        self._engine = engine
-        self._request = request
-
-    def due(self, number: int) -> None:
-        """Hand the request to the engine."""
-        del number
-        self._engine.came(self._request)
-
-
 class FleetEngine(EventTarget):
     """One engine process: takes requests, and tells when each got its first and last token.
 
@@ -106,27 +90,13 @@ class FleetEngine(EventTarget):
             behaves: step times alone on the device, and limits.
             served: receives first and last tokens.
         """
-        self.candidate = (
-            candidate
-            if behaves.kappa is None
-            else dataclasses.replace(candidate, busy=0.0, kappa=behaves.kappa)
-        )
-        self.cores = candidate.size.cores
-        self.costs = behaves.costs
+        self.candidate = candidate
         self.tokens = 0
         self.preemptions = 0
         self.bit = device.join()
         self._clock = clock
         self._device = device
         self._steps: Steps = behaves.steps
-        self._has_costs = behaves.costs != NO_COSTS
-        self._coming: dict[FleetRequest, None] = {}
-        # If steps are chosen ahead: requests that arrived during the step under way, and requests
-        # that the step after it does not include yet.
-        self._arrived: list[FleetRequest] = []
-        self._unseen: list[FleetRequest] = []
-        # Seconds that other processes used of the engine's cores; added to the next step.
-        self._owed = 0.0
         self._served = served
         self._max_sequences = candidate.batch
         self._max_step_tokens = max(behaves.max_step_tokens, candidate.batch)
@@ -154,30 +124,7 @@ class FleetEngine(EventTarget):
         self._leap = 0
 
     def add(self, request: FleetRequest) -> None:
-        """Send a request to the engine, where it arrives after `costs.way` seconds."""
-        if not self._has_costs:
-            self._take(request)
-            return
-        self._coming[request] = None
-        way = self.costs.way(self._device.host.crowded)
-        if way > 0:
-            self._clock.plan(self._clock.now + way, _Coming(self, request))
-        else:
-            self.came(request)
-
-    def came(self, request: FleetRequest) -> None:
-        """Pass an arrived request to the scheduler, unless the engine ended meanwhile."""
-        if request not in self._coming:
-            return
-        del self._coming[request]
-        self._owed += self.costs.lost_to_request(self._device.host.crowded)
-        if self._at_work and self.costs.schedules_ahead:
-            self._arrived.append(request)
-            self.cut()
-        else:
-            self._take(request)
-
-    def _take(self, request: FleetRequest) -> None:
+        """Queue a request in the engine, which looks at it when the step under way has ended."""
         self._waiting.append(request)
         if self._at_work:
             self.cut()
@@ -249,9 +196,6 @@ class FleetEngine(EventTarget):
         while len(running) > 1 and self._held + len(running) > self._kv_tokens:
             self._preempt(next(reversed(running)))
         decoding, context = self._decoding, self._context
-        if self._unseen or self._arrived:
-            self._queue_arrivals()
-        before = self._admitted
         if self._waiting:
             self._admit()
         prefill_tokens = 0
@@ -263,27 +207,14 @@ class FleetEngine(EventTarget):
             self._device.rested(self)
             return
         slow = self._device.sigma
-        count = 1 if prefill_tokens or self._owed or self._unseen else self._steps_alike()
+        count = 1 if prefill_tokens else self._steps_alike()
         self._began, self._growth = self._clock.now, 0.0
         steps = self._steps
         self._first = slow * steps.step_seconds(decoding, prefill_tokens, context)
         if count > 1:
             last = steps.step_seconds(decoding, prefill_tokens, context + (count - 1) * decoding)
             self._growth = (slow * last - self._first) / (count - 1)
-        if self._has_costs:
-            emitting, admitted = decoding + len(self._read_now), self._admitted - before
-            crowded = self._device.host.crowded
-            self._first += self.costs.step_seconds(emitting, admitted, crowded) + self._owed
-            self._owed = 0.0
         self._plan_end(count)
-
-    def _queue_arrivals(self) -> None:
-        """Queue requests that arrived before the ended step; all of them if the engine is idle."""
-        self._waiting.extend(self._unseen)
-        self._unseen, self._arrived = self._arrived, []
-        if not self._running and not self._waiting:
-            self._waiting.extend(self._unseen)
-            self._unseen = []
 
     def _admit(self) -> None:
         waiting, running = self._waiting, self._running

@@ -12,7 +12,6 @@ from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_
 from partitiond.core.performance.planned_speed import steps_of
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.simulated.fleet.host_costs import NO_COSTS, HostCosts
 from partitiond.simulated.steps import Steps, fit_steps
 
 
@@ -25,17 +24,12 @@ class EngineModel:
         kv_cache_tokens: tokens that its KV cache holds.
         max_model_len: longest context, in tokens.
         max_step_tokens: most tokens of one step.
-        costs: host costs of its requests besides the steps.
-        kappa: factor by which each further engine at work slows this one down, if it was fitted;
-            None for what the plan says of the candidate.
     """
 
     steps: Steps
     kv_cache_tokens: int
     max_model_len: int
     max_step_tokens: int = MAX_NUM_BATCHED_TOKENS
-    costs: HostCosts = NO_COSTS
-    kappa: float | None = None
 
 
 EngineOf = Callable[[Placement], EngineModel]

@@ -23,8 +23,6 @@ from partitiond.simulated.fleet.dispatch import FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine
 from partitiond.simulated.fleet.engine_model import EngineModel, EngineOf, route_of
 from partitiond.simulated.fleet.events import SimulatedClock
-from partitiond.simulated.fleet.host_costs import Host as HostCores
-from partitiond.simulated.fleet.host_costs import cores_of
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulated.fleet.tally import Tally, sum_of_models
@@ -95,12 +93,6 @@ class FleetRun:
             for n, name in enumerate(names)
         }
         self._known = {device.id: device for device in plan.devices}
-        by_host = by_key((device.host, device.id) for device in plan.devices)
-        cores = {
-            name: HostCores(cores_of(self._known[one] for one in ids))
-            for name, ids in by_host.items()
-        }
-        self._cores_of = {one: cores[name] for name, ids in by_host.items() for one in ids}
         for placement in plan.placements:
             self.models[placement.model].add(self._replica(placement))
 
@@ -126,8 +118,8 @@ class FleetRun:
         model = self.models[placement.model]
         device = self._devices.get(placement.device_id)
         if device is None:
-            mode, cores = placement.partition.mode, self._cores_of[placement.device_id]
-            device = FleetDevice(self.clock, mode, self.options.interference, cores)
+            mode = placement.partition.mode
+            device = FleetDevice(self.clock, mode, self.options.interference)
             self._devices[placement.device_id] = device
         route = route_of(placement, behaves, self.specs[placement.model].workload)
         replica = FleetReplica(route, self.clock, model.ended)

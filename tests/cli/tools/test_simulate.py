@@ -122,16 +122,6 @@ def test_traffic_is_reported_by_model_and_a_trace_replayed_to_its_end(
     path = tmp_path / "plan.json"
     path.write_text(cli("plan --from", fleet, "--time-limit", 1, "--json").out, encoding="utf-8")
     cli(*simulated, "--plan", path, "--seconds", 20).ended(0, "opt-125m", "events/s")
-    fitted = tmp_path / "fitted.json"
-    step = '{"base_seconds":0.02,"per_token_seconds":0,"per_sequence_seconds":0,'
-    step += '"per_kv_token_seconds":0,"residual_share":0,"points":60,"workloads":1}'
-    fitted.write_text(
-        f'{{"steps":{{"opt-125m":{step}}},"costs":{{"opt-125m":{{"way_seconds":0.1}}}},"kappa":0}}'
-    )
-    slower = cli(*simulated, "--plan", path, "--seconds", 20, "--fitted", fitted, "--json")
-    (one,) = slower.ended(0).json["models"]
-    assert one["served"]["tpot"]["p50"] == pytest.approx(0.02)
-    assert one["served"]["ttft"]["p50"] >= 0.12
     pools = tmp_path / "pools"
     pools.mkdir()
     (pools / "config.json").write_text(json.dumps(dict(CATALOG["bge-small-en-v1.5"].config)))
@@ -143,7 +133,6 @@ def test_traffic_is_reported_by_model_and_a_trace_replayed_to_its_end(
     served = cli(f"{SIMULATE} fleet", *asked).ended(0).json["all"]["served"]
     assert served["output_tokens"] == served["answered"] > 0, "it answers in one step"
     for words, said in (
-        (("--fitted", fleet), "not a valid FittedHost"),
         (("--workload", "rain"), "poisson"),
         (("--trace", fleet), "recorded requests"),
         (("--plan", fleet), "plan"),

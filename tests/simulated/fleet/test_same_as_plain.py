@@ -10,18 +10,23 @@ from hypothesis import strategies as st
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import Interference
-from partitiond.core.profile.confirmed import StepTime
 from partitiond.simulated.engine.batch import Sequence
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
 from partitiond.simulated.fleet.engine_model import EngineModel
 from partitiond.simulated.fleet.events import SimulatedClock
-from partitiond.simulated.fleet.host_costs import NO_COSTS, Host, HostCosts
-from partitiond.simulated.steps import FittedSteps
 from tests.simulated.plain_engine import PlainEngine
-from tests.simulated.samples import Noted, candidate, host_costs
+from tests.simulated.samples import Noted, candidate
 
-STEPS = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
+
+class LinearSteps:
+    """All that a step does makes it longer."""
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        return 0.01 + 1e-3 * decoding + 1e-4 * prefill_tokens + 1e-5 * kv_tokens
+
+
+STEPS = LinearSteps()
 STEP_TOKENS = 48
 Times = list[tuple[float, float]]
 """First and last token of each request."""
@@ -31,30 +36,26 @@ Arrivals = list[tuple[float, int, int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Two engines as (device, slots, KV tokens), on one host."""
+    """Two engines as (device, slots, KV tokens)."""
 
     engines: tuple[tuple[int, int, int], ...]
     busy: float
-    costs: HostCosts = NO_COSTS
-    cores: int = 0
 
 
 class Bench:
     """The engines' devices and figures."""
 
     def __init__(self, shape: Shape) -> None:
-        self.clock, host = SimulatedClock(), Host(shape.cores)
+        self.clock = SimulatedClock()
         interference = Interference(kappa_memory=0.1)
-        devices = [
-            FleetDevice(self.clock, SharingMode.MEMORY, interference, host) for _ in range(2)
-        ]
+        devices = [FleetDevice(self.clock, SharingMode.MEMORY, interference) for _ in range(2)]
         self.made = [
             (
                 devices[where],
                 dataclasses.replace(
                     candidate("m", mode=SharingMode.MEMORY, busy=shape.busy), batch=slots
                 ),
-                EngineModel(STEPS, tokens, 200, STEP_TOKENS, shape.costs),
+                EngineModel(STEPS, tokens, 200, STEP_TOKENS),
             )
             for where, slots, tokens in shape.engines
         ]
@@ -99,8 +100,6 @@ SHAPES = st.builds(
         max_size=2,
     ).map(tuple),
     st.floats(0.0, 1.0),
-    st.just(NO_COSTS) | host_costs(),
-    st.integers(0, 3),
 )
 
 
