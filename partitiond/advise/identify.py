@@ -16,10 +16,10 @@ from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.checks import MAX_REQ_PER_S
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.recognised import as_stored
+from partitiond.core.model.recognised import as_stored, recognised
 from partitiond.core.model.spec import ModelSource, ModelSpec
 from partitiond.core.model.workload import MAX_TOKENS, Workload, reserved_context
-from partitiond.models.catalog import entry_of, source_for
+from partitiond.models.catalog import source_for
 
 LEAST_REQ_PER_S: Final = 0.001
 """A model without requests keeps one replica; a demand of zero cannot be planned. Chosen."""
@@ -59,24 +59,15 @@ class Known:
 
     Attributes:
         traffic: observed traffic of the model.
-        spec: the planned spec; its demand is the middle of the interval.
+        spec: the planned spec; its demand is the high end of the interval.
         architecture: numbers of the model.
-        names: names that profiles of the model may have.
         notes: assumptions that were made.
     """
 
     traffic: ObservedTraffic
     spec: ModelSpec
     architecture: Architecture
-    names: tuple[str, ...]
     notes: tuple[str, ...]
-
-    def at(self, req_per_s: float) -> ModelSpec:
-        """Return the spec with this demand; at least one replica stays."""
-        demand = dataclasses.replace(self.spec.demand, req_per_s=max(LEAST_REQ_PER_S, req_per_s))
-        return dataclasses.replace(
-            self.spec, demand=demand, min_replicas=max(1, self.spec.min_replicas)
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,33 +94,33 @@ def identify(
         architecture_of: returns the architecture of a source; a file's own go first.
         taken: names of specs that other models have.
     """
-    if traffic.planned.high > MAX_REQ_PER_S:
-        rate = traffic.planned.high
+    rate = traffic.rate.high
+    if rate > MAX_REQ_PER_S:
         return UnidentifiedModel(traffic, f"its metrics tell {rate:g} requests/s, which cannot be")
     spec = wishes.specs.get(traffic.model) or wishes.specs.get(slug(traffic.model))
     if spec is not None and spec.name in taken:
         return UnidentifiedModel(traffic, f"another model is {spec.name} of the fleet file, too")
     try:
-        source, architecture, names = _source(traffic.model, served, wishes, spec, architecture_of)
+        source, architecture = _source(traffic.model, served, wishes, spec, architecture_of)
+        written = spec or ModelSpec(_free_name(slug(traffic.model), taken), source)
+        planned = as_stored(
+            dataclasses.replace(
+                written,
+                workload=_workload(traffic) or written.workload,
+                demand=dataclasses.replace(written.demand, req_per_s=max(LEAST_REQ_PER_S, rate)),
+                min_replicas=max(1, written.min_replicas),
+                variants=(),
+            ),
+            {"": architecture},
+        )
+        context, notes = _context(planned, traffic, served)
+        engine = dataclasses.replace(planned.engine, max_model_len=context)
+        planned = recognised(dataclasses.replace(planned, engine=engine), {"": architecture})
     except (SpecError, ModelSourceError) as error:
         return UnidentifiedModel(traffic, str(error))
-    written = spec or ModelSpec(_free_name(slug(traffic.model), taken), source)
-    rate = max(LEAST_REQ_PER_S, traffic.planned.middle)
-    planned = as_stored(
-        dataclasses.replace(
-            written,
-            workload=_workload(traffic) or written.workload,
-            demand=dataclasses.replace(written.demand, req_per_s=rate),
-            variants=(),
-        ),
-        {"": architecture},
-    )
-    context, notes = _context(planned, traffic, served)
     if _workload(traffic) is None:
         notes += (f"no request ended: planned for {planned.workload.key} tokens",)
-    engine = dataclasses.replace(planned.engine, max_model_len=context)
-    planned = dataclasses.replace(planned, engine=engine)
-    return Known(traffic, planned, architecture, names, notes)
+    return Known(traffic, planned, architecture, notes)
 
 
 def slug(name: str) -> str:
@@ -151,22 +142,16 @@ def _source(
     wishes: UserChoices,
     spec: ModelSpec | None,
     architecture_of: ArchitectureOf,
-) -> tuple[ModelSource, Architecture, tuple[str, ...]]:
-    """Return source, architecture and names of profiles. Raises SpecError, ModelSourceError."""
+) -> tuple[ModelSource, Architecture]:
+    """Return source and architecture. Raises SpecError, ModelSourceError."""
     if spec is not None:
         given = wishes.architectures.get(spec.name)
-        entry = entry_of(spec.source)
-        names = (spec.name, entry.name) if entry else (spec.name,)
-        return spec.source, given or architecture_of(spec.source), names
+        return spec.source, given or architecture_of(spec.source)
     reasons = []
     for text in filter(None, (model, served.root, slug(model))):
         try:
-            source, entry = source_for(text, hub=True)
-            return (
-                source,
-                architecture_of(source),
-                ((entry.name, slug(model)) if entry else (slug(model),)),
-            )
+            source, _ = source_for(text, hub=True)
+            return source, architecture_of(source)
         except (SpecError, ModelSourceError) as error:
             reasons.append(error.message)
     raise SpecError(

@@ -1,89 +1,78 @@
-"""Reads engines' `/metrics` every few seconds, and `/v1/models` once. GET requests only."""
+"""Takes a look at engines: their `/metrics` and `/v1/models`. GET requests only."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import httpx
 
 from partitiond.advise.identify import ServedName
-from partitiond.advise.observe import keep
-from partitiond.advise.readings import WANTED, EngineKey, Reading, parse, readings_of
-from partitiond.core.errors import SpecError, UpstreamError
+from partitiond.advise.metrics import EngineKey, Reading, readings_of
+from partitiond.core.errors import SpecError
 
 TIMEOUT_SECONDS: Final = 5.0
 """An engine that takes longer counts as one that does not answer."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """An engine with thirty LoRA adapters answers with about 1 MiB."""
 
-Sleep = Callable[[float], Awaitable[None]]
 
-
-@dataclasses.dataclass(slots=True)
-class ScrapedEngines:
-    """What was seen so far; the object can be used at any time.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """What all addresses told at one time.
 
     Attributes:
-        readings: readings of each engine, in the order of time.
-        answered: number of looks with an answer, by address.
-        missed: number of looks without an answer, and the last reason, by address.
+        at_seconds: when, on a clock that never goes back.
+        readings: what each engine told.
+        missed: why an address told nothing of an engine, by address.
         served: entries of `/v1/models`, by address and name.
-        seconds: time since the first look.
     """
 
-    readings: dict[EngineKey, list[Reading]] = dataclasses.field(default_factory=dict)
-    answered: dict[str, int] = dataclasses.field(default_factory=dict)
-    missed: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
-    served: dict[str, dict[str, ServedName]] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
+    at_seconds: float
+    readings: Mapping[EngineKey, Reading]
+    missed: Mapping[str, str]
+    served: Mapping[str, Mapping[str, ServedName]]
 
 
-async def watch(
-    addresses: Sequence[str],
-    *,
-    seconds: float,
-    every_seconds: float,
-    into: ScrapedEngines,
-    on_look: Callable[[ScrapedEngines], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Sleep = asyncio.sleep,
-) -> ScrapedEngines:
-    """Read all addresses at once, again and again.
+async def look(addresses: Sequence[str], clock: Callable[[], float] = time.monotonic) -> Look:
+    """Read all addresses at once.
 
     Args:
         addresses: such as "http://host:8000" or "unix:/path".
-        seconds: time from the first look to the last.
-        every_seconds: time between two looks.
-        into: receives what is seen; its contents stay valid after a cancellation.
-        on_look: called after each look.
-        clock, sleep: this host's clock and sleep.
+        clock: this host's.
 
     Raises:
-        UpstreamError: at the first look an address does not answer with vLLM's metrics; a wrong
-            address should not be found only at the end.
+        SpecError: an address is none.
     """
+    readings: dict[EngineKey, Reading] = {}
+    missed: dict[str, str] = {}
+    served: dict[str, Mapping[str, ServedName]] = {}
+
+    async def ask(address: str, client: httpx.AsyncClient) -> None:
+        try:
+            text = await _get(client, "/metrics")
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+            missed[address] = f"does not answer: {_said(error)}"
+            return
+        found: Mapping[EngineKey, Reading] = {}
+        with contextlib.suppress(ValueError):
+            found = readings_of(address, text)
+        if not found:
+            missed[address] = "answers, but not with a vLLM's metrics"
+            return
+        readings.update(found)
+        served[address] = await _models(client)
+
     async with AsyncExitStack() as stack:
-        clients = {
-            address: await stack.enter_async_context(_client(address)) for address in addresses
-        }
-        began = clock()
-        looks = max(2, round(seconds / every_seconds) + 1)
-        for look in range(looks):
-            await sleep(max(0.0, began + look * every_seconds - clock()))
-            # One time for all: answers come within a fraction of the time between two looks.
-            at = clock() - began
-            await asyncio.gather(*(_scrape(a, c, at, into) for a, c in clients.items()))
-            if look == 0:
-                _check_first(into, addresses)
-                await asyncio.gather(*(_models(a, c, into) for a, c in clients.items()))
-            into.seconds = clock() - began
-            if on_look is not None:
-                on_look(into)
-    return into
+        clients = [(a, await stack.enter_async_context(_client(a))) for a in addresses]
+        # One time for all: answers come within a fraction of the time between two looks.
+        now = clock()
+        await asyncio.gather(*(ask(address, client) for address, client in clients))
+    return Look(now, readings, missed, served)
 
 
 def _client(address: str) -> httpx.AsyncClient:
@@ -114,18 +103,6 @@ def _client(address: str) -> httpx.AsyncClient:
         ) from error
 
 
-async def _scrape(address: str, client: httpx.AsyncClient, at: float, into: ScrapedEngines) -> None:
-    try:
-        text = await _get(client, "/metrics")
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-        count, _ = into.missed.get(address, (0, ""))
-        into.missed[address] = (count + 1, _said(error))
-        return
-    into.answered[address] = into.answered.get(address, 0) + 1
-    for key, reading in readings_of(address, at, parse(text, WANTED)).items():
-        keep(into.readings.setdefault(key, []), reading)
-
-
 async def _get(client: httpx.AsyncClient, path: str) -> str:
     """Return the body of an answer with status 200.
 
@@ -153,32 +130,15 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _check_first(into: ScrapedEngines, addresses: Sequence[str]) -> None:
-    for address in addresses:
-        if address in into.missed:
-            raise UpstreamError(
-                f"{address} does not answer: {into.missed[address][1]}.",
-                after_first_byte=False,
-                hint="Check the address; it is asked for /metrics.",
-            )
-        if not any(key.address == address for key in into.readings):
-            raise UpstreamError(
-                f"{address} answers, but not with a vLLM's metrics.",
-                after_first_byte=False,
-                hint="Give the addresses of vLLM's OpenAI server (port 8000 by default), started "
-                "without --disable-log-stats.",
-            )
-
-
-async def _models(address: str, client: httpx.AsyncClient, into: ScrapedEngines) -> None:
+async def _models(client: httpx.AsyncClient) -> dict[str, ServedName]:
     """Read which model is served under which name; engines that require an API key stay unknown."""
     try:
         data: Any = json.loads(await _get(client, "/v1/models"))
     except (httpx.HTTPError, TimeoutError, ValueError, RecursionError):
-        return
+        return {}
     listed = data.get("data") if isinstance(data, dict) else None
     entries = listed if isinstance(listed, list) else []
-    into.served[address] = {
+    return {
         str(entry["id"]): served_of(entry)
         for entry in entries
         if isinstance(entry, dict) and "id" in entry

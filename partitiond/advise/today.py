@@ -1,12 +1,8 @@
-"""Describes the devices of today's deployment, and which engine runs on which.
-
-If the devices of some engine are unknown, the advice tells only how many devices a plan frees, not
-which. An engine that spans several devices does not fit on one device: its devices stay.
-"""
+"""Describes the devices of today's deployment, and which engine runs on which."""
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.errors import SpecError
@@ -15,21 +11,6 @@ from partitiond.core.hardware.lookup import find_hardware
 from partitiond.fleet.devices import MAX_DEVICES, DeviceTable, devices_of
 
 _DESCRIBED: Final = re.compile(r"(?:(\d{1,9}) ?[x ] ?)?(\S+)")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Deployment:
-    """Devices, and the engines on them.
-
-    Attributes:
-        devices: devices of the deployment.
-        on: device ids by engine address; for missing addresses the devices are unknown.
-        notes: assumptions that were made.
-    """
-
-    devices: tuple[Device, ...]
-    on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,16 +69,21 @@ def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
 def resolve_devices(
     addresses: Sequence[Address], devices: Sequence[Device]
 ) -> dict[str, tuple[str, ...]]:
-    """Return device ids by address, for addresses with devices that the user named.
+    """Return device ids by address: those that the user named, or else the next unnamed device.
 
     Raises:
-        SpecError: there is no such device.
+        SpecError: there is no such device, or too few of them.
     """
-    return {
-        address.url: tuple(_device(name, address.url, devices) for name in address.devices)
-        for address in addresses
-        if address.devices
-    }
+    on = {a.url: tuple(_device(name, a.url, devices) for name in a.devices) for a in addresses}
+    named = {device for some in on.values() for device in some}
+    left = [device.id for device in devices if device.id not in named]
+    unnamed = [url for url, some in on.items() if not some]
+    if len(unnamed) > len(left):
+        raise SpecError(
+            f"{len(unnamed)} address(es) name no GPU, and {len(left)} GPU(s) are left for them.",
+            hint="Name each with --address URL=GPU (several may be on one), or give all by --gpu.",
+        )
+    return {**on, **{url: (device,) for url, device in zip(unnamed, left, strict=False)}}
 
 
 def _device(name: str, url: str, devices: Sequence[Device]) -> str:

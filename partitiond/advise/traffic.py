@@ -1,47 +1,33 @@
-"""Sums engines by model: the rate of requests, and its uncertainty.
+"""Computes what each model got between two looks at its engines: its rate, and its lengths.
 
-The engines of one model form one stream of arrivals. The stream is cut at every look, and arrivals
-in a stretch that spans several cuts are spread evenly over them.
+Counters only grow while a process lives, so a counter that fell began again at zero with a new
+process: its value is then what happened since (as in Prometheus' `increase`).
 
-The 95 % interval of a rate is the wider of two. Poisson: the number of arrivals is a sample of a
-rate (Byar's approximation of the exact limits: Breslow and Day, Statistical Methods in Cancer
-Research II, 1987, section 2.3). Batch means: arrivals in bursts scatter more than Poisson's, and
-the differences between parts of the watch tell by how much
-(`loadgen.results.intervals.ratio_half_width`).
+The 95 % interval of a rate takes the number of arrivals as Poisson (Byar's approximation of the
+exact limits: Breslow and Day, Statistical Methods in Cancer Research II, 1987, section 2.3).
+Arrivals in bursts scatter more.
 """
 
-import collections
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from loadgen.results.intervals import BATCHES, ratio_half_width
-from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile
-from partitiond.advise.observe import EngineWindow, Interval, merge
+from partitiond.advise.lengths import LengthFigures, figures_of, quantile
+from partitiond.advise.metrics import HISTOGRAMS, EngineKey, Reading, ScrapedHistogram
 from partitiond.core.numbers.grouping import by_key
 
 _Z95: Final = 1.96
 """Standard normal quantile of 95 %, two-sided."""
-MIN_PARTS: Final = 5
-"""Fewest parts of a watch whose scatter can be estimated. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ObservedRate:
-    """Requests per second with a 95 % interval, and the data behind it.
-
-    Attributes:
-        arrivals: requests that arrived.
-        seconds: how long they were watched.
-    """
+    """Requests per second with a 95 % interval."""
 
     low: float
     middle: float
     high: float
-    arrivals: float
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,135 +36,105 @@ class ObservedTraffic:
 
     Attributes:
         model: the name under which the model is served.
-        engines: what was observed of each of its engines.
-        seen: rate over the whole observation.
+        engines: its engines.
+        rate: requests that arrived: ended ones, plus the increase in flight, plus refused ones.
+        refused, restarts: refused requests, and engines that began again meanwhile.
         prompt, output: lengths in tokens; None if no request ended.
         ttft_p95_seconds, tpot_p95_seconds: today's, to the bucket; None if none was counted.
     """
 
     model: str
-    engines: tuple[EngineWindow, ...]
-    seen: ObservedRate
+    engines: tuple[EngineKey, ...]
+    rate: ObservedRate
+    refused: float
+    restarts: int
     prompt: LengthFigures | None
     output: LengthFigures | None
     ttft_p95_seconds: float | None
     tpot_p95_seconds: float | None
 
-    @property
-    def half_width_share(self) -> float:
-        """Half-width of the offered work as a share: both rate and output length are samples.
 
-        The intervals of the rate and of the mean output length, as shares of their middles, are
-        added as independent errors.
-        """
-        if self.seen.middle <= 0:
-            return 0.0
-        rate = self.seen.high / self.seen.middle - 1
-        return math.hypot(rate, self.output.half_width_share if self.output else 0.0)
-
-    @property
-    def planned(self) -> ObservedRate:
-        """The rate, its interval widened by the uncertainty of the lengths."""
-        rate = self.seen
-        if rate.middle <= 0:
-            return rate
-        down = math.hypot(
-            1 - rate.low / rate.middle, self.output.half_width_share if self.output else 0.0
-        )
-        return dataclasses.replace(
-            rate,
-            low=max(0.0, rate.middle * (1 - down)),
-            high=rate.middle * (1 + self.half_width_share),
-        )
+Readings = Mapping[EngineKey, Reading]
 
 
-def traffic_of(windows: Iterable[EngineWindow]) -> tuple[ObservedTraffic, ...]:
-    """Return the traffic of each model, by name, from what was observed of each engine."""
-    by_model = by_key((window.key.model, window) for window in windows)
-    return tuple(_traffic(model, by_model[model]) for model in sorted(by_model))
+def traffic_of(before: Readings, after: Readings, seconds: float) -> tuple[ObservedTraffic, ...]:
+    """Return the traffic of each model, by name, of the engines that both looks found.
+
+    Args:
+        before, after: what the two looks found.
+        seconds: time between the looks.
+    """
+    seen = by_key((key.model, key) for key in sorted(before.keys() & after.keys()))
+    return tuple(
+        _traffic(keys, [(before[key], after[key]) for key in keys], seconds)
+        for keys in seen.values()
+    )
 
 
-def _traffic(model: str, engines: Sequence[EngineWindow]) -> ObservedTraffic:
-    cells = cells_of(stretch for engine in engines for stretch in engine.stretches)
+def _traffic(
+    keys: Sequence[EngineKey], looks: Sequence[tuple[Reading, Reading]], seconds: float
+) -> ObservedTraffic:
     histograms = {
-        kind: merge(e.histograms[kind] for e in engines if kind in e.histograms)
-        for kind in dict.fromkeys(kind for e in engines for kind in e.histograms)
-    }
-    ended = math.fsum(e.ended for e in engines)
-    lengths = {
-        kind: (figures_of(histograms[kind]) if kind in histograms else None)
-        or mean_only(math.fsum(getattr(e, f"{kind}_tokens") for e in engines), ended)
-        for kind in ("prompt", "output")
-    }
-    latency = {
-        kind: quantile(histograms[kind], 0.95) if kind in histograms else math.nan
-        for kind in ("ttft", "tpot")
+        kind: merge(_grown(a.histograms[kind], b.histograms[kind]) for a, b in looks)
+        for kind in HISTOGRAMS
     }
     return ObservedTraffic(
-        model=model,
-        engines=tuple(engines),
-        seen=rate_of(cells),
-        prompt=lengths["prompt"],
-        output=lengths["output"],
-        ttft_p95_seconds=_known(latency["ttft"]),
-        tpot_p95_seconds=_known(latency["tpot"]),
+        model=keys[0].model,
+        engines=tuple(keys),
+        rate=rate_of(math.fsum(_arrivals(a, b) for a, b in looks), seconds),
+        refused=math.fsum(_increase(a.refused, b.refused) for a, b in looks),
+        restarts=sum(b.ended < a.ended for a, b in looks),
+        prompt=figures_of(histograms["prompt"]),
+        output=figures_of(histograms["output"]),
+        ttft_p95_seconds=quantile(histograms["ttft"], 0.95),
+        tpot_p95_seconds=quantile(histograms["tpot"], 0.95),
     )
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _increase(before: float, after: float) -> float:
+    return after - before if after >= before else after
 
 
-# --- arrivals over time -----------------------------------------------------------------------
+def _arrivals(before: Reading, after: Reading) -> float:
+    refused = _increase(before.refused, after.refused)
+    if after.ended < before.ended:
+        # Requests in flight died with their process; they were counted on arrival.
+        return after.ended + after.in_flight + refused
+    grown = after.ended - before.ended + after.in_flight - before.in_flight
+    # Counters and gauges are not read at the same instant: a request may be in neither.
+    return max(0.0, grown) + refused
 
 
-def cells_of(stretches: Iterable[Interval]) -> tuple[Interval, ...]:
-    """Return the arrivals of all stretches between neighbouring looks at any engine, in order."""
-    changes: dict[float, float] = collections.defaultdict(float)
-    for stretch in stretches:
-        if stretch.end > stretch.begin:
-            per_second = stretch.arrivals / (stretch.end - stretch.begin)
-            changes[stretch.begin] += per_second
-            changes[stretch.end] -= per_second
-    cells, rate = [], 0.0
-    for begin, end in itertools.pairwise(sorted(changes)):
-        rate += changes[begin]
-        cells.append(Interval(begin, end, max(0.0, rate) * (end - begin)))
-    return tuple(cells)
+def _grown(before: ScrapedHistogram, after: ScrapedHistogram) -> ScrapedHistogram:
+    if before.bounds != after.bounds or after.count < before.count:
+        return after
+    counts = tuple(b - a for a, b in zip(before.counts, after.counts, strict=True))
+    return ScrapedHistogram(after.bounds, counts, max(0.0, after.total - before.total))
 
 
-def rate_of(cells: Sequence[Interval]) -> ObservedRate:
-    """Return the rate over the cells and its 95 % interval, the wider of Poisson and batch
-    means."""
-    seconds = math.fsum(c.end - c.begin for c in cells)
-    if seconds <= 0:
-        return ObservedRate(0.0, 0.0, 0.0, 0.0, 0.0)
-    arrivals = math.fsum(c.arrivals for c in cells)
-    middle = arrivals / seconds
-    low, high = (limit / seconds for limit in poisson_limits(arrivals))
-    width = _batch_half_width(cells)
-    if math.isfinite(width):
-        low, high = max(0.0, min(low, middle - width)), max(high, middle + width)
-    return ObservedRate(low, middle, high, arrivals, seconds)
+def merge(histograms: Iterable[ScrapedHistogram]) -> ScrapedHistogram:
+    """Return one histogram with the values of several.
+
+    Engines of one model may have different bounds (they end at the context length). A value below a
+    bound that its histogram lacks is counted at the histogram's next larger bound.
+    """
+    filled = [h for h in histograms if h.count > 0]
+    bounds = tuple(sorted({bound for h in filled for bound in h.bounds}))
+    counts = tuple(math.fsum(_at_most(h, bound) for h in filled) for bound in bounds)
+    return ScrapedHistogram(bounds, counts, math.fsum(h.total for h in filled))
 
 
-def poisson_limits(count: float) -> tuple[float, float]:
-    """Return the 95 % limits of the mean of a Poisson count; 0 has only an upper limit."""
+def _at_most(histogram: ScrapedHistogram, bound: float) -> float:
+    """Return the number of values that are certainly at most `bound`."""
+    within = [n for b, n in zip(histogram.bounds, histogram.counts, strict=True) if b <= bound]
+    return within[-1] if within else 0.0
+
+
+def rate_of(arrivals: float, seconds: float) -> ObservedRate:
+    """Return the rate of so many arrivals; none has a low end of 0, and a high end all the same."""
 
     def limit(n: float, z: float) -> float:
-        return float(n * max(0.0, 1 - 1 / (9 * n) + z / (3 * math.sqrt(n))) ** 3)
+        return float(n * max(0.0, 1 - 1 / (9 * n) + z / (3 * math.sqrt(n))) ** 3) / seconds
 
-    return (limit(count, -_Z95) if count > 0 else 0.0), limit(count + 1, _Z95)
-
-
-def _batch_half_width(cells: Sequence[Interval]) -> float:
-    """Return the 95 % half-width by batch means, in at most `BATCHES` parts."""
-    parts = min(BATCHES, len(cells))
-    if parts < MIN_PARTS:
-        return math.inf
-    borders = [len(cells) * i // parts for i in range(parts + 1)]
-    groups = [cells[a:b] for a, b in itertools.pairwise(borders)]
-    return ratio_half_width(
-        [math.fsum(c.arrivals for c in group) for group in groups],
-        [math.fsum(c.end - c.begin for c in group) for group in groups],
-    )
+    low = limit(arrivals, -_Z95) if arrivals > 0 else 0.0
+    return ObservedRate(low, arrivals / seconds, limit(arrivals + 1, _Z95))

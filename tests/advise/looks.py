@@ -1,87 +1,62 @@
-"""Builds scrapes of engines for tests."""
+"""Builds looks at engines for tests."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from prometheus_client.samples import Sample
-
-from partitiond.advise.observe import EngineWindow, Interval, observe
-from partitiond.advise.readings import (
-    WANTED,
-    EngineKey,
-    Reading,
-    ScrapedHistogram,
-    parse,
-    readings_of,
-)
+from partitiond.advise.metrics import EngineKey, Reading, ScrapedHistogram, readings_of
+from partitiond.advise.traffic import ObservedTraffic, Readings, traffic_of
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource
 from partitiond.models.catalog import entry_of
 
-Look = tuple[float, tuple[Sample, ...]]
-"""Seconds since the observation began, and what an address told."""
-
 DATA = Path(__file__).parent / "data"
-CAPTURED_SECONDS = (0.02, 30.02, 60.02)
+CAPTURED_SECONDS = 60.0
 
 
-def readings_in(looks: Sequence[Look], address: str = "a") -> dict[EngineKey, list[Reading]]:
-    """The readings of each engine behind an address."""
-    found: dict[EngineKey, list[Reading]] = {}
-    for at, samples in looks:
-        for key, reading in readings_of(address, at, samples).items():
-            found.setdefault(key, []).append(reading)
-    return found
+def captured() -> list[dict[EngineKey, Reading]]:
+    """The two looks at the real engine."""
+    names = ("00", "10")
+    return [readings_of("a", (DATA / f"vllm-0.32.0-cpu-{n}.txt").read_text()) for n in names]
 
 
-def captured() -> list[Look]:
-    """The three looks at the real engine."""
-    return [
-        (at, tuple(parse((DATA / f"vllm-0.32.0-cpu-{name}.txt").read_text(), WANTED)))
-        for at, name in zip(CAPTURED_SECONDS, ("00", "05", "10"), strict=True)
-    ]
-
-
-def scrape(at: float, model: str = "m", **figures: float) -> Look:
+def scrape(address: str = "a", model: str = "m", **figures: float) -> dict[EngineKey, Reading]:
     """A look at an engine that tells these figures, without histograms."""
     names = {
         "ended": 'vllm:request_success_total{{finished_reason="stop",{0}}}',
         "running": "vllm:num_requests_running{{{0}}}",
         "waiting": "vllm:num_requests_waiting{{{0}}}",
         "refused": "vllm:admission_rejections_total{{{0}}}",
-        "prompt_tokens": "vllm:prompt_tokens_total{{{0}}}",
-        "output_tokens": "vllm:generation_tokens_total{{{0}}}",
     }
     label = f'model_name="{model}",engine="0"'
-    lines = [f"{names[key].format(label)} {value}" for key, value in figures.items()]
-    if "running" not in figures:
-        lines.append(f"vllm:num_requests_running{{{label}}} 0")
-    return at, tuple(parse("\n".join(lines), WANTED))
+    figures = {"running": 0, **figures}
+    lines = [f"{names[key].format(label)} {value}\n" for key, value in figures.items()]
+    return readings_of(address, "".join(lines))
 
 
-def window(
-    address: str = "a", model: str = "m", *, per_second: float = 1.0, **more: float
-) -> EngineWindow:
-    """An engine that got requests evenly for ten minutes, 100 tokens in and 50 out each."""
-    scrapes = [
-        scrape(
-            at,
-            model,
-            ended=at * per_second,
-            prompt_tokens=100 * at * per_second,
-            output_tokens=50 * at * per_second,
-            **more,
-        )
-        for at in range(0, 601, 5)
-    ]
-    return observe(readings_in(scrapes, address))[0]
+def evenly(address: str, model: str, per_second: float) -> tuple[Readings, Readings]:
+    """Two looks, ten minutes apart, at an engine that got requests of 100 tokens in and 50 out."""
+    n = 600 * per_second
+    lengths = {"prompt": 100, "output": 50}
+    none = {kind: ScrapedHistogram() for kind in ("prompt", "output", "ttft", "tpot")}
+    told = {
+        kind: ScrapedHistogram((tokens / 2, tokens, math.inf), (0.0, n, n), n * tokens)
+        for kind, tokens in lengths.items()
+    }
+    key = EngineKey(address, model)
+    return {key: Reading(0, 0, 0, none)}, {key: Reading(n, 0, 0, {**none, **told})}
 
 
-def stretches(arrivals: Sequence[float], seconds: float = 1.0) -> list[Interval]:
-    """Neighbouring stretches of equal length."""
-    return [Interval(i * seconds, (i + 1) * seconds, n) for i, n in enumerate(arrivals)]
+def traffic_seen(*engines: tuple[str, str, float]) -> tuple[ObservedTraffic, ...]:
+    """Traffic of engines given as (address, model, requests/s), over ten minutes."""
+    before: dict[EngineKey, Reading] = {}
+    after: dict[EngineKey, Reading] = {}
+    for engine in engines:
+        first, second = evenly(*engine)
+        before.update(first)
+        after.update(second)
+    return traffic_of(before, after, 600.0)
 
 
 def histogram(values: Sequence[float], bounds: Sequence[float]) -> ScrapedHistogram:

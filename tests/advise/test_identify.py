@@ -12,15 +12,15 @@ from partitiond.advise.identify import (
     identify,
     slug,
 )
-from partitiond.advise.traffic import ObservedTraffic, traffic_of
+from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.model import spec as specs
 from partitiond.models.catalog import CATALOG
 from tests.advise.looks import of_catalog as asked
-from tests.advise.looks import window
+from tests.advise.looks import traffic_seen
 
 
 def traffic(model: str, per_second: float = 1.0) -> ObservedTraffic:
-    return traffic_of([window(model=model, per_second=per_second)])[0]
+    return traffic_seen(("a", model, per_second))[0]
 
 
 def find(
@@ -40,7 +40,7 @@ def test_a_model_is_known_by_its_name_its_root_or_its_folders_name() -> None:
         assert isinstance(found, Known)
         assert found.architecture == CATALOG["opt-1.3b"].architecture
         assert found.spec.workload.key == "100/50"
-        assert found.spec.demand.req_per_s == pytest.approx(1.0)
+        assert found.spec.demand.req_per_s == found.traffic.rate.high
 
 
 def test_what_nobody_knows_has_a_reason() -> None:
@@ -61,14 +61,13 @@ def test_a_fleet_files_model_keeps_its_slo_rules_and_engine() -> None:
     wishes = UserChoices({"chat": spec})
     found = find("org/Chat", wishes=wishes)
     assert isinstance(found, Known)
-    assert found.names == ("chat", "opt-1.3b")
     other = identify(traffic("chat"), ServedName(), wishes, asked, taken=("chat",))
     assert isinstance(other, UnidentifiedModel), "a second one of the same name"
     assert found.spec.slo == specs.Slo(1.0, 0.05)
     assert found.spec.engine == spec.engine
-    assert found.spec.demand.req_per_s == pytest.approx(1.0)
+    assert found.spec.demand.req_per_s == found.traffic.rate.high == pytest.approx(1.08, abs=0.01)
     assert found.spec.demand.weight == 3.0
-    assert found.at(5.0).min_replicas == 2
+    assert found.spec.min_replicas == 2
 
 
 def test_the_context_follows_what_was_seen() -> None:
@@ -85,7 +84,8 @@ def test_the_context_follows_what_was_seen() -> None:
     assert isinstance(short, Known)
     assert short.spec.max_model_len == 750
     assert "max_model_len in a fleet file" in " ".join(short.notes)
-    unknown = identify(traffic("opt-1.3b"), served, UserChoices(), asked)
+    prompt = dataclasses.replace(seen.prompt, longest=None)
+    unknown = identify(dataclasses.replace(seen, prompt=prompt), served, UserChoices(), asked)
     assert isinstance(unknown, Known)
     assert unknown.spec.max_model_len == 2048
 
@@ -94,8 +94,8 @@ def test_metrics_that_say_nothing_or_cannot_be_are_no_demand() -> None:
     found = identify(traffic("opt-1.3b", per_second=0.0), ServedName(), UserChoices(), asked)
     assert isinstance(found, Known)
     assert "no request" in " ".join(found.notes)
-    assert found.at(0.0).demand.req_per_s
-    assert found.at(0.0).min_replicas == 1
+    assert found.spec.demand.req_per_s
+    assert found.spec.min_replicas == 1
     found = identify(traffic("opt-1.3b", per_second=1e9), ServedName(), UserChoices(), asked)
     assert isinstance(found, UnidentifiedModel)
     assert "cannot be" in found.reason

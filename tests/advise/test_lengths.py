@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile, workload_of
-from partitiond.advise.readings import ScrapedHistogram
+from partitiond.advise.lengths import LengthFigures, figures_of, quantile, workload_of
+from partitiond.advise.metrics import ScrapedHistogram
 from partitiond.core.model.workload import LengthShape
 from tests.advise.looks import histogram
 
@@ -50,13 +50,9 @@ def test_equal_lengths_are_fixed_and_the_longest_is_a_bound() -> None:
     assert figures([30, 60, 700], [50, 100]).longest is None
 
 
-def test_nothing_that_ended_has_no_length_and_two_counters_still_tell_the_mean() -> None:
-    assert figures_of(ScrapedHistogram((), (), 0.0)) is None
-    assert mean_only(0, 0) is mean_only(10, 20) is None
-    found = mean_only(4000, 40)
-    assert found is not None
-    assert (found.mean, found.variation) == (100, 0)
-    assert math.isnan(quantile(ScrapedHistogram((math.inf,), (5.0,), 3.0), 0.95)), "no buckets"
+def test_nothing_that_ended_has_no_length() -> None:
+    assert figures_of(ScrapedHistogram()) is None
+    assert quantile(ScrapedHistogram((math.inf,), (5.0,), 3.0), 0.95) is None, "no buckets"
 
 
 @given(st.lists(st.floats(0.5, 9e4), min_size=1, max_size=60), st.floats(0.01, 1))

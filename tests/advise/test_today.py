@@ -34,10 +34,12 @@ def test_described_gpus_and_which_an_engine_has() -> None:
             today.parse_devices([text])
     devices = today.parse_devices(["3 l4"])
     said = today.resolve_devices(
-        [today.Address("a", ("2",)), today.Address("b", ("l4-24gb-0", "1")), today.Address("c")],
+        [today.Address("a", ("2",)), today.Address("b", ("l4-24gb-0", "2")), today.Address("c")],
         devices,
     )
-    assert said == {"a": ("l4-24gb-2",), "b": ("l4-24gb-0", "l4-24gb-1")}
+    assert said == {"a": ("l4-24gb-2",), "b": ("l4-24gb-0", "l4-24gb-2"), "c": ("l4-24gb-1",)}
+    with pytest.raises(SpecError, match=r"2 address\(es\) name no GPU, and 1 GPU\(s\) are left"):
+        today.resolve_devices([today.Address(name) for name in "ab"], devices[:1])
     for name in ("7", "h100", "l4"):
         with pytest.raises(SpecError) as refused:
             today.resolve_devices([today.Address("a", (name,))], devices)

@@ -1,11 +1,12 @@
 """Metrics of a real engine, and of the shipped simulated one, are understood."""
 
+import contextlib
 import math
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.advise.readings import WANTED, EngineKey, Reading, parse, readings_of
+from partitiond.advise.metrics import EngineKey, Reading, readings_of
 from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.exposition import render
 from partitiond.simulated.engine.loop import EngineLoop
@@ -14,16 +15,13 @@ from tests.advise.looks import captured
 
 
 def read(text: str) -> dict[EngineKey, Reading]:
-    return readings_of("a", 3.0, parse(text, WANTED))
+    return readings_of("a", text)
 
 
 def test_a_real_engine_tells_everything() -> None:
-    (key, reading), *others = readings_of("a", *captured()[-1]).items()
-
-    assert not others
+    ((key, reading),) = captured()[-1].items()
     assert key == EngineKey("a", "smollm2-135m", "0")
     assert (reading.ended, reading.in_flight) == (70, 1)
-    assert (reading.prompt_tokens, reading.output_tokens) == (3150, 1226)
     assert set(reading.histograms) == {"prompt", "output", "ttft", "tpot"}
     prompt = reading.histograms["prompt"]
     assert (prompt.count, prompt.total) == (70, 3092)
@@ -36,7 +34,6 @@ def test_the_simulated_engine_speaks_as_a_real_one() -> None:
     batch = Batch(8, 2048, 4096)
     text = render(EngineLoop(batch, constant_steps(0.01)), "tiny", 4096)
     ((key, reading),) = read(text).items()
-
     assert key.model == "tiny"
     assert (reading.ended, reading.in_flight) == (0, 0)
 
@@ -45,6 +42,7 @@ def test_engines_of_one_server_are_told_apart_and_share_its_refusals_once() -> N
     found = read(
         'vllm:num_requests_running{engine="0",model_name="m"} 1\n'
         'vllm:num_requests_running{engine="1",model_name="m"} 2\n'
+        'vllm:num_requests_waiting{engine="1",model_name="m"} NaN\n'
         'vllm:admission_rejections_total{model_name="m",reason="max_num_queued_reqs"} 5\n'
     )
     assert [(key.engine, r.in_flight, r.refused) for key, r in found.items()] == [
@@ -54,35 +52,13 @@ def test_engines_of_one_server_are_told_apart_and_share_its_refusals_once() -> N
 
 
 def test_other_programs_and_adapters_are_no_engines() -> None:
-    assert read("python_gc_total 3\n") == {}
-    assert read('vllm:lora_requests_info{model_name="m"} 1\n') == {}
-    assert read('vllm:prompt_tokens_total{model_name="m"} 1\n') == {}
-    assert read("vllm:num_requests_running 1\n") == {}
-
-
-EXPOSED = """\
-# HELP vllm:num_requests_running Number of requests
-# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="a"} 2.0
-vllm:request_prompt_tokens_bucket{le="+Inf",model_name="a, {b}"} 7 1700000000000
-vllm:num_requests_waiting{model_name="a"} NaN
-vllm:num_requests_waiting nonsense
-vllm:num_requests_waiting{model_name="a"}
-  \t
-vllm:num_requests_running_more 3
-vllm:num_requests_running{, =i },a#ifee\\
-process_cpu_seconds_total 12
-vllm:num_requests_waiting +Inf
-# EOF
-"""
-
-
-def test_wanted_samples_are_read_and_what_is_none_is_left_out() -> None:
-    assert [sample[:3] for sample in parse(EXPOSED, WANTED)] == [
-        ("vllm:num_requests_running", {"engine": "0", "model_name": "a"}, 2.0),
-        ("vllm:request_prompt_tokens_bucket", {"le": "+Inf", "model_name": "a, {b}"}, 7.0),
-        ("vllm:num_requests_waiting", {}, math.inf),
-    ]
+    for text in (
+        "python_gc_total 3\n",
+        'vllm:lora_requests_info{model_name="m"} 1\n',
+        'vllm:prompt_tokens_total{model_name="m"} 1\n',
+        "vllm:num_requests_running 1\n",
+    ):
+        assert read(text) == {}
 
 
 SYNTAX = st.text('{}"\\=,# \t0a:_+.')
@@ -90,14 +66,6 @@ SYNTAX = st.text('{}"\\=,# \t0a:_+.')
 
 @given(SYNTAX, SYNTAX | st.text())
 def test_no_text_breaks_it(labels: str, value: str) -> None:
-    texts = (labels, f"m{labels} {value}", f"m{{{labels}}} {value}")
-    for text in texts:
-        for sample in parse(text, Anything()):
-            assert not math.isnan(sample.value)
-
-
-class Anything:
-    """All names are wanted."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
+    for text in (labels, f"m{labels} {value}", f"m{{{labels}}} {value}"):
+        with contextlib.suppress(ValueError):
+            assert read(text) == {}
