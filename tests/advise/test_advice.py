@@ -7,7 +7,7 @@ import pytest
 from partitiond.advise.advice import Advice, Deployment, advise, notes_on
 from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
 from partitiond.advise.today import parse_devices
-from partitiond.core.plan.record import Infeasible
+from partitiond.core.plan.record import Infeasible, Unplaced
 from tests.advise.looks import of_catalog, traffic_seen
 
 Where = dict[str, tuple[str, ...]]
@@ -73,6 +73,11 @@ def test_an_engine_that_was_seen_once_keeps_its_device() -> None:
 def test_a_plan_that_leaves_demand_out_frees_nothing() -> None:
     advice = advised(*[("opt-13b", 500.0)] * 4)
     assert (bool(advice.lacking), advice.freed) == (True, ())
+    plan = advised(SMALL, SMALL).plan
+    assert plan is not None
+    part = dataclasses.replace(plan, unplaced=(Unplaced("m", "too little room"),))
+    advice = advise(four(SMALL, SMALL), solver=lambda _: part)
+    assert (advice.lacking, advice.freed) == (("m: too little room",), ())
     none = advise(four(SMALL), solver=lambda _: Infeasible(("out of luck",), ()))
     assert (none.plan, none.lacking, none.freed) == (None, ("out of luck",), ())
 
