@@ -196,7 +196,7 @@ def started(served: ServedApi) -> Host:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """The root folder of an image, with a file of its own where a setup writes one."""
+    """The root folder of an image, with a file of its own where a setup writes others."""
     for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed here")
@@ -204,7 +204,7 @@ def image(tmp_path: Path) -> Path:
         pytest.skip("systemd's own programs write users into an image only for root")
     root = tmp_path / "image"
     (root / "etc/tmpfiles.d").mkdir(parents=True)
-    (root / "etc/tmpfiles.d/partitiond.conf").write_text("# mine\n")
+    (root / "etc/tmpfiles.d/mine.conf").write_text("# mine\n")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
     return root

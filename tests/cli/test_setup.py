@@ -1,7 +1,6 @@
 """`partitiond setup` shows, applies, repeats and undoes its steps on image folders."""
 
 import dataclasses
-import json
 import os
 import re
 import stat
@@ -12,9 +11,16 @@ from typing import Any
 
 import pytest
 
-from partitiond.cli.setup import engine_host, isolation_groups, plan, record
+from partitiond.cli.setup import changes, engine_host, isolation_groups, plan
 from partitiond.cli.setup.host import SetupFacts, SetupHost, facts_of, shipped
-from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep, StepProgress
+from partitiond.cli.setup.steps import (
+    MARK,
+    CommandStep,
+    FileStep,
+    SetupStep,
+    StepProgress,
+    marked,
+)
 from partitiond.core.errors import DeviceError, InputError
 from tests.cli.conftest import Cli
 
@@ -68,80 +74,72 @@ def test_what_was_changed_since_is_left_and_said(cli: Cli, image: Path) -> None:
     assert not [name for name in listing(image) if "mig" in name or "udev" in name], "no GPUs"
     config = image / "etc/partitiond/config.toml"
     config.write_text("[planner]\nseed = 7\n")
-    cli("setup --root", image, "--undo", "--apply").ended(1, "was changed since")
+    cli("setup --root", image, "--undo", "--apply").ended(1, "it is left")
     assert "seed = 7" in config.read_text()
     assert not (image / UNITS / "partitiond.service").exists()
 
 
-@pytest.mark.parametrize("removed", [False, True])
-def test_an_upgraded_file_is_written_and_undo_brings_back_the_first_one(
-    tmp_path: Path, removed: bool
-) -> None:
-    """Whether or not somebody removed it."""
+def test_what_no_setup_wrote_is_neither_replaced_nor_removed(cli: Cli, image: Path) -> None:
+    mine = image / "etc/tmpfiles.d/partitiond.conf"
+    mine.write_text("# mine\n")
+    words = ("setup", "--root", image, "--no-gpu")
+    cli(*words).ended(0, "cannot", "is not as a setup wrote it")
+    before = listing(image)
+    cli(*words, "--apply").refused(2, "etc/tmpfiles.d/partitiond.conf", "Move it away")
+    assert listing(image) == before, "nothing is changed"
+    cli("setup --root", image, "--undo", "--apply").ended(1, "it is left")
+    assert listing(image) == before
+
+
+def test_an_upgraded_file_is_replaced_and_one_that_was_changed_is_not(tmp_path: Path) -> None:
     host = SetupHost(tmp_path, live=False)
-    file = host.file("/unit")
-    file.write_text("theirs")
-    for text in ("ours, old", "ours, new"):
-        list(record.apply(host, (FileStep("u", "a unit", "/unit", text),)))
-        assert file.read_text() == text
-    kept = host.file(record.RECORD)
-    assert (kept.stat().st_mode & 0o777, json.loads(kept.read_text())["format"]) == (0o600, 1)
-    if removed:
-        file.unlink()
-    assert [o.state for o in record.undo(host, purge=False)] == [StepProgress.DONE]
-    assert file.read_text() == "theirs"
-    assert record.read_record(host) == ()
+    file = host.file("/etc/partitiond.d/unit")
+    for text in ("ours, old\n", "#!/bin/sh\nours, new\n"):
+        step = FileStep("u", "a unit", "/etc/partitiond.d/unit", text)
+        list(changes.apply(host, (step,)))
+        lines = file.read_text().splitlines(keepends=True)
+        assert "".join(line for line in lines if not line.startswith(MARK)) == text
+        assert step.read_state(host).state is StepProgress.DONE
+    assert file.read_text().startswith("#!/bin/sh\n"), "a script is still one"
+    ours = file.read_text()
+    for theirs in (ours + "more\n", ours.replace("new", "old"), "theirs", ours + ours):
+        file.write_text(theirs)
+        with pytest.raises(InputError, match="is there"):
+            list(changes.apply(host, (step,)))
+        (outcome,) = changes.undo(host, (step,), purge=False)
+        assert (outcome.state, file.read_text()) == (StepProgress.CANNOT, theirs)
+    file.write_text(ours)
+    theirs_too = file.with_name("theirs.conf")
+    theirs_too.touch()
+    assert [o.state for o in changes.undo(host, (step,), purge=False)] == [StepProgress.DONE]
+    assert theirs_too.exists()
+    theirs_too.unlink()
+    list(changes.apply(host, (step,)))
+    list(changes.undo(host, (step,), purge=False))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "etc"]
+    assert list(changes.undo(host, (step,), purge=False)) == []
 
 
 def test_a_failure_stops_there_and_can_be_gone_on_with_or_undone(tmp_path: Path) -> None:
     host = SetupHost(tmp_path, live=True, path="/usr/bin:/bin")
     flag = tmp_path / "flag"
     broken = CommandStep(
-        "c", "a command", ("cat", str(flag)), done=lambda _: False, undo=(("rm", str(flag)),)
-    )
+        "c", "a command", ("cat", str(flag)), done=lambda _: False,
+        undone_by=(("rm", str(flag)), ("false",)), mark="/flag",
+    )  # fmt: skip
     steps: tuple[SetupStep, ...] = (
         FileStep("a", "first", "/a/b/first", "1"),
         broken,
         FileStep("z", "last", "/last", "2"),
     )
     with pytest.raises(DeviceError, match="No such file"):
-        list(record.apply(host, steps))
-    assert [done.key for done in record.read_record(host)] == ["a", "c"]
-    assert not (tmp_path / "last").exists()
+        list(changes.apply(host, steps))
+    assert [step.key for step in changes.there(host, steps)] == ["a"]
     flag.write_text("now it works")
-    assert [o.key for o in record.apply(host, steps)] == ["a", "c", "z"]
-    assert [o.key for o in record.undo(host, purge=False)] == ["z", "c", "a"]
-    assert list(tmp_path.iterdir()) == [] or {p.name for p in tmp_path.iterdir()} == {"var"}
-
-
-def test_a_damaged_record_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    host = SetupHost(tmp_path, live=False)
-    host.file(record.RECORD).parent.mkdir(parents=True)
-    for text in ("", "[]", '{"format": 1}', "nonsense"):
-        host.file(record.RECORD).write_text(text)
-        with pytest.raises(InputError) as refused:
-            record.read_record(host)
-        assert "by hand" in refused.value.hint
-
-
-def test_what_cannot_be_undone_stays_in_the_record(tmp_path: Path) -> None:
-    host = SetupHost(tmp_path, live=True, path="/usr/bin:/bin")
-    step = CommandStep("c", "a command", ("true",), done=lambda _: False, undo=(("false",),))
-    list(record.apply(host, (step, FileStep("f", "a file", "/f", "x"))))
-    notes = {o.key: o.note for o in record.undo(host, purge=False)}
-    assert "`false` ended with 1" in notes["c"]
-    assert [done.key for done in record.read_record(host)] == ["c"]
-
-
-def test_a_record_of_a_release_with_other_commands_is_undone_by_those_of_this_one(
-    tmp_path: Path,
-) -> None:
-    host = SetupHost(tmp_path, live=True, path="/usr/bin:/bin")
-    undo = (("false", "host", "leave"),)
-    step = CommandStep("c", "a command", ("true",), done=lambda _: False, undo=undo)
-    list(record.apply(host, (step,)))
-    (outcome,) = record.undo(host, purge=False)
-    assert "`false down` ended with 1" in outcome.note
+    assert [o.key for o in changes.apply(host, steps)] == ["a", "c", "z"]
+    notes = {o.key: o.note for o in changes.undo(host, steps, purge=False)}
+    assert notes == {"z": "", "c": "`false` ended with 1: no word", "a": ""}
+    assert not flag.exists()
 
 
 # --- a running host, played by small programs ----------------------------------------------------
@@ -182,13 +180,13 @@ class Played:
         self.log.write_text("")
         return lines
 
-    def steps(self, **changes: Any) -> tuple[SetupStep, ...]:
-        return plan.steps_for(dataclasses.replace(self.facts, **changes), self.host)
+    def steps(self, **facts: Any) -> tuple[SetupStep, ...]:
+        return plan.steps_for(dataclasses.replace(self.facts, **facts), self.host)
 
-    def apply(self, **changes: Any) -> list[str]:
+    def apply(self, **facts: Any) -> list[str]:
         """What is asked while everything is set up."""
         self.asked()
-        outcomes = list(record.apply(self.host, self.steps(**changes)))
+        outcomes = list(changes.apply(self.host, self.steps(**facts)))
         # The helper is refused where its program is not root's, as here for another user.
         assert {o.state for o in outcomes if o.key != "mig"} == {StepProgress.DONE}, outcomes
         return self.asked()
@@ -196,7 +194,7 @@ class Played:
     def undo(self) -> list[str]:
         """What is asked while it is taken back."""
         self.asked()
-        list(record.undo(self.host, purge=False))
+        list(changes.undo(self.host, plan.all_steps(self.host, None), purge=False))
         return self.asked()
 
     def named(self, pattern: str) -> set[str]:
@@ -264,9 +262,9 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
 
     back = played.undo()
     assert back[0].startswith("runuser -u partitiond")
-    assert back[0].endswith("partitiond down")
+    assert back[0].endswith(f" {played.facts.bin_dir}/partitiond down")
     assert back[1] == "systemctl disable --now partitiond.service"
-    assert "systemctl disable --now nvidia-persistenced.service" in back
+    assert not [line for line in back if "persistenced" in line], "others may need it"
     assert back[-1] == "systemctl daemon-reload"
     assert not (played.units / "partitiond.service").exists()
     left = played.host.file("/etc/partitiond")
@@ -362,7 +360,8 @@ def test_the_engines_user_and_groups_of_an_image_stay_and_are_purged(cli: Cli, i
         assert wants.is_symlink()
         assert f"partitiond-engine-{group}:" in (image / "etc/passwd").read_text()
     made = listing(image)
-    (image / UNITS / "partitiond-engine-blue@.service").write_text("# of an earlier version\n")
+    unit = image / UNITS / "partitiond-engine-blue@.service"
+    unit.write_text(marked("# of an earlier version\n"))
     assert "Isolation groups that are installed stay: blue, green." in cli(*words).err
     assert listing(image) == made
     assert cli("setup --root", image, "--undo", "--apply", "--purge").code == 0
@@ -395,8 +394,8 @@ def test_an_installation_that_the_user_cannot_enter_or_others_could_change_is_re
     (enable,) = (step for step in played.steps() if step.key == "enable")
     seen = enable.read_state(played.host)
     assert seen.state is StepProgress.CANNOT
-    assert "may not enter" in seen.detail
-    assert "/opt/partitiond" in seen.detail
+    assert "may not enter" in seen.note
+    assert "/opt/partitiond" in seen.note
     assert plan._unsafe_for_root(played.facts) == "" or os.geteuid() != 0
     played.facts.bin_dir.chmod(0o777)
     assert "can be changed by others" in plan._unsafe_for_root(played.facts)

@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from partitiond.cli.setup.host import IMAGE_BIN, ClusterPlace, SetupHost
-from partitiond.cli.setup.steps import StepProgress, StepState, Undo
+from partitiond.cli.setup.steps import StepOutcome, StepProgress
 from partitiond.cluster.bundle import read_bundle, unpack_bundle
 from partitiond.cluster.certificates import HostFiles, is_address
 from partitiond.cluster.private_files import make_private
@@ -141,21 +141,17 @@ class BundleStep:
     what: str
     bundle: Path
 
-    def read_state(self, host: SetupHost) -> StepState:
-        """Done if the state folder has what the bundle has."""
+    def read_state(self, host: SetupHost) -> StepOutcome:
+        """Return the state: done if the state folder has what the bundle has."""
+        state, note = StepProgress.TODO, f"takes them from {self.bundle}"
         try:
             bundle = read_bundle(self.bundle)
         except PartitiondError as error:
-            return StepState(StepProgress.CANNOT, error.message)
-        there = _read(host, TOKEN) == f"{bundle.token}\n" and _files(host) == bundle.files
-        if there:
-            return StepState(StepProgress.DONE, f"{STATE} has it")
-        return StepState(StepProgress.TODO, f"takes them from {self.bundle}")
-
-    def before(self, host: SetupHost) -> Undo:
-        """The commands that take them away again."""
-        folders = (("rm", "-rf", str(host.file(TLS))), ("rm", "-f", str(host.file(TOKEN))))
-        return {"kind": "command", "commands": [list(words) for words in folders]}
+            state, note = StepProgress.CANNOT, error.message
+        else:
+            if _read(host, TOKEN) == f"{bundle.token}\n" and _files(host) == bundle.files:
+                state, note = StepProgress.DONE, f"{STATE} has it"
+        return StepOutcome(self.key, self.what, state, note)
 
     def apply(self, host: SetupHost) -> None:
         """Write them, for the state folder's owner. Raises DeviceError."""

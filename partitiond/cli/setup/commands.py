@@ -10,14 +10,13 @@ from partitiond.cli.columns import Column, table_of
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import out, print_json, say
-from partitiond.cli.setup import record
+from partitiond.cli.setup import changes
 from partitiond.cli.setup.cluster_units import TOKEN, checked_place, installed_place
 from partitiond.cli.setup.engine_host import runs_engine_user
 from partitiond.cli.setup.host import ClusterPlace, SetupHost, facts_of, require_rights
 from partitiond.cli.setup.isolation_groups import installed_groups
-from partitiond.cli.setup.plan import UNITS, steps_for
-from partitiond.cli.setup.record import StepOutcome
-from partitiond.cli.setup.steps import SetupStep, StepProgress
+from partitiond.cli.setup.plan import UNITS, all_steps, steps_for
+from partitiond.cli.setup.steps import SetupStep, StepOutcome, StepProgress
 from partitiond.cli.tables import state_text
 from partitiond.core.errors import InputError
 from partitiond.core.model.isolation_group import check_isolation_group
@@ -27,7 +26,7 @@ from partitiond.core.model.isolation_group import check_isolation_group
 def setup(
     *,
     apply: bool = option("Do it; without this it only shows."),
-    undo: bool = option("Take back what a setup did (shows; --apply does it)."),
+    undo: bool = option("Remove what a setup installs (shows; --apply does it)."),
     purge: bool = option("With --undo: also the user, and all its data."),
     root: Path | None = option("Set up an image that lies in this folder.", metavar="DIR"),
     gpu: bool | None = option(
@@ -61,8 +60,8 @@ def setup(
 
     Shows what it would do: the user, folders, units, device nodes, persistence daemon, the MIG
     helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
-    --undo --apply takes back what it did, by its own record. With --cluster the host is the head of
-    several, and with --join one of the others.
+    --undo --apply removes the same files, except those that were changed since. With --cluster the
+    host is the head of several, and with --join one of the others.
     """
     if purge and not undo:
         raise InputError("--purge goes with --undo.", hint="Write --undo --purge.")
@@ -72,7 +71,7 @@ def setup(
     if apply:
         require_rights(host)
     if undo:
-        _undo(host, apply=apply, purge=purge, as_json=as_json)
+        _undo(host, all_steps(host, bin_dir), apply=apply, purge=purge, as_json=as_json)
         return
     groups = {group for group in isolation_group or () if group}
     for group in groups:
@@ -153,28 +152,29 @@ def _place(
 
 def _set_up(host: SetupHost, steps: tuple[SetupStep, ...], *, apply: bool, as_json: bool) -> None:
     if not apply:
-        outcomes = [record.outcome_of(host, step) for step in steps]
-        _show(outcomes, as_json=as_json)
+        _show([step.read_state(host) for step in steps], as_json=as_json)
         if not as_json:
             say("Nothing was changed. `partitiond setup --apply` does what is to do.")
         return
-    _finish(_told(record.apply(host, steps), as_json=as_json), as_json=as_json)
+    _finish(_told(changes.apply(host, steps), as_json=as_json), as_json=as_json)
 
 
-def _undo(host: SetupHost, *, apply: bool, purge: bool, as_json: bool) -> None:
+def _undo(
+    host: SetupHost, steps: tuple[SetupStep, ...], *, apply: bool, purge: bool, as_json: bool
+) -> None:
     if not apply:
-        done = reversed(record.read_record(host))
-        outcomes = [record.StepOutcome(step.key, step.what, StepProgress.TODO) for step in done]
+        there = changes.there(host, steps)
+        outcomes = [StepOutcome(step.key, step.what, StepProgress.TODO) for step in there]
         _show(outcomes, as_json=as_json)
         if not as_json:
             say(
                 "Nothing was changed. `partitiond setup --undo --apply` takes these back, in this "
                 "order. Data in /var/lib/partitiond and its user stay, unless --purge is given."
                 if outcomes
-                else "There is no record of a setup: nothing to undo."
+                else "There is nothing of a setup: nothing to undo."
             )
         return
-    _finish(_told(record.undo(host, purge=purge), as_json=as_json), as_json=as_json)
+    _finish(_told(changes.undo(host, steps, purge=purge), as_json=as_json), as_json=as_json)
 
 
 def _told(outcomes: Iterable[StepOutcome], *, as_json: bool) -> list[StepOutcome]:

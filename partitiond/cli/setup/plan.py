@@ -1,16 +1,16 @@
-"""Chooses the steps that set up a host, in order, from the facts about the host.
+"""Lists what a setup puts on a host, in order, from the facts about the host.
 
 Each step may rely on the steps before it: the user is made before a unit names its manager, and
 units are read before they are enabled.
 """
 
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from partitiond.cli.setup.cluster_units import (
-    AUTHORITY,
     DROP_IN,
     ENVIRONMENT,
     JOINED,
@@ -30,7 +30,12 @@ from partitiond.cli.setup.host import (
     SetupHost,
     shipped,
 )
-from partitiond.cli.setup.isolation_groups import for_group, installed_groups, users_text
+from partitiond.cli.setup.isolation_groups import (
+    for_group,
+    group_users,
+    installed_groups,
+    users_text,
+)
 from partitiond.cli.setup.mps_units import MPS_FOLDER, MPS_SERVICE, MPS_SOCKET, mps_unit
 from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep
 from partitiond.cluster.ray_environment import managed_ray
@@ -64,8 +69,27 @@ CONFIG_TEXT: Final = """\
 """
 
 
+def all_steps(host: SetupHost, bin_dir: Path | None) -> tuple[SetupStep, ...]:
+    """Return the steps of every setup that this host may have had, to take them back."""
+    service = host.file(f"{UNITS}/{SERVICE}")
+    text = service.read_text(encoding="utf-8") if service.exists() else ""
+    found = re.search(r"^ExecStart=(\S+)/partitiond ", text, re.MULTILINE)
+    own = {user.removeprefix(f"{ENGINE_USER}-") for user in group_users(host)}
+    facts = SetupFacts(
+        gpu=True,
+        mig=True,
+        engine=False,
+        engine_user=True,
+        bin_dir=bin_dir or Path(found[1] if found else DEFAULT_BIN),
+        persistenced=False,
+        isolation_groups=tuple(sorted(own.union(installed_groups(host, UNITS)))),
+        cluster=ClusterPlace(),
+    )
+    return steps_for(facts, host)
+
+
 def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
-    """All steps in the order of doing them; they are undone in the reverse order."""
+    """Return all steps in the order of doing them; they are undone in the reverse order."""
     return (
         *_user(host),
         *_folders(host),
@@ -323,7 +347,6 @@ def _keys(facts: SetupFacts, place: ClusterPlace) -> Sequence[SetupStep]:
                 "the fleet's token, its authority, and this host's certificate",
                 ("sh", "-c", f"{make_folder} && {' '.join(own)}"),
                 done=lambda h: h.file(TOKEN).exists() and h.file(f"{TLS}/cert.pem").exists(),
-                undo=(("rm", "-rf", TLS, AUTHORITY, TOKEN),),
             )
         )
     return steps
@@ -387,7 +410,6 @@ def _persistence(facts: SetupFacts) -> Sequence[SetupStep]:
             "the driver stays loaded while no engine runs",
             ("systemctl", "enable", "--now", unit),
             done=lambda h: h.run(["systemctl", "is-active", "--quiet", unit]).code == 0,
-            undo=(("systemctl", "disable", "--now", unit),),
             optional=True,
         ),
     )
@@ -473,7 +495,8 @@ def _enabled(
             what.replace("now and ", ""),
             ("systemctl", where, "enable", unit),
             done=lambda h: h.run(["systemctl", where, "is-enabled", "--quiet", unit]).code == 0,
-            undo=(("systemctl", where, "disable", unit),),
+            undone_by=(("systemctl", where, "disable", unit),),
+            mark=f"{UNITS}/{unit}",
             live=False,
         )
     return CommandStep(
@@ -484,7 +507,8 @@ def _enabled(
             h.run(["systemctl", asked, "--quiet", unit]).code == 0
             for asked in ("is-enabled", "is-active")
         ),
-        undo=(*first_undo, ("systemctl", "disable", "--now", unit), *last_undo),
+        undone_by=(*first_undo, ("systemctl", "disable", "--now", unit), *last_undo),
+        mark=f"{UNITS}/{unit}",
         seconds=200.0,
         cannot=lambda _: problem,
     )

@@ -1,26 +1,24 @@
-"""Defines the steps of a setup: each checks whether it is done, does it, and undoes it.
+"""Describes the steps of a setup: a file that is written, or a program that is run.
 
-A step says beforehand how to undo it. The record gets that before the host is changed, so that
-a setup that broke off half-way can be undone, too.
+A file that a setup wrote has a line with the checksum of its others. A file without such a line, or
+one that was changed since, is somebody else's: it is neither replaced nor removed.
 """
 
-import base64
+import contextlib
 import dataclasses
 import enum
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import DeviceError
 
 UNDO_SECONDS: Final = 300.0
 """Time limit of an undoing command; draining engines may take two minutes."""
-
-Undo = Mapping[str, Any]
-"""The record's data for undoing a step: plain data."""
+MARK: Final = "# Written by `partitiond setup`; SHA-256 of the other lines: "
 
 
 class StepProgress(enum.StrEnum):
@@ -29,17 +27,19 @@ class StepProgress(enum.StrEnum):
     DONE = "done"
     TODO = "to do"
     CANNOT = "cannot"
-    """Something must be corrected first; `StepState.detail` says what."""
+    """Something must be corrected first; `StepOutcome.note` says what."""
     ELSEWHERE = "on the host"
     """The step needs the running host; an image gets it at first boot, or by a setup there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StepState:
-    """The state of a step, and a remark on it."""
+class StepOutcome:
+    """The state of one step. `note` is a remark on it for people."""
 
+    key: str
+    what: str
     state: StepProgress
-    detail: str = ""
+    note: str = ""
 
 
 class SetupStep(Protocol):
@@ -47,7 +47,7 @@ class SetupStep(Protocol):
 
     @property
     def key(self) -> str:
-        """Its stable name in the record."""
+        """Its stable name."""
         ...
 
     @property
@@ -55,12 +55,8 @@ class SetupStep(Protocol):
         """What the step does, for people."""
         ...
 
-    def read_state(self, host: SetupHost) -> StepState:
-        """The state of the step. Changes nothing."""
-        ...
-
-    def before(self, host: SetupHost) -> Undo:
-        """The data for undoing the step. Changes nothing."""
+    def read_state(self, host: SetupHost) -> StepOutcome:
+        """Return the state of the step. Changes nothing."""
         ...
 
     def apply(self, host: SetupHost) -> None:
@@ -73,48 +69,65 @@ class FileStep:
     """A file with a certain content.
 
     Attributes:
-        text: its content, or a function of the host if it depends on an earlier step.
         keep: leave an existing file alone, whatever its content.
     """
 
     key: str
     what: str
     path: str
-    text: str | Callable[[SetupHost], str]
+    text: str
     mode: int = 0o644
     keep: bool = False
 
-    def content(self, host: SetupHost) -> bytes:
-        """The content that the file should have."""
-        return (self.text if isinstance(self.text, str) else self.text(host)).encode()
-
-    def read_state(self, host: SetupHost) -> StepState:
-        """Done if the file has the content that it should have."""
+    def read_state(self, host: SetupHost) -> StepOutcome:
+        """Return the state: done if the file has the content that it should have."""
         found = _read(host.file(self.path))
         if found is None:
-            return StepState(StepProgress.TODO, f"writes {self.path}")
-        if self.keep:
-            return StepState(StepProgress.DONE, f"{self.path} is there; it is left alone")
-        if found == self.content(host):
-            return StepState(StepProgress.DONE, self.path)
-        return StepState(StepProgress.TODO, f"replaces {self.path} (kept for --undo)")
-
-    def before(self, host: SetupHost) -> Undo:
-        """The present content of the file, and the folders that are missing."""
-        file = host.file(self.path)
-        found = _read(file)
-        made = [str(p) for p in file.parents if host.root in p.parents and not p.exists()]
-        return {
-            "kind": "file",
-            "path": self.path,
-            "sha256": hashlib.sha256(self.content(host)).hexdigest(),
-            "previous": None if found is None else base64.b64encode(found).decode(),
-            "folders": ["/" + str(Path(p).relative_to(host.root)) for p in made],
-        }
+            state, note = StepProgress.TODO, f"writes {self.path}"
+        elif self.keep:
+            state, note = StepProgress.DONE, f"{self.path} is there; it is left alone"
+        elif found == marked(self.text):
+            state, note = StepProgress.DONE, self.path
+        elif is_ours(found):
+            state, note = StepProgress.TODO, f"replaces {self.path}"
+        else:
+            state, note = (
+                StepProgress.CANNOT,
+                f"{self.path} is there, and is not as a setup wrote it",
+            )
+        return StepOutcome(self.key, self.what, state, note)
 
     def apply(self, host: SetupHost) -> None:
         """Write the file whole or not at all."""
-        write_file(host.file(self.path), self.content(host), self.mode)
+        write_file(host.file(self.path), marked(self.text), self.mode)
+
+    def is_there(self, host: SetupHost) -> bool:
+        """Return whether there is such a file, whoever wrote it."""
+        return _read(host.file(self.path)) is not None
+
+    def undo(self, host: SetupHost) -> str:
+        """Remove the file if a setup wrote it; return why it is left, or an empty text."""
+        file = host.file(self.path)
+        if not is_ours(_read(file) or ""):
+            return f"{self.path} is not as a setup wrote it: it is left"
+        file.unlink()
+        if "partitiond" in file.parent.name:
+            with contextlib.suppress(OSError):  # it is not empty
+                file.parent.rmdir()
+        return ""
+
+
+def marked(text: str) -> str:
+    """Return the text with a line that says what its others were; a script's first stays first."""
+    first, rest = text.split("\n", 1) if text.startswith("#!") else ("", text)
+    mark = f"{MARK}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    return f"{first}\n{mark}{rest}" if first else mark + rest
+
+
+def is_ours(text: str) -> bool:
+    """Return whether a setup, of any version, wrote exactly this text."""
+    lines = text.splitlines(keepends=True)
+    return text == marked("".join(line for line in lines if not line.startswith(MARK)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,7 +137,8 @@ class CommandStep:
     Attributes:
         done: whether the step is done already.
         words: the command.
-        undo: commands that undo the step, in order; empty if there is nothing to undo.
+        undone_by: commands that undo the step, in order; empty if there is nothing to undo.
+        mark: the file that shows that the step was done; empty if nothing is to be undone.
         live: whether the step needs the running host.
         cannot: why the step cannot be done now, as a function of the host; empty if it can.
         seconds: time limit; None for no limit.
@@ -135,36 +149,25 @@ class CommandStep:
     what: str
     words: tuple[str, ...]
     done: Callable[[SetupHost], bool]
-    undo: tuple[tuple[str, ...], ...] = ()
+    undone_by: tuple[tuple[str, ...], ...] = ()
+    mark: str = ""
     live: bool = True
     cannot: Callable[[SetupHost], str] = lambda _: ""
     seconds: float | None = 120.0
     optional: bool = False
 
-    def read_state(self, host: SetupHost) -> StepState:
-        """The state of the step, by asking the host."""
+    def read_state(self, host: SetupHost) -> StepOutcome:
+        """Return the state of the step, by asking the host."""
+        state, note = StepProgress.TODO, "runs " + " ".join(self.words)
         if self.live and not host.live:
-            return StepState(StepProgress.ELSEWHERE, self.command)
-        if self.done(host):
-            return StepState(StepProgress.DONE)
-        why = self.cannot(host)
-        if not why and host.program(self.words[0]) is None:
-            why = f"{self.words[0]} is not installed"
-        return (
-            StepState(StepProgress.CANNOT, why)
-            if why
-            else StepState(StepProgress.TODO, self.command)
-        )
-
-    @property
-    def command(self) -> str:
-        """The command as a user would type it, after "runs"."""
-        return "runs " + " ".join(self.words)
-
-    def before(self, host: SetupHost) -> Undo:
-        """The commands that undo the step."""
-        del host
-        return {"kind": "command", "commands": [list(words) for words in self.undo]}
+            state = StepProgress.ELSEWHERE
+        elif self.done(host):
+            state, note = StepProgress.DONE, ""
+        elif why := self.cannot(host):
+            state, note = StepProgress.CANNOT, why
+        elif host.program(self.words[0]) is None:
+            state, note = StepProgress.CANNOT, f"{self.words[0]} is not installed"
+        return StepOutcome(self.key, self.what, state, note)
 
     def apply(self, host: SetupHost) -> None:
         """Run the command. Raises DeviceError with the command's output."""
@@ -176,48 +179,28 @@ class CommandStep:
                 facts={"command": list(self.words), "code": ran.code},
             )
 
+    def is_there(self, host: SetupHost) -> bool:
+        """Return whether the file that shows it is there."""
+        return bool(self.mark) and host.file(self.mark).exists()
 
-def undo_step(host: SetupHost, undo: Undo) -> str:
-    """Undo one recorded step; return a sentence on what was not undone, or an empty text."""
-    if undo["kind"] == "file":
-        return _undo_file(host, undo)
-    failed = []
-    for recorded in undo["commands"]:
-        # Releases that had `host leave` recorded it for hosts that obey a head.
-        left = recorded[-2:] == ["host", "leave"]
-        words = [*recorded[:-2], "down"] if left else recorded
-        ran = host.run(words, seconds=UNDO_SECONDS)
-        if ran.code != 0:
-            said = ran.output.splitlines()[-1:] or ["no word"]
-            failed.append(f"`{' '.join(words)}` ended with {ran.code}: {said[0]}")
-    return "; ".join(failed)
+    def undo(self, host: SetupHost) -> str:
+        """Run the commands that undo it; return which failed, or an empty text."""
+        failed = []
+        for words in self.undone_by:
+            ran = host.run(words, seconds=UNDO_SECONDS)
+            if ran.code != 0:
+                said = ran.output.splitlines()[-1:] or ["no word"]
+                failed.append(f"`{' '.join(words)}` ended with {ran.code}: {said[0]}")
+        return "; ".join(failed)
 
 
-def _undo_file(host: SetupHost, undo: Undo) -> str:
-    file = host.file(undo["path"])
-    found = _read(file)
-    if found is not None and hashlib.sha256(found).hexdigest() != undo["sha256"]:
-        return f"{undo['path']} was changed since: it is left"
-    if undo["previous"] is not None:
-        mode = 0o644 if found is None else file.stat().st_mode & 0o777
-        write_file(file, base64.b64decode(undo["previous"]), mode)
-        return ""
-    file.unlink(missing_ok=True)
-    for folder in undo["folders"]:  # innermost first
-        try:
-            host.file(folder).rmdir()
-        except OSError:  # not empty: something else uses it
-            break
-    return ""
-
-
-def write_file(file: Path, content: bytes, mode: int) -> None:
+def write_file(file: Path, content: str, mode: int) -> None:
     """Write the file durably under another name, then rename it. Raises DeviceError."""
     draft = file.with_name(f".{file.name}.setup")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as stream:
-            stream.write(content)
+            stream.write(content.encode())
             stream.flush()
             os.fsync(stream.fileno())
         draft.chmod(mode)
@@ -231,9 +214,9 @@ def write_file(file: Path, content: bytes, mode: int) -> None:
         ) from error
 
 
-def _read(file: Path) -> bytes | None:
+def _read(file: Path) -> str | None:
     try:
-        return file.read_bytes()
+        return file.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
