@@ -8,9 +8,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from partitiond.cli.doctor.facts import HostFacts
-from partitiond.cli.doctor.findings import CheckVerdict
-from partitiond.cli.doctor.gather import GatheredFacts, gpu_facts, judge
+from partitiond.cli.doctor.devices import examine_devices
+from partitiond.devices.host import HostDevices
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
@@ -46,27 +45,26 @@ def findings(cli: Cli, *arguments: str) -> dict[str, list[dict[str, Any]]]:
 
 def test_what_the_driver_tells_of_a_host_is_found(cli: Cli, host: SimulatedHost) -> None:
     found = findings(cli)
-    for check in ("gpu driver", "gpu persistence", "gpu health", "mig", "mps", "engines"):
+    for check in ("devices", "gpus", "mps", "engines"):
         assert [one["verdict"] for one in found[check]] == ["ok"], found[check]
     uuid = host.uuids()[0]
     host.set_health(uuid, ecc=3)
     found = findings(cli)
-    (ill,) = found["gpu health"]
+    (ill,) = found["gpus"]
     assert ill["verdict"] == "warn"
     assert uuid in ill["message"]
     assert ill["command"] == f"partitiond devices {uuid}"
     host.fail("nvmlInit*", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, times=-1)
-    (driver,) = findings(cli)["gpu driver"]
-    assert (driver["verdict"], "not loaded anew" in driver["message"]) == ("fail", True)
-    assert "modprobe" in driver["command"]
+    (driver,) = findings(cli)["devices"]
+    assert (driver["verdict"], "differ in version" in driver["advice"]) == ("fail", True)
 
 
 def test_nvml_that_hangs_is_said(host: SimulatedHost) -> None:
     for function in ("nvmlInitWithFlags", "nvmlDeviceGetMemoryInfo_v2"):
         host.hang(function)
-        facts = gpu_facts(settings(), DeadlineCalls(0.1))
+        named = settings().gpu.simulated_host
+        look = HostDevices(cpu=False, simulated_host=named, looks=DeadlineCalls(0.1))
+        found = examine_devices(settings(), look)
         host.heal()
-        assert facts.gpus == ()
-        driver = judge(GatheredFacts(HostFacts(), facts), settings(), daemon_runs=False)[0]
-        assert (driver.check, driver.verdict) == ("gpu driver", CheckVerdict.FAIL)
-        assert "silent for 0.1 s" in driver.message
+        wrong = [one for one in found if one.verdict == "fail"]
+        assert "silent for 0.1 s" in wrong[0].message, found

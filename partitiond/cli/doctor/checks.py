@@ -1,38 +1,36 @@
-"""Checks the host for `partitiond doctor`: each check is a function that returns what it found.
+"""Checks for `partitiond doctor` what the daemon asks at its start, and asks a daemon that runs.
 
 With a `fail`, partitiond cannot work; with a `warn`, it works, but worse than it could or not for
 everything. Each finding says what to do.
 """
 
-import collections
+import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.doctor.cluster import examine_cluster
+from partitiond.cli.doctor.devices import examine_devices
 from partitiond.cli.doctor.engine_user import check_engine_user, engine_user_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
-from partitiond.cli.doctor.gather import gather, judge
-from partitiond.cli.doctor.limits import check_open_files, file_limits
 from partitiond.cli.doctor.native import examine_native
 from partitiond.cli.doctor.ports import check_port, control_facts, endpoint_facts
 from partitiond.cli.doctor.tls import check_tls
+from partitiond.cli.options import connected
 from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.cli.setup.host import SetupHost
-from partitiond.core.errors import DeviceError, EngineUnavailableError, PartitiondError
+from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, format_bytes
-from partitiond.devices.cpu import discover_cpu
+from partitiond.core.views.lists import ModelView
 from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.proxy.listening.file_limit import files_needed
+from partitiond.run_folder import what_runs
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
-
-MIN_MEMORY_BYTES: Final = 5 * GIB
-"""One CPU engine of the smallest catalog model takes about 4.6 GB."""
 
 
 def check_engine(settings: "Settings") -> DoctorFinding:
@@ -46,17 +44,6 @@ def check_engine(settings: "Settings") -> DoctorFinding:
     except EngineUnavailableError as error:
         return fail("engine", error.message.rstrip("."), error.hint.rstrip("."))
     return ok("engine", f"vLLM {environment.version} ({environment.variant}), {environment.python}")
-
-
-def check_compiler(settings: "Settings") -> DoctorFinding:
-    """Check that there is a C compiler: vLLM compiles kernels at start."""
-    del settings
-    found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if found is None:
-        return warn(
-            "compiler", "no C compiler", "install gcc: engines compile kernels when they start"
-        )
-    return ok("compiler", str(shutil.which(found)))
 
 
 def check_writable(name: str, path: Path) -> DoctorFinding:
@@ -79,60 +66,76 @@ def check_writable(name: str, path: Path) -> DoctorFinding:
     return ok(name, f"{path} ({format_bytes(free)} free)")
 
 
-def check_memory(settings: "Settings") -> DoctorFinding:
-    """Check the host memory that an engine may take, within this process's cgroup."""
-    try:
-        free = discover_cpu(memory_bytes=settings.cpu.memory).free_bytes
-    except DeviceError as error:
-        return fail("memory", error.message.rstrip("."), error.hint.rstrip("."))
-    if free < MIN_MEMORY_BYTES:
-        return warn(
-            "memory",
-            f"{format_bytes(free)} available",
-            f"a CPU engine takes about {format_bytes(MIN_MEMORY_BYTES)}: free some",
-        )
-    return ok("memory", f"{format_bytes(free)} available")
+def check_open_files(hard: int, max_connections: int) -> DoctorFinding:
+    """Check that the endpoint, which raises its limit to the hard one, may hold its connections.
+
+    The kernel distributes connections over workers freely: one may get all of them. Pure.
+
+    Args:
+        hard: limit of each process on open files; `resource.RLIM_INFINITY` for none.
+        max_connections: the setting proxy.max_connections.
+    """
+    needed = files_needed(max_connections)
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        return ok("open files", f"{needed} may be needed, and are allowed")
+    return warn(
+        "open files",
+        f"the hard limit is {hard}; proxy.max_connections is {max_connections}, which may take "
+        f"{needed} files",
+        f"raise it, by LimitNOFILE={needed} in the systemd unit, or lower proxy.max_connections",
+    )
 
 
-def check_devices(settings: "Settings") -> DoctorFinding:
-    """Check that there is at least one device, and that NVML answers if there is a GPU."""
+def check_running(running: Sequence[str]) -> DoctorFinding:
+    """Find what runs without its daemon. What else a run left, the next daemon clears. Pure."""
+    if not running:
+        return ok("engines", "none runs without the daemon")
+    names = ", ".join(running[:4]) + (f" and {len(running) - 4} more" if len(running) > 4 else "")
+    return warn(
+        "engines",
+        f"{len(running)} run without a daemon: {names}",
+        "`partitiond serve` adopts them, `partitiond down` then stops them",
+        "partitiond serve",
+    )
+
+
+def ask_daemon(settings: "Settings") -> list[DoctorFinding]:
+    """Ask the daemon that runs what it is not ready for, and which models cannot run."""
     try:
-        devices = host_devices(settings)
+        with connected(settings) as client:
+            unready, models = client.readiness(), client.models()
     except PartitiondError as error:
-        return fail("devices", error.message.rstrip("."), error.hint.rstrip("."))
-    if not devices:
-        return fail("devices", "none", "enable the CPU: --set cpu.enabled=true")
-    gpus = [device for device in devices if device.kind.value == "gpu"]
-    counts = collections.Counter(device.hardware for device in devices)
-    names = ", ".join(f"{n}x {name}" if n > 1 else name for name, n in counts.items())
-    if gpus:
-        return ok("devices", names)
-    native = devices[0].native_dtype
-    return ok("devices", f"{names} (no NVIDIA GPU: the CPU serves, in {native} by default)")
+        return [warn("daemon", error.message.rstrip("."), error.hint.rstrip("."))]
+    return told_by_daemon(unready, models)
+
+
+def told_by_daemon(unready: Mapping[str, str], models: Sequence[ModelView]) -> list[DoctorFinding]:
+    """Return what is wrong by the daemon's own account, or one line if nothing is. Pure."""
+    found = [
+        fail("daemon", f"{part}: {why}", "wait, or see what holds it up: `partitiond events`")
+        for part, why in unready.items()
+    ]
+    for model in models:
+        if (obstacle := model.obstacle) is not None:
+            message = f"{model.record.spec.name}: {obstacle.reason.rstrip('.')}"
+            found.append(fail("models", message, obstacle.hint.rstrip(".")))
+    return found or [ok("daemon", "ready, and nothing keeps a model from running")]
 
 
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
     """Run all checks, in the order in which a newcomer meets the parts."""
-    checks: list[Callable[[], DoctorFinding]] = [
-        lambda: check_engine(settings),
-        lambda: check_compiler(settings),
-        examine_native,
-        lambda: check_devices(settings),
-        lambda: check_memory(settings),
-        lambda: check_open_files(
-            file_limits(),
-            max_connections=settings.proxy.max_connections,
-            workers=settings.proxy.workers,
-        ),
-        lambda: check_writable("state_dir", settings.state_dir),
-        lambda: check_writable("run_dir", settings.run_dir),
-        lambda: check_writable("cache_dir", settings.cache_dir),
-        lambda: check_port(control_facts(settings, daemon_runs=daemon_runs)),
-        lambda: check_port(endpoint_facts(settings, daemon_runs=daemon_runs)),
-    ]
-    found = [check() for check in checks]
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    running = tuple(what_runs(settings.run_dir, str(settings.state_dir)))
     return [
-        *found,
+        check_engine(settings),
+        examine_native(),
+        *examine_devices(settings),
+        check_open_files(hard, settings.proxy.max_connections),
+        check_writable("state_dir", settings.state_dir),
+        check_writable("run_dir", settings.run_dir),
+        check_writable("cache_dir", settings.cache_dir),
+        check_port(control_facts(settings, daemon_runs=daemon_runs)),
+        check_port(endpoint_facts(settings, daemon_runs=daemon_runs)),
         *check_engine_user(
             engine_user_facts(
                 settings.engine.launcher,
@@ -141,5 +144,5 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         ),
         *examine_cluster(settings, SetupHost()),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
-        *judge(gather(settings), settings, daemon_runs=daemon_runs),
+        *(ask_daemon(settings) if daemon_runs else [check_running(running)]),
     ]

@@ -1,5 +1,6 @@
 """Each finding of the doctor says what to do, and the exit status follows the findings."""
 
+import resource
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,12 @@ from partitiond.cli.doctor.engine_user import (
     check_engine_user,
     engine_user_facts,
 )
+from partitiond.cli.doctor.native import check_native
 from partitiond.cli.setup.host import SetupHost
+from partitiond.core.model.record import ModelRecord
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
+from partitiond.core.views.lists import ModelView
 from partitiond.proxy.process import LOCK_FILE, PID_FILE, ProxyIdentity, own_identity
 from partitiond.serde import to_stored_json
 from partitiond.settings.schema import Settings
@@ -98,6 +104,44 @@ def test_our_endpoint_is_told_from_a_stranger_by_its_own_identity(tmp_path: Path
             control.listen()
             assert found().ours, "it cannot be read, and it lives"
     assert ports.endpoint_facts(settings, daemon_runs=True).problem == ""
+
+
+def test_what_runs_without_a_daemon_is_named() -> None:
+    found = doctor.check_running(("a-1", "the endpoint"))
+    assert (found.verdict, found.command) == ("warn", "partitiond serve")
+    assert "a-1, the endpoint" in found.message
+    assert doctor.check_running(()).verdict == "ok"
+
+
+def test_a_daemon_is_believed_what_it_says_of_itself_and_its_models() -> None:
+    (fine,) = doctor.told_by_daemon({}, ())
+    assert fine.verdict == "ok"
+    record = ModelRecord(ModelSpec("chat", ModelSource(SourceKind.CONFIG, "opt-125m")), 1, "", "")
+    obstacle = Obstacle("chat", ObstacleKind.START_FAILED, "It ended at once.", "See it.", "now")
+    view = ModelView(record, "unavailable", 0, 1, None, provisional=False)
+    ill = replace(view, obstacle=obstacle)
+    part, model = doctor.told_by_daemon({"devices": "not looked at yet"}, (view, ill))
+    assert part.message == "devices: not looked at yet"
+    assert (model.message, model.advice) == ("chat: It ended at once", "See it")
+    assert part.verdict == model.verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("hard", "verdict"), [(20_256, "ok"), (resource.RLIM_INFINITY, "ok"), (20_255, "warn")]
+)
+def test_connections_that_are_accepted_fit_the_limit(hard: int, verdict: str) -> None:
+    found = doctor.check_open_files(hard, 10_000)
+    assert found.verdict == verdict
+    assert ("LimitNOFILE=20256" in found.advice) == (verdict == "warn")
+
+
+def test_an_endpoint_that_could_be_compiled_is_told_with_the_command() -> None:
+    assert check_native(built=True, problem=None).verdict == "ok"
+    found = check_native(built=False, problem=None)
+    assert found.verdict == "warn"
+    assert found.command.endswith("-m partitiond.native")
+    missing = check_native(built=False, problem="there is no C compiler")
+    assert "there is no C compiler" in missing.advice
 
 
 def test_a_folder_takes_files_or_not(tmp_path: Path) -> None:
