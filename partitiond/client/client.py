@@ -1,10 +1,12 @@
 """Provides `ControlClient`: the control API's operations as methods, answers as core types."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any, Final
 
 from partitiond import serde
 from partitiond.client.bodies import (
+    filter_query,
     given,
     key_body,
     plan_body,
@@ -12,9 +14,15 @@ from partitiond.client.bodies import (
     registration_body,
     spec_body,
 )
+from partitiond.client.connection import Connection
 from partitiond.client.errors import from_problem, unreachable
-from partitiond.client.views import ViewCalls
-from partitiond.core.errors import NotFoundError
+from partitiond.client.operations import Operation
+from partitiond.core.drift.correction import Correction
+from partitiond.core.errors import NotFoundError, NotReadyError
+from partitiond.core.events import EVERY_EVENT, Event, EventFilter
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.host_state import HostView
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.record import KeyRecord, KeyTerms
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
@@ -22,13 +30,19 @@ from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.convergence import Convergence
 from partitiond.core.replica.releases import Release
+from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.lists import (
     KeyView,
     ModelView,
     ProfileView,
+    ReplicaView,
 )
+from partitiond.core.views.overview import Overview
 from partitiond.core.views.preview import PlanPreview
+from partitiond.core.views.scaling import ScalingView
+from partitiond.core.views.usage import UsageReport
 
 LONG_TIMEOUT_SECONDS: Final = 180.0
 """For calls that solve a plan or wait until an engine is gone."""
@@ -36,16 +50,46 @@ _FIXED: Final = ("name", "weights")
 """Fields that a registered model cannot change."""
 
 
-class ControlClient(ViewCalls):
+class ControlClient(Connection):
     """A synchronous client. Use it as a context manager, or `close` it.
 
     Every method raises the PartitiondError that the daemon answered with (NotFoundError,
     ConflictError, SpecError, ...), UnauthorizedError for a wrong token, DaemonUnreachableError if
-    no daemon is there, and DaemonTimeoutError if the daemon does not answer in time.
+    no daemon is there, and DaemonTimeoutError if the daemon does not answer in time. What the
+    operations of the table do is described by the API (docs/reference/api.md).
 
     Attributes:
         token: the admin token; may be set later, for example once the daemon has made it.
     """
+
+    # --- as the API has them -----------------------------------------------------------------
+
+    models = Operation(list[ModelView], "GET", "/models")
+    model = Operation(ModelView, "GET", "/models/{name}")
+    sleep = Operation(ModelView, "POST", "/models/{name}/sleep", "level")
+    wake = Operation(ModelView, "POST", "/models/{name}/wake")
+    releases = Operation(list[Release], "GET", "/models/{name}/releases")
+    roll_back = Operation(Release, "POST", "/models/{name}/rollback", "version")
+    scaling_of = Operation(ScalingView, "GET", "/scaling/{model}")
+    jobs = Operation(list[Job], "GET", "/jobs")
+    job = Operation(Job, "GET", "/jobs/{job_id}")
+    cancel_job = Operation(Job, "DELETE", "/jobs/{job_id}", timeout=LONG_TIMEOUT_SECONDS)
+    profile_views = Operation(list[ProfileView], "GET", "/profiles", "model")
+    profile_by_id = Operation(Profile, "GET", "/profiles/{profile_id}")
+    drift = Operation(DriftReport, "GET", "/drift")
+    lift_correction = Operation(Correction, "DELETE", "/drift/corrections/{profile_id}")
+    convergence = Operation(Convergence, "GET", "/plan/convergence", "plan_id")
+    overview = Operation(Overview, "GET", "/overview", "window_seconds")
+    replicas = Operation(list[ReplicaView], "GET", "/replicas", "model")
+    devices = Operation(list[Device], "GET", "/devices")
+    device = Operation(DeviceDetails, "GET", "/devices/{device_id}")
+    cordon = Operation(Device, "PUT", "/devices/{device_id}/cordon", "reason")
+    uncordon = Operation(Device, "DELETE", "/devices/{device_id}/cordon")
+    hosts = Operation(list[HostView], "GET", "/hosts")
+    forget_host = Operation(NoneType, "DELETE", "/hosts/{name}")
+    keys = Operation(list[KeyRecord], "GET", "/keys")
+    key = Operation(KeyView, "GET", "/keys/{key_id}")
+    remove_key = Operation(NoneType, "DELETE", "/keys/{key_id}")
 
     # --- models ------------------------------------------------------------------------------
 
@@ -58,14 +102,6 @@ class ControlClient(ViewCalls):
         """
         body = registration_body(model)
         return self._send(ModelRecord, "POST", "/models", body=body, query=_dry(dry_run))
-
-    def models(self) -> Sequence[ModelView]:
-        """Return all models, by name."""
-        return self._get(list[ModelView], "/models")
-
-    def model(self, name: str) -> ModelView:
-        """Return one model. Raises NotFoundError."""
-        return self._get(ModelView, f"/models/{quoted(name)}")
 
     def update(
         self,
@@ -98,61 +134,22 @@ class ControlClient(ViewCalls):
         """Remove a model; its replicas are drained and stopped."""
         self._call("DELETE", f"/models/{quoted(name)}", version=version)
 
-    def sleep(self, name: str, level: int = 1) -> ModelView:
-        """Put a model to sleep; requests in flight finish first. Raises ConflictError."""
-        path = f"/models/{quoted(name)}/sleep"
-        return self._send(ModelView, "POST", path, body={"level": level})
-
-    def wake(self, name: str) -> ModelView:
-        """Wake a model."""
-        return self._send(ModelView, "POST", f"/models/{quoted(name)}/wake")
-
     def profile(self, name: str, options: ProfileOptions | None = None) -> Job:
         """Queue a profile job."""
         body = serde.to_jsonable(options or ProfileOptions())
         return self._send(Job, "POST", f"/models/{quoted(name)}/profile", body=body)
 
-    def releases(self, name: str) -> Sequence[Release]:
-        """Return the releases of a model, newest first. Raises NotFoundError."""
-        return self._get(list[Release], f"/models/{quoted(name)}/releases")
-
-    def roll_back(self, name: str, version: int | None = None) -> Release:
-        """Go back to a release, by default to the previous one. Raises ConflictError."""
-        body = {} if version is None else {"version": version}
-        return self._send(Release, "POST", f"/models/{quoted(name)}/rollback", body=body)
-
-    # --- jobs and profiles -------------------------------------------------------------------
-
-    def jobs(self) -> Sequence[Job]:
-        """Return the jobs, newest first."""
-        return self._get(list[Job], "/jobs")
-
-    def job(self, job_id: str) -> Job:
-        """Return one job. Raises NotFoundError."""
-        return self._get(Job, f"/jobs/{quoted(job_id)}")
-
-    def cancel_job(self, job_id: str) -> Job:
-        """Cancel a job; return once nothing of it runs any more."""
-        path = f"/jobs/{quoted(job_id)}"
-        return self._send(Job, "DELETE", path, timeout=LONG_TIMEOUT_SECONDS)
+    # --- profiles ----------------------------------------------------------------------------
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         """Return the profiles, newest first."""
         return [view.profile for view in self.profile_views(model)]
-
-    def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
-        """Return the profiles, newest first, each with the reasons why it is stale."""
-        return self._get(list[ProfileView], "/profiles", given(model=model))
 
     def profile_view(self, profile_id: str) -> ProfileView:
         """Return one profile, with the reasons why it is stale. Raises NotFoundError."""
         views = self._get(list[ProfileView], "/profiles", {"id": profile_id})
         # If there is no such profile, this call raises the daemon's own error.
         return views[0] if views else ProfileView(self.profile_by_id(profile_id))
-
-    def profile_by_id(self, profile_id: str) -> Profile:
-        """Return one profile. Raises NotFoundError."""
-        return self._get(Profile, f"/profiles/{quoted(profile_id)}")
 
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Store a profile made elsewhere. Raises ConflictError if another profile has its id."""
@@ -242,14 +239,6 @@ class ControlClient(ViewCalls):
         made: dict[str, Any] = self._read(dict[str, Any], content)
         return serde.from_jsonable(KeyRecord, made["record"]), str(made["key"])
 
-    def keys(self) -> Sequence[KeyRecord]:
-        """Return all keys, oldest first."""
-        return self._get(list[KeyRecord], "/keys")
-
-    def key(self, key_id: str) -> KeyView:
-        """Return one key and its use. Raises NotFoundError."""
-        return self._get(KeyView, f"/keys/{quoted(key_id)}")
-
     def update_key(self, key_id: str, changes: Mapping[str, Any] | KeyTerms) -> KeyRecord:
         """Change a key's terms by a merge patch or a whole set; the change takes effect at once."""
         path = f"/keys/{quoted(key_id)}"
@@ -264,9 +253,47 @@ class ControlClient(ViewCalls):
         body = {"grace_seconds": grace_seconds}
         return self._new_key(self._call("POST", path, body=body))
 
-    def remove_key(self, key_id: str) -> None:
-        """Remove a key: refuse requests with it from now on. Raises NotFoundError."""
-        self._call("DELETE", f"/keys/{quoted(key_id)}")
+    # --- views -------------------------------------------------------------------------------
+
+    def readiness(self) -> Mapping[str, str]:
+        """Return why parts are not ready, by part, empty if ready; without token one "daemon"."""
+        try:
+            self._call("GET", "/readyz")
+        except NotReadyError as error:
+            why_not = {part: str(why) for part, why in error.facts.items()}
+            return why_not or {"daemon": f"{error.message} {error.hint}".strip()}
+        return {}
+
+    def metrics(self) -> str:
+        """Return metrics in Prometheus's text format."""
+        return self._call("GET", "/metrics").decode()
+
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
+        """Return events, oldest first."""
+        query = {"after": after, "limit": limit, **filter_query(wanted)}
+        return self._get(list[Event], "/events", query)
+
+    def usage(
+        self, since: str | None = None, until: str | None = None, by: Sequence[str] = ()
+    ) -> UsageReport:
+        """Return the use of models by keys between two times (ISO 8601), by key and model."""
+        query = given(to=until, by=list(by) or None) | ({"from": since} if since else {})
+        return self._get(UsageReport, "/usage", query)
+
+    def watch_convergence(self, plan_id: str | None = None) -> Iterator[Convergence]:
+        """Yield the progress now and each time it changes.
+
+        The iterator ends once the plan is no longer converging, or when the daemon ends: the last
+        item tells which. Closing the iterator closes the stream.
+
+        Raises:
+            NotFoundError: no plan of that id was applied.
+            DaemonUnreachableError: the stream broke.
+            DaemonTimeoutError: the daemon did not answer in time.
+        """
+        return self._watch(Convergence, "/plan/convergence", given(plan_id=plan_id))
 
     def shutdown(self, *, stop_engines: bool = False, timeout: float | None = None) -> None:
         """Ask the daemon to end, which it does after the answer."""

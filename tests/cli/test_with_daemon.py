@@ -93,7 +93,7 @@ def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(
     assert "serving" in partitiond("status").stdout
     found = partitiond.json("doctor", code=-1)  # whether or not this machine has an engine
     checks = {check["check"]: check["verdict"] for check in found}
-    assert checks["proxy"] == checks["engines"] == "ok"
+    assert checks["proxy"] == checks["daemon"] == "ok"
     plan = partitiond.json("plan")
     assert plan["infeasible"] is None
     assert plan["diff"]["start"] == plan["diff"]["stop"] == plan["diff"]["move"] == []

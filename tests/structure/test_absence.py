@@ -9,6 +9,7 @@ from tests.structure.imports import ROOT
 NO_FILES = {
     "pages that answer a number": "docs/decisions/*-lines-are-for.md",
     "host costs that were fitted for the fleet simulator": "partitiond/simulated/fleet/host_costs.py",
+    "a method of the client for each view": "partitiond/client/views.py",
     "probes of a host that only the doctor made": "partitiond/cli/doctor/facts.py",
     "what a setup did, step by step": "partitiond/cli/setup/record.py",
     "a series of readings of engines that are advised on": "partitiond/advise/observe.py",
