@@ -1,7 +1,7 @@
 """Specifies tables and blocks of fields for the terminal: a column is its heading and its value."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Generic, Literal, TypeVar
 
@@ -21,15 +21,14 @@ class Column(Generic[T]):
     """One column of a table.
 
     Attributes:
+        heading: one that begins with ">" is right-aligned, as figures are.
         value: the cell of a row.
-        right: align to the right, as figures are.
         whole: never break a cell, such as an id or a time.
         shown: whether the table has the column at all.
     """
 
     heading: str
     value: Callable[[T], str | Text]
-    right: bool = True
     whole: bool = False
     shown: bool = True
 
@@ -42,15 +41,15 @@ def time_text(iso: str) -> str:
     return there.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def table_of(rows: Iterable[T], *columns: Column[T]) -> Table:
-    """Draw a plain table with a line for each row."""
+def table_of(
+    rows: Iterable[T], *columns: Column[T], bold: Callable[[T], bool] | None = None
+) -> Table:
+    """Draw a plain table with a line for each row; those that `bold` names stand out."""
     there = [column for column in columns if column.shown]
-    table = new_table()
-    for column in there:
-        _add(table, column.heading, right=column.right, whole=column.whole)
+    table = _table_with((column.heading, column.whole) for column in there)
     for row in rows:
         cells = [_literal(column.value(row)) for column in there]
-        table.add_row(*cells)
+        table.add_row(*cells, style="bold" if bold is not None and bold(row) else "")
     return table
 
 
@@ -63,7 +62,7 @@ def fields(
     pairs: Iterable[tuple[str, str | Text]], headings: tuple[str, str] = ("field", "value")
 ) -> Table:
     """Draw a line for each name and its value, under headings."""
-    table = new_table(*headings)
+    table = _table_with((heading, False) for heading in headings)
     for name, value in pairs:
         table.add_row(name, _literal(value))
     return table
@@ -92,20 +91,10 @@ class _Table(Table):
         return super().__rich_console__(console, options)
 
 
-def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
-    """Make a table without rows, for columns that depend on the rows.
-
-    Args:
-        headers: headings; one that starts with ">" is right-aligned.
-        whole: headers of columns that are never broken, such as ids and times.
-    """
+def _table_with(headings: Iterable[tuple[str, bool]]) -> Table:
+    """Make a table without rows, of headings and whether their cells are never broken."""
     table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for header in headers:
-        right = header.startswith(">")
-        _add(table, header.removeprefix(">"), right=right, whole=header in whole)
+    for heading, whole in headings:
+        justify: Literal["left", "right"] = "right" if heading.startswith(">") else "left"
+        table.add_column(heading.removeprefix(">"), justify=justify, overflow="fold", no_wrap=whole)
     return table
-
-
-def _add(table: Table, heading: str, *, right: bool, whole: bool) -> None:
-    justify: Literal["left", "right"] = "right" if right else "left"
-    table.add_column(heading, justify=justify, overflow="fold", no_wrap=whole)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.columns import Column, new_table, table_of, time_text
+from partitiond.cli.columns import Column, table_of, time_text
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
@@ -126,25 +126,20 @@ def models_table(models: Sequence[ModelView], page: int | None = None) -> Render
     """
     if not models:
         return "No models yet. Add one: partitiond models add smollm2-135m"
-    table = new_table(
-        "model", "state", ">replicas", "profile", ">workload", ">demand", whole=("model",)
-    )
     unusual = [
         not _is_fine(m.availability) or m.replicas_serving < m.replicas_planned or bool(m.note)
         for m in models
     ]
     shown = page_of_rows(models, unusual, page)
-    for view in shown:
-        spec = view.record.spec
-        demand = spec.demand.req_per_s
-        table.add_row(
-            spec.name,
-            state_text(view.availability),
-            f"{view.replicas_serving}/{view.replicas_planned}",
-            _profile_word(view),
-            spec.workload.key,
-            "all" if demand is None else f"{rate(demand)}/s",
-        )
+    table = table_of(
+        shown,
+        Column("model", lambda m: m.record.spec.name, whole=True),
+        Column("state", lambda m: state_text(m.availability)),
+        Column(">replicas", lambda m: f"{m.replicas_serving}/{m.replicas_planned}"),
+        Column("profile", _profile_word),
+        Column(">workload", lambda m: m.record.spec.workload.key),
+        Column(">demand", _demand),
+    )
     noted = with_notes(
         table,
         [(view.record.spec.name, text) for view in shown for text in (view.note, view.warning)],
@@ -154,6 +149,11 @@ def models_table(models: Sequence[ModelView], page: int | None = None) -> Render
 
 def _is_fine(state: str) -> bool:
     return STATE_STYLES.get(state) in ("green", "cyan")  # cyan: it is idle as intended
+
+
+def _demand(view: ModelView) -> str:
+    demand = view.record.spec.demand.req_per_s
+    return "all" if demand is None else f"{rate(demand)}/s"
 
 
 def _profile_word(view: ModelView) -> str:
@@ -173,30 +173,27 @@ def replicas_table(
     """
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
-    whole = ("engine", "device")
-    host = ("host",) if several else ()
-    headers = ("engine", "state", *host, "device", "partition", ">in use", ">memory", ">pid")
     if page is not None and len(replicas) > MANY_ROWS:
         full = sorted(replicas, key=lambda r: -(r.in_flight or 0) / max(1, r.limit))
         odd = [not _is_fine(r.state) or bool(r.last_error) for r in full]
         shown: Sequence[ReplicaView] = first_of(full, odd, page)
     else:
         shown = replicas
-    remarks = [replica_note(view) for view in shown]
-    remarked = any(remarks)
-    table = new_table(*headers, *([""] if remarked else []), whole=whole)
-    for view, remark in zip(shown, remarks, strict=True):
-        table.add_row(
-            view.engine,
-            state_text(view.state),
-            *((view.host or "-",) if several else ()),
-            short_device(view.device_id),
-            partition_text(view.partition),
-            f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
-            format_bytes(view.held_bytes if view.state == "asleep" else view.memory_bytes),
-            "-" if view.pid is None else str(view.pid),
-            *([remark] if remarked else []),
-        )
+    table = table_of(
+        shown,
+        Column("engine", lambda r: r.engine, whole=True),
+        Column("state", lambda r: state_text(r.state)),
+        Column("host", lambda r: r.host or "-", shown=several),
+        Column("device", lambda r: short_device(r.device_id), whole=True),
+        Column("partition", lambda r: partition_text(r.partition)),
+        Column(">in use", lambda r: f"{'?' if r.in_flight is None else r.in_flight}/{r.limit}"),
+        Column(
+            ">memory",
+            lambda r: format_bytes(r.held_bytes if r.state == "asleep" else r.memory_bytes),
+        ),
+        Column(">pid", lambda r: "-" if r.pid is None else str(r.pid)),
+        Column("", replica_note, shown=any(map(replica_note, shown))),
+    )
     errors = [(view.engine, view.last_error) for view in shown]
     return with_left(with_notes(table, errors), shown, [view.state for view in replicas])
 
@@ -227,18 +224,19 @@ def jobs_table(jobs: Sequence[Job]) -> RenderableType:
     """Jobs, newest first."""
     if not jobs:
         return "No jobs."
-    table = new_table("job", "model", "measures", "state", ">done", "now", whole=("job",))
-    for job in jobs:
-        fraction = job.progress.fraction
-        table.add_row(
-            job.id,
-            job.subject,
-            measured_by(job),
-            state_text(job.state.value),
-            "-" if fraction is None else f"{fraction:.0%}",
-            job.error or job_line(job),
-        )
-    return table
+    return table_of(
+        jobs,
+        Column("job", lambda job: job.id, whole=True),
+        Column("model", lambda job: job.subject),
+        Column("measures", measured_by),
+        Column("state", lambda job: state_text(job.state.value)),
+        Column(">done", lambda job: _share(job.progress.fraction)),
+        Column("now", lambda job: job.error or job_line(job)),
+    )
+
+
+def _share(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.0%}"
 
 
 def job_line(job: Job) -> str:
@@ -257,10 +255,10 @@ def events_table(events: Sequence[Event]) -> RenderableType:
         return "No events."
     return table_of(
         events,
-        Column("id", lambda event: str(event.id), whole=True),
-        Column("at", lambda event: time_text(event.at), right=False, whole=True),
-        Column("kind", lambda event: event.kind, right=False),
-        Column("about", lambda event: short_device(event.subject), right=False),
-        Column("what happened", lambda event: event.message, right=False),
-        Column("who", lambda event: event.actor, right=False),
+        Column(">id", lambda event: str(event.id), whole=True),
+        Column("at", lambda event: time_text(event.at), whole=True),
+        Column("kind", lambda event: event.kind),
+        Column("about", lambda event: short_device(event.subject)),
+        Column("what happened", lambda event: event.message),
+        Column("who", lambda event: event.actor),
     )

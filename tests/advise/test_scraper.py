@@ -31,7 +31,7 @@ async def test_a_look_asks_each_address_for_its_metrics_and_its_models() -> None
         serving(lambda path: (200, TEXT) if path == "/metrics" else (401, "")) as two,
     ):
         seen = await look([one, f"{two}/metrics"])
-    assert [key.address for key in seen.readings] == [one, f"{two}/metrics"]
+    assert {key.address for key in seen.readings} == {one, f"{two}/metrics"}
     assert seen.missed == {}
     assert seen.served[one]["smollm2-135m"] == ServedName("/models/smollm2-135m", 512)
     assert seen.served[f"{two}/metrics"] == {}

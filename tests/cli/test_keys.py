@@ -151,7 +151,7 @@ def test_usage_is_shown(host: Host, cli: Cli) -> None:
     used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
     host.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
     asked = ("keys", "show", "--usage", "--since", "2025-01-01", "--until", "2025-01-02")
-    cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50 h", "2.000")
+    cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50", "2.000")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
     assert told["lines"][0]["period"] == "2025-01-01"
     one_day = cli("keys show --usage --since 2025-01-01 --until 2025-01-01 --json")

@@ -8,7 +8,7 @@ from tests.structure.imports import ROOT
 
 NO_FILES = {
     "pages that answer a number": "docs/decisions/*-lines-are-for.md",
-    "host costs that were fitted for the fleet simulator": "partitiond/simulated/fleet/host_costs.py",
+    "costs of a host that were fitted for simulations": "partitiond/simulated/fleet/host_costs.py",
     "a method of the client for each view": "partitiond/client/views.py",
     "probes of a host that only the doctor made": "partitiond/cli/doctor/facts.py",
     "what a setup did, step by step": "partitiond/cli/setup/record.py",
@@ -22,6 +22,12 @@ NO_WORDS = {
     "a diary of checks": ("CONTRIBUTING.md", r"\bwere wanted\b|took \d+, \d+ and \d+"),
 }
 """What is gone from a page, and the words by which it would be seen."""
+NO_NAMES = {
+    "tables that are drawn row by row": "new_table",
+    "step times that were fitted to recorded requests": "FittedSteps",
+    "plans for the low end and the middle of a demand": "LevelPlan",
+}
+"""What is gone, and the function or class that it would be."""
 
 
 @pytest.mark.parametrize("gone", NO_FILES)
@@ -33,6 +39,13 @@ def test_no_file_of_what_is_gone_is_there(gone: str) -> None:
 def test_no_page_has_what_is_gone(gone: str) -> None:
     page, words = NO_WORDS[gone]
     assert not re.search(words, (ROOT / page).read_text("utf-8")), f"{gone}: these are gone"
+
+
+@pytest.mark.parametrize("gone", NO_NAMES)
+def test_no_name_of_what_is_gone_is_defined(gone: str) -> None:
+    defined = re.compile(rf"^\s*(?:def|class) {NO_NAMES[gone]}\b", re.MULTILINE)
+    modules = (ROOT / "partitiond").rglob("*.py")
+    assert not [path for path in modules if defined.search(path.read_text("utf-8"))], gone
 
 
 def test_the_changelog_tells_a_release_in_few_words() -> None:

@@ -1,17 +1,17 @@
 """Draws devices for people: a table of all, and everything about one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import bare_fields, new_table, time_text, titled
+from partitiond.cli.columns import Column, bare_fields, table_of, time_text, titled
 from partitiond.cli.tables import HALF_PAGE_ROWS, MANY_ROWS, core_list
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import xid_meaning
 from partitiond.core.hardware.hosts import hosts_of
-from partitiond.core.hardware.kinds import Device, DeviceKind, short_device
+from partitiond.core.hardware.kinds import Device, DeviceKind, MigInstance, short_device
 from partitiond.core.units import Bytes, format_bytes
 from partitiond.core.views.lists import ReplicaView
 
@@ -37,32 +37,31 @@ def devices_table(
     """
     if not devices:
         return "No devices: enable the CPU ([cpu] enabled = true) or install an NVIDIA driver."
-    memory: list[tuple[str, Callable[[str], int]]] = []
-    if engines is not None:
-        memory.append((">held", lambda d: sum(e.held_bytes for e in engines if e.device_id == d)))
-    if any(engine.coming_bytes for engine in engines or ()):
-        found = engines or ()
-        memory.append(
-            (">to come", lambda d: sum(e.coming_bytes for e in found if e.device_id == d))
-        )
-    host = ("host",) if len(hosts_of(devices)) > 1 else ()
-    heads = ("device", *host, "hardware", ">memory", ">free", *(head for head, _ in memory))
-    table = new_table(*heads, "cores", "sharing", "state", whole=("device",))
-    shown = [(d,) for d in devices] if whole else equal_devices(devices)
-    for alike in shown:
-        device, ids = alike[0], [d.id for d in alike]
-        more = f" and {len(alike) - 1} alike" if len(alike) > 1 else ""
-        table.add_row(
-            short_device(device.id) + more,
-            *(_hosts(alike) for _ in host),
-            device.hardware,
-            format_bytes(device.memory_bytes),
-            _range([d.free_bytes for d in alike]),
-            *(_range([count(device_id) for device_id in ids]) for _, count in memory),
-            "" if more else core_list(device.cores),
-            sharing_text(device),
-            device_state(device),
-        )
+    there = engines or ()
+
+    def held(device: Device) -> int:
+        return sum(e.held_bytes for e in there if e.device_id == device.id)
+
+    def coming(device: Device) -> int:
+        return sum(e.coming_bytes for e in there if e.device_id == device.id)
+
+    table = table_of(
+        [(d,) for d in devices] if whole else equal_devices(devices),
+        Column("device", _names, whole=True),
+        Column("host", _hosts, shown=len(hosts_of(devices)) > 1),
+        Column("hardware", lambda alike: alike[0].hardware),
+        Column(">memory", lambda alike: format_bytes(alike[0].memory_bytes)),
+        Column(">free", lambda alike: _range([d.free_bytes for d in alike])),
+        Column(">held", lambda alike: _range([*map(held, alike)]), shown=engines is not None),
+        Column(
+            ">to come",
+            lambda alike: _range([*map(coming, alike)]),
+            shown=any(engine.coming_bytes for engine in there),
+        ),
+        Column("cores", lambda alike: "" if len(alike) > 1 else core_list(alike[0].cores)),
+        Column("sharing", lambda alike: sharing_text(alike[0])),
+        Column("state", lambda alike: device_state(alike[0])),
+    )
     told = [(short_device(d.id), note) for d in devices for note in notes_on(d)]
     most = len(told) if whole or len(devices) <= MANY_ROWS else HALF_PAGE_ROWS
     notes = [Text(f"{name}: {note}") for name, note in told[:most]]
@@ -86,6 +85,11 @@ def equal_devices(devices: Sequence[Device]) -> list[tuple[Device, ...]]:
         what = (device.hardware, device.memory_bytes, sharing_text(device))
         groups.setdefault((*what, str(device_state(device))), []).append(device)
     return sorted((tuple(group) for group in groups.values()), key=len)
+
+
+def _names(alike: Sequence[Device]) -> str:
+    more = f" and {len(alike) - 1} alike" if len(alike) > 1 else ""
+    return short_device(alike[0].id) + more
 
 
 def _hosts(devices: Sequence[Device]) -> str:
@@ -203,30 +207,32 @@ def _health(details: DeviceDetails) -> Iterator[Pair]:
 
 
 def _xids(details: DeviceDetails) -> RenderableType:
-    table = new_table("at", ">Xid", "what")
-    for event in details.xids[-10:]:
-        table.add_row(time_text(event.at), str(event.code), xid_meaning(event.code).words)
-    return table
+    return table_of(
+        details.xids[-10:],
+        Column("at", lambda event: time_text(event.at)),
+        Column(">Xid", lambda event: str(event.code)),
+        Column("what", lambda event: xid_meaning(event.code).words),
+    )
 
 
 def _instances(device: Device) -> RenderableType:
-    table = new_table("MIG profile", "slices", ">memory", "state", "uuid", whole=("uuid",))
-    for found in device.mig_instances:
-        last = found.slice_start + found.slice_count - 1
-        state = "in others' use" if found.busy else "" if found.uuid else "no compute instance"
-        table.add_row(
-            found.mig_profile,
-            f"{found.slice_start}-{last}",
-            format_bytes(found.memory_bytes),
-            state,
-            found.uuid or "-",
-        )
-    return table
+    def state(found: MigInstance) -> str:
+        return "in others' use" if found.busy else "" if found.uuid else "no compute instance"
+
+    return table_of(
+        device.mig_instances,
+        Column("MIG profile", lambda i: i.mig_profile),
+        Column("slices", lambda i: f"{i.slice_start}-{i.slice_start + i.slice_count - 1}"),
+        Column(">memory", lambda i: format_bytes(i.memory_bytes)),
+        Column("state", state),
+        Column("uuid", lambda i: i.uuid or "-", whole=True),
+    )
 
 
 def _foreign(device: Device) -> RenderableType:
-    table = new_table(">pid", "command", ">memory")
-    for process in device.foreign:
-        held = format_bytes(process.used_bytes) if process.used_bytes else "-"
-        table.add_row(str(process.pid), process.name or "-", held)
-    return table
+    return table_of(
+        device.foreign,
+        Column(">pid", lambda p: str(p.pid)),
+        Column("command", lambda p: p.name or "-"),
+        Column(">memory", lambda p: format_bytes(p.used_bytes) if p.used_bytes else "-"),
+    )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import typer
 from rich.console import RenderableType
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.doctor import checks
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
 from partitiond.cli.exits import Exit
@@ -41,13 +41,16 @@ def _findings(ctx: typer.Context) -> Sequence[DoctorFinding]:
 
 
 def _table(findings: Sequence[DoctorFinding]) -> RenderableType:
-    table = new_table("check", "", "found")
     new_line = " " if out().width == PIPE_WIDTH else "\n"
-    for finding in findings:
-        text = finding.message
-        if finding.advice:
-            text += f"{new_line}-> {finding.advice}"
-        if finding.command:
-            text += f"{new_line}   $ {finding.command}"
-        table.add_row(finding.check, state_text(finding.verdict.value), text)
-    return table
+
+    def told(finding: DoctorFinding) -> str:
+        advice = f"{new_line}-> {finding.advice}" if finding.advice else ""
+        command = f"{new_line}   $ {finding.command}" if finding.command else ""
+        return finding.message + advice + command
+
+    return table_of(
+        findings,
+        Column("check", lambda finding: finding.check),
+        Column("", lambda finding: state_text(finding.verdict.value)),
+        Column("found", told),
+    )

@@ -96,16 +96,16 @@ def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> Rende
     """
     table = table_of(
         hosts,
-        Column("host", lambda h: h.name, right=False, whole=True),
-        Column("state", state_of, right=False),
-        Column("address", lambda h: h.address or "-", right=False),
-        Column("GPUs", lambda h: str(h.gpus)),
-        Column("replicas", lambda h: str(replicas.get(h.name, 0))),
-        Column("partitiond", lambda h: h.partitiond_version or "-", right=False),
-        Column("engine", lambda h: h.engine_version or "-", right=False),
-        Column("Ray", lambda h: h.ray_version or "-", right=False),
-        Column("clock", clock_words),
-        Column("last word", last_word),
+        Column("host", lambda h: h.name, whole=True),
+        Column("state", state_of),
+        Column("address", lambda h: h.address or "-"),
+        Column(">GPUs", lambda h: str(h.gpus)),
+        Column(">replicas", lambda h: str(replicas.get(h.name, 0))),
+        Column("partitiond", lambda h: h.partitiond_version or "-"),
+        Column("engine", lambda h: h.engine_version or "-"),
+        Column("Ray", lambda h: h.ray_version or "-"),
+        Column(">clock", clock_words),
+        Column(">last word", last_word),
     )
     notes = [Text(h.note) for h in hosts if h.note]
     notes += [Text(said) for said in unreached_endpoints(hosts)]

@@ -19,11 +19,11 @@ def keys_table(keys: Sequence[KeyRecord]) -> RenderableType:
         return "No API keys. Make one: partitiond keys create --label my-app"
     return table_of(
         keys,
-        Column("key", lambda key: key.id, right=False, whole=True),
-        Column("label", lambda key: key.label, right=False),
-        Column("models", lambda key: ", ".join(key.models) or "all", right=False),
-        Column("created", lambda key: time_text(key.created_at)[:10], right=False, whole=True),
-        Column("expires", expiry_text, right=False),
+        Column("key", lambda key: key.id, whole=True),
+        Column("label", lambda key: key.label),
+        Column("models", lambda key: ", ".join(key.models) or "all"),
+        Column("created", lambda key: time_text(key.created_at)[:10], whole=True),
+        Column("expires", expiry_text),
     )
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.options import moment
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
@@ -31,25 +31,22 @@ def _table(report: UsageReport) -> RenderableType:
     if not report.lines:
         return f"Nothing was used from {report.first_hour} to {report.last_hour} (UTC)."
     asked = {by.value for by in report.by}
-    shown = [name for name in ("key", "model") if name in asked]
-    periods = [f"{name} (UTC)" for name in ("hour", "day", "month") if name in asked]
-    table = new_table(
-        *periods, *shown, "requests", "failed", "prompt tokens", "output tokens", "device time",
-        "kWh",
-    )  # fmt: skip
-    for line in report.lines:
-        key = f"{line.key_id} {line.label}".strip() or "(no key)"
-        words = {"key": key, "model": line.model}
-        table.add_row(
-            *[line.period for _ in periods],
-            *[words[name] for name in shown],
-            f"{line.requests:,}",
-            f"{line.failed:,}",
-            f"{line.prompt_tokens:,}",
-            f"{line.output_tokens:,}",
-            f"{line.device_seconds / 3600:.2f} h"
-            if line.device_seconds >= 360
-            else f"{line.device_seconds:.1f} s",
-            f"{line.kilowatt_hours:.3f}",
-        )
-    return table
+    return table_of(
+        report.lines,
+        *(
+            Column(f"{name} (UTC)", lambda line: line.period, shown=name in asked)
+            for name in ("hour", "day", "month")
+        ),
+        Column(
+            "key",
+            lambda line: f"{line.key_id} {line.label}".strip() or "(no key)",
+            shown="key" in asked,
+        ),
+        Column("model", lambda line: line.model, shown="model" in asked),
+        Column(">requests", lambda line: f"{line.requests:,}"),
+        Column(">failed", lambda line: f"{line.failed:,}"),
+        Column(">prompt tokens", lambda line: f"{line.prompt_tokens:,}"),
+        Column(">output tokens", lambda line: f"{line.output_tokens:,}"),
+        Column(">device h", lambda line: f"{line.device_seconds / 3600:.2f}"),
+        Column(">kWh", lambda line: f"{line.kilowatt_hours:.3f}"),
+    )

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import RenderableType
 
-from partitiond.cli.columns import fields, new_table
+from partitiond.cli.columns import Column, fields, table_of
 from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import emit, out, say
 from partitiond.core.errors import NotFoundError
@@ -15,7 +15,6 @@ from partitiond.models.listing import CatalogRow, count_text, row_of, rows
 
 _WIDE: Final = 110
 """The table shows all of its columns on a terminal of at least this width."""
-_WHOLE: Final = ("name", ">parameters", ">weights", ">KV/token", "attention")
 
 
 @spread
@@ -63,19 +62,19 @@ def _row_named(name: str) -> CatalogRow:
 def _table(rows: list[CatalogRow], width: int) -> RenderableType:
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
     wide = width >= _WIDE
-    headers = ("name", ">parameters", ">weights", ">KV/token", "attention")
-    table = new_table(*headers, *(("licence",) if wide else ()), whole=_WHOLE)
-    for row in rows:
-        cells = (
-            row.name,
-            _parameters(row),
-            format_bytes(row.weights_bytes),
-            format_bytes(row.kv_bytes_per_token),
-            row.attention if wide else row.attention.partition(" ")[0].rstrip(","),
-        )
-        licence = row.licence + (" (gated)" if row.gated else "")
-        table.add_row(*cells, *((licence,) if wide else ()))
-    return table
+    return table_of(
+        rows,
+        Column("name", lambda r: r.name, whole=True),
+        Column(">parameters", _parameters, whole=True),
+        Column(">weights", lambda r: format_bytes(r.weights_bytes), whole=True),
+        Column(">KV/token", lambda r: format_bytes(r.kv_bytes_per_token), whole=True),
+        Column(
+            "attention",
+            lambda r: r.attention if wide else r.attention.partition(" ")[0].rstrip(","),
+            whole=True,
+        ),
+        Column("licence", lambda r: r.licence + (" (gated)" if r.gated else ""), shown=wide),
+    )
 
 
 def _parameters(row: CatalogRow) -> str:

@@ -1,10 +1,11 @@
 """Draws what replicas do beside what was predicted."""
 
+import functools
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from partitiond.cli.columns import new_table, time_text
+from partitiond.cli.columns import Column, table_of, time_text
 from partitiond.core.drift.detection import Figure
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
@@ -15,18 +16,19 @@ def report_view(report: DriftReport) -> RenderableType:
     """Return the replicas, then the corrections and the profiles to be measured again."""
     if not report.replicas and not report.corrections:
         return "No replica serves."
-    ratios = [f">{figure.value}" for figure in ALWAYS_SHOWN]
-    heads = ("engine", "device", "verdict", ">batch", *ratios, ">window")
-    table = new_table(*heads, whole=("verdict", *ratios, ">window"))
-    for replica in report.replicas:
-        table.add_row(
-            replica.engine,
-            replica.device_id,
-            replica.verdict,
-            f"{replica.last.batch:.1f}" if replica.last is not None else "-",
-            *(_ratio(replica, figure) for figure in ALWAYS_SHOWN),
-            f"{min(replica.gathered, report.window_requests)}/{report.window_requests}",
-        )
+    full = report.window_requests
+    table = table_of(
+        report.replicas,
+        Column("engine", lambda r: r.engine),
+        Column("device", lambda r: r.device_id),
+        Column("verdict", lambda r: r.verdict, whole=True),
+        Column(">batch", lambda r: f"{r.last.batch:.1f}" if r.last is not None else "-"),
+        *(
+            Column(f">{figure.value}", functools.partial(_ratio, figure), whole=True)
+            for figure in ALWAYS_SHOWN
+        ),
+        Column(">window", lambda r: f"{min(r.gathered, full)}/{full}", whole=True),
+    )
     return Group(table, *_notes(report))
 
 
@@ -48,7 +50,7 @@ def _notes(report: DriftReport) -> Sequence[str]:
     return lines
 
 
-def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
+def _ratio(figure: Figure, replica: ReplicaDrift) -> str:
     found = replica.last.finding(figure) if replica.last is not None else None
     if found is None:
         return "-"

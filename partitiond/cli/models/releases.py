@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from partitiond.cli.columns import new_table, time_text
+from partitiond.cli.columns import Column, table_of, time_text
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import err, tell
 from partitiond.cli.waiting import wait_for_change
-from partitiond.core.model.spec import EngineOptions
+from partitiond.core.model.spec import EngineOptions, ModelSource
 from partitiond.core.replica.releases import Release
 
 VersionArgument = Annotated[
@@ -23,18 +23,18 @@ VersionArgument = Annotated[
 
 def releases_table(releases: Sequence[Release]) -> RenderableType:
     """Draw the releases of a model, newest first, and what became of them."""
-    table = new_table(">version", "state", "since", "source", "engine")
-    for release in releases:
-        spec = release.spec
-        source = f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"
-        table.add_row(
-            str(release.version),
-            release.state.value,
-            time_text(release.at),
-            source.strip(),
-            _chosen(spec.engine),
-        )
-    return table
+    return table_of(
+        releases,
+        Column(">version", lambda r: str(r.version)),
+        Column("state", lambda r: r.state.value),
+        Column("since", lambda r: time_text(r.at)),
+        Column("source", lambda r: _source(r.spec.source)),
+        Column("engine", lambda r: _chosen(r.spec.engine)),
+    )
+
+
+def _source(source: ModelSource) -> str:
+    return f"{source.kind.value} {source.ref} {source.revision or ''}".strip()
 
 
 def _chosen(engine: EngineOptions) -> str:

@@ -72,14 +72,14 @@ def _sizes(why: ModelExplanation, *, wide: bool) -> Table:
     kinds = len({size.hardware for size in why.sizes}) > 1
     table = table_of(
         shown,
-        Column("size", _size, right=False, whole=True),
-        Column("memory", lambda s: format_bytes(s.memory_bytes), whole=True),
-        Column("req/s", lambda s: number(s.req_per_s), whole=True),
-        Column("a device full", lambda s: number(s.per_device_req_per_s), whole=True),
-        Column("TTFT ms", lambda s: milliseconds(s.ttft_p95_seconds), whole=True, shown=wide),
-        Column("TPOT ms", lambda s: milliseconds(s.tpot_p95_seconds), whole=True, shown=wide),
-        Column("on", lambda s: s.hardware, right=False, whole=True, shown=kinds),
-        Column("", lambda s: Text(s.note, style=_style(s) or "dim"), right=False),
+        Column("size", _size, whole=True),
+        Column(">memory", lambda s: format_bytes(s.memory_bytes), whole=True),
+        Column(">req/s", lambda s: number(s.req_per_s), whole=True),
+        Column(">a device full", lambda s: number(s.per_device_req_per_s), whole=True),
+        Column(">TTFT ms", lambda s: milliseconds(s.ttft_p95_seconds), whole=True, shown=wide),
+        Column(">TPOT ms", lambda s: milliseconds(s.tpot_p95_seconds), whole=True, shown=wide),
+        Column("on", lambda s: s.hardware, whole=True, shown=kinds),
+        Column("", lambda s: Text(s.note, style=_style(s) or "dim")),
     )
     if len(shown) < len(why.sizes):
         table.caption = f"... and {len(why.sizes) - len(shown)} more sizes (--json lists them all)"

@@ -1,12 +1,12 @@
 """Draws plans side by side: what-ifs, the cost of each constraint, changes that make all fit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.plan.words import amount_text, number, two_gaps, watts
 from partitiond.core.plan.answers import SAME, Alternative, PlanFigures, Relaxations, figures_of
 from partitiond.core.plan.record import MAY_LACK, Infeasible, Objective, Plan
@@ -29,12 +29,9 @@ def what_if_view(
 ) -> Iterator[RenderableType]:
     """The present plan and the alternatives, one line each; then remarks about them."""
     yield Text(title, style="bold")
-    table = _table("what if" if title == "What if" else "", wide=width >= 100)
-    if base is not None:
-        table.add_row(*_cells("as it is", figures_of(base), None, wide=width >= 100))
-    for one in alternatives:
-        table.add_row(*_cells(one.change, one.figures, one, wide=width >= 100))
-    yield table
+    as_it_is = [] if base is None else [("as it is", figures_of(base), None)]
+    rows: list[_Row] = [*as_it_is, *((one.change, one.figures, one) for one in alternatives)]
+    yield _table("what if" if title == "What if" else "", rows, wide=width >= 100)
     for one in alternatives:
         yield from _remarks(one)
     gains = any(one.gain and one.gain > 0 and not one.forbids for one in alternatives)
@@ -43,41 +40,55 @@ def what_if_view(
     yield Text()
 
 
-def _table(first: str, *, wide: bool) -> Table:
-    table = new_table()
-    table.add_column(first, overflow="fold", min_width=12)
-    table.add_column("devices", justify="right", no_wrap=True)
-    table.add_column("requests/s", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("price/h", justify="right", no_wrap=True)
-        table.add_column("power", justify="right", no_wrap=True)
-        table.add_column("spare", justify="right", no_wrap=True)
-    table.add_column("changes", no_wrap=True)
-    table.add_column("against what is")
-    return table
+_Row = tuple[str, PlanFigures | None, Alternative | None]
+"""The name of a plan, its figures if there is one, and the alternative that it is of."""
 
 
-def _cells(
-    name: str, figures: PlanFigures | None, one: Alternative | None, *, wide: bool
-) -> list[RenderableType]:
-    blank = 6 if wide else 3
-    if figures is None:
-        return [Text(name), *([Text("-")] * blank), Text("no plan", style="red")]
+def _table(first: str, rows: Sequence[_Row], *, wide: bool) -> Table:
+    def of(cell: Callable[[PlanFigures], str]) -> Callable[[_Row], str]:
+        return lambda row: "-" if row[1] is None else cell(row[1])
+
+    return table_of(
+        rows,
+        Column(first, lambda row: row[0]),
+        Column(">devices", of(lambda f: str(f.devices_used)), whole=True),
+        Column(">requests/s", of(_served), whole=True),
+        Column(">price/h", of(lambda f: number(f.price_per_hour)), whole=True, shown=wide),
+        Column(
+            ">power",
+            of(lambda f: watts(f.max_watts if f.draw_watts is None else f.draw_watts)),
+            whole=True,
+            shown=wide,
+        ),
+        Column(">spare", of(_spare), whole=True, shown=wide),
+        Column("changes", _changes, whole=True),
+        Column("against what is", _against),
+    )
+
+
+def _served(figures: PlanFigures) -> str:
     served = number(figures.served_req_per_s or figures.unrated_req_per_s)
-    if figures.served_share < 1 - MAY_LACK:
-        served += f" of {number(figures.wanted_req_per_s)}"
-    cells: list[RenderableType] = [Text(name), Text(str(figures.devices_used)), Text(served)]
-    if wide:
-        power = figures.draw_watts if figures.draw_watts is not None else figures.max_watts
-        spare = figures.least_headroom
-        cells += [
-            Text(number(figures.price_per_hour)),
-            Text(watts(power)),
-            Text("-" if spare is None else f"{spare:+.0%}"),
-        ]
-    changes = "" if one is None else f"+{one.starts} ~{one.moves} -{one.stops}"
+    lacks = figures.served_share < 1 - MAY_LACK
+    return f"{served} of {number(figures.wanted_req_per_s)}" if lacks else served
+
+
+def _spare(figures: PlanFigures) -> str:
+    return "-" if figures.least_headroom is None else f"{figures.least_headroom:+.0%}"
+
+
+def _changes(row: _Row) -> str:
+    _, figures, one = row
+    if figures is None or one is None:
+        return "-" if figures is None else ""
+    return f"+{one.starts} ~{one.moves} -{one.stops}"
+
+
+def _against(row: _Row) -> Text:
+    _, figures, one = row
+    if figures is None:
+        return Text("no plan", style="red")
     text, style = ("", "") if one is None else against(one)
-    return [*cells, Text(changes), Text(text, style=style)]
+    return Text(text, style=style)
 
 
 def against(one: Alternative) -> tuple[str, str]:

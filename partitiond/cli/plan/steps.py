@@ -81,18 +81,17 @@ def _steps(diff: PlanDiff, takes: DiffCost, most: int | None, *, wide: bool) -> 
     new = {p.replica_id: p for p in (*diff.start, *(p for _, p in diff.move))}
     return table_of(
         takes.steps[:most],
-        Column("", _sign, right=False, whole=True),
-        Column("replica", lambda s: s.replica_id, right=False),
-        Column("from", lambda s: short_device(s.from_device_id) or "-", right=False),
-        Column("to", _target, right=False),
+        Column("", _sign, whole=True),
+        Column("replica", lambda s: s.replica_id),
+        Column("from", lambda s: short_device(s.from_device_id) or "-"),
+        Column("to", _target),
         Column(
             "as",
             lambda s: _details(new[s.replica_id]) if s.replica_id in new else "",
-            right=False,
             shown=wide,
         ),
-        Column("loads", _loads, whole=True, shown=wide),
-        Column("takes", _takes, whole=True),
+        Column(">loads", _loads, whole=True, shown=wide),
+        Column(">takes", _takes, whole=True),
     )
 
 

@@ -3,11 +3,12 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import bare_fields, new_table, time_text, titled
+from partitiond.cli.columns import Column, bare_fields, table_of, time_text, titled
 from partitiond.cli.profile.table import profile_table
 from partitiond.cli.tables import core_list, duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
+from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
 from partitiond.core.profile.staleness import command_for
 from partitiond.core.units import format_bytes, format_duration
@@ -36,22 +37,21 @@ def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
 
 
 def _named(profile: Profile, slo: Slo | None) -> RenderableType:
-    table = new_table("name", ">batch", ">tok/s", ">req/s", ">good/s", ">TPOT p95", ">J/token")
-    for name in NAMED:
-        point = named_point(profile, name, slo)
-        if point is None:
-            continue
-        good = None if slo is None else goodput_req_per_s(profile, point, slo)
-        table.add_row(
-            name.value,
-            str(point.batch),
-            rate(point.output_tokens_per_s),
-            rate(point.req_per_s),
-            rate(good),
-            duration(point.tpot.p95),
-            rate(point.joules_per_output_token),
-        )
-    return table
+    named = [(name.value, named_point(profile, name, slo)) for name in NAMED]
+
+    def good(point: OperatingPoint) -> float | None:
+        return None if slo is None else goodput_req_per_s(profile, point, slo)
+
+    return table_of(
+        [(name, point) for name, point in named if point is not None],
+        Column("name", lambda row: row[0]),
+        Column(">batch", lambda row: str(row[1].batch)),
+        Column(">tok/s", lambda row: rate(row[1].output_tokens_per_s)),
+        Column(">req/s", lambda row: rate(row[1].req_per_s)),
+        Column(">good/s", lambda row: rate(good(row[1]))),
+        Column(">TPOT p95", lambda row: duration(row[1].tpot.p95)),
+        Column(">J/token", lambda row: rate(row[1].joules_per_output_token)),
+    )
 
 
 def _memory(profile: Profile) -> RenderableType:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import Column, new_table, table_of
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.ids import short_ids
 from partitiond.cli.tables import duration, rate
 from partitiond.core.model.workload import LengthShape
@@ -20,23 +20,20 @@ from partitiond.core.views.lists import ProfileView
 def profile_table(profile: Profile) -> RenderableType:
     """The heading, the measured points, and their meaning."""
     on_frontier = {point.batch for point in frontier(profile.points)}
-    table = new_table(
-        ">batch", ">tok/s", ">+-", ">req/s", ">TTFT p95", ">TPOT p95", ">latency", ">GiB", ""
+    knee = profile.knee.batch
+    table = table_of(
+        sorted(profile.points, key=lambda p: p.batch),
+        Column(">batch", lambda p: str(p.batch)),
+        Column(">tok/s", lambda p: rate(p.output_tokens_per_s)),
+        Column(">+-", _half_width),
+        Column(">req/s", lambda p: rate(p.req_per_s)),
+        Column(">TTFT p95", lambda p: duration(p.ttft.p95)),
+        Column(">TPOT p95", lambda p: duration(p.tpot.p95)),
+        Column(">latency", lambda p: duration(p.e2el.mean)),
+        Column(">GiB", lambda p: f"{p.footprint_bytes / GIB:.3g}"),
+        Column("", lambda p: _marks(p, p.batch in on_frontier, p.batch == knee)),
+        bold=lambda p: p.batch == knee,
     )
-    for point in sorted(profile.points, key=lambda p: p.batch):
-        is_knee = point.batch == profile.knee.batch
-        table.add_row(
-            str(point.batch),
-            rate(point.output_tokens_per_s),
-            _half_width(point),
-            rate(point.req_per_s),
-            duration(point.ttft.p95),
-            duration(point.tpot.p95),
-            duration(point.e2el.mean),
-            f"{point.footprint_bytes / GIB:.3g}",
-            _marks(point, on_frontier=point.batch in on_frontier, is_knee=is_knee),
-            style="bold" if is_knee else "",
-        )
     return Group(Text(_heading(profile), style="bold"), table, Text(_meaning(profile)))
 
 
@@ -47,7 +44,7 @@ def _half_width(point: OperatingPoint) -> str:
     return f"{share}~" if point.wide else share
 
 
-def _marks(point: OperatingPoint, *, on_frontier: bool, is_knee: bool) -> str:
+def _marks(point: OperatingPoint, on_frontier: bool, is_knee: bool) -> str:
     words = ["*"] if on_frontier else []
     if is_knee:
         words.append("knee")
@@ -129,17 +126,17 @@ def profiles_table(
     variants = wide and any(view.profile.variant for view in views)
     table = table_of(
         [view.profile for view in views],
-        Column("profile", lambda p: short[p.id], right=False, whole=True, shown=wide),
-        Column("model", lambda p: p.model, right=False, shown=not wide),
-        Column("variant", lambda p: p.variant or "-", right=False, whole=True, shown=variants),
-        Column("figures", lambda p: p.kind.value, right=False, whole=True, shown=wide),
-        Column("on", lambda p: p.size.key, right=False, whole=True, shown=wide),
-        Column("workload", lambda p: p.workload.key, whole=True, shown=wide),
-        Column("knee", _knee, whole=True),
-        Column("tok/s", lambda p: rate(p.knee.best_output_tokens_per_s), whole=True),
-        Column("req/s", _capacity, whole=True),
-        Column("GiB", lambda p: f"{p.footprint.peak_bytes / GIB:.3g}", whole=True),
-        Column("age", lambda p: age(p.provenance.started_at, then), whole=True),
+        Column("profile", lambda p: short[p.id], whole=True, shown=wide),
+        Column("model", lambda p: p.model, shown=not wide),
+        Column("variant", lambda p: p.variant or "-", whole=True, shown=variants),
+        Column("figures", lambda p: p.kind.value, whole=True, shown=wide),
+        Column("on", lambda p: p.size.key, whole=True, shown=wide),
+        Column(">workload", lambda p: p.workload.key, whole=True, shown=wide),
+        Column(">knee", _knee, whole=True),
+        Column(">tok/s", lambda p: rate(p.knee.best_output_tokens_per_s), whole=True),
+        Column(">req/s", _capacity, whole=True),
+        Column(">GiB", lambda p: f"{p.footprint.peak_bytes / GIB:.3g}", whole=True),
+        Column(">age", lambda p: age(p.provenance.started_at, then), whole=True),
     )
     # In a narrow terminal the ids stand below, in the same order: they are never broken or cut.
     ids = [Text(f"  {each}", no_wrap=True, overflow="ignore") for each in short.values()]

@@ -206,8 +206,8 @@ def _show(outcomes: list[StepOutcome], *, as_json: bool) -> None:
 
     table = table_of(
         outcomes,
-        Column("", lambda outcome: state_text(outcome.state.value), right=False),
-        Column("what", lambda outcome: outcome.what, right=False),
-        Column("how", lambda outcome: outcome.note, right=False),
+        Column("", lambda outcome: state_text(outcome.state.value)),
+        Column("what", lambda outcome: outcome.what),
+        Column("how", lambda outcome: outcome.note),
     )
     out().print(table)

@@ -11,8 +11,10 @@ from rich.text import Text
 from partitiond.advise.advice import Advice
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
-from partitiond.advise.traffic import ObservedTraffic
-from partitiond.cli.columns import new_table
+from partitiond.advise.traffic import ObservedRate, ObservedTraffic
+from partitiond.cli.columns import Column, fields, table_of
+from partitiond.cli.plan.words import number
+from partitiond.core.plan.record import ModelForecast, Plan
 from partitiond.core.units import format_duration
 
 
@@ -32,7 +34,7 @@ def _parts(advice: Advice) -> Iterator[RenderableType]:
     if seen:
         yield _seen_table(seen)
     if advice.plan is not None:
-        yield _planned_table(advice)
+        yield _planned_table(advice, advice.plan)
     for reason in advice.lacking[:5]:
         yield Text(reason, style="yellow")
     yield _device_table(advice)
@@ -54,44 +56,51 @@ def verdict(advice: Advice) -> str:
 
 def _seen_table(seen: Sequence[ObservedTraffic]) -> Table:
     """Lengths: mean/p95 in tokens."""
-    table = _table("seen", "engines", "req/s (95 %)", "prompt", "output")
-    for traffic in seen:
-        rate = traffic.rate
-        table.add_row(
-            traffic.model,
-            str(len(traffic.engines)),
-            f"{_number(rate.middle)} ({_number(rate.low)}-{_number(rate.high)})",
-            _lengths(traffic.prompt),
-            _lengths(traffic.output),
-        )
-    return table
+    return table_of(
+        seen,
+        Column("seen", lambda t: t.model),
+        Column(">engines", lambda t: str(len(t.engines))),
+        Column(">req/s (95 %)", lambda t: _rate(t.rate)),
+        Column(">prompt", lambda t: _lengths(t.prompt)),
+        Column(">output", lambda t: _lengths(t.output)),
+    )
 
 
-def _planned_table(advice: Advice) -> Table:
+def _rate(rate: ObservedRate) -> str:
+    return f"{number(rate.middle)} ({number(rate.low)}-{number(rate.high)})"
+
+
+def _planned_table(advice: Advice, plan: Plan) -> Table:
     """The plan beside today, by model."""
-    table = _table("planned", "replicas", "req/s", "up to", "TTFT p95 ms", "TPOT p95 ms")
-    forecasts = {f.model: f for f in advice.plan.forecasts} if advice.plan is not None else {}
-    for model in advice.today.known:
-        forecast, traffic = forecasts[model.spec.name], model.traffic
-        table.add_row(
-            model.spec.name,
-            str(forecast.replicas),
-            _number(traffic.rate.high),
-            _number(forecast.capacity_req_per_s),
-            _against(forecast.ttft_p95_seconds, traffic.ttft_p95_seconds),
-            _against(forecast.tpot_p95_seconds, traffic.tpot_p95_seconds),
-        )
-    return table
+    forecasts = {f.model: f for f in plan.forecasts}
+    rows: list[tuple[ModelForecast, ObservedTraffic]] = [
+        (forecasts[model.spec.name], model.traffic) for model in advice.today.known
+    ]
+    return table_of(
+        rows,
+        Column("planned", lambda row: row[0].model),
+        Column(">replicas", lambda row: str(row[0].replicas)),
+        Column(">req/s", lambda row: number(row[1].rate.high)),
+        Column(">up to", lambda row: number(row[0].capacity_req_per_s)),
+        Column(
+            ">TTFT p95 ms",
+            lambda row: _against(row[0].ttft_p95_seconds, row[1].ttft_p95_seconds),
+        ),
+        Column(
+            ">TPOT p95 ms",
+            lambda row: _against(row[0].tpot_p95_seconds, row[1].tpot_p95_seconds),
+        ),
+    )
 
 
 def _device_table(advice: Advice) -> Table:
-    table = _table("device", "after the plan")
-    for device in advice.today.used:
+    def after(device: str) -> str:
         if device in advice.staying:
-            table.add_row(device, f"stays as it is: {advice.staying[device]}")
-        else:
-            table.add_row(device, "free" if device in advice.freed else "in use")
-    return table
+            return f"stays as it is: {advice.staying[device]}"
+        return "free" if device in advice.freed else "in use"
+
+    devices = ((device, after(device)) for device in advice.today.used)
+    return fields(devices, ("device", "after the plan"))
 
 
 def _assumed(advice: Advice) -> Iterator[str]:
@@ -102,7 +111,7 @@ def _assumed(advice: Advice) -> Iterator[str]:
     proof = plan.certificate
     if proof.objective.is_cost:
         yield (
-            f"No plan needs fewer than {_number(proof.bound)} devices ({proof.status.value}, "
+            f"No plan needs fewer than {number(proof.bound)} devices ({proof.status.value}, "
             f"gap {proof.gap:.1%})."
         )
     forecasts = {f.model: f for f in plan.forecasts}
@@ -131,18 +140,6 @@ SLOWER = 1.25
 
 
 # --- words ------------------------------------------------------------------------------------
-
-
-def _table(first: str, *others: str) -> Table:
-    table = new_table()
-    table.add_column(first, overflow="fold", min_width=12)
-    for name in others:
-        table.add_column(name, justify="left" if name == "after the plan" else "right")
-    return table
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _against(planned: float | None, today: float | None) -> str:

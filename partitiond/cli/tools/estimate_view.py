@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.tables import duration, rate
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.performance.comparison import DeviceOption
@@ -45,7 +45,6 @@ def estimate_table(report: EstimateReport, slo: Slo | None) -> RenderableType:
 def _memory(report: EstimateReport) -> RenderableType:
     foot = report.footprint
     batch = report.operating_batch or 1
-    table = new_table("memory", ">", "")
     rows = (
         (_owner(report), report.memory_bytes, ""),
         ("budget", report.budget_bytes, f"{report.memory_fraction:.0%}, headroom left free"),
@@ -53,9 +52,12 @@ def _memory(report: EstimateReport) -> RenderableType:
         ("KV cache per token", report.kv_bytes_per_token, ""),
         (f"footprint at batch {batch}", foot.peak_bytes, _terms(report)),
     )
-    for name, size, note in rows:
-        table.add_row(name, format_bytes(size), note)
-    return table
+    return table_of(
+        rows,
+        Column("memory", lambda row: row[0]),
+        Column(">", lambda row: format_bytes(row[1])),
+        Column("", lambda row: row[2]),
+    )
 
 
 def _owner(report: EstimateReport) -> str:
@@ -76,50 +78,37 @@ def _terms(report: EstimateReport) -> str:
 
 
 def _frontier(report: EstimateReport) -> RenderableType:
-    table = new_table(
-        ">batch", ">tok/s", ">req/s", ">TTFT p95", ">TPOT p95", ">footprint", ">SMs", ">J/token", ""
+    named = {report.operating_batch: "operating point", report.knee_batch: "knee"}
+    return table_of(
+        [p for p in report.points if p.batch & (p.batch - 1) == 0 or p.batch in named],
+        Column(">batch", lambda p: str(p.batch)),
+        Column(">tok/s", lambda p: rate(p.output_tokens_per_s)),
+        Column(">req/s", lambda p: rate(p.req_per_s)),
+        Column(">TTFT p95", lambda p: duration(p.ttft_p95_seconds)),
+        Column(">TPOT p95", lambda p: duration(p.tpot_p95_seconds)),
+        Column(">footprint", lambda p: format_bytes(p.footprint_bytes)),
+        Column(">SMs", lambda p: "-" if p.sm_activity is None else f"{p.sm_activity:.0%}"),
+        Column(">J/token", lambda p: rate(p.joules_per_output_token)),
+        Column("", lambda p: named.get(p.batch, "")),
+        bold=lambda p: p.batch == report.operating_batch,
     )
-    for point in report.points:
-        power_of_two = point.batch & (point.batch - 1) == 0
-        if not power_of_two and point.batch not in {report.knee_batch, report.operating_batch}:
-            continue
-        chosen = point.batch == report.operating_batch
-        words = ["knee"] if point.batch == report.knee_batch else []
-        if chosen and not words:
-            words.append("operating point")
-        table.add_row(
-            str(point.batch),
-            rate(point.output_tokens_per_s),
-            rate(point.req_per_s),
-            duration(point.ttft_p95_seconds),
-            duration(point.tpot_p95_seconds),
-            format_bytes(point.footprint_bytes),
-            "-" if point.sm_activity is None else f"{point.sm_activity:.0%}",
-            rate(point.joules_per_output_token),
-            " ".join(words),
-            style="bold" if chosen else "",
-        )
-    return table
 
 
 def _replicas(report: EstimateReport) -> Iterator[RenderableType]:
     best = best_replication(report.replications)
     if best is None or len(report.replications) < 2:
         return
-    table = new_table(">replicas", "sharing", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", "")
-    shown = [r for r in report.replications if r.replicas <= max(4, best.replicas + 1)]
-    for option in shown:
-        table.add_row(
-            str(option.replicas),
-            option.mode.value,
-            str(option.batch),
-            rate(option.req_per_s),
-            duration(option.ttft_p95_seconds),
-            duration(option.tpot_p95_seconds),
-            "most" if option == best else "",
-            style="bold" if option == best else "",
-        )
-    yield table
+    yield table_of(
+        [r for r in report.replications if r.replicas <= max(4, best.replicas + 1)],
+        Column(">replicas", lambda r: str(r.replicas)),
+        Column("sharing", lambda r: r.mode.value),
+        Column(">batch", lambda r: str(r.batch)),
+        Column(">req/s", lambda r: rate(r.req_per_s)),
+        Column(">TTFT p95", lambda r: duration(r.ttft_p95_seconds)),
+        Column(">TPOT p95", lambda r: duration(r.tpot_p95_seconds)),
+        Column("", lambda r: "most" if r == best else ""),
+        bold=lambda r: r == best,
+    )
 
 
 def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
@@ -150,29 +139,23 @@ def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
 def comparison_table(spec: ModelSpec, options: Sequence[DeviceOption]) -> RenderableType:
     """One row per device: the best use of it."""
     heading = f"{spec.name}, {spec.workload.key}{_bounds(spec.slo)}: estimates"
-    table = new_table(
-        "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">match",
-        whole={"one device"},
-    )  # fmt: skip
+    table = table_of(
+        options,
+        Column("one device", _named, whole=True),
+        Column(">replicas", lambda o: "-" if o.reason else f"{o.replicas} {o.mode}"),
+        Column(">batch", lambda o: "-" if o.reason else str(o.batch)),
+        Column(">req/s", lambda o: o.reason or rate(o.req_per_s)),
+        Column(">TTFT p95", lambda o: "" if o.reason else duration(o.ttft_p95_seconds)),
+        Column(">TPOT p95", lambda o: "" if o.reason else duration(o.tpot_p95_seconds)),
+        Column(">match", lambda o: "" if o.reason else f"{o.devices_to_match or 0:.1f}"),
+    )
     table.padding = (0, 0, 0, 1)
-    for option in options:
-        name = option.hardware
-        if option.partition.startswith("mig-"):
-            name += ":" + option.partition.removeprefix("mig-")
-        if option.reason:
-            table.add_row(name, "-", "-", option.reason)
-            continue
-        row = [
-            name,
-            f"{option.replicas} {option.mode}",
-            str(option.batch),
-            rate(option.req_per_s),
-            duration(option.ttft_p95_seconds),
-            duration(option.tpot_p95_seconds),
-            f"{option.devices_to_match or 0:.1f}",
-        ]
-        table.add_row(*row)
     return Group(Text(heading, style="bold"), table, Text(MATCH))
+
+
+def _named(option: DeviceOption) -> str:
+    mig = option.partition.removeprefix("mig-")
+    return option.hardware if mig == option.partition else f"{option.hardware}:{mig}"
 
 
 def _bounds(slo: Slo | None) -> str:

@@ -14,6 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, out, print_json, say
 from partitiond.core.errors import InputError, SpecError
@@ -286,25 +287,24 @@ def _gpus(host: SimulatedHost) -> list[dict[str, Any]]:
 
 
 def _hosts_table(descriptions: Mapping[str, HostDescription]) -> Table:
-    table = Table("name", "GPUs", "what it is", box=None, pad_edge=False)
-    for name, description in descriptions.items():
-        table.add_row(name, str(description.count), description.about)
-    return table
+    return table_of(
+        descriptions.items(),
+        Column("name", lambda row: row[0], whole=True),
+        Column(">GPUs", lambda row: str(row[1].count)),
+        Column("what it is", lambda row: row[1].about),
+    )
 
 
 def _gpus_table(gpus: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("#", box=None, pad_edge=False)
-    table.add_column("GPU", min_width=max(len(gpu["uuid"]) for gpu in gpus))
-    for name in ("used", "total", "processes", "MIG"):
-        table.add_column(name)
-    for gpu in gpus:
-        places = ", ".join(f"{i['mig_profile']}@{i['slice_start']}" for i in gpu["mig_instances"])
-        table.add_row(
-            str(gpu["index"]),
-            f"{gpu['uuid']}{' (lost)' if gpu['lost'] else ''}",
-            f"{gpu['used_bytes'] >> 20} MiB",
-            f"{gpu['total_bytes'] >> 20} MiB",
-            ", ".join(str(pid) for pid in gpu["processes"]) or "-",
-            (places or "on, empty") if gpu["mig"] else "off",
-        )
-    return table
+    def places(gpu: Mapping[str, Any]) -> str:
+        there = (f"{i['mig_profile']}@{i['slice_start']}" for i in gpu["mig_instances"])
+        return (", ".join(there) or "on, empty") if gpu["mig"] else "off"
+
+    return table_of(
+        gpus,
+        Column("#", lambda gpu: str(gpu["index"])),
+        Column("GPU", lambda gpu: gpu["uuid"] + (" (lost)" if gpu["lost"] else ""), whole=True),
+        Column(">MiB", lambda g: f"{g['used_bytes'] >> 20}/{g['total_bytes'] >> 20}", whole=True),
+        Column("processes", lambda gpu: ", ".join(map(str, gpu["processes"])) or "-"),
+        Column("MIG", places),
+    )

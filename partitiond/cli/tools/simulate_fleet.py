@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Group
-from rich.table import Table
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.options import (
     JsonOption,
     check_finite,
@@ -18,7 +18,8 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
 from partitiond.simulated.fleet.arrivals import ArrivalKind
-from partitiond.simulated.fleet.report import FleetReport, ModelReport
+from partitiond.simulated.fleet.report import FleetReport
+from partitiond.simulated.fleet.tally import LatencyCounts
 
 
 @spread
@@ -74,14 +75,19 @@ def fleet(
 
 def render_report(report: FleetReport) -> Group:
     """A table with a row per model and one for all, and what the simulation took."""
-    table = Table("model", box=None, pad_edge=False)
-    for name in (
-        "requests", "good", "refused", "good/s", "TTFT", "TPOT", "GPU h", "kWh",
-    ):  # fmt: skip
-        table.add_column(name, justify="right", no_wrap=True)
     rows = report.models if len(report.models) == 1 else (*report.models, report.all)
-    for one in rows:
-        table.add_row(one.model, *_cells(one))
+    table = table_of(
+        rows,
+        Column("model", lambda one: one.model),
+        Column(">requests", lambda one: f"{one.served.arrivals:,}", whole=True),
+        Column(">good", lambda one: _share(one.served.attainment), whole=True),
+        Column(">refused", lambda one: f"{sum(one.served.refused.values()):,}", whole=True),
+        Column(">good/s", lambda one: f"{one.served.goodput_req_per_s:.2f}", whole=True),
+        Column(">TTFT", lambda one: _ms(one.served.ttft), whole=True),
+        Column(">TPOT", lambda one: _ms(one.served.tpot), whole=True),
+        Column(">GPU h", lambda one: f"{one.used.gpu_hours:.2f}", whole=True),
+        Column(">kWh", lambda one: _kwh(one.used.kwh), whole=True),
+    )
     simulated = (
         f"{report.seconds:,.0f} s simulated on {report.devices_used} of {report.devices} devices; "
         f"TTFT and TPOT: ms at p50/p95"
@@ -93,20 +99,15 @@ def render_report(report: FleetReport) -> Group:
     return Group(table, "", simulated, speed)
 
 
-def _cells(one: ModelReport) -> list[str]:
-    served, used = one.served, one.used
-    attainment = served.attainment
-    return [
-        f"{served.arrivals:,}",
-        "-" if attainment is None else f"{attainment:.1%}",
-        f"{sum(served.refused.values()):,}",
-        f"{served.goodput_req_per_s:.2f}",
-        f"{_ms(served.ttft.p50)}/{_ms(served.ttft.p95)}",
-        f"{_ms(served.tpot.p50)}/{_ms(served.tpot.p95)}",
-        f"{used.gpu_hours:.2f}",
-        "-" if used.kwh is None else f"{used.kwh:.3f}",
-    ]
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:,.0f}"
+def _kwh(kwh: float | None) -> str:
+    return "-" if kwh is None else f"{kwh:.3f}"
+
+
+def _ms(latency: LatencyCounts) -> str:
+    """Milliseconds at p50 and p95."""
+    both = (latency.p50, latency.p95)
+    return "/".join("-" if s is None else f"{1000 * s:,.0f}" for s in both)
