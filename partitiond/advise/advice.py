@@ -2,19 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from partitiond.advise.identify import Known, UnidentifiedModel
 from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Infeasible, Plan
-from partitiond.fleet.file import Fleet
-from partitiond.fleet.offline import fleet_request
-from partitiond.planner.api import solve
-from partitiond.planner.model.types import PlanRequest
 
-Solve = Callable[[PlanRequest], Plan | Infeasible]
+Solve = Callable[[Sequence[Known], Sequence[Device]], Plan | Infeasible]
+"""Plans models on devices."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,27 +90,19 @@ def staying_of(today: Deployment) -> dict[str, str]:
     return staying
 
 
-def advise(today: Deployment, *, time_limit_seconds: float = 5.0, solver: Solve = solve) -> Advice:
+def advise(today: Deployment, solver: Solve) -> Advice:
     """Return which of today's devices a plan would free.
 
     Args:
         today: what runs today.
-        time_limit_seconds: for the plan.
-        solver: makes a plan for a request.
+        solver: makes the plan.
     """
     staying = staying_of(today)
     devices = tuple(d for d in today.devices if d.id in today.used and d.id not in staying)
     notes = (*today.notes, *notes_on(today.known, today.seconds))
     if not today.known or not devices:
         return Advice(today, staying, None, (), (), notes)
-    fleet = Fleet(
-        models=tuple(model.spec for model in today.known),
-        devices=devices,
-        settings={},
-        architectures={model.spec.name: model.architecture for model in today.known},
-        path=Path("advice"),
-    )
-    plan = solver(fleet_request(fleet, time_limit_seconds=time_limit_seconds))
+    plan = solver(today.known, devices)
     if isinstance(plan, Infeasible):
         return Advice(today, staying, None, plan.reasons, (), notes)
     lacking = tuple(f"{missing.model}: {missing.reason}" for missing in plan.unplaced)

@@ -99,7 +99,7 @@ def _variation(histogram: ScrapedHistogram, mean: float) -> float:
     if len(cells) == 1 and cells[0][0] < mean <= cells[0][1]:
         return 0.0
 
-    def log_likelihood(variation: float) -> float:
+    def fit(variation: float) -> float:
         sigma = math.sqrt(math.log1p(variation**2))
 
         def below(bound: float) -> float:
@@ -111,5 +111,5 @@ def _variation(histogram: ScrapedHistogram, mean: float) -> float:
             n * math.log(max(1e-12, below(high) - below(low))) for low, high, n in cells
         )
 
-    best = max(VARIATIONS, key=log_likelihood)
+    best = max(VARIATIONS, key=fit)
     return best if best > FIXED_BELOW else 0.0

@@ -21,7 +21,7 @@ def captured() -> list[dict[EngineKey, Reading]]:
     return [readings_of("a", (DATA / f"vllm-0.32.0-cpu-{n}.txt").read_text()) for n in names]
 
 
-def scrape(address: str = "a", model: str = "m", **figures: float) -> dict[EngineKey, Reading]:
+def scrape(model: str = "m", **figures: float) -> dict[EngineKey, Reading]:
     """A look at an engine that tells these figures, without histograms."""
     names = {
         "ended": 'vllm:request_success_total{{finished_reason="stop",{0}}}',
@@ -32,7 +32,7 @@ def scrape(address: str = "a", model: str = "m", **figures: float) -> dict[Engin
     label = f'model_name="{model}",engine="0"'
     figures = {"running": 0, **figures}
     lines = [f"{names[key].format(label)} {value}\n" for key, value in figures.items()]
-    return readings_of(address, "".join(lines))
+    return readings_of("a", "".join(lines))
 
 
 def evenly(address: str, model: str, per_second: float) -> tuple[Readings, Readings]:

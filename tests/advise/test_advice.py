@@ -1,13 +1,16 @@
 """The advice names the devices that a plan frees, by the real planner on described GPUs."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
 from partitiond.advise.advice import Advice, Deployment, advise, notes_on
 from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
 from partitiond.advise.today import parse_devices
-from partitiond.core.plan.record import Infeasible, Unplaced
+from partitiond.cli.tools.local_advise import plan_on
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.record import Infeasible, Plan, Unplaced
 from tests.advise.looks import of_catalog, traffic_seen
 
 Where = dict[str, tuple[str, ...]]
@@ -28,7 +31,11 @@ def four(*models: tuple[str, float], on: Where | None = None) -> Deployment:
 
 
 def advised(*models: tuple[str, float], on: Where | None = None) -> Advice:
-    return advise(four(*models, on=on), time_limit_seconds=2.0)
+    return advise(four(*models, on=on), planned)
+
+
+def planned(known: Sequence[Known], devices: Sequence[Device]) -> Plan | Infeasible:
+    return plan_on(known, devices, 2.0)
 
 
 def test_small_models_with_little_to_do_need_one_device() -> None:
@@ -64,7 +71,7 @@ def test_what_is_not_known_or_spans_devices_keeps_its_own() -> None:
 def test_an_engine_that_was_seen_once_keeps_its_device() -> None:
     today = four(SMALL, SMALL)
     today = dataclasses.replace(today, on={**today.on, "e2": (GPUS[2],), "e3": (GPUS[3],)})
-    advice = advise(dataclasses.replace(today, missed={"e2": "does not answer: refused"}))
+    advice = advise(dataclasses.replace(today, missed={"e2": "does not answer: refused"}), planned)
     assert set(advice.staying) == {GPUS[2], GPUS[3]}
     assert "does not answer" in advice.staying[GPUS[2]]
     assert len(advice.freed) == 1
@@ -76,9 +83,9 @@ def test_a_plan_that_leaves_demand_out_frees_nothing() -> None:
     plan = advised(SMALL, SMALL).plan
     assert plan is not None
     part = dataclasses.replace(plan, unplaced=(Unplaced("m", "too little room"),))
-    advice = advise(four(SMALL, SMALL), solver=lambda _: part)
+    advice = advise(four(SMALL, SMALL), lambda *_: part)
     assert (advice.lacking, advice.freed) == (("m: too little room",), ())
-    none = advise(four(SMALL), solver=lambda _: Infeasible(("out of luck",), ()))
+    none = advise(four(SMALL), lambda *_: Infeasible(("out of luck",), ()))
     assert (none.plan, none.lacking, none.freed) == (None, ("out of luck",), ())
 
 

@@ -74,18 +74,16 @@ def test_the_context_follows_what_was_seen() -> None:
     seen = traffic("opt-1.3b")
     assert seen.prompt is not None
     assert seen.output is not None
-    seen = dataclasses.replace(
-        seen,
-        prompt=dataclasses.replace(seen.prompt, longest=500.0),
-        output=dataclasses.replace(seen.output, longest=100.0),
-    )
+    prompt = dataclasses.replace(seen.prompt, longest=500.0)
+    output = dataclasses.replace(seen.output, longest=100.0)
+    seen = dataclasses.replace(seen, prompt=prompt, output=output)
     served = ServedName(max_model_len=2048)
     short = identify(seen, served, UserChoices(), asked)
     assert isinstance(short, Known)
     assert short.spec.max_model_len == 750
     assert "max_model_len in a fleet file" in " ".join(short.notes)
-    prompt = dataclasses.replace(seen.prompt, longest=None)
-    unknown = identify(dataclasses.replace(seen, prompt=prompt), served, UserChoices(), asked)
+    endless = dataclasses.replace(seen, prompt=dataclasses.replace(prompt, longest=None))
+    unknown = identify(endless, served, UserChoices(), asked)
     assert isinstance(unknown, Known)
     assert unknown.spec.max_model_len == 2048
 

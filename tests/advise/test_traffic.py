@@ -6,7 +6,7 @@ import random
 import pytest
 
 from partitiond.advise.traffic import merge, rate_of, traffic_of
-from tests.advise.looks import captured, histogram, scrape, traffic_seen
+from tests.advise.looks import CAPTURED_SECONDS, captured, histogram, scrape, traffic_seen
 
 
 def poisson(rng: random.Random, mean: float) -> int:
@@ -41,7 +41,8 @@ def test_a_models_engines_are_one_stream() -> None:
 
 
 def test_a_real_engine_told_what_it_was_sent() -> None:
-    (model,) = traffic_of(*captured(), 60.0)
+    first, second = captured()
+    (model,) = traffic_of(first, second, CAPTURED_SECONDS)
     # 1.2 requests/s were sent in the mean, of 42 and 16 tokens.
     assert model.rate.low < 1.2 < model.rate.high
     assert model.prompt is not None
@@ -55,7 +56,8 @@ def test_no_arrivals_still_have_an_upper_end() -> None:
     (model,) = traffic_seen(("a", "m", 0.0))
     assert model.rate.middle == model.rate.low == 0
     assert 0 < model.rate.high < 0.01
-    assert model.prompt is model.tpot_p95_seconds is None
+    assert model.prompt is None
+    assert model.tpot_p95_seconds is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_no_arrivals_still_have_an_upper_end() -> None:
 def test_arrivals_are_what_ended_waits_or_was_refused_and_a_restart_begins_at_zero(
     before: dict[str, float], after: dict[str, float], arrivals: int
 ) -> None:
-    (model,) = traffic_of(scrape(**before), scrape(**after), 10.0)
+    (model,) = traffic_of(scrape("m", **before), scrape("m", **after), 10.0)
     assert model.rate.middle * 10 == arrivals
     assert model.restarts == (after["ended"] < before["ended"])
     assert model.refused == after.get("refused", 0)
@@ -77,11 +79,10 @@ def test_arrivals_are_what_ended_waits_or_was_refused_and_a_restart_begins_at_ze
 
 def test_lengths_of_a_restarted_engine_are_those_since() -> None:
     first, second = captured()
-    (whole,) = traffic_of({key: first[key] for key in first}, second, 60.0)
-    (anew,) = traffic_of(second, first, 60.0)
-    (plain,) = traffic_of(scrape("a", "smollm2-135m"), first, 60.0) or (None,)
+    (whole,) = traffic_of(first, second, CAPTURED_SECONDS)
+    (anew,) = traffic_of(second, first, CAPTURED_SECONDS)
+    (plain,) = traffic_of(scrape(model="smollm2-135m"), first, CAPTURED_SECONDS)
     assert (whole.restarts, anew.restarts) == (0, 1)
-    assert plain is not None
     assert anew.prompt == plain.prompt
 
 

@@ -19,7 +19,7 @@ from partitiond.cli.setup.steps import (
     FileStep,
     SetupStep,
     StepProgress,
-    marked,
+    with_mark,
 )
 from partitiond.core.errors import DeviceError, InputError
 from tests.cli.conftest import Cli
@@ -361,7 +361,7 @@ def test_the_engines_user_and_groups_of_an_image_stay_and_are_purged(cli: Cli, i
         assert f"partitiond-engine-{group}:" in (image / "etc/passwd").read_text()
     made = listing(image)
     unit = image / UNITS / "partitiond-engine-blue@.service"
-    unit.write_text(marked("# of an earlier version\n"))
+    unit.write_text(with_mark("# of an earlier version\n"))
     assert "Isolation groups that are installed stay: blue, green." in cli(*words).err
     assert listing(image) == made
     assert cli("setup --root", image, "--undo", "--apply", "--purge").code == 0

@@ -86,7 +86,7 @@ class FileStep:
             state, note = StepProgress.TODO, f"writes {self.path}"
         elif self.keep:
             state, note = StepProgress.DONE, f"{self.path} is there; it is left alone"
-        elif found == marked(self.text):
+        elif found == with_mark(self.text):
             state, note = StepProgress.DONE, self.path
         elif is_ours(found):
             state, note = StepProgress.TODO, f"replaces {self.path}"
@@ -99,7 +99,7 @@ class FileStep:
 
     def apply(self, host: SetupHost) -> None:
         """Write the file whole or not at all."""
-        write_file(host.file(self.path), marked(self.text), self.mode)
+        write_file(host.file(self.path), with_mark(self.text), self.mode)
 
     def is_there(self, host: SetupHost) -> bool:
         """Return whether there is such a file, whoever wrote it."""
@@ -117,7 +117,7 @@ class FileStep:
         return ""
 
 
-def marked(text: str) -> str:
+def with_mark(text: str) -> str:
     """Return the text with a line that says what its others were; a script's first stays first."""
     first, rest = text.split("\n", 1) if text.startswith("#!") else ("", text)
     mark = f"{MARK}{hashlib.sha256(text.encode()).hexdigest()}\n"
@@ -127,7 +127,7 @@ def marked(text: str) -> str:
 def is_ours(text: str) -> bool:
     """Return whether a setup, of any version, wrote exactly this text."""
     lines = text.splitlines(keepends=True)
-    return text == marked("".join(line for line in lines if not line.startswith(MARK)))
+    return text == with_mark("".join(line for line in lines if not line.startswith(MARK)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,9 +17,13 @@ from partitiond.cli.output import err, say
 from partitiond.cli.plan.offline import resolved_architecture
 from partitiond.cli.progress import reporting
 from partitiond.core.errors import SpecError, UpstreamError
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.units import format_duration
-from partitiond.fleet.file import load_fleet
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.offline import fleet_request
+from partitiond.planner.api import solve
 from partitiond.settings.schema import Settings
 
 IN_ORDER: Final = (
@@ -76,7 +80,19 @@ def run_advise(asked: AdviseRequest, settings: Settings) -> Advice:
     say(f"Planning {len(known)} model(s) on {len(devices)} device(s) ...")
     notes = (IN_ORDER,) if any(not address.devices for address in addresses) else ()
     today = Deployment(devices, on, second.missed, known, strangers, seconds, notes)
-    return advise(today, time_limit_seconds=asked.time_limit_seconds)
+    return advise(today, lambda known, there: plan_on(known, there, asked.time_limit_seconds))
+
+
+def plan_on(known: Sequence[Known], devices: Sequence[Device], seconds: float) -> Plan | Infeasible:
+    """Plan the models on the devices, as `plan --from` does a file; `seconds` bounds the search."""
+    fleet = Fleet(
+        models=tuple(model.spec for model in known),
+        devices=tuple(devices),
+        settings={},
+        architectures={model.spec.name: model.architecture for model in known},
+        path=Path("advice"),
+    )
+    return solve(fleet_request(fleet, time_limit_seconds=seconds))
 
 
 def _looks(urls: Sequence[str], seconds: float) -> tuple[Look, Look]:
