@@ -15,7 +15,7 @@ from loadgen import LatencySummary, OpenLoopResult, OpenState, Outcome, Workload
 from loadgen import Slo as LoadSlo
 from loadgen.results.records import Record
 from loadgen.results.statistics import is_good, summarise
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.tables import duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload as Shape
@@ -140,7 +140,6 @@ def _bounds(slo: Slo) -> LoadSlo:
 
 def comparison(sides: Sequence[Side]) -> RenderableType:
     """Return a table with a column for each side."""
-    table = new_table("", *(f">{side.label}" for side in sides))
     rows: tuple[tuple[str, Callable[[Side], str]], ...] = (
         ("requests sent", lambda s: str(s.sent)),
         ("goodput, requests/s within the SLO", lambda s: rate(s.goodput_req_per_s)),
@@ -150,6 +149,8 @@ def comparison(sides: Sequence[Side]) -> RenderableType:
         ("refused at once (429)", lambda s: str(s.refused)),
         ("failed or timed out", lambda s: str(s.failed)),
     )
-    for title, value in rows:
-        table.add_row(title, *(value(side) for side in sides))
-    return table
+
+    def of(side: Side) -> Column[tuple[str, Callable[[Side], str]]]:
+        return Column(f">{side.label}", lambda row: row[1](side))
+
+    return table_of(rows, Column("", lambda row: row[0]), *map(of, sides))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.rule import Rule
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import Column, table_of
 from partitiond.core.units import format_duration
 
 
@@ -53,8 +53,9 @@ class Story:
 
     def summary(self) -> RenderableType:
         """Return a table of how long each step took."""
-        table = new_table("step", ">time")
-        for title, seconds in self.times:
-            table.add_row(title, format_duration(seconds))
-        table.add_row("all", format_duration(self.total_seconds), style="bold")
-        return table
+        return table_of(
+            [*self.times, ("all", self.total_seconds)],
+            Column("step", lambda row: row[0]),
+            Column(">time", lambda row: format_duration(row[1])),
+            bold=lambda row: row[0] == "all",
+        )
