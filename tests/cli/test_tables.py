@@ -10,7 +10,7 @@ from rich.console import Console
 
 from partitiond.cli import output
 from partitiond.cli import tables as render
-from partitiond.cli.columns import fields
+from partitiond.cli.columns import Column, fields, table_of
 from partitiond.cli.devices.tables import devices_table
 from partitiond.cli.keys import table as render_keys
 from partitiond.cli.profile.table import profile_table, profiles_table
@@ -230,3 +230,16 @@ def test_a_pipe_has_no_width_so_a_record_stays_whole_on_one_line(
     monkeypatch.setenv("COLUMNS", "80")
     output.out.__wrapped__().print(render.events_table([event]))
     assert widest(capsys.readouterr().out) <= 80
+
+
+def test_a_table_has_the_columns_that_are_shown_and_its_bold_rows() -> None:
+    table = table_of(
+        ["a", "b"],
+        Column(">large", lambda row: f"{row}!", whole=True),
+        Column("left out", lambda row: row, shown=False),
+        bold=lambda row: row == "b",
+    )
+    (column,) = table.columns
+    assert (column.header, column.justify, column.no_wrap) == ("large", "right", True)
+    assert [str(cell) for cell in column.cells] == ["a!", "b!"]
+    assert [row.style for row in table.rows] == ["", "bold"]
