@@ -36,6 +36,10 @@ HISTOGRAMS: Final[Mapping[str, str]] = {
 """Histograms by quantity."""
 
 
+MAX_LINE: Final = 8192
+"""The parser's time grows with the square of a line, which has some 200 characters. Chosen."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class EngineKey:
     """Identity of an engine.
@@ -97,6 +101,8 @@ def readings_of(address: str, text: str) -> dict[EngineKey, Reading]:
         ValueError: the text is not in Prometheus's format.
     """
     by_engine: dict[EngineKey, list[Sample]] = collections.defaultdict(list)
+    if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+        raise ValueError("a line is too long")
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

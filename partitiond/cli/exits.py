@@ -63,6 +63,7 @@ BY_CODE: Final[dict[str, Exit]] = {
     "engine_exited": Exit.ENGINE,
     "model_source": Exit.MODEL_SOURCE,
     "store": Exit.STORE,
+    "not_kept": Exit.STORE,
     "device": Exit.DEVICE,
 }
 """Exit status by the error's `code`, not its class: errors from the API carry only the code."""

@@ -82,7 +82,7 @@ def test_a_model_that_fits_nowhere_says_why_and_the_others_are_planned(
 @pytest.mark.parametrize("objective", Objective)
 def test_no_models_means_an_empty_plan_that_stops_what_runs(objective: Objective) -> None:
     device = gpu(idle_watts=50.0, max_watts=300.0)
-    models = (want("a", point("a", 5, 10, sm=10, watts=60.0), rate=1e-300),)
+    models = (want("a", point("a", 5, 10, sm=10, watts=60.0), rate=1e-9),)
     first = plan_for(PlanRequest((device,), models, objective=objective))
     assert not first.unplaced, "next to nothing is served"
     made = plan_for(PlanRequest((device,), (), running=first.placements, objective=objective))

@@ -92,7 +92,7 @@ def test_what_is_next_to_nothing_is_planned_beside_what_is_fast(objective: Objec
     """A tiny demand has many units, and a replica that serves very much more of them has more."""
     watts = {"idle_watts": 50.0, "max_watts": 300.0}
     usual = want("b", point("b", 20.0, 30, sm=40), rate=50)
-    for rate, each in ((1e-6, 100_000.0), (1e-12, 1_000.0)):
+    for rate, each in ((1e-6, 100_000.0), (1e-9, 1_000_000.0)):
         tiny = want("a", point("a", each, 10, sm=20), point("a", each / 3, 10, sm=10), rate=rate)
         proof = plan_for(asked(gpus(2, **watts), tiny, usual, objective=objective)).certificate
         assert (proof.objective, proof.status) == (objective, Status.OPTIMAL)

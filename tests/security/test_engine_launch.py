@@ -30,7 +30,7 @@ def test_the_operator_can_allow_domains() -> None:
     [
         "--allowed-local-media-path", "--allowed-origins", "--api-key", "--enable-lora",
         "--enable-request-id-headers", "--enable-server-load-tracking", "--host",
-        "--hf-overrides", "--hf-token", "--io-processor-plugin", "--kv-transfer-config",
+        "--hf-token", "--io-processor-plugin", "--kv-transfer-config",
         "--load-format", "--logits-processors", "--lora-modules", "--middleware",
         "--model-loader-extra-config", "--port", "--root-path", "--served-model-name",
         "--ssl-keyfile", "--tool-parser-plugin", "--trust-remote-code",

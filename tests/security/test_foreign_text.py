@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from partitiond import serde
-from partitiond.advise import readings, today
+from partitiond.advise import metrics, today
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.lookup import hardware_for_key
 from partitiond.core.model.families import architecture_from_config
@@ -60,7 +60,7 @@ def quantised(text: str) -> object:
 
 
 INFO = "vllm:cache_config_info{"
-RUNNING = readings.RUNNING + "{"
+RUNNING = metrics.RUNNING + "{"
 READERS: dict[str, tuple[Callable[[str], object], list[str]]] = {
     "metrics": (
         metrics_text.label_sums,
@@ -71,7 +71,7 @@ READERS: dict[str, tuple[Callable[[str], object], list[str]]] = {
         worst('a="b",', ',kv_cache_size_tokens="1', ',block_size="', "\\", head=INFO),
     ),
     "metrics to advise by": (
-        lambda text: list(readings.parse(text, readings.WANTED)),
+        lambda text: metrics.readings_of("x", text),
         [
             *worst('a="b",', '\\"', "\\", ",", "=", head=RUNNING),
             RUNNING + ",".join(f'a{n}="b"' for n in range(SIZE // 10)) + "} 1",

@@ -15,7 +15,7 @@ from partitiond.core.model.workload import MAX_TOKENS
 from partitiond.core.units import GIB
 
 ALIAS_PATTERN: Final = re.compile(
-    r"(?=.{1,128}\Z)[/@]?[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)*"
+    r"(?=.{1,128}\Z)[/@]?[A-Za-z0-9][A-Za-z0-9._:-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127}){0,63}"
 )
 """Wider than a model's name, because clients have `org/Model-1B`, `model:1b`, `@org/family/model`
 or a path, `/models/model`, built in."""

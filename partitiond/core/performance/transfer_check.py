@@ -20,8 +20,8 @@ parts, on hardware that they were calibrated on. Assumed; `python -m bench.profi
 errors beside it."""
 
 ONE_BATCH_ERROR: Final = 0.30
-"""Least error of a transfer from a single batch, which has one factor for all terms: that of an
-estimate (`core.profile.record.RATE_MARGIN`)."""
+"""Least error of a transfer from a single batch, which has one factor for all terms: chosen as that
+of an estimate (`core.profile.record.RATE_MARGIN`)."""
 
 LEAST_ERROR: Final = 0.02
 """Least error at distance 0: a check of a few points that shows less was lucky. Chosen."""

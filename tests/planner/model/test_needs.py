@@ -10,7 +10,7 @@ from tests.planner.build import point, want
     ("capacity", "wanted", "units"),
     [
         (0.02, 1.0, 10**10),
-        (1e-12, 1e-12, 10**15),  # no finer than that
+        (1e-9, 1e-9, 10**15),  # no finer than that
         (1e-3, 1e6, 10**10),  # the large rate counts more than the small one
     ],
 )
