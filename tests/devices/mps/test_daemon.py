@@ -101,7 +101,7 @@ async def test_only_its_own_clients_are_ended_and_one_that_cannot_be_is_told(
         await daemon.ask("simulate_refuse_terminate CUDA_ERROR_NOT_PERMITTED")
         with pytest.raises(DeviceError, match="NOT_PERMITTED") as raised:
             await daemon.terminate([two.pid])
-        assert raised.value.facts["refused"] == {two.pid: "CUDA_ERROR_NOT_PERMITTED"}
+        assert raised.value.facts["refused"] == {str(two.pid): "CUDA_ERROR_NOT_PERMITTED"}
         with pytest.raises(DeviceError, match="in use") as raised:
             await daemon.quit()
         assert raised.value.facts["clients"] == [two.pid]
