@@ -367,7 +367,7 @@ TOKEN_CASES: Final = (
     other("chat", "/tokenize", messages=user("Say hi")),
     other("empty", "/tokenize", prompt=""),
     other("nothing", "/tokenize", 400),
-    other("a number", "/tokenize", 400, prompt=5),
+    other("a number", "/tokenize", 400, prompt=5, own=BAD_SIZE),
     other("tokens", "/detokenize", tokens=[19556, 905]),
     other("no tokens", "/detokenize", tokens=[]),
     other("nothing", "/detokenize", 400),
