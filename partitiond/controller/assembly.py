@@ -11,7 +11,7 @@ from partitiond.controller.demand.traffic import TrafficWatch
 from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.controller.journal import Journal
-from partitiond.controller.keys.usage import UsageOptions, UsageUseCases, shares_of
+from partitiond.controller.keys.usage import UsageOptions, UsageUseCases
 from partitiond.controller.keys.use_cases import Keys
 from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.models.fit import FitUseCases
@@ -52,7 +52,6 @@ from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.hosts import memory_by_host
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.keys.charge_back import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import IN_FULL, LATER, Job, JobState
@@ -640,12 +639,6 @@ class Parts:
         )
 
     def _make_usage(self) -> UsageUseCases:
-        def shares() -> dict[str, ReplicaShare]:
-            engines = self.controller.engines
-            return shares_of(
-                {engine.name: engine.placement for engine in engines}, self.devices.devices
-            )
-
         def left(host: str) -> TrafficSample | None:
             proxy = self._given.proxy
             if isinstance(proxy, FleetProxies):
@@ -655,7 +648,6 @@ class Parts:
         return UsageUseCases(
             store=self._given.store,
             clock=self._given.clock,
-            shares=shares,
             latest=lambda: self.traffic.latest,
             left=left,
             keep_days=self._options.usage.keep_days,

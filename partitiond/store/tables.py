@@ -86,9 +86,10 @@ class UsageRow(SQLModel, table=True):
     failed: int
     prompt_tokens: int
     output_tokens: int
-    engine_seconds: float
-    device_seconds: float
-    joules: float
+    engine_seconds: float = 0.0
+    device_seconds: float = 0.0
+    joules: float = 0.0
+    """These three only the release before reads."""
 
 
 class LedgerRow(SQLModel, table=True):

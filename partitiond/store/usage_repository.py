@@ -5,7 +5,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import bindparam
 from sqlalchemy.dialects.sqlite import insert
@@ -13,20 +13,22 @@ from sqlmodel import Session, col, delete, select
 
 from partitiond import serde
 from partitiond.core.demand.traffic import UsageCount
-from partitiond.core.keys.charge_back import HOUR_LENGTH, UsagePosition, UsageRecord, Used
+from partitiond.core.keys.usage import HOUR_LENGTH, UsagePosition
+from partitiond.core.views.usage import UsageLine
 from partitiond.store.errors import store_error
 from partitiond.store.sessions import IN_MEMORY, Sessions
 from partitiond.store.tables import MarkRow, UsageRow
 
 POSITION: Final = "usage-position"
-"""Kind of the marks that say what is booked: one for the proxy's epoch, one for each key and model,
-one for each replica. Only changed marks are written."""
+"""Kind of the marks that say what is booked: one for the proxy's epoch, one for each key and model.
+Only changed marks are written."""
 OTHERS: Final = "usage-position-of-host"
 """Kind of the same marks of other hosts' proxies; the host's name comes first. The release before
 does not know this kind, and goes on with the own host's."""
 OWN_HOST: Final = "usage-position-own-host"
 """Kind of the mark that says which host the marks of `POSITION` are of; none if there is one."""
 _EPOCH: Final = "epoch"
+_USE: Final = "use"
 _SEPARATOR: Final = "\n"
 """No name contains it."""
 _NEW_USAGE: Final = insert(UsageRow)
@@ -34,13 +36,13 @@ _ADD_USAGE: Final = _NEW_USAGE.on_conflict_do_update(
     index_elements=["hour", "key_id", "model"],
     set_={
         field.name: getattr(UsageRow, field.name) + getattr(_NEW_USAGE.excluded, field.name)
-        for field in dataclasses.fields(Used)
+        for field in dataclasses.fields(UsageCount)
     },
 )
 _SUMS: Final = f"""
-SELECT substr(hour, 1, ?) AS period, CASE WHEN ? THEN key_id ELSE '' END AS one_key,
+SELECT substr(hour, 1, ?) AS period, CASE WHEN ? THEN key_id ELSE '' END AS one_key, '',
     CASE WHEN ? THEN model ELSE '' END AS one_model,
-    {", ".join(f"sum({field.name})" for field in dataclasses.fields(Used))}
+    {", ".join(f"sum({field.name})" for field in dataclasses.fields(UsageCount))}
 FROM usage WHERE hour BETWEEN ? AND ?
 GROUP BY period, one_key, one_model ORDER BY period, one_key, one_model
 """
@@ -56,7 +58,7 @@ class UsageRepository(Sessions):
     def add_usage(
         self,
         hour: str,
-        used: Mapping[tuple[str, str], Used],
+        used: Mapping[tuple[str, str], UsageCount],
         position: UsagePosition,
         host: str = "",
         others: Mapping[str, UsagePosition] | None = None,
@@ -99,19 +101,15 @@ class UsageRepository(Sessions):
     def _position(self, values: Mapping[str, str]) -> UsagePosition:
         epoch = ""
         uses: dict[str, dict[str, UsageCount]] = {}
-        busy: dict[str, tuple[str, float]] = {}
         for subject, value in values.items():
             what, _, rest = subject.partition(_SEPARATOR)
             if what == _EPOCH:
                 epoch = value
-            elif what == "use":
+            elif what == _USE:  # the release before has others
                 key_id, _, model = rest.partition(_SEPARATOR)
                 count = self._parse(UsageCount, value, "position of the usage")
                 uses.setdefault(key_id, {})[model] = count
-            else:
-                seconds, _, generation = value.partition(" ")
-                busy[rest] = (generation, float(seconds))
-        return UsagePosition(epoch, uses, busy)
+        return UsagePosition(epoch, uses)
 
     def usage(
         self,
@@ -121,8 +119,8 @@ class UsageRepository(Sessions):
         *,
         by_key: bool = True,
         by_model: bool = True,
-    ) -> Sequence[UsageRecord]:
-        """Return the sums of these hours, both included. Any thread may call this.
+    ) -> Sequence[UsageLine]:
+        """Return the sums of these hours, both included, without labels. Any thread may call this.
 
         A sum of months takes seconds: on a connection of its own it holds up no other call.
         """
@@ -130,13 +128,13 @@ class UsageRepository(Sessions):
         if self.path == IN_MEMORY:
             with self._read() as session:
                 rows = session.connection().exec_driver_sql(_SUMS, given).all()
-                return [_summed(tuple(row)) for row in rows]
+                return [UsageLine(*row) for row in rows]
         try:
             uri = f"{Path(self.path).absolute().as_uri()}?mode=ro"
             with contextlib.closing(
                 sqlite3.connect(uri, uri=True, timeout=self._patience_seconds)
             ) as connection:
-                return [_summed(row) for row in connection.execute(_SUMS, given)]
+                return [UsageLine(*row) for row in connection.execute(_SUMS, given)]
         except sqlite3.Error as error:
             raise store_error(self.path, error) from error
 
@@ -183,12 +181,5 @@ def _marks(position: UsagePosition) -> dict[str, str]:
     marks = {_EPOCH: position.epoch}
     for key_id, uses in position.uses.items():
         for model, count in uses.items():
-            marks[_SEPARATOR.join(("use", key_id, model))] = serde.to_json(count)
-    for name, (generation, seconds) in position.busy.items():
-        marks[_SEPARATOR.join(("busy", name))] = f"{seconds!r} {generation}"
+            marks[_SEPARATOR.join((_USE, key_id, model))] = serde.to_json(count)
     return marks
-
-
-def _summed(row: Sequence[Any]) -> UsageRecord:
-    period, key_id, model, *amounts = row
-    return UsageRecord(period, key_id, model, Used(*amounts))

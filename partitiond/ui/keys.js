@@ -2,7 +2,7 @@
 
 import { call, get, post } from "./api.js";
 import { dialog, h, table, toast } from "./dom.js";
-import { day, number, seconds } from "./format.js";
+import { day, number } from "./format.js";
 import { changed, state } from "./state.js";
 
 let keys = null; // until they are known
@@ -53,8 +53,8 @@ export function keysView() {
           k.expires_at ? day(k.expires_at) : "never", day(k.created_at),
           [h("button", { "aria-label": `Rotate ${k.label || k.id}`, on: { click: () => rotate(k) } }, "Rotate…"),
             h("button", { class: "danger", "aria-label": `Revoke ${k.label || k.id}`, on: { click: () => revoke(k) } }, "Revoke…")]] }))),
-    keys === null ? null : [h("h2", {}, "Used this month"), used.length ? table("usage", ["Key", "Model", ["Requests", "num"], ["failed", "num"], ["Tokens in", "num"], ["out", "num"], ["Device time", "num"]],
-      used.map((u) => ({ key: `${u.key_id} ${u.model}`, cells: [u.label || u.key_id || h("span", { class: "muted" }, "no key"), u.model, number(u.requests), number(u.failed), number(u.prompt_tokens), number(u.output_tokens), seconds(u.device_seconds)] })))
+    keys === null ? null : [h("h2", {}, "Used this month"), used.length ? table("usage", ["Key", "Model", ["Requests", "num"], ["failed", "num"], ["Tokens in", "num"], ["out", "num"]],
+      used.map((u) => ({ key: `${u.key_id} ${u.model}`, cells: [u.label || u.key_id || h("span", { class: "muted" }, "no key"), u.model, number(u.requests), number(u.failed), number(u.prompt_tokens), number(u.output_tokens)] })))
       : h("p", { class: "panel" }, "Nothing yet: whole hours are counted.")],
   ];
 }

@@ -117,7 +117,7 @@ def _others(folder: Path) -> dict[str, str]:
         "0c1d",
         {"one": ModelCount(arrived=9, turned_away=2)},
         {"one-1": ReplicaCount("one", "1", ok=7)},
-        {"key-1": {"one": UsageCount(7, 0, 70, 140, 3.5)}},
+        {"key-1": {"one": UsageCount(7, 0, 70, 140)}},
     )
     leave_behind(folder, to_jsonable(count))
     mps_folder = folder / "mps"

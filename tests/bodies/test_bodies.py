@@ -58,7 +58,7 @@ OTHERWISE = {"devices", "mps", "budgets"}
 """Bodies that have readers of their own."""
 FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem not in OTHERWISE)
 
-ENDED = {"baseline_first_fit"}
+ENDED = {"baseline_first_fit", "engine_seconds"}
 """Fields of inner objects that this release has no more."""
 TELLS_KINDS_APART = "mode"
 """Of a partition. It is never dropped: without it one kind could be read as another."""

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from partitiond.cli.keys.options import budget_body, expiry_body
+from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
-from partitiond.core.keys.charge_back import UsagePosition, Used
 from partitiond.core.keys.record import KeyUse
+from partitiond.core.keys.usage import UsagePosition
 from partitiond.core.model.spec import ModelSpec
 from tests.cli.conftest import Cli, Result
 from tests.controller.host import Host
@@ -148,10 +149,10 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(host: Host, cli: C
 
 
 def test_usage_is_shown(host: Host, cli: Cli) -> None:
-    used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
+    used = UsageCount(1200, 3, 45_000, 90_000)
     host.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
     asked = ("keys", "show", "--usage", "--since", "2025-01-01", "--until", "2025-01-02")
-    cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50", "2.000")
+    cli(*asked).ended(0, "key-1", "opt", "1,200", "45,000", "90,000")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
     assert told["lines"][0]["period"] == "2025-01-01"
     one_day = cli("keys show --usage --since 2025-01-01 --until 2025-01-01 --json")

@@ -24,7 +24,7 @@ from partitiond.controller.profiles import staleness, targets
 from partitiond.controller.runtime.loop import STARTS_PER_PASS, limit_starts
 from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.events import Event
-from partitiond.core.keys.charge_back import UsagePosition, Used
+from partitiond.core.keys.usage import UsagePosition
 from partitiond.core.plan.record import Infeasible
 from partitiond.core.replica.observation import (
     Action,
@@ -156,14 +156,14 @@ def test_what_many_keys_used_is_booked_in_as_many_statements_as_of_one() -> None
     def book(used: dict[str, int], epoch: str) -> int:
         del seen[:]
         counts = {key: {"a": UsageCount(requests=many)} for key, many in used.items()}
-        used_now = {(key, "a"): Used(requests=n) for key, n in used.items()}
-        store.add_usage("2030-01-31T17", used_now, UsagePosition(epoch, counts, {}))
+        used_now = {(key, "a"): UsageCount(n) for key, n in used.items()}
+        store.add_usage("2030-01-31T17", used_now, UsagePosition(epoch, counts))
         return len(seen)
 
     few = book({"k": 1}, "one")
     book(dict.fromkeys(names(), 2), "one")
     assert book({**dict.fromkeys(names(), 3), "k": 1}, "two") <= few + 1  # keys that are gone
-    hours = {one.key_id: one.used.requests for one in store.usage("2030-01-31T17", "2030-01-31T17")}
+    hours = {one.key_id: one.requests for one in store.usage("2030-01-31T17", "2030-01-31T17")}
     assert hours == {**dict.fromkeys(names(), 5), "k": 2}
     store.close()
 

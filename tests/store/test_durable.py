@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from partitiond.core.keys.charge_back import UsagePosition
 from partitiond.core.keys.record import KeyRecord
+from partitiond.core.keys.usage import UsagePosition
 from partitiond.store import Store, open_store
 from tests.store.make import make_job, make_plan, make_profile, make_record
 

@@ -1,4 +1,4 @@
-"""Serves /usage: the use of models by keys, for charge-back."""
+"""Serves /usage: the use of models by keys."""
 
 from typing import Annotated
 
@@ -43,11 +43,6 @@ async def get_usage(
         ),
     ] = None,
 ) -> Response:
-    """Requests, tokens, device time and energy of whole hours, in UTC.
-
-    Device time is the time engines were busy, times their share of their device, split between
-    those whose sequences ran; so idle time is nobody's. Requests without a key have an empty
-    `key_id`.
-    """
+    """Requests and tokens of whole hours, in UTC. Requests without a key have an empty `key_id`."""
     chosen = by or [UsageBy.KEY, UsageBy.MODEL]
     return reply(await usage.report(since, until, chosen))

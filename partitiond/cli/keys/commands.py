@@ -61,7 +61,7 @@ def show(
     ctx: typer.Context,
     key_id: OneKeyArgument = None,
     *,
-    usage: bool = option("What each key used of each model, for charge-back."),
+    usage: bool = option("What each key used of each model."),
     since: str = option(
         "From then on: a time (2030-01-31, UTC), or so long ago (7d). "
         "Default: the start of this month.",
@@ -82,8 +82,7 @@ def show(
 ) -> None:
     """List keys, show what one may do, or what all used.
 
-    Used are requests, tokens, device time and energy. Hours are whole ones, in UTC. Device time is
-    what engines were busy, times their share of the device: idle time is nobody's.
+    Used are requests and tokens. Hours are whole ones, in UTC.
     """
     if key_id if usage else since or until or by:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Draws what keys used of models, for charge-back."""
+"""Draws what keys used of models."""
 
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,4 @@ def _table(report: UsageReport) -> RenderableType:
         Column(">failed", lambda line: f"{line.failed:,}"),
         Column(">prompt tokens", lambda line: f"{line.prompt_tokens:,}"),
         Column(">output tokens", lambda line: f"{line.output_tokens:,}"),
-        Column(">device h", lambda line: f"{line.device_seconds / 3600:.2f}"),
-        Column(">kWh", lambda line: f"{line.kilowatt_hours:.3f}"),
     )

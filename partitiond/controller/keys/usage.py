@@ -1,35 +1,25 @@
 """Records usage in the store, and makes reports of it."""
 
 import asyncio
-import collections
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.views.parts import compute_share
 from partitiond.core.demand.fleet import FleetSample
-from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.demand.traffic import TrafficSample, UsageCount
 from partitiond.core.errors import InputError, PartitiondError
-from partitiond.core.hardware.kinds import Device
-from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
-from partitiond.core.keys.charge_back import (
+from partitiond.core.keys.usage import (
     CONFIRMING_HOURS,
     HOUR_LENGTH,
     NOTHING_BOOKED,
-    NOTHING_USED,
-    ReplicaShare,
     UsagePosition,
-    UsageRecord,
-    Used,
     first_kept,
     take_position,
     usage_since,
 )
-from partitiond.core.numbers.grouping import grouped
-from partitiond.core.plan.record import Placement
-from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
+from partitiond.core.views.usage import UsageBy, UsageReport
 from partitiond.ports import Clock
 from partitiond.store import Store
 
@@ -38,8 +28,6 @@ log = logging.getLogger(__name__)
 BOOK_SECONDS: Final = 10.0
 """Pause between two writes of the usage. If the daemon is killed nothing is lost, for the proxy
 counts on. If the proxy is killed, what the proxy counted since the last write is lost."""
-JOULES_PER_KWH: Final = 3.6e6
-"""By definition."""
 _PERIODS: Final = {
     UsageBy.HOUR: HOUR_LENGTH,
     UsageBy.DAY: len("2030-01-31"),
@@ -58,36 +46,12 @@ class UsageOptions:
     keep_days: int = 400
 
 
-def shares_of(
-    engines: Mapping[str, Placement], devices: Sequence[Device]
-) -> dict[str, ReplicaShare]:
-    """Return the share of its device that each engine takes, by the engine's name."""
-    sliced = collections.Counter(
-        placement.device_id
-        for placement in engines.values()
-        if isinstance(placement.partition, MemoryShare)
-    )
-    known = grouped(devices, lambda device: device.id)
-    return {
-        name: ReplicaShare(
-            compute_share(
-                placement.partition,
-                known.get(placement.device_id, ()),
-                sliced[placement.device_id],
-            ),
-            placement.candidate.watts or 0.0,
-        )
-        for name, placement in engines.items()
-    }
-
-
 class UsageUseCases:
     """Adds up what was used, and writes it to the store hour by hour.
 
     Args:
         store: keeps the usage.
         clock: says which hour it is.
-        shares: returns what each running replica takes of its device, by the engine's name.
         latest: returns the last sample of the proxy's counts.
         left: returns what the last ended proxy of a host had counted; "" is the only host.
         keep_days: as in `UsageOptions`.
@@ -98,20 +62,18 @@ class UsageUseCases:
         *,
         store: Store,
         clock: Clock,
-        shares: Callable[[], Mapping[str, ReplicaShare]],
         latest: Callable[[], TrafficSample | None],
         left: Callable[[str], TrafficSample | None] = lambda _host: None,
         keep_days: int,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._shares = shares
         self._latest = latest
         self._left = left
         self._keep_days = keep_days
         self._positions: dict[str, UsagePosition] | None = None
         self._own = ""
-        self._pending: dict[tuple[str, str], Used] = {}
+        self._pending: dict[tuple[str, str], UsageCount] = {}
         self._hour = ""
         self._booked_at = float("-inf")
         self._dropped_in = ""
@@ -154,21 +116,20 @@ class UsageUseCases:
         self, positions: Mapping[str, UsagePosition], host: str, sample: TrafficSample
     ) -> dict[str, UsagePosition]:
         """Add what a host's proxy counted since its position; return the positions after it."""
-        position, after = take_position(positions, host, [sample.epoch])
+        position, after = take_position(positions, host, sample.epoch)
         if position.epoch != sample.epoch and positions:
             left = self._left(host)
             if left is not None:
-                position, after = take_position(positions, host, [left.epoch])
+                position, after = take_position(positions, host, left.epoch)
                 if position.epoch == left.epoch:
                     position = self._add(position, left)
         after[host] = self._add(position, sample)
         return after
 
     def _add(self, position: UsagePosition, sample: TrafficSample) -> UsagePosition:
-        used, after = usage_since(position, sample, self._shares())
-        for key, more in used.items():
-            self._pending[key] = self._pending.get(key, NOTHING_USED) + more
-        return after
+        for key, more in usage_since(position, sample).items():
+            self._pending[key] = self._pending.get(key, UsageCount()) + more
+        return UsagePosition(sample.epoch, sample.usage)
 
     def book(self) -> bool:
         """Write what is not written yet; return whether it was. What is not written is kept."""
@@ -227,25 +188,8 @@ class UsageUseCases:
         sums = await asyncio.to_thread(
             self._store.usage, first, last, period, by_key=by_key, by_model=by_model
         )
-        lines = (_line(one, labels.get(one.key_id, "")) for one in sums)
+        lines = (dataclasses.replace(line, label=labels.get(line.key_id, "")) for line in sums)
         return UsageReport(first, last, by, tuple(lines))
-
-
-def _line(total: UsageRecord, label: str) -> UsageLine:
-    used = total.used
-    return UsageLine(
-        total.hour,
-        total.key_id,
-        label,
-        total.model,
-        used.requests,
-        used.failed,
-        used.prompt_tokens,
-        used.output_tokens,
-        round(used.engine_seconds, 3),
-        round(used.device_seconds, 3),
-        round(used.joules / JOULES_PER_KWH, 6),
-    )
 
 
 def _last_hour(text: str) -> str:

@@ -4,7 +4,7 @@ Each proxy counts from its own start, on its own clock, and may be silent for a 
 of the counts would jump whenever a proxy comes, goes or starts again. So only the growth between
 two readings of the same proxy is added up. Counts that grew while a host was silent are left out:
 they would look like a burst at the moment of its return. The books of usage take them all the same,
-from the readings of each proxy (`core.keys.charge_back`).
+from the readings of each proxy (`core.keys.usage`).
 """
 
 import dataclasses

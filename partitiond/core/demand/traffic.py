@@ -87,21 +87,35 @@ class ReplicaCount:
 
 @dataclasses.dataclass(slots=True)
 class UsageCount:
-    """Use of one model by one key since the proxy began, for charge-back.
+    """Use of one model by one key, since the proxy began or in a part of that time.
 
     Attributes:
         requests: that ended ok, or were left and cost something.
         failed: that failed at an engine.
         prompt_tokens, output_tokens: charged (see `core.keys.tokens_charged`).
-        engine_seconds: sum of the times that its sequences spent in engines. The replica's share of
-            its device is applied later, where that share is known.
     """
 
     requests: int = 0
     failed: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    engine_seconds: float = 0.0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            self.requests + other.requests,
+            self.failed + other.failed,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+    def since(self, before: Self) -> Self:
+        """Return what was added since an earlier count; a count that fell adds nothing."""
+        return type(self)(
+            max(0, self.requests - before.requests),
+            max(0, self.failed - before.failed),
+            max(0, self.prompt_tokens - before.prompt_tokens),
+            max(0, self.output_tokens - before.output_tokens),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

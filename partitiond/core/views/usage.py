@@ -22,8 +22,6 @@ class UsageLine:
         period: "2030-01-31T17", "2030-01-31" or "2030-01", UTC.
         key_id: of the API key; empty for requests without one, too.
         label: of the key; empty where it has none, or is removed.
-        kilowatt_hours: by the predicted draw of replicas while they were busy, without what the
-            idle device takes.
     """
 
     period: str
@@ -34,9 +32,6 @@ class UsageLine:
     failed: int
     prompt_tokens: int
     output_tokens: int
-    engine_seconds: float
-    device_seconds: float
-    kilowatt_hours: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

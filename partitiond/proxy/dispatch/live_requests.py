@@ -139,13 +139,12 @@ class LiveRequest(Request):
         attempts: number of attempts so far, including the first.
         stream: its answer is a stream, whose first token is seen.
         unreached: of them, those on a replica where no process listened: nothing was sent.
-        engine_seconds: time in engines of this host times sequences, of attempts that are over.
         prefixes: digests of the beginnings of its prompt (see `core.dispatch.affinity`).
     """
 
     __slots__ = (
-        "attempts", "engine_seconds", "owner", "placed_at", "prefixes", "replica", "request_id",
-        "started_at", "stream", "timer", "unreached",
+        "attempts", "owner", "placed_at", "prefixes", "replica", "request_id", "started_at",
+        "stream", "timer", "unreached",
     )  # fmt: skip
 
     def __init__(
@@ -166,7 +165,6 @@ class LiveRequest(Request):
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
         self.unreached = 0
-        self.engine_seconds = 0.0
         self.prefixes: tuple[bytes, ...] = ()
 
     def leave(self) -> None:

@@ -251,10 +251,8 @@ class LiveReplica(AnyReplica):
             live.replica = None
             if live is self._trial:
                 self._trial = None
-            spent = live.takes.sequences * (now - live.placed_at)
-            live.engine_seconds += spent
             work = self.work
-            work.sequence_seconds += spent
+            work.sequence_seconds += live.takes.sequences * (now - live.placed_at)
             if not self.requests:
                 work.busy_seconds += now - self.busy_since
             self.model.dispatch()

@@ -218,7 +218,9 @@ class ProxyState:
         """Return the counts of this process (see `core.demand.traffic`)."""
         now = time.monotonic()
         counts = process_traffic(self.models, self.replicas(), self.metrics.models, now)
-        for key_id in self._removed_keys.booked(counts["usage"], self.keys.owners, now):
+        running = {live.share.key for replica in self.replicas() for live in replica.requests}
+        keys = self.keys.owners.keys() | running
+        for key_id in self._removed_keys.booked(counts["usage"], keys, now):
             for counted in self.metrics.models.values():
                 counted.uses.pop(key_id, None)
         told: dict[str, Any] = {**counts, "peers": self.peers.reached()}

@@ -215,13 +215,10 @@ class PeerRequest(Sender):
         self.client.request_over(self)
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
-        """Count the work of the replica, and whom it was for; the entry counts the request."""
+        """Count the work of the replica; the entry counts the request."""
         record, exchange = self.record, self.exchange
         assert exchange is not None, "it was begun"
         live = exchange.live
-        if live.cost.sequences:
-            use = self._state.metrics.model(record.model).use_of(record.key_id)
-            use.engine_seconds += live.engine_seconds
-            if record.outcome == "ok" and replica is not None:
-                record.count_replica(replica, seconds, live)
+        if live.cost.sequences and record.outcome == "ok" and replica is not None:
+            record.count_replica(replica, seconds, live)
         record.write(self._state.log, seconds, event="peer_request")

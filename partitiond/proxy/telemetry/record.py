@@ -112,7 +112,6 @@ class Record:
             use = model.use_of(self.key_id)
             use.prompt_tokens += self.charge.prompt_tokens
             use.output_tokens += self.charge.output_tokens
-            use.engine_seconds += live.engine_seconds
             if outcome == "failed":
                 use.failed += 1
             elif outcome == "ok" or self.charge.tokens:

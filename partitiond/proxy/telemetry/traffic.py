@@ -49,7 +49,7 @@ def last_sample(state_dir: Path) -> TrafficSample | None:
 
 class RemovedKeys:
     """Finds counts of removed keys that the daemon has booked: it has looked at them for
-    `BOOKED_SECONDS`, and they stood still. Those of running requests grow.
+    `BOOKED_SECONDS`, and they stood still.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,9 @@ class RemovedKeys:
         self._at = -math.inf
 
     def booked(self, usage: Mapping[str, Any], keys: Collection[str], now: float) -> list[str]:
-        """Return such keys after a look of the daemon; those of the table are `keys`."""
+        """Return such keys after a look of the daemon; those of the table, or of requests that run,
+        are `keys`.
+        """
         known = self._still if now - self._at <= AWAY_SECONDS else {}
         self._at = now
         self._still = {}
@@ -88,22 +90,13 @@ def process_traffic(
         now: `time.monotonic`.
     """
     told: Json = {}
-    running: dict[tuple[str, str], float] = {}
     for replica in replicas:
         told.setdefault(replica.replica_id, _replica(replica, now))
-        for live in replica.requests:
-            key = (live.share.key, replica.route.model)
-            spent = live.engine_seconds + live.takes.sequences * (now - live.placed_at)
-            running[key] = running.get(key, 0.0) + spent
     names = dict.fromkeys((*models, *metrics))
     usage: dict[str, dict[str, Json]] = {}
     for name, counted in metrics.items():
         for key_id, use in counted.uses.items():
             usage.setdefault(key_id, {})[name] = _plain(use)
-    for (key_id, name), spent in running.items():
-        if spent > 0.0:
-            uses = usage.setdefault(key_id, {})
-            uses.setdefault(name, _plain(UsageCount()))["engine_seconds"] += spent
     return {
         "at": now,
         "models": {name: _model(models.get(name), metrics.get(name)) for name in names},

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.core.demand.fleet import FleetSample
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
-from partitiond.core.keys.charge_back import UsagePosition, take_position
+from partitiond.core.keys.usage import UsagePosition, take_position
 from partitiond.store import Store, open_store
+from partitiond.store.usage_repository import POSITION
 from tests.controller.fakes import FakeClock
 
 HOSTS = ("one", "two", "three")
@@ -25,7 +26,7 @@ class Proxy:
     left: TrafficSample | None = None
 
     def sample(self) -> TrafficSample:
-        use = {"k": {"m": UsageCount(requests=self.count, engine_seconds=self.count / 3)}}
+        use = {"k": {"m": UsageCount(self.count)}}
         return TrafficSample(float(self.count), f"{self.name}-{self.life}", usage=use)
 
     def restart(self) -> None:
@@ -49,7 +50,6 @@ class Fleet:
         self.desk = UsageUseCases(
             store=self.store,
             clock=self.clock,
-            shares=dict,
             latest=lambda: self.seen,
             left=left,
             keep_days=400,
@@ -62,7 +62,7 @@ class Fleet:
 
     def booked(self) -> int:
         self.desk.book()
-        return sum(record.used.requests for record in self.store.usage("0", "9"))
+        return sum(line.requests for line in self.store.usage("0", "9"))
 
 
 STEPS = st.lists(
@@ -139,17 +139,31 @@ def test_the_release_before_goes_on_with_the_own_hosts_position() -> None:
     store.close()
 
 
+def test_the_position_of_the_release_before_is_read_without_seconds() -> None:
+    store = open_store(":memory:")
+    for subject, value in (
+        ("epoch", "e"),
+        ("use\nk\nm", '{"requests": 3, "engine_seconds": 4.5}'),
+        ("busy\nm-1", "7.25 1"),
+    ):
+        store.set_mark(POSITION, subject, value)
+    read = store.usage_position()
+    assert read == UsagePosition("e", {"k": {"m": UsageCount(3)}})
+    store.add_usage("2030-01-01T00", {}, read)
+    assert store.marks(POSITION).keys() == {"epoch", "use\nk\nm"}
+    store.close()
+
+
 def test_a_proxy_is_known_by_its_epoch_first() -> None:
     known = {"": "e0", "one": "e1", "two": "e2"}
     positions = {name: UsagePosition(e) for name, e in known.items()}
-    for host, epochs, taken in (
-        ("one", ["e1"], "e1"),
-        ("renamed", ["e2"], "e2"),
-        ("two", ["new"], "e2"),
-        ("one", ["e0"], "e0"),
-        ("one", ["new", "e0"], "e0"),
-        ("three", ["new"], ""),
+    for host, epoch, taken in (
+        ("one", "e1", "e1"),
+        ("renamed", "e2", "e2"),
+        ("two", "new", "e2"),
+        ("one", "e0", "e0"),
+        ("three", "new", ""),
     ):
-        found, rest = take_position(positions, host, epochs)
+        found, rest = take_position(positions, host, epoch)
         assert found.epoch == taken
         assert {p.epoch for p in rest.values()} == set(known.values()) - {taken}

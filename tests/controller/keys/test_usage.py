@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from partitiond.controller.keys.usage import BOOK_SECONDS, UsageUseCases
-from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
+from partitiond.core.demand.traffic import TrafficSample, UsageCount
 from partitiond.core.errors import InputError, StoreError
-from partitiond.core.keys.charge_back import ReplicaShare, UsageRecord
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.views.usage import UsageBy, UsageReport
+from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from partitiond.store import Store, open_store
 from tests.controller.samples import NOW
 
@@ -42,7 +41,6 @@ class Books:
         self.keep_days = keep_days
         self.sample: TrafficSample | None = None
         self.left: TrafficSample | None = None
-        self.shares = {"m-1": ReplicaShare(0.5, 100.0)}
         self.restart()
 
     def restart(self) -> None:
@@ -50,7 +48,6 @@ class Books:
         self.desk = UsageUseCases(
             store=self.store,
             clock=self.wall,
-            shares=lambda: self.shares,
             latest=lambda: self.sample,
             left=lambda _host: self.left,
             keep_days=self.keep_days,
@@ -59,14 +56,10 @@ class Books:
     def count(
         self, requests: int, epoch: str = "e", key: str = "k1", model: str = "m", later: float = 60
     ) -> None:
-        use = UsageCount(requests, 0, 3 * requests, 2 * requests, float(requests))
+        use = UsageCount(requests, 0, 3 * requests, 2 * requests)
         old = self.sample.usage if self.sample is not None and self.sample.epoch == epoch else {}
-        self.sample = TrafficSample(
-            0.0,
-            epoch,
-            replicas={f"{model}-1": ReplicaCount(model, "1", busy_seconds=float(requests))},
-            usage={**old, key: {**old.get(key, {}), model: use}},
-        )
+        usage = {**old, key: {**old.get(key, {}), model: use}}
+        self.sample = TrafficSample(0.0, epoch, usage=usage)
         self.wall.now += later
         self.desk.collect()
 
@@ -104,7 +97,7 @@ async def test_a_report_is_added_up_beside_the_loop(
     """A sum of months takes seconds, in which engines are supervised and the store is used."""
     threads, usage = [], books.store.usage
 
-    def seen(first: str, last: str, *given: int, **by: bool) -> Sequence[UsageRecord]:
+    def seen(first: str, last: str, *given: int, **by: bool) -> Sequence[UsageLine]:
         threads.append(threading.current_thread())
         return usage(first, last, *given, **by)
 
@@ -132,14 +125,11 @@ def test_a_store_that_refuses_keeps_the_usage_for_later(
     assert sum(int(line[3]) for line in books.requests()) == 5
 
 
-def test_device_time_energy_and_the_label_of_the_key_are_reported(books: Books) -> None:
+def test_tokens_and_the_label_of_the_key_are_reported(books: Books) -> None:
     books.store.add_key(KeyRecord(id="k1", sha256="ab" * 32, created_at=NOW, label="batch"))
-    books.count(7200)
-    (line,) = books.report("2030-01-01").lines
-    assert books.store.usage_position().busy == {"m-1": ("1", 7200.0)}
-    assert (line.key_id, line.label, line.model) == ("k1", "batch", "m")
-    assert (line.device_seconds, line.engine_seconds) == (3600.0, 7200.0)
-    assert line.kilowatt_hours == pytest.approx(0.2)
+    books.count(5)
+    books.count(7)
+    assert books.report("2030-01-01").lines == (UsageLine("", "k1", "batch", "m", 7, 0, 21, 14),)
 
 
 def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:

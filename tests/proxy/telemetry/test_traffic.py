@@ -29,7 +29,7 @@ async def test_an_answer_is_counted_once_everywhere(make: Make) -> None:
     assert (worker.model, worker.generation, worker.ok) == ("m", "1-1", 3)
     assert (worker.prompt_tokens, worker.output_tokens, worker.in_flight) == (9, 6, 0)
     seconds = model.e2e_seconds, worker.service_seconds, worker.busy_seconds
-    assert (*seconds, worker.sequence_seconds, use.engine_seconds) == pytest.approx((1.5,) * 5)
+    assert (*seconds, worker.sequence_seconds) == pytest.approx((1.5,) * 4)
     assert (use.requests, use.prompt_tokens, use.output_tokens) == (3, 9, 6)
     # Counts of another engine process begin anew.
     proxy.state.apply(table(replica(engine, generation="2-2"), version=2))
@@ -135,7 +135,6 @@ async def test_failures_refusals_and_clients_that_leave(make: Make) -> None:
     assert sample.usage[""]["a"].failed == 1
     # Nobody got an answer, but an engine worked for it, and it is charged.
     assert sample.usage[""]["b"].requests == 1
-    assert sample.usage[""]["b"].engine_seconds == pytest.approx(5, abs=0.1)
 
 
 async def test_usage_is_told_by_key_and_tokenizing_is_no_demand(make: Make) -> None:
