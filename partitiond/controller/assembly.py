@@ -11,7 +11,7 @@ from partitiond.controller.demand.traffic import TrafficWatch
 from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.controller.journal import Journal
-from partitiond.controller.keys.usage import UsageOptions, UsageUseCases
+from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.controller.keys.use_cases import Keys
 from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.models.fit import FitUseCases
@@ -87,7 +87,7 @@ class ServiceOptions:
     profiling: ProfilingOptions = dataclasses.field(default_factory=ProfilingOptions)
     scaling: ScalingOptions = dataclasses.field(default_factory=ScalingOptions)
     drift: DriftOptions = dataclasses.field(default_factory=DriftOptions)
-    usage: UsageOptions = dataclasses.field(default_factory=UsageOptions)
+    usage_keep_days: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -650,5 +650,5 @@ class Parts:
             clock=self._given.clock,
             latest=lambda: self.traffic.latest,
             left=left,
-            keep_days=self._options.usage.keep_days,
+            keep_days=self._options.usage_keep_days,
         )

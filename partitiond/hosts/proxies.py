@@ -359,7 +359,7 @@ class HostsProxies:
         await self._divide(told)
         for name, sample in told.items():
             self._counts[name] = add_reading(self._counts.get(name, HostCounts()), sample)
-        return sum_hosts(self._counts, self._agents.own.name, self._epoch, time.monotonic())
+        return sum_hosts(self._counts, self._epoch, time.monotonic())
 
     def unreached(self) -> Mapping[str, tuple[str, ...]]:
         """Return the hosts whose proxies a host's proxy does not reach, by its last word of now; by

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 from partitiond.controller.demand.scaling import ScalingOptions
-from partitiond.controller.keys.usage import UsageOptions
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.profiles.params import ProfilingOptions
@@ -66,7 +65,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             move_price=settings.planner.move_price,
             host_memory_bytes=_host_memory_bytes(settings),
         ),
-        usage=UsageOptions(settings.usage.keep_days),
+        usage_keep_days=settings.usage.keep_days,
         drift=DriftOptions(**settings.drift.model_dump()),
         profiling=ProfilingOptions(
             max_batch=profiling.max_batch,

@@ -19,14 +19,12 @@ from partitiond.store.errors import store_error
 from partitiond.store.sessions import IN_MEMORY, Sessions
 from partitiond.store.tables import MarkRow, UsageRow
 
-POSITION: Final = "usage-position"
-"""Kind of the marks that say what is booked: one for the proxy's epoch, one for each key and model.
-Only changed marks are written."""
-OTHERS: Final = "usage-position-of-host"
-"""Kind of the same marks of other hosts' proxies; the host's name comes first. The release before
-does not know this kind, and goes on with the own host's."""
+POSITION: Final = "usage-position-of-host"
+"""Kind of the marks that say what is booked: for each host's proxy one for its epoch, and one for
+each key and model. The host's name comes first. Only changed marks are written."""
+OWN: Final = "usage-position"
 OWN_HOST: Final = "usage-position-own-host"
-"""Kind of the mark that says which host the marks of `POSITION` are of; none if there is one."""
+"""The release before had marks of the own host, and a mark with its name, under these kinds."""
 _EPOCH: Final = "epoch"
 _USE: Final = "use"
 _SEPARATOR: Final = "\n"
@@ -59,9 +57,7 @@ class UsageRepository(Sessions):
         self,
         hour: str,
         used: Mapping[tuple[str, str], UsageCount],
-        position: UsagePosition,
-        host: str = "",
-        others: Mapping[str, UsagePosition] | None = None,
+        positions: Mapping[str, UsagePosition],
     ) -> None:
         """Add to the hour what each (key, model) used, and move the positions; all or nothing."""
         rows = [
@@ -72,26 +68,17 @@ class UsageRepository(Sessions):
             # Not as ORM objects, which take half a millisecond each: hundreds of keys are booked.
             if rows:
                 session.connection().execute(_ADD_USAGE, rows)
-            _move(session, POSITION, _marks(position))
-            if others is not None:
-                _move(session, OWN_HOST, {host: ""} if host else {})
-                _move(session, OTHERS, _marks_of_hosts(others))
-
-    def usage_position(self) -> UsagePosition:
-        """Return the position up to which the proxy's counts are booked; empty at first."""
-        return self._position(self._values(POSITION))
+            _move(session, _marks(positions))
 
     def usage_positions(self) -> Mapping[str, UsagePosition]:
-        """Return the positions of all hosts' proxies, by host; "" if there was only one host."""
+        """Return up to where each host's proxy is booked; the host is "" if there was only one."""
         by_host: dict[str, dict[str, str]] = {}
-        for subject, value in self._values(OTHERS).items():
+        for subject, value in self._values(POSITION).items():
             host, _, rest = subject.partition(_SEPARATOR)
             by_host.setdefault(host, {})[rest] = value
-        found = {host: self._position(values) for host, values in by_host.items()}
-        own = self.usage_position()
-        if own.epoch:
-            found[next(iter(self._values(OWN_HOST)), "")] = own
-        return found
+        if own := self._values(OWN):
+            by_host[next(iter(self._values(OWN_HOST)), "")] = own
+        return {host: self._position(values) for host, values in by_host.items()}
 
     def _values(self, kind: str) -> dict[str, str]:
         query = select(MarkRow).where(MarkRow.kind == kind)
@@ -151,13 +138,14 @@ class UsageRepository(Sessions):
             return int(session.exec(delete(UsageRow).where(old)).rowcount)
 
 
-def _move(session: Session, kind: str, wanted: Mapping[str, str]) -> None:
-    """Write the marks of a kind that have changed, and drop those that are gone."""
-    of_kind = col(MarkRow.kind) == kind
+def _move(session: Session, wanted: Mapping[str, str]) -> None:
+    """Write the marks that have changed, and drop those that are gone."""
+    session.exec(delete(MarkRow).where(col(MarkRow.kind).in_((OWN, OWN_HOST))))
+    of_kind = col(MarkRow.kind) == POSITION
     rows = session.exec(select(MarkRow.subject, MarkRow.value).where(of_kind)).all()
     known = dict(rows)
     moved = [
-        {"kind": kind, "subject": subject, "value": value, "at": ""}
+        {"kind": POSITION, "subject": subject, "value": value, "at": ""}
         for subject, value in wanted.items()
         if known.get(subject) != value
     ]
@@ -169,17 +157,11 @@ def _move(session: Session, kind: str, wanted: Mapping[str, str]) -> None:
         session.connection().execute(one, gone)
 
 
-def _marks_of_hosts(positions: Mapping[str, UsagePosition]) -> dict[str, str]:
-    return {
-        _SEPARATOR.join((host, subject)): value
-        for host, position in positions.items()
-        for subject, value in _marks(position).items()
-    }
-
-
-def _marks(position: UsagePosition) -> dict[str, str]:
-    marks = {_EPOCH: position.epoch}
-    for key_id, uses in position.uses.items():
-        for model, count in uses.items():
-            marks[_SEPARATOR.join((_USE, key_id, model))] = serde.to_json(count)
+def _marks(positions: Mapping[str, UsagePosition]) -> dict[str, str]:
+    marks = {}
+    for host, position in positions.items():
+        marks[_SEPARATOR.join((host, _EPOCH))] = position.epoch
+        for key_id, uses in position.uses.items():
+            for model, count in uses.items():
+                marks[_SEPARATOR.join((host, _USE, key_id, model))] = serde.to_json(count)
     return marks

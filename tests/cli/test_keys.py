@@ -10,7 +10,6 @@ from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyUse
-from partitiond.core.keys.usage import UsagePosition
 from partitiond.core.model.spec import ModelSpec
 from tests.cli.conftest import Cli, Result
 from tests.controller.host import Host
@@ -150,7 +149,7 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(host: Host, cli: C
 
 def test_usage_is_shown(host: Host, cli: Cli) -> None:
     used = UsageCount(1200, 3, 45_000, 90_000)
-    host.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
+    host.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, {})
     asked = ("keys", "show", "--usage", "--since", "2025-01-01", "--until", "2025-01-02")
     cli(*asked).ended(0, "key-1", "opt", "1,200", "45,000", "90,000")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)

@@ -157,7 +157,7 @@ def test_what_many_keys_used_is_booked_in_as_many_statements_as_of_one() -> None
         del seen[:]
         counts = {key: {"a": UsageCount(requests=many)} for key, many in used.items()}
         used_now = {(key, "a"): UsageCount(n) for key, n in used.items()}
-        store.add_usage("2030-01-31T17", used_now, UsagePosition(epoch, counts))
+        store.add_usage("2030-01-31T17", used_now, {"": UsagePosition(epoch, counts)})
         return len(seen)
 
     few = book({"k": 1}, "one")

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.keys.usage import UsagePosition
 from partitiond.store import Store, open_store
 from tests.store.make import make_job, make_plan, make_profile, make_record
 
@@ -65,7 +64,7 @@ def test_what_partitiond_notes_by_itself_does_not_wait_for_the_disk(
     store.put_job(make_job())
     store.add_profile(make_profile())
     store.next_counter("job")
-    store.add_usage("2030-01-01T00", {}, UsagePosition())
+    store.add_usage("2030-01-01T00", {}, {})
     assert levels == [NORMAL] * 5
 
 

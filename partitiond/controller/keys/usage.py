@@ -13,7 +13,6 @@ from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.keys.usage import (
     CONFIRMING_HOURS,
     HOUR_LENGTH,
-    NOTHING_BOOKED,
     UsagePosition,
     first_kept,
     take_position,
@@ -35,17 +34,6 @@ _PERIODS: Final = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class UsageOptions:
-    """Settings of the usage records.
-
-    Attributes:
-        keep_days: older hours are forgotten (see `first_kept`); 0 keeps all.
-    """
-
-    keep_days: int = 400
-
-
 class UsageUseCases:
     """Adds up what was used, and writes it to the store hour by hour.
 
@@ -54,7 +42,7 @@ class UsageUseCases:
         clock: says which hour it is.
         latest: returns the last sample of the proxy's counts.
         left: returns what the last ended proxy of a host had counted; "" is the only host.
-        keep_days: as in `UsageOptions`.
+        keep_days: older hours are forgotten (see `first_kept`); 0 keeps all.
     """
 
     def __init__(
@@ -72,7 +60,6 @@ class UsageUseCases:
         self._left = left
         self._keep_days = keep_days
         self._positions: dict[str, UsagePosition] | None = None
-        self._own = ""
         self._pending: dict[tuple[str, str], UsageCount] = {}
         self._hour = ""
         self._booked_at = float("-inf")
@@ -102,13 +89,9 @@ class UsageUseCases:
             except PartitiondError as error:
                 log.warning("the usage cannot be booked: %s", error)
                 return
-        if isinstance(sample, FleetSample):
-            self._own = sample.own
-            for host, part in sample.hosts.items():
-                self._positions = self._count(self._positions, host, part)
-        else:
-            self._own = ""
-            self._positions = self._count(self._positions, "", sample)
+        hosts = sample.hosts if isinstance(sample, FleetSample) else {"": sample}
+        for host, part in hosts.items():
+            self._positions = self._count(self._positions, host, part)
         if self._clock.monotonic() - self._booked_at >= BOOK_SECONDS:
             self.book()
 
@@ -135,13 +118,8 @@ class UsageUseCases:
         """Write what is not written yet; return whether it was. What is not written is kept."""
         if not self._pending or self._positions is None:
             return True
-        others = dict(self._positions)
-        position = others.pop(self._own, NOTHING_BOOKED)
         try:
-            if others or self._own:
-                self._store.add_usage(self._hour, self._pending, position, self._own, others)
-            else:
-                self._store.add_usage(self._hour, self._pending, position)
+            self._store.add_usage(self._hour, self._pending, self._positions)
         except PartitiondError as error:
             log.warning("the usage cannot be booked: %s", error)
             return False

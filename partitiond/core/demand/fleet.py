@@ -25,11 +25,9 @@ class FleetSample(TrafficSample):
 
     Attributes:
         hosts: readings by host.
-        own: the control plane's own host.
     """
 
     hosts: Mapping[str, TrafficSample] = dataclasses.field(default_factory=dict)
-    own: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,12 +76,11 @@ def add_reading(before: HostCounts, sample: TrafficSample | None) -> HostCounts:
     return HostCounts(sample, models, replicas)
 
 
-def sum_hosts(counts: Mapping[str, HostCounts], own: str, epoch: str, now: float) -> FleetSample:
+def sum_hosts(counts: Mapping[str, HostCounts], epoch: str, now: float) -> FleetSample:
     """Return the sum over the hosts.
 
     Args:
         counts: by host.
-        own: the control plane's own host.
         epoch: of the sum: it changes when the sum begins anew.
         now: the control plane's monotonic clock, in seconds.
     """
@@ -96,7 +93,7 @@ def sum_hosts(counts: Mapping[str, HostCounts], own: str, epoch: str, now: float
             models[name] = count if known is None else _sum(known, count)
         replicas |= host.replicas
     read = {name: host.last for name, host in counts.items() if host.last is not None}
-    return FleetSample(now, epoch, models, replicas, hosts=read, own=own)
+    return FleetSample(now, epoch, models, replicas, hosts=read)
 
 
 def _add_growth(known: CountT, new: CountT, old: CountT) -> CountT:

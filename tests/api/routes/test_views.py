@@ -3,7 +3,6 @@
 import httpx
 
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
-from partitiond.core.keys.usage import UsagePosition
 from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.overview import Overview
 from partitiond.serde import from_json, from_jsonable
@@ -68,7 +67,7 @@ async def test_releases_are_listed_newest_first_and_gone_back_to(
 
 async def test_usage_is_told_by_what_was_asked_for(http: httpx.AsyncClient, host: Host) -> None:
     used = {("k1", "a"): UsageCount(3, 1, 30, 60), ("", "b"): UsageCount(1)}
-    host.store.add_usage("2025-01-01T00", used, UsagePosition())
+    host.store.add_usage("2025-01-01T00", used, {})
     told = (await http.get("/usage", params={"from": "2025-01-01", "to": "2025-01-02"})).json()
     assert (told["first_hour"], told["last_hour"]) == ("2025-01-01T00", "2025-01-02T23")
     lines = [(line["key_id"], line["model"], line["requests"]) for line in told["lines"]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from partitiond.core.demand.fleet import FleetSample
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
 from partitiond.core.keys.usage import UsagePosition, take_position
 from partitiond.store import Store, open_store
-from partitiond.store.usage_repository import POSITION
+from partitiond.store.usage_repository import OWN, OWN_HOST, POSITION
 from tests.controller.fakes import FakeClock
 
 HOSTS = ("one", "two", "three")
@@ -57,7 +58,7 @@ class Fleet:
 
     def look(self, answering: set[str]) -> None:
         read = {name: self.proxies[name].sample() for name in answering}
-        self.seen = FleetSample(0.0, "sum", hosts=read, own=self.own)
+        self.seen = FleetSample(0.0, "sum", hosts=read)
         self.desk.collect()
 
     def booked(self) -> int:
@@ -124,33 +125,29 @@ def _known(fleet: Fleet, host: str) -> bool:
     return fleet.proxies[host].sample().epoch in {position.epoch for position in positions}
 
 
-def test_the_release_before_goes_on_with_the_own_hosts_position() -> None:
+@pytest.mark.parametrize("own", ["", "one"])
+def test_the_positions_of_the_release_before_are_read_and_replaced(own: str) -> None:
+    """It kept those of its own host apart, with the seconds that engines were busy."""
     store = open_store(":memory:")
-    own, other = UsagePosition("e"), UsagePosition("f", {"k": {"m": UsageCount(3)}})
-    for written, kept in (
-        ((own,), {"": own}),
-        ((own, "one", {"two": other}), {"one": own, "two": other}),
-        ((own,), {"one": own, "two": other}),  # as the release before writes
-        ((other, "two", {"one": own}), {"two": other, "one": own}),
-    ):
-        store.add_usage("2030-01-01T00", {}, *written)
-        assert store.usage_positions() == kept
-        assert store.usage_position() == written[0]
-    store.close()
-
-
-def test_the_position_of_the_release_before_is_read_without_seconds() -> None:
-    store = open_store(":memory:")
-    for subject, value in (
-        ("epoch", "e"),
-        ("use\nk\nm", '{"requests": 3, "engine_seconds": 4.5}'),
-        ("busy\nm-1", "7.25 1"),
-    ):
-        store.set_mark(POSITION, subject, value)
-    read = store.usage_position()
-    assert read == UsagePosition("e", {"k": {"m": UsageCount(3)}})
-    store.add_usage("2030-01-01T00", {}, read)
-    assert store.marks(POSITION).keys() == {"epoch", "use\nk\nm"}
+    marks = {
+        "epoch": "e",
+        "use\nk\nm": '{"requests": 3, "engine_seconds": 4.5}',
+        "busy\nm-1": "7 1",
+    }
+    for subject, value in marks.items():
+        store.set_mark(OWN, subject, value)
+    if own:
+        store.set_mark(OWN_HOST, own, "")
+        store.set_mark(POSITION, "two\nepoch", "f")
+    others = {"two": UsagePosition("f")} if own else {}
+    kept = {own: UsagePosition("e", {"k": {"m": UsageCount(3)}}), **others}
+    assert store.usage_positions() == kept
+    store.add_usage("2030-01-01T00", {}, kept)
+    assert store.usage_positions() == kept
+    assert not store.marks(OWN)
+    assert not store.marks(OWN_HOST)
+    store.add_usage("2030-01-01T00", {}, others)
+    assert store.usage_positions() == others
     store.close()
 
 

@@ -59,7 +59,7 @@ def test_no_rate_is_ever_negative(history: list[tuple[str, int, bool]]) -> None:
     counts: dict[str, HostCounts] = {}
     totals, epochs = dict.fromkeys(HOSTS, 0), dict.fromkeys(HOSTS, 0)
     heard: set[str] = set()
-    expected, former = 0, sum_hosts(counts, "one", "sum", 0.0)
+    expected, former = 0, sum_hosts(counts, "sum", 0.0)
     for step, (host, more, again) in enumerate(history, 1):
         if again:
             epochs[host], totals[host] = epochs[host] + 1, 0
@@ -73,7 +73,7 @@ def test_no_rate_is_ever_negative(history: list[tuple[str, int, bool]]) -> None:
             if last is not None:
                 expected += totals[host] - (last.models["a"].arrived if last.epoch == epoch else 0)
         counts[host] = add_reading(counts.get(host, HostCounts()), sample)
-        found = sum_hosts(counts, "one", "sum", float(step))
+        found = sum_hosts(counts, "sum", float(step))
         assert (found.models["a"].arrived if found.models else 0) == expected
         assert found.hosts.keys() == heard
         window = TrafficWindow.between(former, found)
@@ -87,8 +87,8 @@ def test_hosts_are_added_up() -> None:
         "one": after(reading(0), reading(3)),
         "two": after(reading(10), dataclasses.replace(reading(15, waiting=4), replicas={})),
     }
-    found = sum_hosts(counts, "one", "sum", 7.0)
+    found = sum_hosts(counts, "sum", 7.0)
     assert (found.models["a"].arrived, found.models["a"].waiting) == (8, 4)
     assert found.models["a"].ttft_buckets == (8, 16)
-    assert (found.at, found.epoch, found.own) == (7.0, "sum", "one")
+    assert (found.at, found.epoch) == (7.0, "sum")
     assert found.replicas.keys() == {"a-1"}

@@ -38,7 +38,7 @@ async def reported(hosts: list[Host]) -> tuple[UsageLine, ...]:
     desk = UsageUseCases(
         store=open_store(":memory:"),
         clock=FakeClock(),
-        latest=lambda: FleetSample(0.0, "sum", hosts=read, own="a"),
+        latest=lambda: FleetSample(0.0, "sum", hosts=read),
         keep_days=0,
     )
     for _ in range(2):
