@@ -150,7 +150,7 @@ class Proxy:
     @property
     def client(self) -> httpx.AsyncClient:
         # Without TLS to verify: loading certificates takes longer than a test.
-        return httpx.AsyncClient(base_url=self.url, timeout=300, verify=False)
+        return httpx.AsyncClient(base_url=self.url, timeout=900, verify=False)
 
     def openai(self, key: str = "none") -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

@@ -5,8 +5,8 @@ import pytest
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
 from partitiond.core.keys.usage import UsagePosition, first_kept, usage_since
 
-OLD = {"a": {"m": UsageCount(3, 1, 30, 60), "n": UsageCount(9)}}
-NEW = {"a": {"m": UsageCount(5, 4, 34, 65), "n": UsageCount(8)}, "b": {"m": UsageCount(1)}}
+OLD = {"a": {"m": UsageCount(3, 1, 30, 60), "n": UsageCount(9, 9, 9, 9)}}
+NEW = {"a": {"m": UsageCount(5, 4, 34, 65), "n": UsageCount(8, 8, 8, 8)}, "b": {"m": UsageCount(1)}}
 
 
 def used(epoch: str, usage: dict[str, dict[str, UsageCount]]) -> dict[tuple[str, str], UsageCount]:

@@ -54,13 +54,15 @@ async def test_a_request_over_a_hop_is_in_the_report_once(make: Make) -> None:
     hosts = a, b, c = await make.hosts(routes, {"a": ["m-1"], "b": [], "c": []})
     for one, stream in ((b, False), (b, False), (c, False), (a, False), (b, True)):
         assert (await one.proxy.complete(key="k1", max_tokens=10, stream=stream)).is_success
+    assert (await b.proxy.complete("/tokenize", key="k1")).is_success
+    assert sampled(a.proxy).replicas["m-1"].ok == 5
     engine.script = plays("close")
     assert (await b.proxy.complete(key="k1", max_tokens=10)).status_code >= 500
     await until_idle(hosts)
     (line,) = await reported(hosts)
     assert (line.key_id, line.model, line.requests, line.failed) == ("k1", "m", 5, 1)
     charged = [one.proxy.state.accounts.uses()["k1"] for one in hosts]
-    assert [one["requests"] for one in charged] == [1, 4, 1]
+    assert [one["requests"] for one in charged] == [1, 5, 1]
     # What the report counts is what the budget was charged for.
     assert line.prompt_tokens + line.output_tokens == sum(one["budget_used"] for one in charged)
 
