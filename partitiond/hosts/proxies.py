@@ -24,7 +24,6 @@ from partitiond.core.demand.fleet import FleetSample, HostCounts, add_reading, s
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import (
     EMPTY_ROUTING_TABLE,
-    HostShares,
     PeerRoute,
     RoutingTable,
     TablesOfHosts,
@@ -34,7 +33,6 @@ from partitiond.core.errors import ConflictError, NotKeptError, PartitiondError,
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.shares import Division, KeyShares
 from partitiond.core.keys.stale import word_is_due
-from partitiond.core.keys.tokens_charged import LONGEST_CONTEXT
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
@@ -81,8 +79,6 @@ class HostsProxies:
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
         self._store = store
         self._shares = KeyShares(_kept_divisions(store), int(time.time() * 1000))
-        self._kept: dict[str, HostShares] = {}
-        self._untold = False
         self._own_telling = asyncio.Lock()
         self._counts: dict[str, HostCounts] = {}
         self._epoch = uuid.uuid4().hex
@@ -149,12 +145,9 @@ class HostsProxies:
         is_word = table is self._table
         self._table = table
         peers = self._peers()
-        at_once = sum(
-            one.max_sequences * (one.max_model_len or LONGEST_CONTEXT) for one in table.replicas
-        )
-        self._shares.apply(table.keys, [peer.host for peer in peers], at_once)
-        self._untold = not self._save_shares() or self._untold
-        self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._kept_shares)
+        self._shares.apply(table.keys, [peer.host for peer in peers])
+        self._save_shares()
+        self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._shares.of)
         others = self._others()
         for host in others:
             if is_word or not self._has_its_part(host):
@@ -184,13 +177,10 @@ class HostsProxies:
         """Divide the limits of keys by what hosts counted, and tell the hosts."""
         samples = {name: sample for name, sample in told.items() if sample is not None}
         changed = self._shares.look(samples, time.monotonic(), time.time())
-        self._untold = self._untold or changed
-        if not self._save_shares():
-            return
-        if self._untold:
-            self._untold = False
+        self._save_shares()
+        if changed:
             self._parts = TablesOfHosts(
-                self._table, self._parts, peers=self._parts.peers, shares=self._kept_shares
+                self._table, self._parts, peers=self._parts.peers, shares=self._shares.of
             )
             for host in self._others():
                 if not self._has_its_part(host):
@@ -201,8 +191,8 @@ class HostsProxies:
             with contextlib.suppress(PartitiondError):  # the next look tells it again
                 await self._publish_own()
 
-    def _save_shares(self) -> bool:
-        """Store what hosts are told before they are told; False if the store refuses it."""
+    def _save_shares(self) -> None:
+        """Store how keys are divided, for the next head; later what the store refuses."""
         unsaved = self._shares.unsaved
         try:
             for key_id, division in list(unsaved.items()):
@@ -212,14 +202,6 @@ class HostsProxies:
                 del unsaved[key_id]
         except StoreError as error:
             log.warning("how keys are divided among hosts cannot be kept: %s", error)
-        if not unsaved:
-            names = [agent.name for agent in self._agents.all]
-            self._kept = {name: self._shares.of(name) for name in names}
-        return not unsaved
-
-    def _kept_shares(self, host: str) -> HostShares:
-        """Return what a host is told: shares that are stored."""
-        return self._kept.get(host, HostShares())
 
     @property
     def _begun(self) -> bool:

@@ -333,13 +333,6 @@ class RoutingTable:
         """Order of the tables of one daemon; a proxy ignores one that is less than its own."""
         return self.version, self.shares.number
 
-    @property
-    def own_shares(self) -> HostShares:
-        """What this host may use of keys; an equal part while its head could store no division."""
-        if self.shares.number or len(self.peers) < 2:
-            return self.shares
-        return HostShares(0, 1.0 / len(self.peers))
-
     def replicas_of(self, model: str) -> tuple[ReplicaRoute, ...]:
         """Return all replicas of a model, draining ones included."""
         return tuple(r for r in self.replicas if r.model == model)

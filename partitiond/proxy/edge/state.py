@@ -164,7 +164,7 @@ class ProxyState:
         if table.keys_required != self.keys.required:
             self.known_heads = KnownHeads()  # without keys, heads need more checks
         self.keys = KeyRing(table.keys, required=table.keys_required, word=self.word)
-        self.accounts.apply(table.keys, table.own_shares)
+        self.accounts.apply(table.keys, table.shares)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:
             gone = self.models.pop(name)

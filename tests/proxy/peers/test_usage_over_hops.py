@@ -138,11 +138,3 @@ async def test_a_host_uses_its_share_and_counts_it_for_the_head(make: Make) -> N
     assert await admitted(b, 5) == 5
     assert state.apply(with_share(told, 9, 0.0, spent=True))
     assert "retry-after" not in (await ask(b)).headers, "nothing is left anywhere"
-
-
-async def test_hosts_whose_head_divides_nothing_have_equal_parts(make: Make) -> None:
-    """As one whose store could not keep the first division."""
-    keys = (key(rates=KeyRates(requests_per_minute=8)),)
-    routes = table(replica(await make.engine()), keys=keys, keys_required=True)
-    a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
-    assert [await admitted(one, 6) for one in (a, b)] == [4, 4]
