@@ -18,6 +18,7 @@ from pathlib import Path
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.dispatch.routing import BudgetPeriod
 from partitiond.core.keys.rates_and_budgets import BudgetUse
+from partitiond.core.keys.shares import Division, Held
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.devices.mps.record import RECORD, MpsRecord, write
@@ -131,6 +132,9 @@ def _others(folder: Path) -> dict[str, str]:
         "ledger": ENTRY,
         "correction": CORRECTION,
         "release": SPEC,
+        "division": Division(
+            86_400.0, {"one": Held((0.25, 0.5, 2.0, 300.0), (0.5, 0.5, 3.0, 500.0))}
+        ),
     }
     return {name: to_stored_json(body) for name, body in written.items()} | {
         "traffic": (folder / LAST_FILE).read_text(),

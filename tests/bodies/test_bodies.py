@@ -21,6 +21,7 @@ from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates_and_budgets import BudgetUse
 from partitiond.core.keys.record import KeyRecord
+from partitiond.core.keys.shares import Division
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job
@@ -53,6 +54,7 @@ KINDS = {
     "ledger": LedgerEntry,
     "correction": Correction,
     "traffic": TrafficSample,
+    "division": Division,
 }
 OTHERWISE = {"devices", "mps", "budgets"}
 """Bodies that have readers of their own."""

@@ -23,6 +23,10 @@ NO_WORDS = {
         "tests/surfaces/frozen/control-api.txt",
         r"UsageLine\.\S*(seconds|hours|joules)",
     ),
+    "a rule of its own for each limit of a key": (
+        "partitiond/core/keys/shares.py",
+        r"SharingRule|UNSPENT|_believed",
+    ),
     "a diary of checks": ("CONTRIBUTING.md", r"\bwere wanted\b|took \d+, \d+ and \d+"),
 }
 """What is gone from a page, and the words by which it would be seen."""

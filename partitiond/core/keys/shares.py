@@ -90,7 +90,7 @@ class Division:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Demand:
+class KeyDemand:
     """What came to one host with a key.
 
     Attributes:
@@ -103,14 +103,16 @@ class Demand:
     asked: tuple[float, ...] = (0.0, 0.0, 0.0)
     lately: tuple[float, ...] = (0.0, 0.0, 0.0)
 
-    def after(self, count: KeyCount, now: float) -> "Demand":
+    def after(self, count: KeyCount, now: float) -> "KeyDemand":
         """Return the demand after another look; counts that fell are those of a new proxy."""
         kept = math.exp((self.at - now) / LATELY_SECONDS)
         new = (1.0 - kept) * LATELY_SECONDS / max(1e-9, now - self.at)
         requests, tokens = count.requests + count.refused, count.tokens + count.refused_tokens
         asked = (requests, tokens, float(count.refused))
         each = zip(self.lately, asked, self.asked, strict=True)
-        return Demand(now, asked, tuple(kept * one + new * max(0.0, a - b) for one, a, b in each))
+        return KeyDemand(
+            now, asked, tuple(kept * one + new * max(0.0, a - b) for one, a, b in each)
+        )
 
     def wants(self, rates: KeyRates, in_flight: float) -> Share:
         """Return what the host wants, beyond what cannot be taken from it."""
@@ -214,7 +216,7 @@ def divide(
     limits = (
         float(rates.requests_per_minute > 0),
         float(rates.tokens_per_minute > 0),
-        float(max(rates.max_in_flight, len(equal)) if rates.max_in_flight else 0),
+        float(rates.max_in_flight),
         budget,
     )
     columns = [
@@ -271,7 +273,7 @@ class KeyShares:
         self._told: dict[str, HostShares] = {}
         self._clock = WallClock()
         self._heard_at: dict[str, float] = {}
-        self._demand: dict[tuple[str, str], Demand] = {}
+        self._demand: dict[tuple[str, str], KeyDemand] = {}
         self._calm: dict[str, tuple[float, Mapping[str, KeyCount]]] = {}
         """Period and counts of the last look, of keys for which it changed nothing."""
 
@@ -355,7 +357,7 @@ class KeyShares:
         if key_id == ALL_KEYS:
             return (1.0, 0.0, 0.0, 0.0)
         # A host that was heard before, and did not tell of the key, had not used it.
-        first = Demand(self._heard_at.get(host, now))
+        first = KeyDemand(self._heard_at.get(host, now))
         demand = self._demand.get((host, key_id), first).after(count, now)
         self._demand[host, key_id] = demand
         return demand.wants(self._rates[key_id], count.in_flight)

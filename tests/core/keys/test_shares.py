@@ -1,5 +1,7 @@
 """The limits of a key hold over hosts, whose shares the head divides."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,17 @@ from hypothesis import strategies as st
 from partitiond.core.demand.traffic import KeyCount
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute
 from partitiond.core.keys.rates_and_budgets import SHARE_SECONDS
-from partitiond.core.keys.shares import ALL_KEYS, Division, Held, KeyShares, divide, fill, share_out
+from partitiond.core.keys.shares import (
+    ALL_KEYS,
+    LATELY_SECONDS,
+    Division,
+    Held,
+    KeyDemand,
+    KeyShares,
+    divide,
+    fill,
+    share_out,
+)
 from partitiond.core.keys.wall_clock import STEADY_SECONDS
 from tests.core.keys.share_fleet import UNIX, ShareFleet, admitted
 
@@ -201,17 +213,46 @@ def test_who_is_in_a_later_period_already_has_used_all_that_it_may_in_this_one()
     assert found.held["a"].most[3] == 500.0
 
 
-@pytest.mark.parametrize(("in_flight", "budget"), [(3, 500), (0, 500)])
-def test_lower_limits_hold_after_one_look(in_flight: int, budget: int) -> None:
-    """And what a host may be using by a table that it has not confirmed counts on."""
+def test_what_a_host_has_beyond_its_share_counts() -> None:
+    """Answers were longer than was reserved, or it has a lower share now."""
+    share = (0.5, 0.5, 2.0, 300.0)
+    found = divide(
+        KeyRates(), Division(), {"a": Held(share, share)}, start=0.0,
+        counts={"a": KeyCount(in_flight=4.0, budget_tokens=400.0)}, wants={"a": share},
+    )  # fmt: skip
+    assert found.held == {"a": Held(share, (0.5, 0.5, 4.0, 400.0))}
+
+
+def test_a_host_wants_what_came_lately_and_half_as_much_again() -> None:
+    demand = KeyDemand(0.0)
+    for second in range(2, 400, 2):
+        refused = second // 2
+        demand = demand.after(KeyCount(second, 90.0 * second, refused, 10.0 * second), second)
+    wants = demand.wants(KeyRates(60, 6000), 3.0)
+    assert wants == pytest.approx((1.5 * 1.5, 1.5, 3.0 + 0.5 * 20, 100.0 * 30), rel=0.01)
+    anew = demand.after(KeyCount(), 398.0 + LATELY_SECONDS).lately
+    assert anew == pytest.approx([one / math.e for one in demand.lately]), "of a new proxy"
+
+
+def test_lower_limits_hold_after_one_look_though_nothing_came() -> None:
     fleet = ShareFleet(ALL, "ab")
     fleet.drive(20.0, {"a": 1.0})
-    fleet.rates = KeyRates(max_in_flight=in_flight, token_budget=budget)
+    fleet.drive(20.0, {"a": 0.0})
+    fleet.rates = KeyRates(max_in_flight=3, token_budget=500, budget_period=BudgetPeriod.HOUR)
     fleet.apply()
     fleet.look()
     rows = [fleet.head.of(name).rows[0] for name in "ab"]
-    assert sum(row.budget for row in rows) <= budget
-    assert not in_flight or sum(row.in_flight for row in rows) <= in_flight
+    assert sum(row.budget for row in rows) <= 500
+    assert sum(row.in_flight for row in rows) <= 3
+
+
+def test_what_a_lost_host_holds_of_a_budget_that_nobody_used_stays_its_own() -> None:
+    fleet = ShareFleet(ALL, "ab")
+    fleet.cut = fleet.lost = {"b"}
+    fleet.apply()
+    fleet.drive(120.0, {"a": 3.0, "b": 3.0}, tokens=15.0)
+    assert fleet.head.of("a").part > 0.9, "of rates it has none"
+    check(fleet, are_lost=True)
 
 
 def test_a_new_period_is_divided_though_nothing_came() -> None:
@@ -221,24 +262,38 @@ def test_a_new_period_is_divided_though_nothing_came() -> None:
     fleet.pass_seconds(86_400.0)
     fleet.look()
     assert fleet.kept["k"].start == UNIX + 86_400
+    fleet.head.apply([], "ab")
+    assert fleet.head.unsaved == {"k": None}, "the key is gone"
 
 
 def test_who_lacks_a_share_is_told_to_come_again_when_shares_are_divided() -> None:
     fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
     b = fleet.hosts["b"]
-    assert [b.ask(100.0, 0.0) for _ in range(8)] == [True] * 7 + [False]
+    fleet.look()
+    fleet.pass_seconds(2.0)
+    assert [b.ask(100.0, fleet.now) for _ in range(8)] == [True] * 7 + [False]
     assert b.last is not None
     assert b.last.retry_after_seconds == SHARE_SECONDS
     for _ in range(3):
         fleet.look()
         fleet.pass_seconds(2.0)
-    assert fleet.now <= SHARE_SECONDS + 1
+    assert fleet.now - 2.0 <= SHARE_SECONDS + 1
     assert b.ask(100.0, fleet.now)
     rate = ShareFleet(KeyRates(requests_per_minute=2), "abcd").hosts["a"]
     assert rate.ask(1.0, 0.0)
     assert not rate.ask(1.0, 0.0)
     assert rate.last is not None
     assert rate.last.retry_after_seconds == 30, "as long as with the whole limit"
+
+
+def test_a_first_burst_counts_at_the_next_look() -> None:
+    fleet = ShareFleet(KeyRates(requests_per_minute=40), "abcd")
+    fleet.look()
+    fleet.pass_seconds(2.0)
+    assert sum(fleet.hosts["a"].ask(1.0, fleet.now) for _ in range(30)) == 10
+    for _ in range(2):
+        fleet.look()
+    assert fleet.head.of("a").rows[0].requests > 0.5
 
 
 def test_what_a_cut_off_host_holds_stays_its_own() -> None:
@@ -287,6 +342,11 @@ def test_one_host_alone_is_told_nothing() -> None:
     fleet.drive(10.0, {"a": 1.0})
     assert fleet.head.of("a").number == 0
     assert not fleet.kept
+    fleet.join("b")
+    assert [fleet.head.of(name).part for name in "ab"] == [1.0, 0.0], "it had the whole"
+    for _ in range(3):
+        fleet.look()
+    assert [fleet.head.of(name).part for name in "ab"] == [0.5, 0.5]
 
 
 def test_fill_gives_what_is_wanted_up_to_one_level() -> None:
