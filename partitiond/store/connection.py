@@ -28,13 +28,17 @@ def make_engine(path: Path | None, busy_timeout_seconds: float) -> Engine:
     else:
         engine = create_engine(
             "sqlite://",
-            creator=lambda: sqlite3.connect(
-                path, timeout=busy_timeout_seconds, check_same_thread=False
-            ),
+            creator=lambda: connect(path, busy_timeout_seconds),
         )
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
+
+
+def connect(path: Path, timeout_seconds: float) -> sqlite3.Connection:
+    """Open a file that is there. SQLite would make one, and remove the log of the one before it."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_seconds, check_same_thread=False)
 
 
 def _on_connect(connection: Any, _record: object) -> None:

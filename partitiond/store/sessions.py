@@ -19,7 +19,7 @@ from partitiond import serde
 from partitiond.core.errors import InputError, NotFoundError, StoreBusyError, StoreError
 from partitiond.core.unread import UnreadBody
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.store.connection import DURABLE, IMMEDIATE, PATIENCE
+from partitiond.store.connection import DURABLE, IMMEDIATE, PATIENCE, connect
 from partitiond.store.errors import store_error
 
 T = TypeVar("T")
@@ -90,8 +90,9 @@ class Sessions:
         """
         if self.path == IN_MEMORY or self._closed:
             return
+        self._check_in_place()
         try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=seconds)) as connection:
+            with contextlib.closing(connect(Path(self.path), seconds)) as connection:
                 connection.isolation_level = None
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
@@ -120,6 +121,10 @@ class Sessions:
             return
         for name in (self.path, f"{self.path}-wal", f"{self.path}-shm"):
             self._files.setdefault(name, _identity(name))
+        self._check_in_place()
+
+    def _check_in_place(self) -> None:
+        """Raise StoreError if a file was moved: SQLite removes the log where it opens another."""
         if self.problem:
             raise StoreError(
                 self.problem,

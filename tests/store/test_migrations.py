@@ -28,6 +28,7 @@ def make_store(tmp_path: Path, *revisions: str) -> Path:
         if file.name[1:5] not in revisions:
             file.unlink()
     path = tmp_path / "s.sqlite3"
+    path.touch()
     engine = make_engine(path, 1)
     upgrade(engine, folder)
     engine.dispose()

@@ -1,6 +1,7 @@
 """Nothing is acknowledged that is written into files which are no longer the store's."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from partitiond.core.errors import NotFoundError, StoreError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.store import open_store
+from partitiond.store.connection import connect
 from tests.store.make import make_record
 
 
@@ -37,6 +39,8 @@ def test_no_write_is_acknowledged_until_the_files_are_back(
     assert file.name in store.problem
     with pytest.raises(StoreError, match=file.name):
         store.add_key(KeyRecord(id="k1", sha256="a" * 64, created_at="t"))
+    with pytest.raises(StoreError, match=file.name):
+        store.wait_until_writable(1)  # a connection would remove the log
     store._count(1)  # another thread's connection, which comes and goes
     store._count(-1)
     with pytest.raises(StoreError, match=file.name):
@@ -50,6 +54,19 @@ def test_no_write_is_acknowledged_until_the_files_are_back(
     store.close()
     store = open_store(path)
     assert [key.id for key in tuple(store.keys())] == ["k2"]
+    store.close()
+
+
+def test_a_connection_makes_no_store_and_removes_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    store = open_store(path)
+    store.add_model(make_record())
+    moved(path)
+    log = path.with_name(path.name + "-wal")
+    before = log.stat().st_ino
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        connect(path, 1).execute("BEGIN IMMEDIATE")
+    assert (path.exists(), log.stat().st_ino) == (False, before)
     store.close()
 
 

@@ -167,6 +167,8 @@ def test_a_new_store_is_private_and_what_the_migrations_make_of_the_tables(tmp_p
     open_store(path).close()
     assert [p.name for p in path.parent.iterdir()] == ["s.sqlite3"]
     assert path.stat().st_mode & 0o077 == 0
+    for name in "ab":
+        (tmp_path / name).touch()
     made, migrated = make_engine(tmp_path / "a", 1), make_engine(tmp_path / "b", 1)
     create(made)
     upgrade(migrated)
