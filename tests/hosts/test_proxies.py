@@ -19,7 +19,7 @@ from partitiond.core.dispatch.routing import (
     TablesOfHosts,
 )
 from partitiond.core.dispatch.told_tables import ToldTables
-from partitiond.core.errors import ConflictError, DeviceError, StoreError
+from partitiond.core.errors import ConflictError, DeviceError, NotKeptError, StoreError
 from partitiond.core.hardware.host_state import HostStanding, HostState
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
@@ -360,15 +360,16 @@ async def test_what_the_own_proxy_does_not_answer_is_told_of_it() -> None:
 
 async def test_a_proxy_that_cannot_store_its_table_has_it_and_is_told_again() -> None:
     one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
-    two.proxy = FullDisk()
+    one.proxy, two.proxy = FullDisk(), FullDisk()
     together = HostsProxies(Agents([one, piped(two)[0]]))
     for one_proxy in (one.proxy, two.proxy):
         await one_proxy.ensure_running()
-    two.proxy.full = True
-    await together.publish(TABLE)
-    assert together.known_tables()["two"] == has(TABLE)
+    one.proxy.full = two.proxy.full = True
+    with pytest.raises(NotKeptError):
+        await together.publish(TABLE)
+    await until(lambda: together.known_tables() == {"one": has(TABLE), "two": has(TABLE)})
     assert await together.in_flight("two") == {}
-    two.proxy.full = False
+    one.proxy.full = two.proxy.full = False
     for told in (2, 2):
         await together.publish(dataclasses.replace(TABLE))
         assert len(two.proxy.tables) == told

@@ -278,13 +278,18 @@ async def test_a_damaged_journal_is_put_aside_and_one_that_cannot_be_written_cha
     assert "could not be read" in said[0]
     assert path.with_suffix(".broken").read_text() == "{"
     assert not world.gpus[GPU].daemon
+    world.gpus[GPU].mig = True
+    known = await here.prepare(launch("k-1", mig(1)))
     for file in path.parent.iterdir():
         file.unlink()
     path.parent.rmdir()
-    world.gpus[GPU].mig = True
     with pytest.raises(DeviceError, match="cannot be written"):
         await here.prepare(launch("a-1", mig()))
-    assert not world.gpus[GPU].instances
+    assert len(world.gpus[GPU].instances) == 1
+    await here.release(known)
+    await here.prepare(known)
+    assert len(world.gpus[GPU].instances) == 1, "the file had it: no start of it waits for a disk"
+    await here.release(known)
     await here.prepare(launch("b-1", mps(30, "GPU-1")))
     assert world.gpus["GPU-1"].daemon, "it leaves a record of its own"
     path.parent.mkdir()
