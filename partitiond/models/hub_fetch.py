@@ -43,14 +43,15 @@ def fetch(repo: str, revision: str | None, cache: str, *, with_weights: bool) ->
     folder = huggingface_hub.snapshot_download(
         repo, revision=revision, cache_dir=cache, allow_patterns=_exactly(files)
     )
+    commit = Path(folder).name  # what a branch's name meant then: it may move meanwhile
     if with_weights:
         listed = shards(read_index(Path(folder)) or {})
         large = large_files(sizes, sorted(listed), read_modules(Path(folder)))
         _say(files=len(files) + len(large), bytes=sum(sizes[name] for name in {*files, *large}))
         huggingface_hub.snapshot_download(
-            repo, revision=info.sha or revision, cache_dir=cache, allow_patterns=_exactly(large)
+            repo, revision=commit, cache_dir=cache, allow_patterns=_exactly(large)
         )
-    _say(folder=str(folder), revision=info.sha or revision)
+    _say(folder=str(folder), revision=commit)
 
 
 def _exactly(names: list[str]) -> list[str]:
