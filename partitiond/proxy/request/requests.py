@@ -315,6 +315,13 @@ def measure_chat_batch(body: RequestBody) -> Size | ApiError:
     limit = _chat_limit(body)
     if isinstance(limit, ApiError):
         return limit
+    size = _measure_conversations(body)
+    if isinstance(size, Size):
+        size.max_tokens, size.has_choices = limit, True
+    return size
+
+
+def _measure_conversations(body: RequestBody) -> Size | ApiError:
     conversations = 1  # if there is none, the engine reports what is missing
     if _bytes_of(body.messages):
         try:
@@ -323,7 +330,7 @@ def measure_chat_batch(body: RequestBody) -> Size | ApiError:
             return invalid("'messages' must be a list of lists of objects.", "messages")
     # The shared fields are sent once, and become a part of every conversation's prompt.
     size = _bytes_of(body.messages) + conversations * _size_beside_messages(body)
-    return Size(conversations, size, 0, limit, has_choices=True)
+    return Size(conversations, size)
 
 
 def measure_messages(body: RequestBody) -> Size | ApiError:
@@ -374,30 +381,50 @@ def measure_responses(body: RequestBody) -> Size | ApiError:
 
 
 def measure_embedding(body: RequestBody) -> Size | ApiError:
-    """Measure embeddings and pooling: one sequence per input."""
+    """Measure embeddings and pooling: one sequence per input, or per conversation. Engines that get
+    both read one of them, most often the conversations.
+    """
+    chats = Size(1, _size_of_chat(body))  # if there is neither, the engine will refuse the body
+    if _kind_of_list(body.messages) == b"[":
+        found = _measure_conversations(body)
+        if isinstance(found, ApiError):
+            return found
+        chats = found
     if not _bytes_of(body.input):
-        return Size(1, _size_of_chat(body))  # or a body that the engine will refuse
-    if _kind_of_list(body.input) == b"{":
-        return Size(1, _bytes_of(body.input))
-    return _prompt_size(body.input, "input")
+        return chats
+    size: Size | ApiError = Size(1, _bytes_of(body.input))
+    if _kind_of_list(body.input) != b"{":
+        size = _prompt_size(body.input, "input")
+    if isinstance(size, Size):
+        size.prompts = max(size.prompts, chats.prompts)
+        size.prompt_bytes += chats.prompt_bytes
+    return size
 
 
 def measure_pairs(body: RequestBody) -> Size | ApiError:
-    """Measure scores and rerankings: one sequence per pair."""
+    """Measure scores and rerankings: one sequence per pair.
+
+    What is sent once, as a query or an instruction, is a part of every pair's prompt.
+    """
     sides = (
-        body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
+        body.query, body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
         body.documents,
     )  # fmt: skip
-    pairs = 1
+    pairs, each = 1, _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
+    others = 0
     for side in sides:
+        items = 1
         if _first(side) == b"[":
             try:
-                pairs = max(pairs, len(_items.decode(side)))
+                items = len(_items.decode(side))
             except msgspec.ValidationError:
                 return invalid("Lists of inputs must hold strings or objects.")
-    # These fields are sent once, and the template puts them before each pair.
-    each = _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
-    return Size(pairs, _bytes_of(body.query, *sides) + pairs * each)
+        pairs = max(pairs, items)
+        if items == 1:
+            each += _bytes_of(side)
+        else:
+            others += _bytes_of(side)
+    return Size(pairs, others + pairs * each)
 
 
 def _first(field: msgspec.Raw) -> bytes:

@@ -210,7 +210,7 @@ PROMPT: list[tuple[Api, dict[str, Any], int, tuple[str, ...]]] = [
     (RESPONSES, unlimited(RESPONSES), 100, ("instructions", "tools", "previous_input_messages")),
     # Here they count in each conversation, and before each pair.
     (BATCH, unlimited(BATCH), 100, ("documents",)),
-    (RERANK, PAIRS, 3 + 9, ("instruction", "chat_template", "chat_template_kwargs")),
+    (RERANK, PAIRS, 2 * 3 + 9, ("instruction", "chat_template", "chat_template_kwargs")),
 ]
 
 
@@ -257,6 +257,28 @@ def test_each_input_is_a_sequence_up_to_the_limit(
     assert error.param is None
     assert "2049 inputs" in error.message
     assert "at most 2048 are allowed (proxy.max_sequences)" in error.message
+
+
+BOTH: list[tuple[str, dict[str, Any], int, int]] = [
+    ("/v1/embeddings", {"input": "x", "messages": CHAT}, 1, 1 + 31),
+    ("/pooling", {"input": [[1], [2]], "messages": CHAT}, 2, 31),
+    ("/classify", {"input": CHAT, "messages": [CHAT] * 2}, 2, 31 + 65),
+    ("/v1/embeddings", {"messages": [CHAT] * 3, "chat_template": "x"}, 3, 97 + 3 * 3),
+    ("/v1/score", {"text_1": "xyz", "text_2": ["a", "b", "c"]}, 3, 3 * 5 + 13),
+    ("/v1/score", {"data_1": ["xyz"], "data_2": ["a", "b", "c"]}, 3, 3 * 7 + 13),
+    ("/v1/score", {"queries": ["xyz", "x"], "items": ["a", "b"]}, 2, 11 + 9),
+    ("/rerank", {"query": {"content": []}, "documents": []}, 1, 14 + 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "sequences", "size"), BOTH)
+def test_no_field_hides_another_that_engines_read(
+    path: str, body: dict[str, Any], sequences: int, size: int
+) -> None:
+    """Engines prefer conversations to inputs, and read what is one in every pair."""
+    compact = json.dumps({"model": "m", **body}, separators=(",", ":")).encode()
+    request, _ = read(path, compact)
+    assert (request.sequences, request.size.prompt_bytes) == (sequences, size)
 
 
 def test_the_limit_of_inputs_counts_choices() -> None:
@@ -309,6 +331,7 @@ WRONG_TYPES: list[tuple[str, dict[str, Any], str | None]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
     ("/v1/chat/completions", {"messages": [[]]}, "messages"),
     *[(BATCH.path, {"messages": no}, "messages") for no in NO_BATCHES],
+    ("/v1/embeddings", {"input": "x", "messages": [[5]]}, "messages"),
     (BATCH.path, {"messages": [[{}]], "max_tokens": "5"}, "max_tokens"),
     (BATCH.path, {"messages": [[{}]], "stream": True}, "stream"),
     ("/v1/messages", {"messages": [None]}, "messages"),
