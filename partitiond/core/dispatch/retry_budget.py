@@ -4,6 +4,8 @@ from typing import Final
 
 RESERVE: Final = 10.0
 """Retries that a quiet model may make. Chosen."""
+KEPT_FOR_FAILURES: Final = 2.0
+"""Retries that refused requests leave, or one key's would take those of all others. Chosen."""
 MOST_CREDIT: Final = 100.0
 """Limit of old credit. Chosen."""
 
@@ -28,9 +30,9 @@ class RetryBudget:
         """Add the credit of a request that came in."""
         self.credit = min(MOST_CREDIT, self.credit + self.share)
 
-    def take(self) -> bool:
-        """Take a retry, if there is credit for one."""
-        if self.share <= 0 or self.credit < 1:
+    def take(self, leave: float = 0.0) -> bool:
+        """Take a retry, if there is credit for one beyond what it has to leave."""
+        if self.share <= 0 or self.credit < 1 + leave:
             return False
         self.credit -= 1
         return True

@@ -246,7 +246,6 @@ class Attempt:
                 return
             self._scanner = EventScanner(
                 exchange.route.dialect,
-                self._state.options.max_response_bytes,
                 hide_usage=exchange.route.tells_usage and not exchange.request.wants_usage,
             )
         else:

@@ -18,6 +18,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
+from partitiond.core.dispatch.retry_budget import KEPT_FOR_FAILURES
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.tokens_charged import charge, ending_of
 from partitiond.proxy.dispatch.live import LiveModel
@@ -509,15 +510,15 @@ class Exchange(AttemptOwner):
             )
         )
 
-    def _may_retry(self, replica: AnyReplica) -> bool:
-        """Whether to retry elsewhere; if so, a retry is taken from the budget."""
+    def _may_retry(self, replica: AnyReplica, leave: float = 0.0) -> bool:
+        """Whether to retry elsewhere; if so, a retry is taken from the budget, but not the last."""
         live, model = self.live, self.model
         live.tried |= {replica.replica_id}
         live.tried |= model.in_doubt_for(live)
         has_another = model.has_another_for(live) or (
             self.elsewhere is not None and self.elsewhere.has_another()
         )
-        return has_another and model.retries.take()
+        return has_another and model.retries.take(leave)
 
     def _source(self) -> str:
         """Return whose failures count once: the key's, or without keys those of this very text."""
@@ -537,7 +538,7 @@ class Exchange(AttemptOwner):
             return False
         number = replica.reputation.refused(time.monotonic())
         has_good = number and self.model.in_doubt_for(self.live)
-        if not (has_good and self._may_retry(replica)):
+        if not (has_good and self._may_retry(replica, leave=KEPT_FOR_FAILURES)):
             return False
         self.failed_on.append((replica, number))
         self.attempt, self.record.at_work = None, False

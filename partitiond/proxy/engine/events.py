@@ -3,13 +3,12 @@
 Only complete events are relayed, so that text added later (an error, the end) never follows half an
 event. Until the first content, events are held back and parsed: as long as nothing was relayed, the
 request can still go to another replica or get a proper HTTP status. Afterwards a piece is parsed
-only if it contains one of its dialect's markers.
+only if it contains one of its dialect's markers. Who feeds the scanner bounds what it holds.
 
 The engine is always asked for usage. If the client did not ask for it, the event with the usage is
 dropped.
 """
 
-import math
 from typing import Final
 
 from partitiond.core.keys.tokens_charged import Usage
@@ -46,15 +45,14 @@ class EventScanner:
     """
 
     __slots__ = (
-        "_dialect", "_event_bytes", "_held", "_hide_usage", "_markers", "_max_bytes", "_tail",
-        "_tail_bytes", "done", "error", "frame_bytes", "opening", "output_events", "prompt_tokens",
-        "started", "text_bytes", "usage", "work_events",
+        "_dialect", "_event_bytes", "_held", "_hide_usage", "_markers", "_tail", "_tail_bytes",
+        "done", "error", "frame_bytes", "opening", "output_events", "prompt_tokens", "started",
+        "text_bytes", "usage", "work_events",
     )  # fmt: skip
 
-    def __init__(self, dialect: Dialect, max_bytes: int, *, hide_usage: bool = False) -> None:
+    def __init__(self, dialect: Dialect, *, hide_usage: bool = False) -> None:
         self._dialect = dialect
         self._markers = dialect.markers
-        self._max_bytes = max_bytes
         self._hide_usage = hide_usage
         self._tail: list[bytes] = []
         self._held: list[bytes] = []
@@ -81,7 +79,7 @@ class EventScanner:
         """Return the complete events that may go to the client now; may be empty.
 
         Raises:
-            AttemptError: an event is too large, or the data is not an event.
+            AttemptError: the data is not an event, or events without any content do not end.
         """
         tail = self._tail
         if tail:
@@ -109,8 +107,6 @@ class EventScanner:
         return all(marker not in data for marker in self._markers)
 
     def _keep(self, tail: list[bytes], size: int) -> bytes:
-        if size > self._max_bytes:
-            raise AttemptError("bad_response", "The engine sent an event that is too large.")
         self._tail, self._tail_bytes = tail, size
         return b""
 
@@ -123,8 +119,8 @@ class EventScanner:
             self._take(event, out)
         self._event_bytes = 0 if self.started or self.done else self._event_bytes + len(data)
         if not (self.started or self.done):
-            is_large = self.work_events or len(out) > FEW_EVENTS
-            if self._event_bytes <= min(self._max_bytes, LARGE_BYTES if is_large else math.inf):
+            are_few = not self.work_events and len(out) <= FEW_EVENTS
+            if are_few or self._event_bytes <= LARGE_BYTES:
                 self._held = out
                 return b""
             if not self.work_events:

@@ -239,7 +239,7 @@ ANSWERS_FULL: Final = ApiError(
 )
 ANSWER_TOO_LARGE: Final = ApiError(
     400,
-    "The whole answer is larger than the proxy holds. Ask for less at once, or for a stream.",
+    "The answer, or an event of its stream, is larger than the proxy holds. Ask for less at once.",
     code="answer_too_large",
 )
 NO_ROOM: Final = {one.code: one for one in (ANSWERS_FULL, ANSWER_TOO_LARGE)}

@@ -79,3 +79,5 @@ def test_a_share_of_nothing_retries_nothing() -> None:
     assert not RetryBudget(share=0.0).take()
     budget = RetryBudget(share=0.2)
     assert [budget.take() for _ in range(int(RESERVE) + 1)] == [True] * int(RESERVE) + [False]
+    budget = RetryBudget()
+    assert [budget.take(RESERVE - 1) for _ in range(2)] == [True, False]
