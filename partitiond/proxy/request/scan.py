@@ -14,6 +14,8 @@ from partitiond.proxy.request.errors import ApiError, invalid
 
 PIECE_BYTES: Final = 64 * KIB
 """Smaller bodies are scanned only if they have many brackets. Chosen."""
+MAX_PIECES: Final = 256
+"""More are joined, or pieces of a byte or two would take twenty times the memory. Chosen."""
 MAX_NESTING: Final = 64
 """Depth of the request's JSON. Chosen."""
 MAX_WORK: Final = 2 * MIB
@@ -49,7 +51,8 @@ class ScannedBody:
         """Take what has come."""
         self._parts.append(data)
         self._new_bytes += len(data)
-        if self._new_bytes > PIECE_BYTES:
+        many = len(self._parts) - self._scanned_parts > MAX_PIECES
+        if many or self._new_bytes > PIECE_BYTES:
             self._scan()
 
     def take(self) -> bytes:

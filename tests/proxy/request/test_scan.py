@@ -160,3 +160,14 @@ async def test_a_body_is_scanned_while_it_comes(make: Make) -> None:
     assert b'"too_many_values"' in await client.until(b"}}")
     assert error_of(await proxy.complete()) == (200, "")
     assert len(engine.received) == 1
+
+
+def test_pieces_of_a_byte_or_two_take_little_more_than_the_body() -> None:
+    body, pieces = ScannedBody(), [b"%02d" % (n % 90) for n in range(8192)]
+    tracemalloc.start()
+    for piece in pieces:
+        body.add(bytes(bytearray(piece)))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 3 * 2 * len(pieces)
+    assert body.take() == b"".join(pieces)
