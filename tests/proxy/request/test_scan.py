@@ -171,3 +171,8 @@ def test_pieces_of_a_byte_or_two_take_little_more_than_the_body() -> None:
     tracemalloc.stop()
     assert held < 3 * 2 * len(pieces)
     assert body.take() == b"".join(pieces)
+
+
+def test_a_letter_may_come_in_two_pieces_of_which_only_the_first_is_large() -> None:
+    body = b'{"model":"m","x":"%b"}' % ("é".encode() * PIECE_BYTES)
+    assert scanned(body[:-3], body[-3:]) == ("", body)
