@@ -48,3 +48,14 @@ def test_what_is_held_without_room_counts() -> None:
 )  # fmt: skip
 def test_one_client_has_all_addresses_of_its_network(address: str, network: str) -> None:
     assert network_of(address) == network
+
+
+def test_only_who_holds_more_gives_way() -> None:
+    """Callers that hold the same push each other out for ever else."""
+    room = SharedRoom(4, 1)
+    for caller, more in (("a", 2), ("b", 1), ("c", 1)):
+        room.add(caller, more)
+    assert room.larger("b") == "a"
+    assert room.larger("a") is None
+    room.add("b", 1)
+    assert room.larger("b") is None
