@@ -141,6 +141,29 @@ async def test_failures_of_one_key_alone_take_no_replica_from_the_others(
     assert status == 500 or KEPT_FOR_FAILURES <= min(credit) < KEPT_FOR_FAILURES + 1
 
 
+@pytest.mark.parametrize("lot", range(8))  # who is asked first is drawn
+async def test_a_refusal_is_answered_where_who_is_asked_as_well_has_no_answer(
+    make: Make, lot: int
+) -> None:
+    refused: set[str] = set()
+
+    def refuses(request: Received) -> list[Step]:
+        refused.add(request.body["prompt"])
+        return answer({"error": "x"}, 400, "no")
+
+    def closes(request: Received) -> list[Step]:
+        if request.body["prompt"].startswith("odd"):
+            return [0.025, "close"]
+        return [0.1, *answer(completion())]
+
+    proxy = await behind(make, 0, refuses, closes, retry_share=1.0)
+    others = asyncio.create_task(statuses(proxy, lambda n: f"well {n}", "k2"))
+    found = await statuses(proxy, lambda n: f"odd {n}", "k1")
+    met = {status for n, (_, status) in enumerate(found) if f"odd {n}" in refused}
+    assert met == {400}
+    await others
+
+
 async def test_a_fault_common_to_all_leaves_none_out(make: Make) -> None:
     broken = True
 

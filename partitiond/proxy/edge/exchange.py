@@ -194,6 +194,8 @@ class Exchange(AttemptOwner):
         self.paused = False
         self.receipt: Receipt | None = None
         self.failure: AttemptError | None = None
+        self._refusal: tuple[int, bytes, bytes, bytes] | None = None
+        """What the first replica answered, while another is asked as well."""
         self.elsewhere: RemoteRequest | None = None
         self.attempt: Attempt | None = None
         self._suspected = False
@@ -273,6 +275,8 @@ class Exchange(AttemptOwner):
 
     def fail_waiting(self, error: ApiError) -> None:
         """Fail without a place: with the failure of the attempt before, if there was one."""
+        if self._answer_as_refused():
+            return
         if self.failure is None:
             self.fail(error, "refused")
         else:
@@ -443,13 +447,24 @@ class Exchange(AttemptOwner):
         outcome, error = ("ok", "") if status == 200 else ("invalid", "engine_rejected")
         if status == 200:
             self._was_served()
-        elif self._asks_another():
+        elif self._asks_another((status, content_type, body, headers)):
             return
         self._judge_replica(outcome)
         self.leave()
         self._sender.answer_begins()
         self.answer.whole(status, content_type, body, headers)
         self._end(outcome, error)
+
+    def _answer_as_refused(self) -> bool:
+        """Answer as the first replica did, if the one that was asked as well has no answer."""
+        if self._refusal is None:
+            return False
+        self.attempt = None
+        self.leave()
+        self._sender.answer_begins()
+        self.answer.whole(*self._refusal)
+        self._end("invalid", "engine_rejected")
+        return True
 
     def attempt_failed(self, failure: AttemptError) -> None:
         """Retry on another replica, or send the error to the client."""
@@ -467,6 +482,8 @@ class Exchange(AttemptOwner):
         live.leave()
         if replica.counted_as:
             self._state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
+        if self.phase is not Phase.ANSWERING and self._answer_as_refused():
+            return
         following = after_failure(
             self.phase,
             failure.kind,
@@ -528,7 +545,7 @@ class Exchange(AttemptOwner):
         for replica, number in self.failed_on:
             replica.served_elsewhere(number)
 
-    def _asks_another(self) -> bool:
+    def _asks_another(self, refusal: tuple[int, bytes, bytes, bytes]) -> bool:
         """Ask another replica as well, once, if this one refuses whatever it is sent."""
         for before, number in self.failed_on:
             if isinstance(before, LiveReplica):
@@ -541,7 +558,7 @@ class Exchange(AttemptOwner):
         if not (has_good and self._may_retry(replica, leave=KEPT_FOR_FAILURES)):
             return False
         self.failed_on.append((replica, number))
-        self.attempt, self.record.at_work = None, False
+        self.attempt, self.record.at_work, self._refusal = None, False, refusal
         self.live.leave()
         self._place(again=True)
         return True
