@@ -13,15 +13,16 @@ from partitiond.core.performance.transfer_fit import (
     fit_terms,
     usable_points,
 )
+from partitiond.core.profile.record import RATE_MARGIN, ProfileKind
 
 DEFAULT_ERROR: Final = 0.10
 """Error at distance 0 if nothing could be checked: the common error of predictions of step times by
 parts, on hardware that they were calibrated on. Assumed; `python -m bench.profiler.transfer` shows
 errors beside it."""
 
-ONE_BATCH_ERROR: Final = 0.30
+ONE_BATCH_ERROR: Final = RATE_MARGIN[ProfileKind.ESTIMATED]
 """Least error of a transfer from a single batch, which has one factor for all terms: chosen as that
-of an estimate (`core.profile.record.RATE_MARGIN`)."""
+of an estimate."""
 
 LEAST_ERROR: Final = 0.02
 """Least error at distance 0: a check of a few points that shows less was lucky. Chosen."""

@@ -46,7 +46,7 @@ cost as much as a point that is 5 % off, which is a measurement's own noise. Cho
 _TIES: Final = ((0, 1), (2, 3), (2, 4))
 """Terms that one profile cannot separate: fixed and weights; compute, KV and sequences."""
 
-_ACROSS: Final = ((1, 2),)
+_ACROSS: Final = (1, 2)
 ACROSS_WEIGHT: Final = 0.025
 """Weight of the equation that holds the two groups equal, however many points there are: factors
 that differ by twice themselves cost as much as a point that is 5 % off. One batch alone cannot
@@ -251,11 +251,9 @@ def fit_terms(sources: Sequence[Source]) -> TermFit:
     rows = [tuple(overall * x / seconds for x in terms) for terms, seconds in observed]
     ties = [_tie(one, other) for one, other in _TIES]
     weight = math.sqrt(len(rows) / len(ties)) * TIE_WEIGHT
-    across = [tuple(ACROSS_WEIGHT * x for x in _tie(one, other)) for one, other in _ACROSS]
-    found = non_negative(
-        [*rows, *(tuple(weight * x for x in tie) for tie in ties), *across],
-        [1.0] * len(rows) + [0.0] * (len(ties) + len(across)),
-    )
+    across = tuple(ACROSS_WEIGHT * x for x in _tie(*_ACROSS))
+    equal = [*(tuple(weight * x for x in tie) for tie in ties), across]
+    found = non_negative([*rows, *equal], [1.0] * len(rows) + [0.0] * len(equal))
     factors = [overall * factor for factor in found]
     errors = [
         math.fsum(f * x for f, x in zip(factors, terms, strict=True)) / seconds - 1
